@@ -1,0 +1,1 @@
+"""Distributed hyperparameter search over segcore: Ray Tune, Optuna, MLflow."""

@@ -1,0 +1,1 @@
+"""Semantic segmentation of aerial photographs: data, models, losses, training, ensembles."""

@@ -1,0 +1,137 @@
+"""TrialConfig: everything that one training run needs to know besides its data."""
+
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal, NamedTuple
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from segcore.errors import UserError
+
+IGNORE_INDEX = 255
+"""The value of a mask's pixel that counts nowhere: in no loss, score or class statistic."""
+
+MetricName = Literal["dice", "iou", "dice_per_image", "dice_kaggle", "pixel_accuracy"]
+"""The scores that a search can maximise; ``segcore.metrics`` defines them."""
+
+Scalar = bool | int | float | str | None
+Fraction = Annotated[float, Field(ge=0, le=1)]
+Positive = Annotated[float, Field(gt=0)]
+
+
+class Preparation(NamedTuple):
+    """How photographs become training images.
+
+    ``tile_scale`` None: each photograph is resized to ``height_px`` × ``width_px`` as a whole.
+    A number: each is scaled by that factor (1.0 keeps full resolution), then cut into tiles of
+    ``height_px`` × ``width_px``.
+    """
+
+    height_px: int
+    width_px: int
+    tile_scale: float | None
+
+
+class TrialConfig(BaseModel):
+    """One training run: input, network, loss, optimisation, augmentation and sampling of images.
+
+    Frozen and checked on creation. Field names are the names of MLflow's parameters.
+    ``max_epochs``, ``metric`` and ``seed`` belong to the search: it overwrites what a space says.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+
+    # Input.
+    height_px: Annotated[int, Field(ge=32)] = 368
+    width_px: Annotated[int, Field(ge=32)] = 368
+    tile_scale: Annotated[float, Field(gt=0, le=1)] | None = None
+
+    # Network: a name of segcore.models.MODELS, or "package.module:factory".
+    architecture: str = "unet"
+    encoder: str | None = "resnet34"
+    """smp's name of the encoder; None for an architecture that has none to choose."""
+    encoder_weights: str | None = None
+    """"imagenet", a .pth or .safetensors file, or None for random weights."""
+    model_kwargs: dict[str, Scalar] = Field(default_factory=dict)
+
+    # Loss: a name of segcore.losses.LOSSES, or "package.module:factory".
+    loss: str = "ce"
+    loss_kwargs: dict[str, Scalar] = Field(default_factory=dict)
+
+    # Optimisation.
+    optimizer: Literal["adam", "adamw", "sgd"] = "adamw"
+    lr: Positive = 1e-3
+    encoder_lr_factor: Positive = 1.0
+    """The encoder learns with ``lr`` times this: below 1 for pretrained encoders."""
+    weight_decay: Annotated[float, Field(ge=0)] = 1e-4
+    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
+    """Only SGD's; Adam's betas are torch's defaults."""
+    schedule: Literal["constant", "cosine", "poly", "plateau"] = "cosine"
+    warmup_epochs: Annotated[float, Field(ge=0)] = 0.0
+    batch_size: Annotated[int, Field(ge=1)] = 8
+    max_epochs: Annotated[int, Field(ge=1)] = 50
+    patience_epochs: Annotated[int, Field(ge=1)] | None = None
+    """Training ends after this many epochs without a better ``metric``; None: never early."""
+    clip_norm: Positive | None = None
+    ema_decay: Annotated[float, Field(gt=0, lt=1)] | None = None
+    """Decay per step of the moving average of weights that is scored and kept; None: no average."""
+
+    # Augmentation and sampling.
+    augmentation: str = "aerial"
+    """A name of segcore.augment.AUGMENTATIONS, or "package.module:factory"."""
+    augment_strength: Fraction = 0.5
+    oversample_ratio: Annotated[float, Field(ge=1)] = 1.0
+    """Images that hold rare classes are drawn up to this many times as often as others."""
+    rare_crop_prob: Fraction = 0.0
+    """Share of training images that are replaced by an enlarged crop around a rare pixel."""
+
+    # What the search decides.
+    metric: MetricName = "dice"
+    """The score that the plateau schedule, early stopping and the search look at."""
+    seed: Annotated[int, Field(ge=0)] = 0
+
+    @model_validator(mode="after")
+    def _check_relations(self) -> "TrialConfig":
+        if self.warmup_epochs >= self.max_epochs and self.warmup_epochs > 0:
+            raise ValueError(
+                f"warmup_epochs {self.warmup_epochs} leaves nothing of max_epochs {self.max_epochs}; "
+                "shorten the warm-up"
+            )
+        return self
+
+    @property
+    def preparation(self) -> Preparation:
+        """How this run wants its photographs prepared."""
+        return Preparation(self.height_px, self.width_px, self.tile_scale)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON values; ``from_dict`` gives the same configuration back."""
+        return self.model_dump(mode="json")
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> "TrialConfig":
+        """Check and build. Raises ``UserError`` naming each field that is wrong or unknown."""
+        try:
+            return cls.model_validate(dict(values))
+        except ValidationError as error:
+            raise UserError(f"trial configuration: {describe_validation_error(error)}") from error
+
+    def flat(self) -> dict[str, Scalar]:
+        """One level of names, for tables and MLflow: ``loss_kwargs.gamma`` for a nested one."""
+        flat: dict[str, Scalar] = {}
+        for name, value in self.to_dict().items():
+            if isinstance(value, dict):
+                flat.update({f"{name}.{key}": inner for key, inner in value.items()})
+            else:
+                flat[name] = value
+        return flat
+
+
+def describe_validation_error(error: ValidationError) -> str:
+    """Pydantic's findings in one line: ``lr = -1: should be greater than 0; …``."""
+    findings = []
+    for finding in error.errors():
+        where = ".".join(str(part) for part in finding["loc"]) or "values"
+        what = finding["msg"].removeprefix("Value error, ").removeprefix("Input ")
+        shown = f" = {finding['input']!r}" if finding["loc"] else ""
+        findings.append(f"{where}{shown}: {what}")
+    return "; ".join(findings)

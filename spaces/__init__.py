@@ -1,0 +1,1 @@
+"""Search spaces: Python functions from an Optuna trial to a TrialConfig."""

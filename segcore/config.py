@@ -93,8 +93,8 @@ class TrialConfig(BaseModel):
     def _check_relations(self) -> "TrialConfig":
         if self.warmup_epochs >= self.max_epochs and self.warmup_epochs > 0:
             raise ValueError(
-                f"warmup_epochs {self.warmup_epochs} leaves nothing of max_epochs {self.max_epochs}; "
-                "shorten the warm-up"
+                f"warmup_epochs {self.warmup_epochs} leaves nothing of max_epochs "
+                f"{self.max_epochs}; shorten the warm-up"
             )
         return self
 

@@ -1,4 +1,4 @@
-"""The errors that are a person's to mend: a command line prints them in one line, without a traceback."""
+"""Errors that are a person's to mend: a command line prints them without a traceback."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""Names to things: a registered name, or an import path ``package.module:attribute`` of the user's own."""
+"""Names to things: a registered name, or the user's own as ``package.module:attribute``."""
 
 import difflib
 import importlib
@@ -35,7 +35,7 @@ def resolve(kind: str, name: str, registry: Mapping[str, T]) -> T:
 
 
 def import_attribute(kind: str, path: str) -> Any:
-    """Import ``package.module:attribute``. Raises ``UserError`` where that fails, saying which part."""
+    """Import ``package.module:attribute``; a ``UserError`` says which part of it fails."""
     module_name, _, attribute = path.partition(":")
     try:
         module = importlib.import_module(module_name)

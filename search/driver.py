@@ -1,0 +1,161 @@
+"""A search from its options to its ensemble: what ``python -m search.run`` does, step by step."""
+
+import dataclasses
+import secrets
+
+import optuna
+from rich.console import Console
+
+from search.cluster import Slots, connected
+from search.ensemble import EnsembleResult, build_ensemble
+from search.estimate import estimate_s
+from search.leaderboard import leaderboard_table, read_rows, show_duration
+from search.options import RunFolder, RunRecord, SearchOptions
+from search.plan import Plan, default_name, make_plan
+from search.progress import SearchProgress
+from search.study import open_plan_study, run_trials
+from search.tracking import Tracker, default_uri, ui_command
+from segcore.errors import UserError
+from segcore.splits import SPLITS
+from segcore.versions import versions
+
+
+def search(options: SearchOptions, console: Console) -> bool:
+    """Search, ensemble and report; False where Ctrl-C ended it early.
+
+    Raises ``UserError`` before anything is trained, where something can't work.
+    """
+    run, record = _open_run(options)
+    runs_folder = run.path.parent
+    uri = options.tracking_uri or default_uri(runs_folder)
+    console.print(f"[bold]{run.path.name}[/]: checking the space, the data and the networks …")
+    plan = make_plan(options, run)
+    _check_identity(plan, record)
+    with connected(options) as slots:
+        if options.dry_run:
+            _print_plan(plan, slots, console)
+            return True
+        if record is None:
+            record = RunRecord(secrets.token_hex(8), options, plan.identity)
+        record = dataclasses.replace(record, options=options)
+        run.write(record)
+        with Tracker(
+            uri,
+            experiment="segsearch",
+            search_name=run.path.name,
+            search_id=record.search_id,
+            journal=run.tracking_journal,
+        ) as tracker:
+            return _search(plan, slots, tracker, uri, console)
+
+
+def _search(plan: Plan, slots: Slots, tracker: Tracker, uri: str, console: Console) -> bool:
+    options = plan.options
+    tracker.start_search(
+        {k: v for k, v in options.to_dict().items() if k not in ("tracking_uri", "address")},
+        {"data_fingerprint": plan.data.fingerprint, **versions()},
+    )
+    study = open_plan_study(plan)
+    console.print(
+        f"{options.trials} trials of up to {options.max_epochs} epochs, {slots.count} at a time, "
+        f"on {len(plan.data.items('train'))} training images · Ctrl-C stops gently"
+    )
+    ended = sum(trial.state.is_finished() for trial in study.get_trials(deepcopy=False))
+    with SearchProgress(
+        console, metric=options.metric, planned_trials=options.trials, ended_trials=ended
+    ) as progress:
+        run_trials(plan, study, slots, tracker, progress)
+    rows = read_rows(study)
+    console.print()
+    console.print(leaderboard_table(rows, options.metric))
+    if _is_interrupted(study, options):
+        tracker.end_search("stopped", "interrupted")
+        console.print(
+            "\nInterrupted; nothing is lost. Go on with:\n"
+            f"  python -m search.run --resume {plan.run.path}"
+        )
+        return False
+    result = build_ensemble(plan, rows, slots)
+    _log_best_trials(plan, result, tracker)
+    tracker.end_search("finished")
+    _print_result(plan, result, uri, console)
+    return True
+
+
+def _open_run(options: SearchOptions) -> tuple[RunFolder, RunRecord | None]:
+    if options.resume is not None:
+        run = RunFolder(options.resume)
+        return run, run.read()
+    run = RunFolder(options.out / (options.name or default_name(options.space)))
+    if run.search_json.exists():
+        raise UserError(
+            f"{run.path}: a run of this name exists; go on with it by --resume {run.path}, "
+            "or give another --name"
+        )
+    return run, None
+
+
+def _check_identity(plan: Plan, record: RunRecord | None) -> None:
+    if record is None:
+        return
+    changed = [
+        f"{name}: was {record.identity.get(name)}, is {value}"
+        for name, value in plan.identity.items()
+        if record.identity.get(name) != value
+    ]
+    if changed:
+        raise UserError(
+            f"{plan.run.path}: can't go on, its trials could not be compared: "
+            f"{'; '.join(changed)}. Change it back, or start a new run"
+        )
+
+
+def _is_interrupted(study: optuna.Study, options: SearchOptions) -> bool:
+    """Whether trials are left; a time budget that ran out is no interruption."""
+    trials = study.get_trials(deepcopy=False)
+    if any(trial.state == optuna.trial.TrialState.RUNNING for trial in trials):
+        return True
+    return options.time_budget_s is None and len(trials) < options.trials
+
+
+def _log_best_trials(plan: Plan, result: EnsembleResult, tracker: Tracker) -> None:
+    for number, folder in result.pictures.items():
+        tracker.log_artifacts(number, *sorted(folder.iterdir()), artifact_path="validation")
+    for number, folder in result.checkpoints.items():
+        tracker.log_artifacts(number, *sorted(folder.iterdir()), artifact_path="checkpoint")
+    tracker.log_artifacts(None, plan.run.ensemble / "bundle.json", artifact_path="ensemble")
+
+
+def _print_plan(plan: Plan, slots: Slots, console: Console) -> None:
+    options = plan.options
+    seconds = estimate_s(plan, slots)
+    images = {split: len(plan.data.items(split)) for split in SPLITS}
+    console.print(
+        f"\n{options.trials} trials of up to {options.max_epochs} epochs, {slots.count} at a time: "
+        f"{slots.cpus_per_trial} CPU and {slots.gpus_per_trial:g} GPU each\n"
+        f"data       {plan.data_folder}: {images['train']} training images, "
+        f"{images['val']} for validation, {images['test']} for the test\n"
+        f"space      {plan.space.path}: {len(plan.networks)} networks, "
+        f"{len(plan.space.baselines)} known-good configurations first\n"
+        f"time       about {show_duration(seconds)}, from a few measured steps of each network\n"
+        f"\nAll checks passed. Nothing was trained; leave out --dry-run to start."
+    )
+
+
+def _print_result(plan: Plan, result: EnsembleResult, uri: str, console: Console) -> None:
+    metric = plan.options.metric
+    members = ", ".join(
+        f"trial {number}" + (f" ×{weight:.2f}" if len(result.members) > 1 else "")
+        for number, weight in result.members
+    )
+    images = f"{result.test_photos} test images that nothing before has seen"
+    console.print(
+        f"\n[bold]Ensemble[/] of {members}\n"
+        f"  {metric} on {images}:\n"
+        f"    ensemble               [bold]{result.ensemble.test.metric(metric):.4f}[/]\n"
+        f"    best single (trial {result.single_number})  {result.single.test.metric(metric):.4f}\n"
+        f"  (on the validation split, by which they were chosen: "
+        f"{result.ensemble.val.metric(metric):.4f} and {result.single.val.metric(metric):.4f})\n"
+        f"\nCompare trials  {ui_command(uri)}\n"
+        f"Predict         python -m search.predict {plan.run.ensemble} PHOTOS --overlay"
+    )

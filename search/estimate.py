@@ -1,0 +1,57 @@
+"""How long a search will take, from a few measured steps of each network."""
+
+from pathlib import Path
+
+import ray
+import torch
+from segcore.cache import open_prepared
+
+from search.cluster import Slots
+from search.plan import Plan
+from search.sampler import rungs
+from segcore.config import TrialConfig
+from segcore.training import time_steps
+
+
+def estimate_s(plan: Plan, slots: Slots) -> float:
+    """Seconds for all trials, without validation's share being known: it counts as training.
+
+    Steps are measured where trials will run. Validation sees each of its images once an epoch,
+    forward only: a third of a training step's work.
+    """
+    task = ray.remote(_measure).options(
+        num_cpus=slots.cpus_per_trial, num_gpus=slots.gpus_per_trial
+    )
+    seconds = ray.get(
+        [
+            task.remote(config, plan.data.folder, slots.cpus_per_trial, slots.gpus_per_trial > 0)
+            for config in plan.networks
+        ]
+    )
+    images_per_epoch = len(plan.data.items("train")) + len(plan.data.items("val")) / 3
+    epoch_s = [
+        step_s / config.batch_size * images_per_epoch
+        for step_s, config in zip(seconds, plan.networks, strict=True)
+    ]
+    mean_epoch_s = sum(epoch_s) / len(epoch_s)
+    return expected_epochs(plan) * mean_epoch_s / slots.count
+
+
+def expected_epochs(plan: Plan) -> float:
+    """Epochs of all trials together, when at each rung one in ``reduction_factor`` goes on."""
+    options = plan.options
+    total, reached, share = 0.0, 0, 1.0
+    for rung in rungs(options.grace_epochs, options.max_epochs, options.reduction_factor):
+        total += (rung - reached) * share
+        reached, share = rung, share / options.reduction_factor
+    return total * options.trials
+
+
+def _measure(config: TrialConfig, data_folder: Path, cpus: int, use_gpu: bool) -> float:
+    torch.set_num_threads(cpus)
+    return time_steps(
+        config,
+        open_prepared(data_folder),
+        device=torch.device("cuda" if use_gpu else "cpu"),
+        loader_workers=cpus if use_gpu else 0,
+    )

@@ -1,0 +1,325 @@
+"""Optuna behind Ray Tune's searcher interface: the study on disk is the only state, and the truth.
+
+Optuna's states say how a trial ended: COMPLETE, its training ended by itself; PRUNED, the scheduler
+stopped it; FAIL, it broke, and the user attribute ``failure`` says why; RUNNING, it is training, or
+was when its session died, and the next session takes it up again. The user attribute ``config``
+holds the TrialConfig, the intermediate values every (epoch, score) pair.
+"""
+
+import difflib
+import math
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import optuna
+from optuna.distributions import (
+    BaseDistribution,
+    CategoricalDistribution,
+    FloatDistribution,
+    IntDistribution,
+)
+from optuna.storages import JournalStorage
+from optuna.storages.journal import JournalFileBackend, JournalFileSymlinkLock
+from optuna.trial import TrialState
+from ray.tune.schedulers import ASHAScheduler
+from ray.tune.search import Searcher
+
+from segcore.config import TrialConfig
+from segcore.errors import Problem, ProblemsError, UserError
+
+Space = Callable[[optuna.Trial], TrialConfig]
+
+LOCK_GRACE_S = 5
+"""A lock older than this was left by a killed driver: a write takes milliseconds."""
+
+
+@dataclass(frozen=True)
+class _Live:
+    trial: optuna.Trial
+    values: dict[int, float]
+    """Every (epoch, score) that the study knows: ``Trial`` doesn't show them."""
+
+
+class StudySearcher(Searcher):  # type: ignore[misc]  # Ray has no types
+    """Hands out the study's trials, and tells the study what became of them.
+
+    First the trials that a dead session left RUNNING, under their old numbers and configurations
+    (their workers find their own checkpoints), then enqueued ones, then sampled ones, until
+    ``planned_trials`` have been started, those of earlier sessions included.
+
+    ``finish(config, trial_number)`` overlays what the search decides. What a worker gets is
+    ``{"trial_number": …, "config": config.to_dict()}``; each of its results holds ``epoch``
+    (1-based), ``metric`` and ``finished``: True in the last one of a training that ended by itself.
+    A last result may instead say in ``failure`` why the training can't go on.
+    """
+
+    def __init__(
+        self,
+        study: optuna.Study,
+        space: Space,
+        *,
+        metric: str,
+        planned_trials: int,
+        finish: Callable[[TrialConfig, int], TrialConfig],
+    ) -> None:
+        super().__init__(metric=metric, mode="max")
+        self.study = study
+        self._space = space
+        self._planned_trials = planned_trials
+        self._finish = finish
+        trials = study.get_trials(deepcopy=False)
+        self._interrupted = [t for t in reversed(trials) if t.state == TrialState.RUNNING]
+        self._n_started = sum(t.state != TrialState.WAITING for t in trials)
+        self._live: dict[str, _Live] = {}
+
+    def suggest(self, trial_id: str) -> dict[str, Any] | str:
+        """Give the next trial. Raises ``UserError`` where the space can't make a configuration."""
+        if self._interrupted:
+            past = self._interrupted.pop()
+            trial, values = optuna.Trial(self.study, past._trial_id), dict(past.intermediate_values)
+        elif self._n_started < self._planned_trials:
+            trial, values = self.study.ask(), {}
+            self._n_started += 1
+        else:
+            return str(Searcher.FINISHED)
+        config = trial.user_attrs.get("config") or self._configure(trial)
+        self._live[trial_id] = _Live(trial, values)
+        return {"trial_number": trial.number, "config": config}
+
+    def _configure(self, trial: optuna.Trial) -> dict[str, Any]:
+        try:
+            config = self._finish(self._space(trial), trial.number).to_dict()
+        except Exception as error:  # whatever a user's function may raise
+            trial.set_user_attr("failure", f"space: {error}")
+            self.study.tell(trial, state=TrialState.FAIL)
+            sampled = ", ".join(f"{name} = {value!r}" for name, value in trial.params.items())
+            raise UserError(
+                f"the search space failed in trial {trial.number} with {type(error).__name__}: "
+                f"{error}; sampled so far: {sampled or 'nothing'}; mend the space for these values"
+            ) from error
+        trial.set_user_attr("config", config)
+        return config
+
+    def on_trial_result(self, trial_id: str, result: Mapping[str, Any]) -> None:
+        """Report one epoch. What is not finite, or known from before a resume, is left out."""
+        live = self._live[trial_id]
+        epoch, value = result.get("epoch", 0), result.get(self.metric, math.nan)
+        if math.isfinite(value) and epoch not in live.values:
+            live.trial.report(value, epoch)
+            live.values[epoch] = value
+
+    def on_trial_complete(
+        self, trial_id: str, result: Mapping[str, Any] | None = None, error: bool = False
+    ) -> None:
+        """Tell how the trial ended.
+
+        A finished one is worth its best epoch: that epoch's checkpoint is the one that is kept.
+        A training that returns without a result had come to its end before it was resumed.
+        """
+        if trial_id not in self._live:
+            return  # Ray tells twice where stopping a trial fails
+        last = result or {}
+        self.on_trial_result(trial_id, last)  # Ray gives the last result of a stop only here
+        failure = last.get("failure")
+        finished = result is not None and last.get("finished", True)
+        values = self._live[trial_id].values
+        if finished and not values:
+            failure = f"no epoch had a finite {self.metric}"
+        if failure:
+            self.note_failure(trial_id, failure)
+        trial = self._live.pop(trial_id).trial
+        if error or failure:
+            self.study.tell(trial, state=TrialState.FAIL)
+        elif finished:
+            self.study.tell(trial, max(values.values()))
+        else:
+            self.study.tell(trial, state=TrialState.PRUNED)
+
+    def note_failure(self, trial_id: str, reason: str) -> None:
+        """Keep why a trial breaks. Comes before ``on_trial_complete``, which closes the trial."""
+        if trial_id in self._live:
+            self._live[trial_id].trial.set_user_attr("failure", reason)
+
+    def known_values(self, trial_id: str) -> Mapping[int, float]:
+        """Every (epoch, score) of a trial that is out, those of earlier sessions included."""
+        return self._live[trial_id].values
+
+    def save(self, checkpoint_path: str) -> None:
+        """Nothing to save: all is in the study."""
+
+    def restore(self, checkpoint_path: str) -> None:
+        """Nothing to restore: all is in the study."""
+
+    def __getstate__(self) -> dict[str, Any]:
+        # Ray pickles its Tuner, searcher included, for a restore that we don't use: an open journal
+        # and a space from a notebook can't be pickled, and must not end the search.
+        return {}
+
+
+class StudyScheduler(ASHAScheduler):  # type: ignore[misc]  # Ray has no types
+    """Ray's asynchronous successive halving, which goes on where earlier sessions left it.
+
+    Their values fill the rungs before the first trial starts, so that cut-offs survive. A trial
+    that is resumed brings its own values along when it is added, under its new Ray id: it has one
+    entry in each rung that it passed, and none more when it passes that epoch a second time.
+    """
+
+    def __init__(
+        self,
+        searcher: StudySearcher,
+        *,
+        grace_epochs: int,
+        max_epochs: int,
+        reduction_factor: int,
+    ) -> None:
+        super().__init__(
+            time_attr="epoch",
+            metric=searcher.metric,
+            mode="max",
+            max_t=max_epochs,
+            grace_period=grace_epochs,
+            reduction_factor=reduction_factor,
+        )
+        self._searcher = searcher
+        for past in searcher.study.get_trials(deepcopy=False):
+            if past.state.is_finished():
+                stand_in = SimpleNamespace(trial_id=f"past-{past.number}")
+                super().on_trial_add(None, stand_in)
+                self._replay(stand_in, past.intermediate_values)
+                self.on_trial_remove(None, stand_in)
+
+    def on_trial_add(self, tune_controller: Any, trial: Any) -> None:
+        """Add a trial with all that the study knows of it."""
+        super().on_trial_add(tune_controller, trial)
+        self._replay(trial, self._searcher.known_values(trial.trial_id))
+
+    def on_trial_error(self, tune_controller: Any, trial: Any) -> None:
+        """Keep why: Ray's last call before the searcher is told that the trial broke."""
+        super().on_trial_error(tune_controller, trial)
+        traceback = Path(trial.error_file).read_text().strip()
+        self._searcher.note_failure(trial.trial_id, traceback.rpartition("\n")[2])
+
+    def _replay(self, trial: Any, values: Mapping[int, float]) -> None:
+        for epoch, value in sorted(values.items()):
+            self.on_trial_result(None, trial, {"epoch": epoch, self.metric: value})
+
+
+def open_study(
+    journal: Path, *, name: str, sampler: optuna.samplers.BaseSampler, create: bool
+) -> optuna.Study:
+    """Begin a study in a journal file, or open the one that is there; its metric is maximised.
+
+    Optuna's own tools open it too: ``JournalStorage(JournalFileBackend("…/study.journal"))``.
+    Raises ``UserError`` where it exists already or, unless ``create``, where it doesn't.
+    """
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    if not create:
+        if not journal.is_file():
+            raise UserError(f"{journal}: there is no such study; begin one without resuming")
+        _drop_torn_line(journal)
+    lock = JournalFileSymlinkLock(str(journal), grace_period=LOCK_GRACE_S)
+    storage = JournalStorage(JournalFileBackend(str(journal), lock_obj=lock))
+    names = optuna.get_all_study_names(storage)
+    if create and name in names:
+        raise UserError(
+            f"{journal}: study {name!r} is there already; resume it, or use another name"
+        )
+    if not create and name not in names:
+        raise UserError(f"{journal}: no study {name!r}; there: {', '.join(names) or 'none'}")
+    return optuna.create_study(
+        study_name=name,
+        storage=storage,
+        sampler=sampler,
+        pruner=optuna.pruners.NopPruner(),  # stopping is the scheduler's
+        direction="maximize",
+        load_if_exists=not create,
+    )
+
+
+def _drop_torn_line(journal: Path) -> None:
+    # A full disk or a power cut can leave half a line: Optuna would glue the next one to it, and
+    # never read the file again.
+    text = journal.read_bytes()
+    if not text.endswith(b"\n"):
+        os.truncate(journal, text.rfind(b"\n") + 1)
+
+
+def enqueue_baselines(
+    study: optuna.Study, space: Space, baselines: Sequence[Mapping[str, Any]]
+) -> None:
+    """Have known-good parameters tried first; a study that knows them already isn't asked again.
+
+    Raises ``ProblemsError`` listing every baseline with a name or a value that the space hasn't.
+    """
+    problems = [
+        problem
+        for index, baseline in enumerate(baselines)
+        for problem in _baseline_problems(f"baseline {index}", space, baseline)
+    ]
+    if problems:
+        raise ProblemsError("baselines don't fit the search space:", problems)
+    for baseline in baselines:
+        study.enqueue_trial(dict(baseline), skip_if_exists=True)
+
+
+def _baseline_problems(where: str, space: Space, baseline: Mapping[str, Any]) -> Iterator[Problem]:
+    trial = _BaselineTrial(dict(baseline))
+    try:
+        space(trial)  # type: ignore[arg-type]  # a FixedTrial stands in for a Trial
+    except _MisfitError as misfit:
+        yield Problem(where, misfit.what, misfit.mend)
+    except Exception as error:  # whatever a user's function may raise
+        yield Problem(where, f"{type(error).__name__}: {error}", "mend its values, or the space")
+    else:
+        for name in sorted(baseline.keys() - trial.params.keys()):
+            names = difflib.get_close_matches(name, trial.params, n=3) or sorted(trial.params)
+            yield Problem(where, f"no parameter {name!r} goes with these values", _one_of(names))
+
+
+class _MisfitError(Exception):
+    def __init__(self, what: str, mend: str) -> None:
+        self.what, self.mend = what, mend
+        super().__init__(what)
+
+
+class _BaselineTrial(optuna.trial.FixedTrial):
+    """A FixedTrial that is strict: Optuna's only warns of a value that is out of range."""
+
+    def _suggest(self, name: str, distribution: BaseDistribution) -> Any:
+        if name not in self._params:
+            unused = self._params.keys() - self.params.keys()
+            near = difflib.get_close_matches(name, unused, n=1)
+            mend = (
+                f"rename {near[0]!r} to {name!r}" if near else f"add one: {_allowed(distribution)}"
+            )
+            raise _MisfitError(f"no value for {name!r}", mend)
+        value = self._params[name]
+        try:
+            fits = distribution._contains(distribution.to_internal_repr(value))
+        except (TypeError, ValueError):
+            fits = False
+        if not fits:
+            raise _MisfitError(f"{name} = {value!r}", f"allowed: {_allowed(distribution)}")
+        return super()._suggest(name, distribution)
+
+
+def _allowed(distribution: BaseDistribution) -> str:
+    match distribution:
+        case CategoricalDistribution(choices=choices):
+            return _one_of([str(choice) for choice in choices])
+        case (
+            IntDistribution(low=low, high=high, step=step)
+            | FloatDistribution(low=low, high=high, step=step)
+        ):
+            steps = f" in steps of {step}" if step not in (None, 1) else ""
+            return f"{low} to {high}{steps}"
+        case _:
+            raise ValueError(f"unknown distribution {distribution}")
+
+
+def _one_of(names: Sequence[str]) -> str:
+    return f"one of {', '.join(names)}"

@@ -1,0 +1,184 @@
+"""A plan carried out: Ray Tune runs the trials, Optuna samples them, MLflow keeps them.
+
+The truth about a search is on disk in three places, each with one owner: the study's journal
+(parameters, scores and states; ``search.searcher``), the trials' checkpoints (``search.trial``) and
+MLflow. Ray's own record of the experiment is not among them: a resumed search is a new session of
+Ray that hands out what the study says is unfinished.
+"""
+
+import functools
+from collections.abc import Mapping
+from typing import Any
+
+import optuna
+from ray import tune
+from ray.tune.experiment import Trial
+from ray.tune.schedulers import ASHAScheduler
+
+from search.cluster import Slots
+from search.leaderboard import read_rows, show_value
+from search.plan import Plan, finish
+from search.progress import SearchProgress
+from search.sampler import RungTPESampler, rungs
+from search.searcher import StudySearcher, enqueue_baselines, open_study, replay
+from search.tracking import Status, Tracker
+from search.trial import run_trial, trial_name
+from segcore.config import TrialConfig
+
+WORKER_DEATHS = 3
+"""A trial whose worker process died goes on from its checkpoint this many times, then it failed."""
+
+
+def open_plan_study(plan: Plan) -> optuna.Study:
+    """The plan's study, made on first use with the space's baselines waiting in it."""
+    options = plan.options
+    new = not plan.run.study.exists()
+    study = open_study(
+        plan.run.study,
+        name=plan.run.path.name,
+        sampler=RungTPESampler(
+            rungs(options.grace_epochs, options.max_epochs, options.reduction_factor),
+            seed=options.seed,
+        ),
+        create=new,
+    )
+    if new:
+        enqueue_baselines(study, plan.space.function, plan.space.baselines)
+    return study
+
+
+def run_trials(
+    plan: Plan, study: optuna.Study, slots: Slots, tracker: Tracker, progress: SearchProgress
+) -> None:
+    """Run the trials that the study still lacks; returns when they ended, or on Ctrl-C."""
+    options = plan.options
+    searcher = StudySearcher(
+        study,
+        plan.space.function,
+        metric=options.score_key,
+        planned_trials=options.trials,
+        finish=functools.partial(finish, options),
+    )
+    scheduler = ASHAScheduler(
+        time_attr="epoch",
+        metric=options.score_key,
+        mode="max",
+        max_t=options.max_epochs,
+        grace_period=options.grace_epochs,
+        reduction_factor=options.reduction_factor,
+    )
+    replay(study, scheduler, metric=options.score_key)
+    trainable = functools.partial(
+        run_trial,
+        data_folder=plan.data.folder,
+        weights_dir=plan.run.weights.resolve(),
+        trials_folder=plan.run.trials.resolve(),
+        cpus=slots.cpus_per_trial,
+        use_gpu=slots.gpus_per_trial > 0,
+    )
+    session = 1 + sum(1 for _ in plan.run.trials.glob("session_*"))
+    tune.Tuner(
+        tune.with_resources(trainable, slots.resources),
+        tune_config=tune.TuneConfig(
+            search_alg=searcher,
+            scheduler=scheduler,
+            num_samples=options.trials,
+            max_concurrent_trials=slots.count,
+            time_budget_s=options.time_budget_s,
+            reuse_actors=True,
+            trial_name_creator=_trial_name,
+            trial_dirname_creator=_trial_name,
+        ),
+        run_config=tune.RunConfig(
+            name=f"session_{session}",
+            storage_path=str(plan.run.trials.resolve()),
+            failure_config=tune.FailureConfig(max_failures=WORKER_DEATHS),
+            # The best one, and always the newest to go on from.
+            checkpoint_config=tune.CheckpointConfig(
+                num_to_keep=1,
+                checkpoint_score_attribute=options.score_key,
+                checkpoint_score_order="max",
+            ),
+            callbacks=[_Watcher(plan, study, tracker, progress)],
+            verbose=0,
+        ),
+    ).fit()
+
+
+def _trial_name(trial: Trial) -> str:
+    return trial_name(trial.config["trial_number"])
+
+
+class _Watcher(tune.Callback):
+    """Passes what Ray Tune tells about trials on to MLflow and to the person who watches."""
+
+    def __init__(
+        self, plan: Plan, study: optuna.Study, tracker: Tracker, progress: SearchProgress
+    ) -> None:
+        self._plan, self._study = plan, study
+        self._tracker, self._progress = tracker, progress
+        for row in read_rows(study):
+            progress.best_so_far(row.score, row.number)
+
+    def on_trial_start(
+        self, iteration: int, trials: list[Trial], trial: Trial, **info: Any
+    ) -> None:
+        """Open the trial's run in MLflow."""
+        config = TrialConfig.from_dict(trial.config["config"])
+        self._tracker.start_trial(trial.config["trial_number"], config, {})
+        self._progress.epoch_done(trial.config["trial_number"], 0, None)
+
+    def on_trial_result(
+        self,
+        iteration: int,
+        trials: list[Trial],
+        trial: Trial,
+        result: dict[str, Any],
+        **info: Any,
+    ) -> None:
+        """Log an epoch."""
+        if "failure" in result:
+            return
+        number = trial.config["trial_number"]
+        metrics = {k: v for k, v in result.items() if _is_ours(k) and isinstance(v, float)}
+        self._tracker.log_epoch(number, result["epoch"], metrics)
+        score = result[self._plan.options.score_key]
+        self._progress.epoch_done(number, result["epoch"], score)
+
+    def on_trial_complete(
+        self, iteration: int, trials: list[Trial], trial: Trial, **info: Any
+    ) -> None:
+        """Close the run of a trial that finished, was stopped, or reported its failure."""
+        result = trial.last_result
+        failure = result.get("failure")
+        if "traceback" in result:
+            path = self._plan.run.path / "failures" / f"{_trial_name(trial)}.txt"
+            path.parent.mkdir(exist_ok=True)
+            path.write_text(result["traceback"])
+            failure = f"{failure} (details: {path})"
+        self._end(trial, "failed" if failure else status_of(result), failure)
+
+    def on_trial_error(
+        self, iteration: int, trials: list[Trial], trial: Trial, **info: Any
+    ) -> None:
+        """Close the run of a trial whose worker died too often."""
+        lines = str(trial.get_error() or "unknown").strip().splitlines()
+        self._end(trial, "failed", f"its worker died {WORKER_DEATHS + 1} times: {lines[-1]}")
+
+    def _end(self, trial: Trial, status: Status, failure: str | None) -> None:
+        number = trial.config["trial_number"]
+        self._tracker.end_trial(number, status, failure)
+        config = TrialConfig.from_dict(trial.config["config"]).flat()
+        shown = ("architecture", "encoder", "loss", "lr")
+        what = " ".join(show_value(config[name]) for name in shown if config[name] is not None)
+        self._progress.trial_ended(number, what, status, failure)
+
+
+def status_of(result: Mapping[str, Any]) -> Status:
+    """Whether a trial ended by itself or was stopped, from its last result."""
+    return "finished" if result.get("finished") else "stopped"
+
+
+def _is_ours(key: str) -> bool:
+    """Whether ``search.trial.epoch_metrics`` made this key; Ray adds its own."""
+    return "/" in key or key in ("lr", "images_per_s", "epoch_s")

@@ -1,0 +1,80 @@
+"""Augmentation: one random geometry for image and mask, by albumentations.
+
+A mask is never interpolated, and what a rotation or shrinking uncovers becomes ``IGNORE_INDEX``.
+"""
+
+import os
+from collections.abc import Callable
+
+# albumentations asks the network for a newer version of itself at import.
+os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
+
+import albumentations as A
+import cv2
+
+from segcore.config import IGNORE_INDEX, TrialConfig
+from segcore.errors import UserError
+from segcore.plugins import resolve
+
+Augmentation = A.Compose
+AugmentationFactory = Callable[[float, int, int], Augmentation]
+
+
+def aerial(strength: float, height_px: int, width_px: int) -> Augmentation:
+    """What a camera looking down may see: no direction is up, heights and light vary.
+
+    ``strength`` 0 leaves only the eight symmetries of the square; 1 also rotates by up to 45°,
+    scales by 0.6–1.6, shifts by up to a fifth and changes brightness, contrast and colour by up
+    to 40 %. An image that isn't square is centred again after a turn by 90°.
+    """
+    return A.Compose(
+        [
+            A.D4(p=1.0),
+            A.PadIfNeeded(height_px, width_px, border_mode=cv2.BORDER_CONSTANT, fill=0,
+                          fill_mask=IGNORE_INDEX),
+            A.CenterCrop(height_px, width_px),
+            A.Affine(
+                rotate=(-45 * strength, 45 * strength),
+                scale=(1 - 0.4 * strength, 1 + 0.6 * strength),
+                translate_percent=(-0.2 * strength, 0.2 * strength),
+                balanced_scale=True,
+                interpolation=cv2.INTER_LINEAR,
+                mask_interpolation=cv2.INTER_NEAREST,
+                border_mode=cv2.BORDER_CONSTANT,
+                fill=0,
+                fill_mask=IGNORE_INDEX,
+                p=0.75 if strength > 0 else 0.0,
+            ),
+            A.ColorJitter(
+                brightness=(1 - 0.4 * strength, 1 + 0.4 * strength),
+                contrast=(1 - 0.4 * strength, 1 + 0.4 * strength),
+                saturation=(1 - 0.4 * strength, 1 + 0.4 * strength),
+                hue=(-0.05 * strength, 0.05 * strength),
+                p=0.75 if strength > 0 else 0.0,
+            ),
+        ]
+    )  # fmt: skip
+
+
+def none(strength: float, height_px: int, width_px: int) -> Augmentation:
+    """Leave every image as it is."""
+    return A.Compose([])
+
+
+AUGMENTATIONS: dict[str, AugmentationFactory] = {"aerial": aerial, "none": none}
+
+
+def build_augmentation(config: TrialConfig) -> Augmentation:
+    """Build ``config.augmentation``.
+
+    A user's own is a factory ``(strength, height_px, width_px) -> albumentations.Compose``.
+    Raises ``UserError`` where it is unknown, or gives something else.
+    """
+    factory = resolve("augmentation", config.augmentation, AUGMENTATIONS)
+    augmentation = factory(config.augment_strength, config.height_px, config.width_px)
+    if not isinstance(augmentation, A.Compose):
+        raise UserError(
+            f"augmentation {config.augmentation!r} gave {type(augmentation).__name__}; "
+            "it must return an albumentations.Compose"
+        )
+    return augmentation

@@ -1,0 +1,232 @@
+"""PreparedData: photographs decoded and resized once, into memory-mapped arrays.
+
+A cache is a folder of npy files and one ``index.json``, named by the content of the data set and
+the settings. It is built under another name and renamed when it is complete; trials only read it.
+"""
+
+import errno
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from rich.console import Console
+from rich.progress import Progress
+
+from segcore.arrays import open_arrays, plan_arrays
+from segcore.building import CACHE_FORMAT, OnDone, PhotoFacts, Survey, build_cache, plan_job
+from segcore.config import Preparation
+from segcore.dataset import Dataset, Photo, problems_error, scan_dataset
+from segcore.errors import Problem, UserError
+from segcore.fingerprint import FileState, hash_files
+from segcore.images import ImageError, read_pair
+from segcore.splits import SPLITS, Split
+
+
+@dataclass(frozen=True)
+class PreparedData:
+    """A data set ready for training: P photographs, M items (whole photographs or tiles)."""
+
+    folder: Path
+    preparation: Preparation
+    class_names: tuple[str, ...]
+    class_colors: tuple[tuple[int, int, int], ...]
+    photos: tuple[str, ...]
+    """Relative names."""
+    photo_splits: tuple[Split, ...]
+    fingerprint: str
+    """Hex hash of the content of images and masks, the spec and the preparation."""
+    photo_M: NDArray[np.int32]
+    """The photograph that each item belongs to."""
+    images_MHWC: NDArray[np.uint8]
+    masks_MHW: NDArray[np.uint8]
+    """IGNORE_INDEX where nothing counts."""
+    class_pixels_MK: NDArray[np.int64]
+    class_locations_MKL2: NDArray[np.int16]
+    """(row, column) of up to L pixels of each class, drawn at random; -1: none."""
+
+    @property
+    def num_classes(self) -> int:
+        """K."""
+        return len(self.class_names)
+
+    def items(self, split: Split) -> NDArray[np.int64]:
+        """The items of a split that have labelled pixels; others could teach and score nothing."""
+        of_split_P = np.array([own == split for own in self.photo_splits])
+        return np.flatnonzero(of_split_P[self.photo_M] & self.class_pixels_MK.any(axis=1))
+
+    def class_pixels(self, split: Split) -> NDArray[np.int64]:
+        """Labelled pixels of each class (K) in a split."""
+        pixels_K: NDArray[np.int64] = self.class_pixels_MK[self.items(split)].sum(axis=0)
+        return pixels_K
+
+
+def prepare(
+    dataset_folder: Path,
+    preparation: Preparation,
+    *,
+    cache_dir: Path | None = None,
+    seed: int = 0,
+    workers: int | None = None,
+    progress: bool = True,
+) -> PreparedData:
+    """Check a data set and decode it once; where that has been done, just open the result.
+
+    ``cache_dir`` is ``$SEGSEARCH_CACHE`` or ``~/.cache/segsearch``, ``workers`` the usable cores,
+    ``seed`` that of the random split. Progress goes to standard error. Several processes that
+    prepare the same data do it once.
+
+    Raises ``ProblemsError`` with everything that is wrong with the files, ``UserError`` where
+    dataset.yaml is wrong, the split can't be drawn or the cache can't be written.
+    """
+    cache_dir = cache_dir or default_cache_dir()
+    dataset, problems = scan_dataset(dataset_folder)
+    console = Console(stderr=True)
+    bar = Progress(console=console, transient=True, disable=not (progress and console.is_terminal))
+    # Threads: hashing, decoding and resizing all run outside Python's lock.
+    pool = ThreadPoolExecutor(workers or len(os.sched_getaffinity(0)))
+    with pool, bar, _explaining_disk_errors(cache_dir):
+        photos = dataset.photos
+        paths = [path for photo in photos for path in (photo.path, photo.mask_path)]
+        memory = cache_dir / "hashes" / f"{_hex(str(dataset_folder.absolute()))[:24]}.json"
+        on_done = _stage(bar, "Reading", len(paths))
+        states, unreadable = hash_files(paths, memory, pool, on_done)
+        if problems or unreadable:
+            on_done = _stage(bar, "Checking", len(photos))
+            checked = pool.map(partial(_check_photo, dataset, on_done), photos)
+            problems += [problem for problem in checked if problem is not None]
+            raise problems_error(dataset.folder, [*problems, *unreadable])
+
+        fingerprint = _fingerprint(dataset, states, preparation)
+        target = cache_dir / "prepared" / f"{fingerprint[:24]}-seed{seed}-v{CACHE_FORMAT}"
+        with _locked(target.with_suffix(".lock")):
+            try:
+                return open_prepared(target)
+            except UserError:  # Not there yet, or damaged.
+                shutil.rmtree(target, ignore_errors=True)
+            job = plan_job(dataset, states, preparation, seed)
+            on_done = _stage(bar, "Preparing", len(photos))
+            build_cache(job, target, fingerprint, pool, on_done)
+            return open_prepared(target)
+
+
+def default_cache_dir() -> Path:
+    """``$SEGSEARCH_CACHE``, or ``~/.cache/segsearch``."""
+    return Path(os.environ.get("SEGSEARCH_CACHE") or Path.home() / ".cache" / "segsearch")
+
+
+def open_prepared(folder: Path) -> PreparedData:
+    """Open a complete cache. Raises ``UserError`` where it is missing or damaged."""
+    index = _read_index(folder)
+    try:
+        preparation = Preparation(**index["preparation"])
+        layout = plan_arrays(index["items"], len(index["class_names"]), preparation)
+        return PreparedData(
+            folder=folder,
+            preparation=preparation,
+            class_names=tuple(index["class_names"]),
+            class_colors=tuple((red, green, blue) for red, green, blue in index["class_colors"]),
+            photos=tuple(index["photos"]),
+            photo_splits=tuple(SPLITS[SPLITS.index(split)] for split in index["photo_splits"]),
+            fingerprint=str(index["fingerprint"]),
+            **open_arrays(folder, layout),
+        )
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(
+            f"the prepared data in {folder} are damaged ({error}); delete it and prepare again"
+        ) from error
+
+
+def read_survey(folder: Path) -> Survey:
+    """The survey of a complete cache. Raises ``UserError`` where it is missing or damaged."""
+    survey = _read_index(folder)["survey"]
+    facts = [{**facts, "class_pixels": tuple(facts["class_pixels"])} for facts in survey["photos"]]
+    return Survey(tuple(PhotoFacts(**values) for values in facts), tuple(survey["notes"]))
+
+
+def _read_index(folder: Path) -> Mapping[str, Any]:
+    try:
+        index = json.loads((folder / "index.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(
+            f"{folder} holds no complete prepared data ({error}); prepare the data set again"
+        ) from error
+    if not isinstance(index, dict) or index.get("format") != CACHE_FORMAT:
+        raise UserError(
+            f"{folder} was not prepared by this version (format {CACHE_FORMAT}); "
+            "delete it and prepare the data set again"
+        )
+    return index
+
+
+def _check_photo(dataset: Dataset, on_done: OnDone, photo: Photo) -> Problem | None:
+    """Read a photograph and its mask only to see whether they can be used."""
+    try:
+        read_pair(photo.path, photo.mask_path, dataset.spec.coding, at_least_px=(1, 1))
+    except ImageError as error:
+        return error.problem
+    finally:
+        on_done()
+    return None
+
+
+def _fingerprint(
+    dataset: Dataset, states: Mapping[Path, FileState], preparation: Preparation
+) -> str:
+    return _hex(
+        json.dumps(
+            {
+                "spec": dataset.spec.model_dump(mode="json"),
+                "preparation": preparation,
+                "photos": [
+                    (
+                        photo.name,
+                        photo.split,
+                        states[photo.path].sha256,
+                        states[photo.mask_path].sha256,
+                    )
+                    for photo in dataset.photos
+                ],
+            }
+        )
+    )
+
+
+def _hex(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _stage(bar: Progress, title: str, total: int) -> OnDone:
+    """Begin a line of the progress bar; the result moves it on by one."""
+    return partial(bar.advance, bar.add_task(title, total=total))
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    """Wait until no other process holds this lock; the system frees a dead process's."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+@contextmanager
+def _explaining_disk_errors(cache_dir: Path) -> Iterator[None]:
+    """Reading is checked elsewhere: an OSError here is about writing the cache."""
+    try:
+        yield
+    except OSError as error:
+        what = f"the cache in {cache_dir} can't be written: {error.strerror or error}"
+        if error.errno in {errno.ENOSPC, errno.EDQUOT}:
+            what = f"the disk of the cache is full: {cache_dir}"
+        raise UserError(f"{what}; make room, or set SEGSEARCH_CACHE to another folder") from error

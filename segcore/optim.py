@@ -1,0 +1,84 @@
+"""Optimizer and learning-rate schedule."""
+
+import math
+from collections.abc import Sequence
+
+import torch
+
+from segcore.config import TrialConfig
+from segcore.models import SegmentationNetwork
+
+PLATEAU_FACTOR = 0.5
+FLOOR = 0.01
+"""Cosine and polynomial schedules end at this share of the learning rate, not at zero."""
+
+
+def build_optimizer(config: TrialConfig, network: SegmentationNetwork) -> torch.optim.Optimizer:
+    """Build ``config.optimizer`` over two parameter groups: the encoder, and everything else.
+
+    Each group's ``base_lr`` is its learning rate before the schedule: ``lr``, times
+    ``encoder_lr_factor`` for the encoder.
+    """
+    encoder_lr = config.lr * config.encoder_lr_factor
+    groups = [
+        {"params": list(network.encoder_parameters()), "lr": encoder_lr, "base_lr": encoder_lr},
+        {"params": list(network.other_parameters()), "lr": config.lr, "base_lr": config.lr},
+    ]
+    groups = [group for group in groups if group["params"]]
+    match config.optimizer:
+        case "adam":
+            return torch.optim.Adam(groups, weight_decay=config.weight_decay)
+        case "adamw":
+            return torch.optim.AdamW(groups, weight_decay=config.weight_decay)
+        case "sgd":
+            return torch.optim.SGD(
+                groups, lr=config.lr, momentum=config.momentum, weight_decay=config.weight_decay
+            )
+
+
+def set_lr(optimizer: torch.optim.Optimizer, factor: float) -> None:
+    """Set each group's learning rate to ``factor`` times its ``base_lr``."""
+    for group in optimizer.param_groups:
+        group["lr"] = group["base_lr"] * factor
+
+
+def lr_factor(config: TrialConfig, epochs_done: float, score_history: Sequence[float]) -> float:
+    """The schedule: what the learning rate is multiplied with.
+
+    ``epochs_done`` is a fraction within an epoch, 0 at the very first step. ``score_history`` holds
+    ``config.metric`` of each epoch so far; only "plateau" looks at it. A function of nothing else,
+    so that a resumed run needs no state of the schedule.
+
+    Warm-up is linear over ``warmup_epochs``; the schedule proper runs over the rest. "poly" has the
+    power 0.9 of DeepLab (Chen et al. 2018).
+    """
+    if epochs_done < config.warmup_epochs:
+        return max(epochs_done / config.warmup_epochs, FLOOR)
+    span = config.max_epochs - config.warmup_epochs
+    progress = min((epochs_done - config.warmup_epochs) / span, 1.0)
+    match config.schedule:
+        case "constant":
+            return 1.0
+        case "cosine":
+            return FLOOR + (1 - FLOOR) * 0.5 * (1 + math.cos(math.pi * progress))
+        case "poly":
+            return FLOOR + (1 - FLOOR) * (1 - progress) ** 0.9
+        case "plateau":
+            return PLATEAU_FACTOR ** _plateaus(score_history, _plateau_patience_epochs(config))
+
+
+def _plateau_patience_epochs(config: TrialConfig) -> int:
+    return max(2, round(0.1 * config.max_epochs))
+
+
+def _plateaus(score_history: Sequence[float], patience_epochs: int) -> int:
+    """How often ``patience_epochs`` epochs in a row brought no new best score."""
+    best, waited, plateaus = -math.inf, 0, 0
+    for score in score_history:
+        if score > best:
+            best, waited = score, 0
+            continue
+        waited += 1
+        if waited == patience_epochs:
+            plateaus, waited = plateaus + 1, 0
+    return plateaus

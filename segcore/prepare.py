@@ -1,0 +1,144 @@
+"""python -m segcore.prepare DIR: check a data set, show what is in it, and decode it once."""
+
+import sys
+import time
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+import tyro
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from segcore.building import Survey
+from segcore.cache import PreparedData, prepare, read_survey
+from segcore.config import Preparation
+from segcore.errors import UserError
+from segcore.splits import SPLITS
+
+
+@dataclass(frozen=True)
+class Options:
+    """Check a data set, show what is in it, and decode it once into the cache that trials read."""
+
+    folder: tyro.conf.Positional[Annotated[Path, tyro.conf.arg(metavar="DIR")]]
+    """The folder that holds dataset.yaml."""
+    height_px: int = 368
+    """Height of the training images, in pixels (32 or more)."""
+    width_px: int = 368
+    """Width of the training images, in pixels (32 or more)."""
+    tile_scale: float | None = None
+    """Scale photographs by this factor (above 0, up to 1) and cut them into tiles, instead of
+    resizing them as a whole."""
+    seed: int = 0
+    """Of the random split (0 or more)."""
+    workers: int | None = None
+    """Photographs decoded at the same time (default: as many as there are cores)."""
+
+    def check(self) -> None:
+        """Raise ``UserError`` where a value is out of range."""
+        if min(self.height_px, self.width_px) < 32:
+            raise UserError(f"{self.height_px}×{self.width_px} px: each side needs 32 px or more")
+        if self.tile_scale is not None and not 0 < self.tile_scale <= 1:
+            raise UserError(f"--tile-scale {self.tile_scale}: allowed is above 0, up to 1")
+        if self.seed < 0:
+            raise UserError(f"--seed {self.seed}: allowed is 0 or more")
+        if self.workers is not None and self.workers < 1:
+            raise UserError(f"--workers {self.workers}: allowed is 1 or more")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command; the exit code: 0, 1 for problems with the data, 2 for bad arguments."""
+    options = tyro.cli(Options, prog="python -m segcore.prepare", args=arguments)
+    console, errors = Console(highlight=False), Console(stderr=True, highlight=False)
+    try:
+        options.check()
+    except UserError as error:
+        errors.print(Text(str(error)))
+        return 2
+    preparation = Preparation(options.height_px, options.width_px, options.tile_scale)
+    begin_s = time.perf_counter()
+    try:
+        data = prepare(options.folder, preparation, seed=options.seed, workers=options.workers)
+        survey = read_survey(data.folder)
+    except UserError as error:
+        errors.print(Text(str(error)), soft_wrap=True)
+        return 1
+    except KeyboardInterrupt:
+        errors.print("stopped; what was half prepared has been removed")
+        return 130
+    elapsed_s = time.perf_counter() - begin_s
+    _show(data, survey, console)
+    console.print(
+        f"\nPrepared {len(data.photo_M)} images of {options.height_px}×{options.width_px} px "
+        f"in {elapsed_s:.1f} s: {data.folder}",
+        soft_wrap=True,
+    )
+    return 0
+
+
+def _show(data: PreparedData, survey: Survey, console: Console) -> None:
+    sizes = Counter(f"{facts.height_px}×{facts.width_px}" for facts in survey.photos)
+    common = ", ".join(f"{count} of {size}" for size, count in sizes.most_common(4))
+    more = f", and {len(sizes) - 4} other sizes" if len(sizes) > 4 else ""
+    console.print(
+        f"{len(data.photos)} photographs (height×width in px): {common}{more}", soft_wrap=True
+    )
+    counts = Counter(data.photo_splits)
+    console.print("Split: " + ", ".join(f"{counts[split]} {split}" for split in SPLITS))
+    console.print(_class_table(data, survey))
+    for note in (*survey.notes, *_notes_on_classes(data, survey)):
+        console.print(Text(f"! {note}", style="yellow"), soft_wrap=True)
+
+
+def _class_table(data: PreparedData, survey: Survey) -> Table:
+    """Each class with its share of the labelled pixels and the photographs that hold it."""
+    class_pixels_PK = np.array([facts.class_pixels for facts in survey.photos])
+    share_K = class_pixels_PK.sum(axis=0) / max(class_pixels_PK.sum(), 1)
+    table = Table("", "", box=None)
+    table.add_column("class", no_wrap=True)
+    for title in ("pixels", "images", *SPLITS):
+        table.add_column(title, justify="right")
+    for index, name in enumerate(data.class_names):
+        holders = class_pixels_PK[:, index] > 0
+        per_split = [
+            int(sum(h for h, own in zip(holders, data.photo_splits, strict=True) if own == split))
+            for split in SPLITS
+        ]
+        red, green, blue = data.class_colors[index]
+        table.add_row(
+            str(index),
+            Text("██", style=f"rgb({red},{green},{blue})"),
+            Text(name),
+            f"{share_K[index]:.2%}",
+            str(int(holders.sum())),
+            *(str(count) if count else Text("–", style="yellow") for count in per_split),
+        )
+    return table
+
+
+def _notes_on_classes(data: PreparedData, survey: Survey) -> list[str]:
+    """Which classes nothing can be learnt about, or scored on."""
+    class_pixels_PK = np.array([facts.class_pixels for facts in survey.photos])
+    absent = {
+        split: ~class_pixels_PK[[own == split for own in data.photo_splits]].any(axis=0)
+        for split in SPLITS
+    }
+    nowhere_K = np.logical_and.reduce(list(absent.values()))
+
+    def named(chosen_K: np.ndarray) -> str:
+        return ", ".join(data.class_names[index] for index in np.flatnonzero(chosen_K))
+
+    notes = [f"in no photograph: {named(nowhere_K)}"] if nowhere_K.any() else []
+    for split, absent_K in absent.items():
+        if (only_here_K := absent_K & ~nowhere_K).any():
+            notes.append(f"not in {split}, though elsewhere: {named(only_here_K)}")
+    return notes
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,37 @@
+"""Minutes on two CPU cores: small networks on small images. The default of ``search.run``.
+
+Made for the embedded data set, to see the whole road once; don't expect much of the scores.
+"""
+
+from optuna.trial import BaseTrial
+
+from segcore.config import TrialConfig
+
+BASELINES = [
+    {
+        "architecture": "unet",
+        "loss": "dice_ce",
+        "lr": 2e-3,
+        "oversample_ratio": 2.0,
+        "rare_crop_prob": 0.2,
+    },
+]
+
+
+def space(trial: BaseTrial) -> TrialConfig:
+    """Three small networks, three losses, learning rate and both kinds of oversampling."""
+    architecture = trial.suggest_categorical("architecture", ["unet", "fpn", "scratch_unet"])
+    scratch = architecture == "scratch_unet"
+    return TrialConfig(
+        height_px=96,
+        width_px=128,
+        architecture=architecture,
+        encoder=None if scratch else "tu-mobilenetv3_small_100",
+        model_kwargs={"base_channels": 12, "depth": 3} if scratch else {},
+        loss=trial.suggest_categorical("loss", ["ce", "focal", "dice_ce"]),
+        lr=trial.suggest_float("lr", 3e-4, 1e-2, log=True),
+        oversample_ratio=trial.suggest_float("oversample_ratio", 1.0, 4.0),
+        rare_crop_prob=trial.suggest_float("rare_crop_prob", 0.0, 0.5),
+        augment_strength=0.3,
+        batch_size=8,
+    )

@@ -1,0 +1,1 @@
+"""Tests: what users rely on, with real files and real processes."""

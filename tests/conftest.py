@@ -1,0 +1,66 @@
+"""Small data that tests share."""
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+# Before ray and mlflow are imported anywhere.
+os.environ["RAY_AUTH_MODE"] = "disabled"
+os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+
+from segcore.cache import PreparedData
+from segcore.config import IGNORE_INDEX, Preparation
+
+SHARED = Path(__file__).parents[2] / "shared"
+"""Real photographs and weights, on machines that have them."""
+
+CLASS_NAMES = ("Grass", "Roof", "Pool")
+CLASS_COLORS = ((60, 160, 60), (180, 90, 60), (60, 180, 220))
+
+
+def draw_blocks(rng: np.random.Generator, side_px: int) -> tuple[np.ndarray, np.ndarray]:
+    """A lawn with a roof and, in one of four pictures, a small pool; noise, and an ignored edge."""
+    mask = np.zeros((side_px, side_px), np.uint8)
+    top, left = rng.integers(2, side_px // 2, size=2)
+    mask[top : top + side_px // 3, left : left + side_px // 3] = 1
+    if rng.random() < 0.25:
+        mask[-6:-2, 2:8] = 2
+    image = np.array(CLASS_COLORS, np.float64)[mask] + rng.normal(0, 12, (side_px, side_px, 3))
+    mask[:, -1] = IGNORE_INDEX
+    return np.clip(image, 0, 255).astype(np.uint8), mask
+
+
+def make_data(count: int = 16, side_px: int = 48, seed: int = 0) -> PreparedData:
+    """Prepared data in memory: half for training, a quarter each for validation and test."""
+    rng = np.random.default_rng(seed)
+    pairs = [draw_blocks(rng, side_px) for _ in range(count)]
+    masks = np.stack([mask for _, mask in pairs])
+    pixels = np.stack([[(mask == k).sum() for k in range(3)] for mask in masks])
+    locations = np.full((count, 3, 8, 2), -1, np.int16)
+    for m in range(count):
+        for k in range(3):
+            where = np.argwhere(masks[m] == k)
+            if len(where):
+                locations[m, k] = rng.choice(where, 8)
+    splits = ["train", "train", "val", "test"] * (count // 4)
+    return PreparedData(
+        folder=Path("in-memory"),
+        preparation=Preparation(side_px, side_px, None),
+        class_names=CLASS_NAMES,
+        class_colors=CLASS_COLORS,
+        photos=tuple(f"{m}.png" for m in range(count)),
+        photo_splits=tuple(splits),  # type: ignore[arg-type]
+        fingerprint=f"blocks-{count}-{side_px}-{seed}",
+        photo_M=np.arange(count, dtype=np.int32),
+        images_MHWC=np.stack([image for image, _ in pairs]),
+        masks_MHW=masks,
+        class_pixels_MK=pixels.astype(np.int64),
+        class_locations_MKL2=locations,
+    )
+
+
+@pytest.fixture(scope="session")
+def data() -> PreparedData:
+    return make_data()

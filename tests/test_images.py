@@ -1,0 +1,248 @@
+"""Photographs and masks of every kind that cameras and annotation tools write."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import rasterio
+from PIL import Image
+
+from segcore.config import IGNORE_INDEX
+from segcore.images import (
+    MAX_PIXELS,
+    ImageError,
+    MaskCoding,
+    image_size_px,
+    read_image,
+    read_mask,
+    read_pair,
+    write_image,
+)
+
+INDICES = MaskCoding(by_color=False, classes=((0, 0), (1, 1), (7, IGNORE_INDEX)))
+COLORS = MaskCoding(by_color=True, classes=((0xFF0000, 0), (0x0000FF, 1), (0x000000, 255)))
+
+
+@pytest.fixture
+def gradient() -> Image.Image:
+    """A smooth 48×64 picture, brighter to the right in red and downwards in green."""
+    rows, columns = np.mgrid[:48, :64]
+    rgb = np.stack([columns * 4, rows * 5, np.full_like(rows, 60)], axis=-1)
+    return Image.fromarray(rgb.astype(np.uint8))
+
+
+@pytest.mark.parametrize("mode", ["RGB", "RGBA", "P", "L", "LA", "CMYK", "1"])
+def test_every_kind_of_picture_becomes_rgb(
+    tmp_path: Path, gradient: Image.Image, mode: str
+) -> None:
+    path = tmp_path / ("picture.jpg" if mode == "CMYK" else "picture.png")
+    picture = gradient.convert(mode)
+    picture.save(path)
+    image = read_image(path)
+    assert image.shape == (48, 64, 3)
+    assert image.dtype == np.uint8
+    expected = np.asarray(picture.convert("RGB"), np.int64)
+    assert np.abs(image - expected).mean() < (6 if mode == "CMYK" else 1e-9)
+
+
+def test_transparent_pixels_keep_their_colour(tmp_path: Path) -> None:
+    Image.new("RGBA", (4, 4), (10, 200, 30, 0)).save(tmp_path / "clear.png")
+    assert read_image(tmp_path / "clear.png")[0, 0].tolist() == [10, 200, 30]
+
+
+@pytest.mark.parametrize(
+    ("brightest", "shift"), [(200, 0), (1000, 2), (4000, 4), (16000, 6), (65535, 8)]
+)
+@pytest.mark.parametrize("ending", ["tif", "png"])
+@pytest.mark.parametrize("bands", [1, 3])
+def test_sixteen_bits_keep_the_upper_eight_that_are_used(
+    tmp_path: Path, brightest: int, shift: int, ending: str, bands: int
+) -> None:
+    samples = np.linspace(0, brightest, 32 * 32 * bands).reshape(bands, 32, 32).astype(np.uint16)
+    driver = "GTiff" if ending == "tif" else "PNG"
+    path = tmp_path / f"deep.{ending}"
+    shape = {"height": 32, "width": 32, "count": bands, "dtype": "uint16"}
+    with rasterio.open(path, "w", driver=driver, **shape) as raster:
+        raster.write(samples)
+    assert image_size_px(path) == (32, 32)
+    expected = np.broadcast_to(samples >> shift, (3, 32, 32))
+    np.testing.assert_array_equal(read_image(path).transpose(2, 0, 1), expected)
+
+
+def test_of_many_bands_the_first_three_count_and_floats_are_refused(tmp_path: Path) -> None:
+    samples = np.arange(5 * 32 * 32).reshape(5, 32, 32)
+    for dtype in ("uint8", "float32"):
+        shape = {"height": 32, "width": 32, "count": 5, "dtype": dtype}
+        with rasterio.open(tmp_path / f"{dtype}.tif", "w", driver="GTiff", **shape) as raster:
+            raster.write(samples.astype(dtype))
+    image = read_image(tmp_path / "uint8.tif")
+    np.testing.assert_array_equal(image.transpose(2, 0, 1), samples[:3].astype(np.uint8))
+    with pytest.raises(ImageError, match=r"float32\.tif: has samples of type float32"):
+        read_image(tmp_path / "float32.tif")
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("ending", ["jpg", "png"])
+def test_exif_orientation_is_applied_as_pillow_applies_it(
+    tmp_path: Path, gradient: Image.Image, orientation: int, ending: str
+) -> None:
+    from PIL import ImageOps
+
+    exif = Image.Exif()
+    exif[274] = orientation
+    path = tmp_path / f"turned.{ending}"
+    gradient.save(path, exif=exif)
+    expected = np.asarray(ImageOps.exif_transpose(Image.open(path)))
+    np.testing.assert_array_equal(read_image(path), expected)
+    assert image_size_px(path) == expected.shape[:2]
+
+
+@pytest.mark.parametrize("orientation", [1, 6])
+def test_reduced_decoding_stays_at_least_as_large_as_asked_and_looks_the_same(
+    tmp_path: Path, gradient: Image.Image, orientation: int
+) -> None:
+    exif = Image.Exif()
+    exif[274] = orientation
+    path = tmp_path / "large.jpg"
+    gradient.resize((800, 600)).save(path, exif=exif, quality=95)
+    full = read_image(path)
+    for at_least_px in ((75, 100), (76, 100), (100, 75), (301, 10), (2000, 2000)):
+        image = read_image(path, at_least_px)
+        enough = tuple(min(side, own) for side, own in zip(at_least_px, full.shape, strict=False))
+        assert image.shape[:2] >= enough
+        assert image.shape[0] >= enough[0] and image.shape[1] >= enough[1]
+        step = full.shape[0] // image.shape[0]
+        assert step in (1, 2, 4, 8)
+        assert np.abs(image - full[step // 2 :: step, step // 2 :: step].astype(int)).mean() < 3
+    turned = orientation == 6
+    assert read_image(path, (100, 75) if turned else (75, 100)).shape[0] == (100 if turned else 75)
+
+
+@pytest.mark.parametrize(
+    ("name", "damage", "message"),
+    [
+        ("cut.jpg", lambda data: data[: len(data) // 2], "truncated"),
+        ("cut.png", lambda data: data[: len(data) // 2], "truncated"),
+        ("cut.tif", lambda data: data[: len(data) // 2], "can't be read"),
+        ("empty.jpg", lambda data: b"", "is no picture"),
+        ("text.png", lambda data: b"no picture at all", "is no picture"),
+        ("text.tif", lambda data: b"no picture at all", "can't be read"),
+    ],
+)
+def test_damaged_files_are_named(
+    tmp_path: Path, gradient: Image.Image, name: str, damage: object, message: str
+) -> None:
+    path = tmp_path / name
+    noise = np.random.default_rng(0).integers(0, 255, (200, 200, 3), np.uint8)
+    Image.fromarray(noise).save(path)
+    path.write_bytes(damage(path.read_bytes()))  # type: ignore[operator]
+    with pytest.raises(ImageError, match=message) as caught:
+        read_image(path, (10, 10))
+    assert caught.value.problem.where == str(path)
+    assert caught.value.problem.mend
+
+
+def test_a_mosaic_beyond_pillows_limit_opens_and_a_bomb_does_not(tmp_path: Path) -> None:
+    def png_of(name: str, width: int, height: int) -> Path:
+        Image.new("1", (8, 8)).save(tmp_path / name)
+        data = bytearray((tmp_path / name).read_bytes())
+        data[16:24] = width.to_bytes(4, "big") + height.to_bytes(4, "big")
+        import zlib
+
+        data[29:33] = zlib.crc32(data[12:29]).to_bytes(4, "big")
+        (tmp_path / name).write_bytes(data)
+        return tmp_path / name
+
+    assert image_size_px(png_of("mosaic.png", 30_000, 20_000)) == (20_000, 30_000)
+    with pytest.raises(ImageError, match=f"more than {MAX_PIXELS:,}"):
+        read_image(png_of("bomb.png", 100_000, 100_000))
+
+
+INDEX_HW = np.array([[0, 1, 7], [1, 0, 1]], np.uint8)
+CLASS_HW = np.array([[0, 1, 255], [1, 0, 1]], np.uint8)
+COLOR_HWC = np.array([[255, 0, 0], [0, 0, 255], [0, 0, 0]], np.uint8)[[[0, 1, 2], [1, 0, 1]]]
+
+
+def palette_mask(index_HW: np.ndarray) -> Image.Image:
+    picture = Image.fromarray(index_HW).convert("P")
+    picture.putdata(index_HW.ravel().tolist())
+    picture.putpalette([255, 0, 0, 0, 0, 255, *[0] * (3 * 254)])
+    return picture
+
+
+@pytest.mark.parametrize(
+    ("picture", "coding"),
+    [
+        (Image.fromarray(INDEX_HW), INDICES),
+        (Image.fromarray(np.dstack([INDEX_HW] * 3)), INDICES),
+        (Image.fromarray(np.dstack([*[INDEX_HW] * 3, INDEX_HW * 0 + 255])), INDICES),
+        (Image.fromarray(INDEX_HW.astype(np.uint16)), INDICES),
+        (palette_mask(INDEX_HW), INDICES),
+        (palette_mask(INDEX_HW), COLORS),
+        (Image.fromarray(COLOR_HWC), COLORS),
+        (Image.fromarray(np.dstack([COLOR_HWC, COLOR_HWC[..., :1] * 0])), COLORS),
+    ],
+    ids=["grey", "grey rgb", "grey rgba", "16 bit", "palette", "palette colours", "rgb", "rgba"],
+)
+@pytest.mark.parametrize("ending", ["png", "tif"])
+def test_masks_of_every_kind_give_classes(
+    tmp_path: Path, picture: Image.Image, coding: MaskCoding, ending: str
+) -> None:
+    picture.save(tmp_path / f"mask.{ending}")
+    mask = read_mask(tmp_path / f"mask.{ending}", coding)
+    assert mask.dtype == np.uint8
+    np.testing.assert_array_equal(mask, CLASS_HW)
+
+
+@pytest.mark.parametrize(
+    ("mask", "coding", "message"),
+    [
+        (np.array([[0, 9], [200, 1]], np.uint8), INDICES, "holds 9, 200, which no class has"),
+        (np.array([[0, 300]], np.uint16), INDICES, "holds 300"),
+        (np.full((2, 2, 3), (1, 2, 3), np.uint8), COLORS, "holds #010203"),
+        (np.full((2, 2, 3), (1, 2, 3), np.uint8), INDICES, "is a colour picture"),
+    ],
+)
+def test_values_outside_the_classes_are_listed(
+    tmp_path: Path, mask: np.ndarray, coding: MaskCoding, message: str
+) -> None:
+    Image.fromarray(mask).save(tmp_path / "mask.png")
+    with pytest.raises(ImageError, match=message):
+        read_mask(tmp_path / "mask.png", coding)
+
+
+def test_a_lossy_colour_mask_is_told_to_be_saved_without_loss(tmp_path: Path) -> None:
+    noise = np.random.default_rng(0).integers(0, 255, (64, 64, 3), np.uint8)
+    Image.fromarray(noise).save(tmp_path / "mask.jpg")
+    with pytest.raises(ImageError, match="without loss"):
+        read_mask(tmp_path / "mask.jpg", COLORS)
+
+
+@pytest.mark.parametrize("mask_is_upright", [True, False])
+def test_a_mask_fits_a_turned_photograph_drawn_before_or_after_turning(
+    tmp_path: Path, mask_is_upright: bool
+) -> None:
+    stored = np.zeros((20, 40), np.uint8)
+    stored[:, 30:] = 1
+    exif = Image.Exif()
+    exif[274] = 6  # A quarter turn clockwise: the right side comes to lie at the bottom.
+    Image.fromarray(np.dstack([stored * 255] * 3)).save(tmp_path / "photo.png", exif=exif)
+    upright = np.rot90(stored, -1)
+    Image.fromarray(upright if mask_is_upright else stored).save(tmp_path / "mask.png")
+    pair = read_pair(tmp_path / "photo.png", tmp_path / "mask.png", INDICES, None)
+    np.testing.assert_array_equal(pair.mask_HW, upright)
+    np.testing.assert_array_equal(pair.image_HWC[..., 0] > 0, upright > 0)
+    assert (pair.note is None) == mask_is_upright
+
+
+def test_a_mask_of_another_size_is_refused_with_both_sizes(tmp_path: Path) -> None:
+    Image.new("RGB", (40, 20)).save(tmp_path / "photo.png")
+    Image.new("L", (41, 20)).save(tmp_path / "mask.png")
+    with pytest.raises(ImageError, match=r"mask\.png: has 20×41 px.*photo\.png has 20×40"):
+        read_pair(tmp_path / "photo.png", tmp_path / "mask.png", INDICES, None)
+
+
+def test_written_masks_read_back(tmp_path: Path) -> None:
+    write_image(tmp_path / "mask.png", INDEX_HW)
+    np.testing.assert_array_equal(read_mask(tmp_path / "mask.png", INDICES), CLASS_HW)
+    assert [path.name for path in tmp_path.iterdir()] == ["mask.png"]

@@ -1,0 +1,202 @@
+"""The sampler keeps Optuna's contracts, and compares trials at the same epoch only."""
+
+import math
+import time
+from collections.abc import Callable
+from typing import Any
+
+import optuna
+import pytest
+from optuna.distributions import CategoricalDistribution, FloatDistribution
+from optuna.samplers import BaseSampler
+from optuna.testing.pytest_samplers import (
+    BasicSamplerTestCase,
+    RelativeSamplerTestCase,
+    SingleOnlySamplerTestCase,
+)
+from optuna.trial import FrozenTrial, TrialState
+from ray.tune.schedulers import ASHAScheduler
+
+from search.sampler import RungTPESampler, rungs, value_at
+from segcore.errors import UserError
+
+
+class TestOptunaContracts(BasicSamplerTestCase, RelativeSamplerTestCase, SingleOnlySamplerTestCase):
+    """Optuna's own tests for samplers, every one that applies to a single objective."""
+
+    @pytest.fixture
+    def sampler(self) -> Callable[[], BaseSampler]:
+        return lambda: RungTPESampler([1, 3, 9], min_observations=1)
+
+
+class TestOptunaContractsWithDefaults(BasicSamplerTestCase, SingleOnlySamplerTestCase):
+    """Without the relative tests: those want a model after one trial."""
+
+    @pytest.fixture
+    def sampler(self) -> Callable[[], BaseSampler]:
+        return lambda: RungTPESampler([1, 3, 9])
+
+
+@pytest.mark.parametrize("reduction_factor", [2, 3, 4])
+@pytest.mark.parametrize("max_epochs", [1, 2, 9, 27, 50, 81, 100, 125, 243, 1000])
+@pytest.mark.parametrize("grace_epochs", [1, 2, 5, 10])
+def test_rungs_are_the_milestones_of_rays_scheduler(
+    grace_epochs: int, max_epochs: int, reduction_factor: int
+) -> None:
+    if grace_epochs > max_epochs:
+        with pytest.raises(UserError, match=f"grace epochs {grace_epochs}"):
+            rungs(grace_epochs, max_epochs, reduction_factor)
+        return
+    scheduler = ASHAScheduler(
+        max_t=max_epochs, grace_period=grace_epochs, reduction_factor=reduction_factor
+    )
+    milestones = {milestone for milestone, _ in scheduler._brackets[0]._rungs}
+    ours = rungs(grace_epochs, max_epochs, reduction_factor)
+    assert set(ours) == milestones | {max_epochs}
+    assert list(ours) == sorted(set(ours))
+
+
+def test_a_reduction_factor_that_never_ends_is_refused() -> None:
+    with pytest.raises(UserError, match="reduction factor 1"):
+        rungs(1, 10, 1)
+
+
+def test_a_trial_counts_at_the_rungs_that_it_reached() -> None:
+    stopped = past_trial(0, {1: 0.1, 2: 0.2, 3: 0.3}, TrialState.PRUNED)
+    assert [value_at(stopped, rung) for rung in (1, 3, 9)] == [0.1, 0.3, None]
+
+
+def test_a_hole_in_the_values_is_filled_by_the_next_epoch_as_in_rays_scheduler() -> None:
+    trial = past_trial(0, {1: 0.1, 2: math.nan, 4: 0.4}, TrialState.PRUNED)
+    assert [value_at(trial, rung) for rung in (2, 3)] == [0.4, 0.4]
+
+
+def test_a_training_that_ended_by_itself_counts_from_then_on_with_its_final_value() -> None:
+    finished = past_trial(0, {1: 0.1, 2: 0.7, 3: 0.6}, TrialState.COMPLETE, value=0.7)
+    assert [value_at(finished, rung) for rung in (1, 3, 9)] == [0.1, 0.7, 0.7]
+
+
+def test_a_trial_without_intermediate_values_counts_with_its_final_value() -> None:
+    assert value_at(past_trial(0, {}, TrialState.COMPLETE, value=0.5), 9) == 0.5
+    assert value_at(past_trial(0, {}, TrialState.PRUNED), 9) is None
+
+
+def test_what_the_model_is_fitted_on_is_the_largest_rung_with_enough_trials() -> None:
+    trials = [past_trial(number, {1: 0.1, 3: 0.3}, TrialState.PRUNED) for number in range(3)]
+    trials += [past_trial(3, {1: 0.2}, TrialState.PRUNED), past_trial(4, {1: 0.4}, TrialState.FAIL)]
+    study = study_with(trials, RungTPESampler([1, 3, 9], min_observations=3))
+    assert fitted_values(study) == {0: 0.3, 1: 0.3, 2: 0.3}
+    study.sampler = RungTPESampler([1, 3, 9], min_observations=4)
+    assert fitted_values(study) == {0: 0.1, 1: 0.1, 2: 0.1, 3: 0.2}
+    study.sampler = RungTPESampler([1, 3, 9], min_observations=5)
+    assert fitted_values(study) == {}
+
+
+def test_enough_is_one_more_than_the_parameters_of_the_largest_trial() -> None:
+    trials = [past_trial(number, {1: 0.1}, TrialState.PRUNED) for number in range(2)]
+    study = study_with(trials, RungTPESampler([1]))
+    assert fitted_values(study) == {}  # two parameters want three trials
+    study.add_trial(past_trial(2, {1: 0.1}, TrialState.PRUNED))
+    assert len(fitted_values(study)) == 3
+
+
+def test_a_running_trial_is_an_observation_where_it_has_been_and_a_liar_beyond() -> None:
+    study = study_with([], RungTPESampler([1, 3], min_observations=1))
+    trial = study.ask({"x": FloatDistribution(0, 1)})
+    trial.report(0.5, 1)
+    view = study.sampler._at_fitting_rung(study)
+    assert [(t.state, t.value) for t in view._get_trials()] == [(TrialState.COMPLETE, 0.5)]
+    study.add_trial(past_trial(1, {1: 0.1, 3: 0.3}, TrialState.PRUNED))
+    view = study.sampler._at_fitting_rung(study)
+    assert {t.number: t.state for t in view._get_trials()} == {
+        0: TrialState.RUNNING,
+        1: TrialState.COMPLETE,
+    }
+    assert study.trials[0].state == TrialState.RUNNING  # the study itself is left alone
+
+
+def test_slow_starters_are_sampled_where_stock_tpe_avoids_them() -> None:
+    # "slow" is behind at epoch 1, where most trials are stopped, and far ahead at epoch 9.
+    trials = []
+    for number in range(60):
+        kind = "slow" if number % 2 else "fast"
+        lr = 0.1 + 0.8 * (number % 10) / 10
+        values = {1: 0.1, 9: 0.8 + 0.001 * number} if kind == "slow" else {1: 0.5, 9: 0.6}
+        if number % 3:
+            trials.append(past_trial(number, {1: values[1]}, TrialState.PRUNED, kind, lr))
+        else:
+            trials.append(past_trial(number, values, TrialState.COMPLETE, kind, lr, values[9]))
+    space = {"kind": CategoricalDistribution(["fast", "slow"]), "lr": FloatDistribution(0, 1)}
+    study = study_with(trials, RungTPESampler([1, 9], seed=0))
+    kinds = [study.ask(space).params["kind"] for _ in range(20)]
+    assert kinds.count("slow") >= 15
+
+
+def test_the_same_seed_samples_the_same() -> None:
+    def params() -> list[dict[str, Any]]:
+        trials = [past_trial(n, {1: 0.01 * n}, TrialState.PRUNED, lr=n / 20) for n in range(20)]
+        study = study_with(trials, RungTPESampler([1, 3], seed=7))
+        return [study.ask({"lr": FloatDistribution(0, 1)}).params for _ in range(5)]
+
+    assert params() == params()
+
+
+def test_a_thousand_past_trials_slow_asking_little_more_than_they_slow_tpe() -> None:
+    space = {f"x{i}": FloatDistribution(0, 1) for i in range(8)}
+    rung_tpe = RungTPESampler([3, 9, 27], seed=0)
+    with pytest.warns(optuna.exceptions.ExperimentalWarning):
+        tpe = optuna.samplers.TPESampler(seed=0, group=True)
+    seconds = {}
+    for name, sampler in {"ours": rung_tpe, "stock": tpe}.items():
+        study = optuna.create_study(direction="maximize", sampler=sampler)
+        for number in range(1000):
+            last = 27 if number % 9 == 0 else 9 if number % 3 == 0 else 3
+            study.add_trial(
+                optuna.trial.create_trial(
+                    params={key: (number * (i + 1) % 97) / 97 for i, key in enumerate(space)},
+                    distributions=dict(space),
+                    intermediate_values={epoch: epoch / 27 for epoch in range(1, last + 1)},
+                    value=last / 27,
+                    state=TrialState.COMPLETE if last == 27 else TrialState.PRUNED,
+                )
+            )
+        study.ask(space)
+        start = time.perf_counter()
+        for _ in range(5):
+            study.ask(space)
+        seconds[name] = (time.perf_counter() - start) / 5
+    assert seconds["ours"] < 2 * seconds["stock"] + 0.02, seconds
+
+
+def past_trial(
+    number: int,
+    values: dict[int, float],
+    state: TrialState,
+    kind: str = "fast",
+    lr: float = 0.5,
+    value: float | None = None,
+) -> FrozenTrial:
+    trial = optuna.trial.create_trial(
+        params={"kind": kind, "lr": lr},
+        distributions={
+            "kind": CategoricalDistribution(["fast", "slow"]),
+            "lr": FloatDistribution(0, 1),
+        },
+        intermediate_values=values,
+        value=value,
+        state=state,
+    )
+    trial.number = number
+    return trial
+
+
+def study_with(trials: list[FrozenTrial], sampler: BaseSampler) -> optuna.Study:
+    study = optuna.create_study(direction="maximize", sampler=sampler)
+    study.add_trials(trials)
+    return study
+
+
+def fitted_values(study: optuna.Study) -> dict[int, float]:
+    assert isinstance(study.sampler, RungTPESampler)
+    view = study.sampler._at_fitting_rung(study)
+    return {t.number: t.value for t in view._get_trials(states=(TrialState.COMPLETE,))}

@@ -1,0 +1,90 @@
+"""The random split: stratified by rare classes, in groups, the same for the same seed."""
+
+from collections import Counter
+
+import numpy as np
+import pytest
+
+from segcore.errors import UserError
+from segcore.splits import SPLITS, Split, assign_splits
+
+FRACTIONS: dict[Split, float] = {"val": 0.2, "test": 0.2}
+
+
+def photographs(count: int, seed: int = 0) -> np.ndarray:
+    """Pixels of 8 classes: class k is in about 1 of 2^k photographs."""
+    rng = np.random.default_rng(seed)
+    present = rng.random((count, 8)) < 0.5 ** np.arange(8)
+    return np.where(present, rng.integers(1, 1000, (count, 8)), 0)
+
+
+def names(count: int) -> list[str]:
+    return [f"photo {index}" for index in range(count)]
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_every_split_has_its_share_of_photographs_and_of_every_class(seed: int) -> None:
+    class_pixels_PK = photographs(300, seed)
+    splits = np.array(assign_splits(class_pixels_PK, names(300), FRACTIONS, seed))
+    for split, share in (("train", 0.6), ("val", 0.2), ("test", 0.2)):
+        here = splits == split
+        assert abs(here.sum() - share * 300) <= 6
+        holders_K = (class_pixels_PK > 0).sum(axis=0)
+        assert (np.abs((class_pixels_PK[here] > 0).sum(axis=0) - share * holders_K) <= 3).all()
+
+
+def test_the_split_beats_a_plain_draw_on_rare_classes() -> None:
+    class_pixels_PK = photographs(200)
+    rarest = class_pixels_PK[:, -1] > 0
+    assert rarest.sum() == 3  # Too few for 20 % by luck: a plain draw gives train all of them
+    splits = assign_splits(class_pixels_PK, names(200), {"val": 0.34, "test": 0.33}, seed=0)
+    holders = {split for split, holds in zip(splits, rarest, strict=True) if holds}
+    assert holders == set(SPLITS)
+
+
+def test_a_class_of_a_single_photograph_goes_to_train() -> None:
+    class_pixels_PK = np.ones((20, 2), np.int64)
+    class_pixels_PK[:, 1] = 0
+    class_pixels_PK[13, 1] = 5
+    for seed in range(10):
+        assert assign_splits(class_pixels_PK, names(20), FRACTIONS, seed)[13] == "train"
+
+
+def test_the_seed_decides() -> None:
+    draws = [assign_splits(photographs(60), names(60), FRACTIONS, seed) for seed in (1, 1, 2)]
+    assert draws[0] == draws[1] != draws[2]
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_groups_never_stand_on_two_sides(seed: int) -> None:
+    groups = [f"flight {index // 7}" for index in range(70)]
+    splits = assign_splits(photographs(70, seed), groups, FRACTIONS, seed)
+    assert all(
+        len({s for s, g in zip(splits, groups, strict=True) if g == own}) == 1 for own in groups
+    )
+    assert Counter(splits) == {"train": 42, "val": 14, "test": 14}
+
+
+def test_fixed_photographs_stay_and_take_their_group_along() -> None:
+    groups = ["a", "a", "b", "c", "d", "e", "f", "g"]
+    fixed: list[Split | None] = ["test", None, None, None, None, None, None, None]
+    splits = assign_splits(np.ones((8, 2), np.int64), groups, {"val": 0.25}, 0, fixed)
+    assert splits[:2] == ["test", "test"]
+    assert Counter(splits[2:]) == {"train": 4, "val": 2}
+
+
+def test_three_photographs_give_one_to_each_split() -> None:
+    splits = assign_splits(np.ones((3, 2), np.int64), names(3), {"val": 0.15, "test": 0.15}, 0)
+    assert set(splits) == set(SPLITS)
+
+
+def test_unlabelled_photographs_count_as_nothing() -> None:
+    class_pixels_PK = np.ones((6, 2), np.int64)
+    class_pixels_PK[:3] = 0
+    splits = assign_splits(class_pixels_PK, names(6), FRACTIONS, 0)
+    assert set(splits[3:]) == set(SPLITS)
+
+
+def test_too_few_groups_are_an_error_that_says_how_many() -> None:
+    with pytest.raises(UserError, match=r"2 groups .* can't fill train, val and test"):
+        assign_splits(np.ones((9, 2), np.int64), ["a", "b", "b"] * 3, FRACTIONS, 0)

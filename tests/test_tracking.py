@@ -1,0 +1,348 @@
+import math
+import os
+import resource
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+
+import pytest
+from mlflow.entities import Run
+from mlflow.tracking import MlflowClient
+
+from search import mlflow_runs, tracking
+from search.journal import Journal
+from search.mlflow_runs import check, default_uri, metric_key, ui_command
+from search.tracking import Tracker
+from segcore.config import TrialConfig
+from segcore.errors import UserError
+
+CONFIG = TrialConfig(loss="focal", loss_kwargs={"gamma": 2.0}, lr=3e-4)
+
+
+@pytest.fixture(scope="module")
+def uri(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """One database for all tests, because making one takes seconds."""
+    uri = default_uri(tmp_path_factory.mktemp("runs"))
+    check(uri, "segsearch")
+    return uri
+
+
+def open_tracker(uri: str, search_id: str, folder: Path) -> Tracker:
+    return Tracker(
+        uri,
+        experiment="segsearch",
+        search_name=search_id,
+        search_id=search_id,
+        score="val/dice",
+        journal=folder / "mlflow.jsonl",
+    )
+
+
+def log_epochs(tracker: Tracker, number: int, epochs: range) -> None:
+    for epoch in epochs:
+        tracker.log_epoch(number, epoch, {"val/dice": epoch / 100, "train/loss": 1 / epoch})
+
+
+def find_runs(uri: str, search_id: str) -> dict[str, Run]:
+    """The runs of a search by name; fails where a name is there twice."""
+    client = MlflowClient(uri)
+    experiment = client.get_experiment_by_name("segsearch")
+    runs = [
+        run
+        for run in client.search_runs([experiment.experiment_id])
+        if run.data.tags.get("segsearch.search_id") == search_id
+        or run.data.tags.get("segsearch.trial", "").startswith(f"{search_id}/")
+    ]
+    named = {run.info.run_name: run for run in runs}
+    assert len(named) == len(runs)
+    return named
+
+
+def steps(uri: str, run: Run, metric: str = "val/dice") -> list[int]:
+    return [entry.step for entry in MlflowClient(uri).get_metric_history(run.info.run_id, metric)]
+
+
+def free_port() -> int:
+    with closing(socket.socket()) as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def accepts(port: int) -> bool:
+    with closing(socket.socket()) as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
+def wait_until(condition: Callable[[], bool], timeout_s: float) -> None:
+    deadline = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < deadline, f"not within {timeout_s} s"
+        time.sleep(0.1)
+
+
+@contextmanager
+def mlflow_server(uri: str, port: int) -> Iterator[subprocess.Popen[bytes]]:
+    command = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", uri]
+    server = subprocess.Popen(
+        [*command, "--port", str(port), "--workers", "1"],
+        env={**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    try:
+        wait_until(lambda: accepts(port), 60)
+        yield server
+    finally:
+        os.killpg(server.pid, signal.SIGKILL)
+        server.wait()
+
+
+def test_a_search_is_read_back_as_it_was_logged(uri: str, tmp_path: Path) -> None:
+    picture = tmp_path / "picture.txt"
+    picture.write_text("roofs")
+    with open_tracker(uri, "whole", tmp_path) as tracker:
+        tracker.start_search({"space": "spaces.quick:space", "trials": 2}, {"segsearch.data": "d4"})
+        tracker.start_trial(0, CONFIG, {"segsearch.data": "d4"})
+        tracker.start_trial(1, CONFIG, {})
+        tracker.log_epoch(
+            0, 1, {"val/dice": 0.5, "dice/Trees / Shrubs": 0.25, "dice/Boat": math.nan}
+        )
+        tracker.log_epoch(
+            0, 2, {"val/dice": 0.4, "dice/Trees / Shrubs": 0.3, "dice/Boat": math.inf}
+        )
+        tracker.log_artifacts(0, picture, artifact_path="pictures")
+        tracker.end_trial(0, "stopped", "halving at epoch 2")
+        tracker.end_trial(1, "failed", "loss is NaN at epoch 1")
+        tracker.end_search("finished")
+        assert tracker.close(30) == 0
+    runs = find_runs(uri, "whole")
+    parent, stopped, failed = (
+        runs[name] for name in ("whole", "000-unet-resnet34", "001-unet-resnet34")
+    )
+    assert parent.data.params == {"space": "spaces.quick:space", "trials": "2"}
+    assert stopped.data.params == {key: str(value) for key, value in CONFIG.flat().items()}
+    assert stopped.data.params["loss_kwargs.gamma"] == "2.0"
+    assert stopped.data.tags["mlflow.parentRunId"] == parent.info.run_id
+    assert stopped.data.tags["segsearch.data"] == "d4"
+    assert stopped.data.metrics == {
+        "val/dice": 0.4,
+        "best_score": 0.5,
+        "dice/Trees - Shrubs": 0.3,
+    }
+    assert steps(uri, stopped) == [1, 2]
+    assert parent.data.metrics == {"best_score": 0.5}
+    status = [
+        (run.info.status, run.data.tags["segsearch.status"], run.data.tags.get("segsearch.reason"))
+        for run in (parent, stopped, failed)
+    ]
+    assert status == [
+        ("FINISHED", "finished", None),
+        ("FINISHED", "stopped", "halving at epoch 2"),
+        ("FAILED", "failed", "loss is NaN at epoch 1"),
+    ]
+    copy = MlflowClient(uri).download_artifacts(stopped.info.run_id, "pictures/picture.txt")
+    assert Path(copy).read_text() == "roofs"
+    beside_the_file = Path(uri.removeprefix("sqlite:///")).parent / "mlartifacts"
+    assert stopped.info.artifact_uri.startswith(beside_the_file.as_uri())
+
+
+def test_a_resumed_trial_goes_on_in_its_run_with_no_epoch_twice(uri: str, tmp_path: Path) -> None:
+    with open_tracker(uri, "resumed", tmp_path) as tracker:
+        tracker.start_search({}, {})
+        tracker.start_trial(0, CONFIG, {})
+        log_epochs(tracker, 0, range(1, 4))
+        tracker.end_trial(0, "failed", "worker died")
+    with open_tracker(uri, "resumed", tmp_path) as tracker:
+        tracker.start_search({}, {})
+        tracker.start_trial(0, CONFIG, {})
+        tracker.log_epoch(0, 3, {"val/dice": 0.999})
+        log_epochs(tracker, 0, range(4, 6))
+        tracker.end_trial(0, "finished")
+    run = find_runs(uri, "resumed")["000-unet-resnet34"]
+    assert steps(uri, run) == [1, 2, 3, 4, 5]
+    assert run.data.metrics["best_score"] == 0.05
+    assert (run.info.status, run.data.tags["segsearch.status"]) == ("FINISHED", "finished")
+    assert "segsearch.reason" not in run.data.tags
+
+
+def test_what_a_killed_process_could_not_send_arrives_once(uri: str, tmp_path: Path) -> None:
+    nobody = f"http://127.0.0.1:{free_port()}"
+    script = (
+        "import sys, time; from pathlib import Path; sys.path.insert(0, 'tests')\n"
+        "from test_tracking import CONFIG, log_epochs, open_tracker\n"
+        f"tracker = open_tracker({nobody!r}, 'killed', Path({str(tmp_path)!r}))\n"
+        "tracker.start_search({}, {}); tracker.start_trial(0, CONFIG, {})\n"
+        "log_epochs(tracker, 0, range(1, 51)); print('logged', flush=True); time.sleep(60)\n"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", script],
+        cwd=Path(__file__).parents[1],
+        stdout=subprocess.PIPE,
+        env={**os.environ, "PYTHONPATH": "."},
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"logged\n"
+        process.kill()
+    with (tmp_path / "mlflow.jsonl").open("a") as file:
+        file.write('{"kind": "epo')  # As if it had died in mid-write.
+    with open_tracker(uri, "killed", tmp_path) as tracker:
+        log_epochs(tracker, 0, range(50, 52))
+    assert steps(uri, find_runs(uri, "killed")["000-unet-resnet34"]) == [*range(1, 52)]
+
+
+def test_delivering_a_whole_journal_again_doubles_nothing(uri: str, tmp_path: Path) -> None:
+    with open_tracker(uri, "again", tmp_path) as tracker:
+        tracker.start_search({"trials": 1}, {})
+        tracker.start_trial(0, CONFIG, {})
+        log_epochs(tracker, 0, range(1, 4))
+        tracker.end_trial(0, "finished")
+    before = find_runs(uri, "again")
+    (tmp_path / "mlflow.jsonl.sent").unlink()
+    open_tracker(uri, "again", tmp_path).close()
+    after = find_runs(uri, "again")
+    assert {name: run.to_dictionary() for name, run in after.items()} == {
+        name: run.to_dictionary() for name, run in before.items()
+    }
+    assert steps(uri, after["000-unet-resnet34"]) == [1, 2, 3]
+
+
+def test_nothing_is_lost_or_slowed_by_a_server_that_dies_or_hangs(
+    uri: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "2")
+    monkeypatch.setattr(tracking, "LONGEST_PAUSE_S", 1.0)
+    port = free_port()
+    address = f"http://127.0.0.1:{port}"
+    with mlflow_server(uri, port) as server:
+        check(address, "segsearch")
+        tracker = open_tracker(address, "outage", tmp_path)
+        tracker.start_search({}, {})
+        tracker.start_trial(0, CONFIG, {})
+        log_epochs(tracker, 0, range(1, 11))
+        wait_until(lambda: tracker.state.unsent == 0, 20)
+
+        os.killpg(server.pid, signal.SIGSTOP)
+        began = time.monotonic()
+        tracker.start_trial(1, CONFIG, {})
+        log_epochs(tracker, 1, range(1, 201))
+        assert time.monotonic() - began < 1
+        wait_until(lambda: tracker.state.problem is not None, 20)
+        assert "timed out" in str(tracker.state.problem)
+        assert tracker.state.unsent > 200
+        os.killpg(server.pid, signal.SIGCONT)
+        wait_until(lambda: tracker.state.unsent == 0, 30)
+        assert tracker.state.problem is None
+
+    tracker.end_trial(0, "finished")
+    log_epochs(tracker, 1, range(201, 211))
+    wait_until(lambda: "refused" in str(tracker.state.problem), 20)
+    with mlflow_server(uri, port):
+        tracker.end_trial(1, "finished")
+        tracker.end_search("finished")
+        assert tracker.close(30) == 0
+    assert tracker.state.refused == 0
+    runs = find_runs(uri, "outage")
+    assert {run.info.status for run in runs.values()} == {"FINISHED"}
+    assert steps(uri, runs["000-unet-resnet34"]) == [*range(1, 11)]
+    assert steps(uri, runs["001-unet-resnet34"]) == [*range(1, 211)]
+
+
+def test_closing_leaves_what_cannot_be_sent_in_the_journal(tmp_path: Path) -> None:
+    tracker = open_tracker(f"http://user:secret@127.0.0.1:{free_port()}", "x", tmp_path)
+    tracker.start_search({}, {})
+    tracker.start_trial(0, CONFIG, {})
+    wait_until(lambda: tracker.state.problem is not None, 20)
+    assert "secret" not in str(tracker.state.problem)
+    assert tracker.close(0.2) == 2
+
+
+def test_records_of_a_run_that_a_person_deleted_hold_nothing_up(uri: str, tmp_path: Path) -> None:
+    with open_tracker(uri, "deleted", tmp_path) as tracker:
+        tracker.start_search({}, {})
+        tracker.start_trial(0, CONFIG, {})
+        tracker.start_trial(1, CONFIG, {})
+        wait_until(lambda: tracker.state.unsent == 0, 20)
+        run = find_runs(uri, "deleted")["000-unet-resnet34"]
+        MlflowClient(uri).delete_run(run.info.run_id)
+        tracker.log_artifacts(1, tmp_path / "gone.png")
+        log_epochs(tracker, 0, range(1, 3))
+        log_epochs(tracker, 1, range(1, 3))
+        assert tracker.close(20) == 0
+        assert tracker.state.refused == 3
+    assert steps(uri, find_runs(uri, "deleted")["001-unet-resnet34"]) == [1, 2]
+    refused = (tmp_path / "mlflow.jsonl.refused").read_text()
+    assert "gone.png" in refused
+    assert "active" in refused
+
+
+def test_a_full_disk_is_named_and_leaves_the_journal_whole(tmp_path: Path) -> None:
+    journal = Journal(tmp_path / "mlflow.jsonl")
+    journal.append({"epoch": 1})
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20, hard))
+    try:
+        with pytest.raises(UserError, match=r"mlflow.jsonl: .*make room"):
+            journal.append({"epoch": 2})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    journal.append({"epoch": 3})
+    assert [*journal.history()] == [{"epoch": 1}, {"epoch": 3}]
+
+
+def test_a_server_that_is_not_there_is_named_at_once() -> None:
+    began = time.monotonic()
+    with pytest.raises(
+        UserError, match=r"MLflow at http://\*\*\*@127.0.0.1.*mlflow server"
+    ) as error:
+        check(f"http://user:secret@127.0.0.1:{free_port()}", "segsearch")
+    assert time.monotonic() - began < 5
+    assert "secret" not in str(error.value)
+
+
+def test_a_server_that_never_answers_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(mlflow_runs, "SERVER_ANSWERS_WITHIN_S", 1.0)
+    with (
+        closing(socket.create_server(("127.0.0.1", 0))) as silent,
+        pytest.raises(UserError, match="no answer within 1 s"),
+    ):
+        check(f"http://127.0.0.1:{silent.getsockname()[1]}", "segsearch")
+
+
+@pytest.mark.parametrize("address", ["file:///tmp/mlruns", "mlruns", "postgresql://u:p@db/mlflow"])
+def test_an_address_of_another_kind_is_refused_with_what_to_give(address: str) -> None:
+    with pytest.raises(
+        UserError, match=r"http://127.0.0.1:5000, or a SQLite file, such as sqlite:"
+    ):
+        check(address, "segsearch")
+
+
+def test_a_file_that_is_no_database_is_named(tmp_path: Path) -> None:
+    (tmp_path / "mlflow.db").write_text("not a database" * 100)
+    with pytest.raises(UserError, match=r"mlflow.db: file is not a database; .*move the file"):
+        check(default_uri(tmp_path), "segsearch")
+
+
+def test_the_command_for_the_page_quotes_the_file() -> None:
+    command = ui_command(default_uri(Path("/data/my runs")))
+    assert command.endswith("mlflow ui --backend-store-uri 'sqlite:////data/my runs/mlflow.db'")
+    assert ui_command("https://me:secret@mlflow.example.org") == "https://***@mlflow.example.org"
+
+
+@pytest.mark.parametrize(
+    ("name", "key"),
+    [
+        ("val/dice", "val/dice"),
+        ("dice/Trees / Shrubs", "dice/Trees - Shrubs"),
+        ("dice/Road/Highway", "dice/Road-Highway"),
+        ("dice/Power Lines & Cables", "dice/Power Lines and Cables"),
+        ("dice/Bäume (hoch)", "dice/Bäume _hoch_"),
+    ],
+)
+def test_class_names_become_names_that_mlflow_takes(name: str, key: str) -> None:
+    assert metric_key(name) == key

@@ -1,0 +1,153 @@
+"""fit(): it learns, it resumes to the same numbers, and it stops with a reason."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from segcore import checkpoint
+from segcore.cache import PreparedData
+from segcore.config import TrialConfig
+from segcore.ensemble import load_network
+from segcore.errors import UserError
+from segcore.optim import lr_factor
+from segcore.training import DivergedError, EpochResult, fit
+
+CPU = torch.device("cpu")
+
+
+def config(**values: object) -> TrialConfig:
+    small = {
+        "height_px": 48, "width_px": 48, "architecture": "scratch_unet", "encoder": None,
+        "model_kwargs": {"base_channels": 6, "depth": 2}, "batch_size": 4, "max_epochs": 4,
+        "lr": 1e-2, "augment_strength": 0.2,
+    }  # fmt: skip
+    return TrialConfig.from_dict(small | values)
+
+
+def numbers(epochs: list[EpochResult]) -> list[tuple[float, float, float]]:
+    return [(e.train_loss, e.val_loss, e.scores.dice) for e in epochs]
+
+
+def test_training_learns_the_blocks(data: PreparedData) -> None:
+    epochs = list(fit(config(max_epochs=8, augmentation="none"), data, device=CPU))
+    assert [e.epoch for e in epochs] == list(range(1, 9))
+    assert [e.finished for e in epochs] == [False] * 7 + [True]
+    assert epochs[-1].train_loss < 0.5 * epochs[0].train_loss
+    assert epochs[-1].scores.class_iou_K[1] > 0.8
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"ema_decay": 0.9, "optimizer": "sgd", "schedule": "plateau"},
+        {"optimizer": "adam", "schedule": "poly", "warmup_epochs": 1.5, "clip_norm": 0.5,
+         "oversample_ratio": 3.0, "rare_crop_prob": 0.5},
+    ],
+)  # fmt: skip
+def test_a_resumed_run_has_the_numbers_of_an_uninterrupted_one(
+    data: PreparedData, tmp_path: Path, settings: dict[str, object]
+) -> None:
+    chosen = config(**settings)
+    whole = []
+    for epoch in fit(chosen, data, device=CPU):
+        whole.append(epoch)
+        if epoch.epoch == 2:
+            epoch.save(tmp_path)
+    resumed = list(fit(chosen, data, device=CPU, resume_from=tmp_path))
+    assert numbers(resumed) == numbers(whole[2:])
+
+
+def test_a_run_is_a_function_of_its_seed(data: PreparedData) -> None:
+    first, again, other = (
+        numbers(list(fit(config(max_epochs=1, seed=seed), data, device=CPU))) for seed in (1, 1, 2)
+    )
+    assert first == again
+    assert first != other
+
+
+def test_early_stopping_waits_its_patience(data: PreparedData) -> None:
+    # So small a rate changes no prediction: the first epoch stays the best.
+    epochs = list(fit(config(max_epochs=20, patience_epochs=2, lr=1e-12), data, device=CPU))
+    assert len(epochs) == 3
+    assert epochs[-1].finished
+
+
+def test_a_loss_that_explodes_ends_the_run_with_epoch_and_step(data: PreparedData) -> None:
+    chosen = config(optimizer="sgd", lr=1e30, schedule="constant")
+    with pytest.raises(DivergedError, match=r"loss became nan in epoch 1, step 2 of 2"):
+        list(fit(chosen, data, device=CPU))
+
+
+def test_the_pixels_that_training_really_got_are_recorded(data: PreparedData) -> None:
+    def drawn(prob: float) -> np.ndarray:
+        return next(fit(config(rare_crop_prob=prob), data, device=CPU)).drawn_share_K
+
+    assert drawn(0.0).sum() == pytest.approx(1)
+    assert drawn(1.0)[2] > 2 * drawn(0.0)[2]
+
+
+def test_a_checkpoint_predicts_as_the_network_did(data: PreparedData, tmp_path: Path) -> None:
+    for epoch in fit(config(ema_decay=0.8, max_epochs=2), data, device=CPU):
+        epoch.save(tmp_path)
+    network = load_network(tmp_path, CPU)
+    items = data.items("val")
+    image_NCHW = torch.from_numpy(data.images_MHWC[items]).permute(0, 3, 1, 2)
+    with torch.inference_mode():
+        predicted_NHW = network(image_NCHW).argmax(dim=1).numpy()
+    labelled = data.masks_MHW[items] != 255
+    right = (predicted_NHW == data.masks_MHW[items])[labelled].mean()
+    assert right == pytest.approx(epoch.scores.pixel_accuracy, abs=1e-6)
+
+
+def test_a_checkpoint_of_another_configuration_is_refused(
+    data: PreparedData, tmp_path: Path
+) -> None:
+    next(fit(config(), data, device=CPU)).save(tmp_path)
+    with pytest.raises(UserError, match="another configuration"):
+        next(fit(config(lr=0.5), data, device=CPU, resume_from=tmp_path))
+
+
+@pytest.mark.parametrize("name", [checkpoint.MODEL, checkpoint.TRAINING, checkpoint.MANIFEST])
+def test_a_checkpoint_cut_off_anywhere_is_seen_as_incomplete(
+    data: PreparedData, tmp_path: Path, name: str
+) -> None:
+    next(fit(config(), data, device=CPU)).save(tmp_path)
+    assert checkpoint.is_complete(tmp_path)
+    content = (tmp_path / name).read_bytes()
+    (tmp_path / name).write_bytes(content[:-20])
+    assert not checkpoint.is_complete(tmp_path)
+    with pytest.raises(UserError, match=r"checkpoint|cut off"):
+        checkpoint.load_info(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("schedule", "at_start", "at_middle", "at_end"),
+    [("constant", 1, 1, 1), ("cosine", 1, 0.505, 0.01), ("poly", 1, 0.5405, 0.01)],
+)
+def test_schedules_by_hand(
+    schedule: str, at_start: float, at_middle: float, at_end: float
+) -> None:
+    chosen = config(schedule=schedule, max_epochs=10)
+    found = [lr_factor(chosen, epochs, []) for epochs in (0.0, 5.0, 10.0)]
+    assert found == pytest.approx([at_start, at_middle, at_end], abs=1e-3)
+
+
+def test_warm_up_rises_to_the_full_rate_before_the_schedule_begins() -> None:
+    chosen = config(schedule="cosine", max_epochs=12, warmup_epochs=2.0)
+    rising = [lr_factor(chosen, epochs, []) for epochs in (0.0, 1.0, 2.0, 7.0)]
+    assert rising == pytest.approx([0.01, 0.5, 1.0, 0.505])
+
+
+def test_a_plateau_halves_the_rate_after_its_patience() -> None:
+    chosen = config(schedule="plateau", max_epochs=20)  # patience: 2 epochs
+
+    def factor(history: list[float]) -> float:
+        return lr_factor(chosen, float(len(history)), history)
+
+    assert factor([0.1, 0.2, 0.3]) == 1
+    assert factor([0.3, 0.2]) == 1
+    assert factor([0.3, 0.2, 0.3]) == 0.5
+    assert factor([0.3, 0.2, 0.3, 0.1, 0.1]) == 0.25

@@ -18,6 +18,7 @@ for name, value in {
     "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",
     "TUNE_GLOBAL_CHECKPOINT_S": "3600",
     "TUNE_WARN_THRESHOLD_S": "5",
+    "RAY_CHDIR_TO_TRIAL_DIR": "0",  # relative paths of a space mean the folder where one started
     "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
 }.items():
     os.environ.setdefault(name, value)

@@ -10,14 +10,18 @@ from search.cluster import Slots, connected
 from search.ensemble import EnsembleResult, build_ensemble
 from search.estimate import estimate_s
 from search.leaderboard import leaderboard_table, read_rows, show_duration
+from search.mlflow_runs import check, default_uri, ui_command
 from search.options import RunFolder, RunRecord, SearchOptions
 from search.plan import Plan, default_name, make_plan
 from search.progress import SearchProgress
 from search.study import open_plan_study, run_trials
-from search.tracking import Tracker, default_uri, ui_command
+from search.tracking import Tracker
 from segcore.errors import UserError
 from segcore.splits import SPLITS
 from segcore.versions import versions
+
+EXPERIMENT = "segsearch"
+"""MLflow's experiment: the searches of one tracking server stand in it side by side."""
 
 
 def search(options: SearchOptions, console: Console) -> bool:
@@ -28,6 +32,7 @@ def search(options: SearchOptions, console: Console) -> bool:
     run, record = _open_run(options)
     runs_folder = run.path.parent
     uri = options.tracking_uri or default_uri(runs_folder)
+    check(uri, EXPERIMENT)
     console.print(f"[bold]{run.path.name}[/]: checking the space, the data and the networks …")
     plan = make_plan(options, run)
     _check_identity(plan, record)
@@ -41,9 +46,10 @@ def search(options: SearchOptions, console: Console) -> bool:
         run.write(record)
         with Tracker(
             uri,
-            experiment="segsearch",
+            experiment=EXPERIMENT,
             search_name=run.path.name,
             search_id=record.search_id,
+            score=options.score_key,
             journal=run.tracking_journal,
         ) as tracker:
             return _search(plan, slots, tracker, uri, console)

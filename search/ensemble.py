@@ -10,12 +10,12 @@ import numpy as np
 import ray
 import torch
 from numpy.typing import NDArray
-from segcore.cache import PreparedData, open_prepared
 
 from search.cluster import Slots
 from search.leaderboard import TrialRow
 from search.plan import Plan
 from search.trial import best_checkpoint
+from segcore.cache import PreparedData, open_prepared
 from segcore.ensemble import (
     ProbsMKHW,
     Selection,
@@ -124,7 +124,7 @@ def _build(plan: Plan, candidates: list[Candidate], slots: Slots, work: Path) ->
 
 
 def _candidates(plan: Plan, rows: Sequence[TrialRow]) -> list[Candidate]:
-    candidates = []
+    candidates: list[Candidate] = []
     for row in rows:
         if row.score is not None and len(candidates) < plan.options.ensemble_candidates:
             folder = best_checkpoint(plan.run.trials, row.number)

@@ -4,11 +4,11 @@ from pathlib import Path
 
 import ray
 import torch
-from segcore.cache import open_prepared
 
 from search.cluster import Slots
 from search.plan import Plan
 from search.sampler import rungs
+from segcore.cache import open_prepared
 from segcore.config import TrialConfig
 from segcore.training import time_steps
 

@@ -20,13 +20,11 @@ import sqlite3
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from queue import Empty, SimpleQueue
 from typing import Literal
 from urllib.parse import quote, unquote
-
-import requests
 
 from search.journal import Record
 from segcore.errors import UserError
@@ -52,6 +50,9 @@ RUN_STATUS = {"finished": "FINISHED", "stopped": "FINISHED", "failed": "FAILED"}
 
 REFUSALS = {"INVALID_PARAMETER_VALUE", "INVALID_STATE", "RESOURCE_DOES_NOT_EXIST"}
 """MLflow's own words for a bad record or a deleted run; no proxy's error page is taken for them."""
+
+UI_ADDRESS = "http://127.0.0.1:5000"
+"""Where ``mlflow ui`` serves its pages."""
 
 BEST_SCORE = "best_score"
 METRICS_PER_REQUEST = 1000
@@ -121,18 +122,15 @@ def without_credentials(text: str) -> str:
     return re.sub(r"://[^/\s]*@", "://***@", text)
 
 
-def is_refusal(error: Exception) -> bool:
-    """Whether a record can never be delivered, however often one tries.
+class ArtifactError(Exception):
+    """A file can't be stored although MLflow answers: it is gone, or too large for its store."""
 
-    True where MLflow says that it is bad or that its run was deleted, and for a file that is gone
-    or that MLflow's store of artifacts won't take.
-    """
+
+def is_refusal(error: Exception) -> bool:
+    """Whether a record can't be delivered however often one tries, so that others should go on."""
     if isinstance(error, MlflowException):
         return error.error_code in REFUSALS
-    if isinstance(error, requests.HTTPError):
-        status = error.response.status_code if error.response is not None else None
-        return status == requests.codes.request_entity_too_large
-    return isinstance(error, (FileNotFoundError, PermissionError, ImportError))
+    return isinstance(error, ArtifactError)
 
 
 class MlflowRuns:
@@ -146,6 +144,22 @@ class MlflowRuns:
         self._experiment = experiment
         self._search_id = search_id
         self._run_ids: dict[int | None, str] = {}
+
+    def trials_url(self) -> str | None:
+        """The page of the search's trials alone, best first; None until something was written.
+
+        The search's own run has no parameters of training, and would disturb comparing there.
+        """
+        if "_experiment_id" not in vars(self):
+            return None
+        on_server = _sqlite_path(self._uri) is None
+        server = without_credentials(self._uri).rstrip("/") if on_server else UI_ADDRESS
+        trials = quote(f"tags.`segsearch.trial` LIKE '{self._search_id}/%'", safe="")
+        score = quote(f"metrics.`{BEST_SCORE}`", safe="")
+        return (
+            f"{server}/#/experiments/{self._experiment_id}/runs"
+            f"?searchFilter={trials}&orderByKey={score}&orderByAsc=false"
+        )
 
     def write(self, group: Sequence[Record]) -> None:
         """Write a single record, or several epochs of one trial.
@@ -161,8 +175,7 @@ class MlflowRuns:
                 run_id = self._run_id(first["trial"])
                 self._client.log_batch(run_id, metrics=metrics, synchronous=True)
             case "artifact":
-                run_id = self._run_id(first["trial"])
-                self._client.log_artifact(run_id, first["file"], first["folder"] or None)
+                self._log_artifact(first)
             case "end":
                 self._end(first)
             case kind:
@@ -172,9 +185,7 @@ class MlflowRuns:
         number = record["trial"]
         tag, value = self._identity(number)
         tags = {**record["tags"], tag: value, "segsearch.status": "running"}
-        if number is None:
-            tags["mlflow.note.content"] = f"[All trials, best first]({self._trials_link()})"
-        else:
+        if number is not None:
             tags["mlflow.parentRunId"] = self._run_id(None)
         runs = self._find(number)
         if runs:
@@ -194,6 +205,18 @@ class MlflowRuns:
             some = params[start : start + PARAMS_PER_REQUEST]
             self._client.log_batch(run_id, params=some, synchronous=True)
 
+    def _log_artifact(self, record: Record) -> None:
+        run_id = self._run_id(record["trial"])
+        store = partial(self._client.log_artifact, run_id, record["file"], record["folder"] or None)
+        try:
+            store()
+        except Exception:
+            self._client.get_run(run_id)  # Raises in an outage, which passes.
+            try:
+                store()
+            except Exception as error:
+                raise ArtifactError(f"{record['file']}: {error}") from error
+
     def _end(self, record: Record) -> None:
         number, status = record["trial"], record["status"]
         run_id = self._run_id(number)
@@ -204,15 +227,6 @@ class MlflowRuns:
         for run in self._find(number):
             if run.info.run_id != run_id:
                 self._client.delete_run(run.info.run_id)
-
-    def _trials_link(self) -> str:
-        """The page of the trials alone: among them, the search's run would disturb comparing."""
-        trials = f"tags.`segsearch.trial` LIKE '{self._search_id}/%'"
-        order = f"metrics.`{BEST_SCORE}`"
-        return (
-            f"#/experiments/{self._experiment_id}/runs?searchFilter={quote(trials, safe='')}"
-            f"&orderByKey={quote(order, safe='')}&orderByAsc=false"
-        )
 
     def _log_tags(self, run_id: str, tags: Mapping[str, str]) -> None:
         entities = [RunTag(key, value) for key, value in tags.items()]

@@ -102,13 +102,12 @@ class SearchOptions:
     def from_dict(cls, values: dict[str, Any]) -> "SearchOptions":
         """The inverse of ``to_dict``."""
         known = {field_.name for field_ in fields(cls)}
-        return cls(
-            **{
-                name: Path(value) if name in PATHS and value is not None else value
-                for name, value in values.items()
-                if name in known
-            }
-        )
+        parsed: dict[str, Any] = {
+            name: Path(value) if name in PATHS and value is not None else value
+            for name, value in values.items()
+            if name in known
+        }
+        return cls(**parsed)
 
 
 @dataclass(frozen=True)

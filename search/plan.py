@@ -15,10 +15,10 @@ from typing import Any
 
 import optuna
 from optuna.trial import BaseTrial
-from segcore.cache import PreparedData, prepare
 
 from search.options import RunFolder, SearchOptions
 from segcore.augment import build_augmentation
+from segcore.cache import PreparedData, prepare
 from segcore.config import Preparation, TrialConfig
 from segcore.errors import Problem, ProblemsError, UserError
 from segcore.losses import build_loss
@@ -126,6 +126,7 @@ def sample_space(space: Space, options: SearchOptions) -> list[TrialConfig]:
     One for each distinct combination that random sampling finds, and with it the smallest batch:
     that is the hardest on batch normalisation.
     """
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
     study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
     found: dict[tuple[object, ...], TrialConfig] = {}
     last_news = 0

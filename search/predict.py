@@ -13,6 +13,9 @@ from rich.progress import track
 
 from segcore.errors import UserError
 
+PHOTO_SUFFIXES = {".jpg", ".jpeg", ".png", ".tif", ".tiff"}
+"""What is taken from a folder; a file that is named itself may have any."""
+
 
 @dataclass(frozen=True)
 class PredictOptions:
@@ -96,12 +99,10 @@ def find_photos(inputs: Sequence[Path], out: Path) -> dict[Path, Path]:
 
     Raises ``UserError`` where there are none, or where two would write the same mask.
     """
-    from segcore.images import IMAGE_SUFFIXES
-
     masks: dict[Path, Path] = {}
     for given in inputs:
         if given.is_dir():
-            found = sorted(p for p in given.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES)
+            found = sorted(p for p in given.rglob("*") if p.suffix.lower() in PHOTO_SUFFIXES)
             masks |= {p: out / p.relative_to(given).with_suffix(".png") for p in found}
         elif given.exists():
             masks[given] = out / f"{given.stem}.png"
@@ -110,7 +111,7 @@ def find_photos(inputs: Sequence[Path], out: Path) -> dict[Path, Path]:
     if not masks:
         raise UserError(
             f"{', '.join(map(str, inputs))}: no photographs; allowed endings: "
-            f"{', '.join(sorted(IMAGE_SUFFIXES))}"
+            f"{', '.join(sorted(PHOTO_SUFFIXES))}"
         )
     taken: dict[Path, Path] = {}
     for photo, mask in masks.items():

@@ -25,10 +25,11 @@ from optuna.distributions import (
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend, JournalFileSymlinkLock
 from optuna.trial import TrialState
+from pydantic import ValidationError
 from ray.tune.schedulers import ASHAScheduler
 from ray.tune.search import Searcher
 
-from segcore.config import TrialConfig
+from segcore.config import TrialConfig, describe_validation_error
 from segcore.errors import Problem, ProblemsError, UserError
 
 Space = Callable[[optuna.Trial], TrialConfig]
@@ -94,12 +95,12 @@ class StudySearcher(Searcher):  # type: ignore[misc]  # Ray has no types
         try:
             config = self._finish(self._space(trial), trial.number).to_dict()
         except Exception as error:  # whatever a user's function may raise
-            trial.set_user_attr("failure", f"space: {error}")
+            trial.set_user_attr("failure", f"search space: {_reason(error)}")
             self.study.tell(trial, state=TrialState.FAIL)
             sampled = ", ".join(f"{name} = {value!r}" for name, value in trial.params.items())
             raise UserError(
-                f"the search space failed in trial {trial.number} with {type(error).__name__}: "
-                f"{error}; sampled so far: {sampled or 'nothing'}; mend the space for these values"
+                f"the search space failed in trial {trial.number}: {_reason(error)}; "
+                f"sampled so far: {sampled or 'nothing'}; mend the space for these values"
             ) from error
         trial.set_user_attr("config", config)
         return config
@@ -273,11 +274,17 @@ def _baseline_problems(where: str, space: Space, baseline: Mapping[str, Any]) ->
     except _MisfitError as misfit:
         yield Problem(where, misfit.what, misfit.mend)
     except Exception as error:  # whatever a user's function may raise
-        yield Problem(where, f"{type(error).__name__}: {error}", "mend its values, or the space")
+        yield Problem(where, _reason(error), "mend its values, or the space")
     else:
         for name in sorted(baseline.keys() - trial.params.keys()):
             names = difflib.get_close_matches(name, trial.params, n=3) or sorted(trial.params)
-            yield Problem(where, f"no parameter {name!r} goes with these values", _one_of(names))
+            yield Problem(where, f"{name!r} belongs to no parameter", _one_of(names))
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, ValidationError):
+        return describe_validation_error(error)
+    return str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
 
 
 class _MisfitError(Exception):

@@ -13,15 +13,15 @@ from typing import Any
 import optuna
 from ray import tune
 from ray.tune.experiment import Trial
-from ray.tune.schedulers import ASHAScheduler
 
 from search.cluster import Slots
 from search.leaderboard import read_rows, show_value
+from search.mlflow_runs import Status
 from search.plan import Plan, finish
 from search.progress import SearchProgress
 from search.sampler import RungTPESampler, rungs
-from search.searcher import StudySearcher, enqueue_baselines, open_study, replay
-from search.tracking import Status, Tracker
+from search.searcher import StudyScheduler, StudySearcher, enqueue_baselines, open_study
+from search.tracking import Tracker
 from search.trial import run_trial, trial_name
 from segcore.config import TrialConfig
 
@@ -59,15 +59,12 @@ def run_trials(
         planned_trials=options.trials,
         finish=functools.partial(finish, options),
     )
-    scheduler = ASHAScheduler(
-        time_attr="epoch",
-        metric=options.score_key,
-        mode="max",
-        max_t=options.max_epochs,
-        grace_period=options.grace_epochs,
+    scheduler = StudyScheduler(
+        searcher,
+        grace_epochs=options.grace_epochs,
+        max_epochs=options.max_epochs,
         reduction_factor=options.reduction_factor,
     )
-    replay(study, scheduler, metric=options.score_key)
     trainable = functools.partial(
         run_trial,
         data_folder=plan.data.folder,
@@ -119,6 +116,10 @@ class _Watcher(tune.Callback):
         self._tracker, self._progress = tracker, progress
         for row in read_rows(study):
             progress.best_so_far(row.score, row.number)
+
+    def __getstate__(self) -> dict[str, Any]:
+        # Ray pickles its Tuner for a restore that isn't used; open files can't be.
+        return {}
 
     def on_trial_start(
         self, iteration: int, trials: list[Trial], trial: Trial, **info: Any

@@ -122,6 +122,11 @@ class Tracker:
         """How the delivery stands."""
         return TrackingState(self._journal.unsent_count, self._refused, self._problem)
 
+    @property
+    def trials_url(self) -> str | None:
+        """The page of this search's trials alone, best first; None before the first delivery."""
+        return self._runs.trials_url()
+
     def close(self, timeout_s: float = CLOSE_TIMEOUT_S) -> int:
         """Deliver for at most ``timeout_s`` more; how many records are left in the journal."""
         self._journal.finish()

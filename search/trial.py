@@ -11,9 +11,9 @@ from typing import Any
 import cv2
 import torch
 from ray import tune
-from segcore.cache import open_prepared
 
 from segcore import checkpoint
+from segcore.cache import open_prepared
 from segcore.config import TrialConfig
 from segcore.errors import UserError
 from segcore.metrics import METRICS

@@ -16,11 +16,10 @@ from segcore.config import IGNORE_INDEX, TrialConfig
 from segcore.errors import UserError
 from segcore.plugins import resolve
 
-Augmentation = A.Compose
-AugmentationFactory = Callable[[float, int, int], Augmentation]
+AugmentationFactory = Callable[[float, int, int], A.Compose]
 
 
-def aerial(strength: float, height_px: int, width_px: int) -> Augmentation:
+def aerial(strength: float, height_px: int, width_px: int) -> A.Compose:
     """What a camera looking down may see: no direction is up, heights and light vary.
 
     ``strength`` 0 leaves only the eight symmetries of the square; 1 also rotates by up to 45°,
@@ -56,7 +55,7 @@ def aerial(strength: float, height_px: int, width_px: int) -> Augmentation:
     )  # fmt: skip
 
 
-def none(strength: float, height_px: int, width_px: int) -> Augmentation:
+def none(strength: float, height_px: int, width_px: int) -> A.Compose:
     """Leave every image as it is."""
     return A.Compose([])
 
@@ -64,7 +63,7 @@ def none(strength: float, height_px: int, width_px: int) -> Augmentation:
 AUGMENTATIONS: dict[str, AugmentationFactory] = {"aerial": aerial, "none": none}
 
 
-def build_augmentation(config: TrialConfig) -> Augmentation:
+def build_augmentation(config: TrialConfig) -> A.Compose:
     """Build ``config.augmentation``.
 
     A user's own is a factory ``(strength, height_px, width_px) -> albumentations.Compose``.

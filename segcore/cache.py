@@ -105,7 +105,9 @@ def prepare(
             on_done = _stage(bar, "Checking", len(photos))
             checked = pool.map(partial(_check_photo, dataset, on_done), photos)
             problems += [problem for problem in checked if problem is not None]
-            raise problems_error(dataset.folder, [*problems, *unreadable])
+            told = {problem.where for problem in problems}
+            problems += [problem for problem in unreadable if problem.where not in told]
+            raise problems_error(dataset.folder, problems)
 
         fingerprint = _fingerprint(dataset, states, preparation)
         target = cache_dir / "prepared" / f"{fingerprint[:24]}-seed{seed}-v{CACHE_FORMAT}"

@@ -83,10 +83,8 @@ def scan_dataset(folder: Path) -> tuple[Dataset, list[Problem]]:
 
 def problems_error(folder: Path, problems: Sequence[Problem]) -> ProblemsError:
     """One error for everything that is wrong with a data set's files."""
-    # A file that is both unreadable and unusable is mended once.
-    by_place = {problem.where: problem for problem in reversed(problems)}
-    count = f"{len(by_place)} problem{'s' if len(by_place) > 1 else ''}"
-    return ProblemsError(f"{folder}: {count}", list(reversed(by_place.values())))
+    count = f"{len(problems)} problem{'s' if len(problems) > 1 else ''}"
+    return ProblemsError(f"{folder}: {count}", problems)
 
 
 def _find_images(folder: Path, pattern: str, problems: list[Problem]) -> list[str]:

@@ -49,7 +49,7 @@ def notes_on_duplicates(
 def _mend(pairs: Sequence[tuple[str, str]], names: Sequence[str]) -> str:
     """The narrowest of some usual groupings that keeps every pair together and can be split."""
     candidates = (
-        r"^(.*?)[^/\d]*\d+[^/\d]*$",  # The name up to its last number: frames of one flight.
+        r"^(.*?)\d+\D*$",  # The name up to its last number: frames of one flight.
         r"^(.*)/",  # The folder.
         r"^([^/]*)/",  # The outermost folder.
     )

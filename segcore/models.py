@@ -129,10 +129,12 @@ def check_network(config: TrialConfig, num_classes: int) -> int:
     config = config.model_copy(update={"encoder_weights": None})
     shape_NCHW = (config.batch_size, 3, config.height_px, config.width_px)
     try:
+        network = _on_meta(lambda: build_network(config, num_classes))
         with torch.device("meta"), torch.no_grad():
-            network = build_network(config, num_classes)
             logits_NKHW = network.train()(torch.empty(shape_NCHW))
-    except Exception:  # a true error or one of the meta device: the real run tells
+    except UserError:
+        raise
+    except Exception:  # a true error, or one of the meta device: the real run tells
         network = build_network(config, num_classes)
         shape_NCHW = (min(config.batch_size, 2), *shape_NCHW[1:])
         try:
@@ -172,6 +174,15 @@ def _call(
             return network, math.lcm(fixed_px, _size_multiple(network))
     network = factory(**arguments)
     return network, _size_multiple(network)
+
+
+def _on_meta(build: Callable[[], nn.Module]) -> nn.Module:
+    """What ``build`` builds, on the meta device: shapes without values, time or memory."""
+    try:
+        with torch.device("meta"):
+            return build()
+    except Exception:  # smp's mit_b* read values while they are built
+        return build().to("meta")
 
 
 def _size_multiple(network: Any) -> int:
@@ -215,7 +226,8 @@ def _check_names(config: TrialConfig, factory: Callable[..., nn.Module]) -> None
         raise UserError(
             f"unknown encoder {config.encoder!r}. "
             + (f"Did you mean {' or '.join(near)}? " if near else "")
-            + f"Allowed: {', '.join(names)}, and tu-NAME for each NAME of timm.list_models()"
+            + f"Allowed: smp's own {len(names)} (smp.encoders.get_encoder_names()), such as "
+            f"{', '.join(names[:3])}, and tu-NAME for each NAME of timm.list_models()"
         )
     allowed = inspect.signature(factory.__init__).parameters.keys() - _OURS  # type: ignore[misc]
     unknown = config.model_kwargs.keys() - allowed
@@ -257,16 +269,13 @@ def _explain_build_failure(config: TrialConfig, error: Exception) -> str:
 
 
 def _fits(architecture: str, encoder: str | None) -> bool:
-    """Whether smp can join the two, tried on what costs no memory where that is possible."""
+    """Whether smp can join the two."""
     config = TrialConfig(architecture=architecture, encoder=encoder)
-    for device in ("meta", "cpu"):  # smp's mit_b* encoders read values while they are built
-        try:
-            with torch.device(device):
-                _call(MODELS[architecture], config, num_classes=2)
-        except Exception:  # the answer is no, for whichever reason
-            continue
-        return True
-    return False
+    try:
+        _on_meta(lambda: _call(MODELS[architecture], config, num_classes=2)[0])
+    except Exception:  # the answer is no, for whichever reason
+        return False
+    return True
 
 
 def _explain_run_failure(config: TrialConfig, error: Exception) -> str:

@@ -149,7 +149,7 @@ class Canvas:
         self.lit_HW = np.ones(shape, np.float32)
         rows, columns = np.mgrid[:height_px, :width_px].astype(np.float32) + 0.5
         flat = (np.stack([columns, rows], axis=-1) - self._centre_px) / self.px_per_m
-        self.ground_HW2: Floats = flat @ self._rotation
+        self.ground_HW2 = floats(flat @ self._rotation)
         self.everywhere: Window = (slice(0, height_px), slice(0, width_px))
         self._standing: list[tuple[float, Callable[[], None]]] = []
 
@@ -241,21 +241,20 @@ class Canvas:
 
     def texture(self, pixels: Pixels, material: Material) -> Floats:
         """The colours (H, W, C) of a material on some pixels, in full sun."""
+        rgb = floats(material.rgb)
         brightness_HW = 1 + np.float32(material.patch) * self.patch_HW[pixels]
         brightness_HW += np.float32(material.grain) * self.grain_HW[pixels]
         brightness_HW += np.float32(material.mottle) * self.mottle_HW[pixels]
         if material.ribs:
-            across = np.float32(material.ribs.direction) / np.hypot(*material.ribs.direction)
+            across = floats(material.ribs.direction) / np.hypot(*material.ribs.direction)
             phase = self.ground_HW2[pixels] @ (
                 across * np.float32(2 * np.pi / material.ribs.period_m)
             )
             brightness_HW += np.float32(material.ribs.strength) * np.sin(phase)
         if material.patches_rgb is None:
-            return floats(np.float32(material.rgb) * brightness_HW[..., None])
-        colour_HWC = self.patchiness_HW[pixels][..., None] * (
-            np.float32(material.patches_rgb) - np.float32(material.rgb)
-        )
-        colour_HWC += np.float32(material.rgb)
+            return floats(rgb * brightness_HW[..., None])
+        colour_HWC = self.patchiness_HW[pixels][..., None] * (floats(material.patches_rgb) - rgb)
+        colour_HWC += rgb
         colour_HWC *= brightness_HW[..., None]
         return floats(colour_HWC)
 

@@ -100,7 +100,9 @@ def draw_tree(canvas: Canvas, frame: Frame, radius: float, height: float, label:
     angle = np.linspace(0, 2 * np.pi, 28, endpoint=False)
     lobes = 0.10 * np.sin(rng.integers(3, 6) * angle + rng.uniform(0, 6))
     reach = radius * (1 + lobes + rng.normal(0, 0.05, len(angle)))
-    crown = frame.place(np.column_stack([np.cos(angle) * reach, np.sin(angle) * reach]), 0.7 * height)
+    crown = frame.place(
+        np.column_stack([np.cos(angle) * reach, np.sin(angle) * reach]), 0.7 * height
+    )
     if not canvas.sees(crown):
         return
     canvas.shadow(crown)
@@ -126,7 +128,7 @@ def _dome_light(canvas: Canvas, window: Window, outline_px: Floats) -> Floats:
     across = (columns + 0.5 - middle_px[0]) / radius_px
     down = (rows + 0.5 - middle_px[1]) / radius_px
     up = np.sqrt(np.clip(1 - across**2 - down**2, 0.05, 1))
-    sunward_px, origin_px = canvas.project([-canvas.shadow_per_m, (0, 0)])
+    sunward_px, origin_px = canvas.project([(-canvas.shadow_per_m).tolist(), (0, 0)])
     toward = (sunward_px - origin_px) / canvas.px_per_m * canvas.to_sun[2]
     cosine = across * toward[0] + down * toward[1] + up * canvas.to_sun[2]
     bumps = 0.25 * canvas.mottle_HW[window] * up

@@ -13,7 +13,7 @@ from segcore import scene_drawing as draw
 from segcore.scene_canvas import RGB, Canvas, Floats, Frame, Label, Material, Ribs, floats
 from segcore.scene_drawing import rectangle, rounded, varied
 
-_WALL = Material((188, 176, 158), mottle=0.02)
+PLASTER = Material((188, 176, 158), mottle=0.02)
 _SHINGLES: Sequence[RGB] = (
     (116, 112, 110), (98, 96, 98), (134, 126, 116), (122, 106, 92), (146, 130, 110), (88, 80, 76),
     (150, 104, 82), (106, 114, 122),
@@ -101,7 +101,7 @@ def draw_house(canvas: Canvas, frame: Frame, width: float, depth: float) -> None
         u = canvas.one_of([-1, 1]) * (width - wing) / 2
         parts.append(wing_roof(u, wing, length, depth, eave, pitch, hip))
         boxes.append(rectangle(wing - 0.9, length, u, -(depth + length) / 2 + 0.5))
-    plaster = varied(canvas, _WALL, 0.15)
+    plaster = varied(canvas, PLASTER, 0.15)
     _draw_walls(canvas, frame, boxes, eave, plaster)
     for part in parts:
         canvas.shadow(frame.place(np.concatenate([facet.corners for facet in part])))

@@ -11,36 +11,44 @@ import numpy as np
 
 from segcore.scene_canvas import RGB, Canvas, Floats, Frame, Label, Material, Ribs
 from segcore.scene_drawing import (
-    ASPHALT, CONCRETE, DIRT, STEEL, WALL, WHITE, at_height, chance, draw_car, draw_prism, draw_tree,
-    main_roof, rectangle, rounded, varied,
-)  # fmt: skip
+    ASPHALT,
+    CONCRETE,
+    DIRT,
+    STEEL,
+    WHITE,
+    draw_car,
+    draw_prism,
+    draw_tree,
+    rectangle,
+    rounded,
+    varied,
+)
+from segcore.scene_houses import PLASTER, main_roof
+
+_SHEETS: Sequence[RGB] = ((170, 172, 172), (140, 146, 150), (186, 180, 166), (122, 132, 142))
+_CONTAINERS: Sequence[RGB] = ((128, 62, 48), (52, 86, 122), (118, 122, 120), (150, 120, 60))
+_COURTS: Sequence[tuple[RGB, RGB]] = (  # around the courts, and the courts
+    ((74, 112, 84), (62, 98, 148)),
+    ((148, 84, 66), (86, 132, 92)),
+    ((72, 104, 128), (172, 112, 82)),
+)
 
 
 def draw_hall(
     canvas: Canvas, frame: Frame, width: float, depth: float, height: float, label: Label
 ) -> None:
-    """A flat-pitched hall of sheet metal with machines on its roof."""
+    """A hall with a nearly flat roof of sheet metal, and machines on it."""
     rng = canvas.rng
-    colours: Sequence[RGB] = ((170, 172, 172), (140, 146, 150), (186, 180, 166), (122, 132, 142))
-    sheet = varied(canvas, Material(colours[rng.integers(4)], patch=0.05))
-    draw_prism(
-        canvas,
-        frame,
-        rectangle(width, depth),
-        (0, height),
-        label,
-        sheet,
-        varied(canvas, WALL),
-        Label.BACKGROUND if label is Label.ROOF else label,
-    )
-    for facet in main_roof(width, depth, height, 0.12, 0.0):
+    sheet = varied(canvas, Material(canvas.one_of(_SHEETS), patch=0.05))
+    wall = Label.BACKGROUND if label is Label.ROOF else label, varied(canvas, PLASTER)
+    draw_prism(canvas, frame, rectangle(width, depth), (0, height), label, sheet, side=wall)
+    for facet in main_roof(width, depth, height, 0.12, 0.0)[:2]:
         corners = frame.place(facet.corners)
-        eave = corners[1] - corners[0]
-        ribs = Ribs((float(eave[0]), float(eave[1])), 0.9, 0.05)
+        ribs = Ribs(frame.direction(1, 0), 0.9, 0.05)
         canvas.paint(corners, label, replace(sheet, ribs=ribs), canvas.light(corners))
+    top = height + 0.06 * depth
     for _ in range(rng.integers(2, 6)):
         spot = frame.at(rng.uniform(-0.4, 0.4) * width, rng.uniform(-0.4, 0.4) * depth)
-        top = height + 0.06 * depth
         draw_prism(canvas, spot, rectangle(2.0, 1.6), (top, top + 1.2), label, STEEL, floor_m=top)
 
 
@@ -50,15 +58,13 @@ def draw_tank(canvas: Canvas, frame: Frame, radius: float) -> None:
     steel = varied(canvas, replace(WHITE, rgb=(206, 206, 198), patch=0.03), 0.06)
     outline = rounded(2 * radius, 2 * radius, power=2)
     draw_prism(canvas, frame, outline, (0, height), Label.TANK, steel)
-    rim, apex = (
-        at_height(frame.place(outline), height),
-        floats([[frame.x, frame.y, height + 0.18 * radius]]),
-    )
-    for start in range(0, len(rim), 4):
-        wedge = np.concatenate([rim[start : start + 4], rim[(start + 4) % len(rim)][None], apex])
-        facet = wedge[[0, -2, -1]]
-        canvas.paint(wedge, Label.TANK, steel, canvas.light(facet))
-    canvas.line(np.concatenate([rim, rim[:1]]), 0.15, Label.TANK, STEEL)
+    apex = frame.place([(0, 0)], height + 0.18 * radius)
+    rim = frame.place(np.concatenate([outline, outline[:1]]), height)
+    for start in range(0, len(outline), 4):
+        arc = rim[start : start + 5]
+        light = canvas.light(np.stack([arc[0], arc[-1], apex[0]]))
+        canvas.paint(np.concatenate([arc, apex]), Label.TANK, steel, light)
+    canvas.line(rim, 0.15, Label.TANK, STEEL)
 
 
 def draw_frame_house(canvas: Canvas, frame: Frame, width: float, depth: float) -> None:
@@ -83,7 +89,7 @@ def draw_frame_house(canvas: Canvas, frame: Frame, width: float, depth: float) -
 def parking(canvas: Canvas, frame: Frame, width: float, depth: float) -> None:
     """A shop with its parking area: marked stalls, cars, trees on islands."""
     rng = canvas.rng
-    asphalt = varied(canvas, ASPHALT if chance(canvas, 0.5) else CONCRETE, 0.1)
+    asphalt = varied(canvas, ASPHALT if canvas.chance(0.5) else CONCRETE, 0.1)
     canvas.paint(frame.place(rectangle(width, depth)), Label.BACKGROUND, varied(canvas, CONCRETE))
     lot_depth = depth * rng.uniform(0.55, 0.65)
     lot = frame.at(0, -(depth - lot_depth) / 2 + 0.5)
@@ -92,9 +98,8 @@ def parking(canvas: Canvas, frame: Frame, width: float, depth: float) -> None:
     for v in np.arange(-lot_depth / 2 + 2.8, lot_depth / 2 - 2.5, 8.2):
         stalls = np.arange(-width / 2 + 3, width / 2 - 3, 2.8)
         for u in stalls:
-            mark = lot.place([(u, v - 2.6), (u, v + 2.6)])
-            canvas.line(mark, 0.15, None, WHITE)
-            if chance(canvas, full):
+            canvas.line(lot.place([(u, v - 2.6), (u, v + 2.6)]), 0.15, Label.PARKING, WHITE)
+            if canvas.chance(full):
                 turn = np.pi / 2 + np.pi * rng.integers(2) + rng.normal(0, 0.03)
                 canvas.later(1.6, draw_car, lot.at(u + 1.4, v + rng.normal(0, 0.25), turn))
         for u in (stalls[0] - 1, stalls[-1] + 4):
@@ -102,14 +107,13 @@ def parking(canvas: Canvas, frame: Frame, width: float, depth: float) -> None:
             canvas.paint(island.place(rectangle(1.8, 5)), Label.GRASS, Material((98, 116, 66)))
             canvas.later(5, draw_tree, island, rng.uniform(1.4, 2.2), 5.0, Label.TREES)
     hall_depth = depth - lot_depth - 4
-    canvas.later(
-        7, draw_hall, frame.at(0, (lot_depth - 1) / 2), width * 0.8, hall_depth, 6.0, Label.ROOF
-    )
+    hall = frame.at(0, (lot_depth - 1) / 2)
+    canvas.later(7, draw_hall, hall, width * 0.8, hall_depth, 6.0, Label.ROOF)
 
 
 def sports(canvas: Canvas, frame: Frame, width: float, depth: float) -> None:
     """A pitch in a running track, or courts."""
-    if chance(canvas, 0.5):
+    if canvas.chance(0.5):
         _pitch(canvas, frame, width, depth)
     else:
         _courts(canvas, frame, width, depth)
@@ -123,8 +127,8 @@ def _pitch(canvas: Canvas, frame: Frame, width: float, depth: float) -> None:
         ring = frame.place(rounded(width - 2 * lane, depth - 2 * lane, power=3.2))
         canvas.line(np.concatenate([ring, ring[:1]]), 0.12, label, chalk)
     mown = Material((86, 122, 58), grain=0.07, ribs=Ribs(frame.direction(1, 0), 7.0, 0.07))
-    mown = varied(canvas, mown)
-    canvas.paint(frame.place(rounded(width - 9, depth - 9, power=3.2)), label, mown)
+    lawn = frame.place(rounded(width - 9, depth - 9, power=3.2))
+    canvas.paint(lawn, label, varied(canvas, mown))
     long, short = width * 0.66, depth * 0.58
     _outline(canvas, frame, rectangle(long, short))
     _outline(canvas, frame, rounded(short * 0.3, short * 0.3, power=2))
@@ -134,10 +138,7 @@ def _pitch(canvas: Canvas, frame: Frame, width: float, depth: float) -> None:
 
 
 def _courts(canvas: Canvas, frame: Frame, width: float, depth: float) -> None:
-    surrounds: Sequence[RGB] = ((74, 112, 84), (148, 84, 66), (72, 104, 128))
-    courts: Sequence[RGB] = ((62, 98, 148), (86, 132, 92), (172, 112, 82))
-    pick = canvas.rng.integers(3)
-    surround, court = (varied(canvas, Material(colours[pick])) for colours in (surrounds, courts))
+    surround, court = (varied(canvas, Material(rgb)) for rgb in canvas.one_of(_COURTS))
     canvas.paint(frame.place(rectangle(width, depth)), Label.SPORTS, surround)
     for u in np.arange(-width / 2 + 8, width / 2 - 7, 16):
         for v in np.arange(-depth / 2 + 15, depth / 2 - 13, 28) if depth > 30 else (0.0,):
@@ -164,38 +165,31 @@ def industrial(canvas: Canvas, frame: Frame, width: float, depth: float) -> None
     canvas.later(8, draw_hall, hall, hall_width, depth * 0.7, 7.0, Label.INDUSTRIAL)
     free = frame.at(hall_width / 2 + 1, 0)
     free_width = width - hall_width - 5
-    if chance(canvas, 0.85):
+    if canvas.chance(0.85):
         radius = min(rng.uniform(2.8, 5.0), free_width / 4.2)
         for index in range(rng.integers(1, 5)):
             u, v = (index % 2 - 0.5) * 2.3 * radius, depth * 0.25 - (index // 2) * 2.4 * radius
             canvas.later(7, draw_tank, free.at(u, v), radius)
-    colours: Sequence[RGB] = ((128, 62, 48), (52, 86, 122), (118, 122, 120), (150, 120, 60))
     for _ in range(rng.integers(2, 7)):
-        spot = free.at(
-            rng.uniform(-0.35, 0.35) * free_width,
-            -depth * rng.uniform(0.1, 0.42),
-            rng.choice([0, 1.57]),
-        )
+        u, v = rng.uniform(-0.35, 0.35) * free_width, -depth * rng.uniform(0.1, 0.42)
+        spot = free.at(u, v, canvas.one_of([0, np.pi / 2]))
         ribs = Ribs(spot.direction(1, 0), 0.8, 0.06)
-        box = varied(canvas, Material(colours[rng.integers(4)], ribs=ribs))
+        box = varied(canvas, Material(canvas.one_of(_CONTAINERS), ribs=ribs))
         canvas.later(2.6, draw_prism, spot, rectangle(6.1, 2.5), (0.0, 2.6), Label.INDUSTRIAL, box)
     for _ in range(rng.integers(0, 4)):
-        spot = free.at(
-            rng.uniform(-0.4, 0.4) * free_width, rng.uniform(-0.4, 0.4) * depth, rng.uniform(0, 6)
-        )
-        canvas.later(1.6, draw_car, spot)
+        u, v = rng.uniform(-0.4, 0.4) * free_width, rng.uniform(-0.4, 0.4) * depth
+        canvas.later(1.6, draw_car, free.at(u, v, rng.uniform(0, 6)))
 
 
 def construction(canvas: Canvas, frame: Frame, width: float, depth: float) -> None:
     """A dug-up lot with a house that has no roof yet, and heaps of lumber."""
     rng, label = canvas.rng, Label.CONSTRUCTION
-    canvas.paint(
-        frame.place(rounded(width, depth, power=5, lobes=0.02)), label, varied(canvas, DIRT)
-    )
+    dug_up = frame.place(rounded(width, depth, power=5, lobes=0.02))
+    canvas.paint(dug_up, label, varied(canvas, DIRT))
     canvas.later(5, draw_frame_house, frame, width * 0.66, depth * 0.45)
     lumber = Material((204, 176, 128), ribs=Ribs(frame.direction(0, 1), 0.5, 0.1))
     for _ in range(rng.integers(2, 6)):
-        u, v = rng.uniform(-0.4, 0.4) * width, rng.choice([-1, 1]) * rng.uniform(0.3, 0.42) * depth
-        spot = frame.at(u, float(v), rng.normal(0, 0.2))
+        u, v = rng.uniform(-0.4, 0.4) * width, rng.uniform(0.3, 0.42) * depth
+        spot = frame.at(u, canvas.one_of([-v, v]), rng.normal(0, 0.2))
         outline = rectangle(rng.uniform(2, 4), rng.uniform(0.8, 1.4))
         canvas.later(0.8, draw_prism, spot, outline, (0.0, 0.8), label, lumber)

@@ -5,6 +5,7 @@ flooded Houston that this project exists for; the rarest come more often, so tha
 train, validation and test.
 """
 
+import fcntl
 import os
 import shutil
 import uuid
@@ -20,7 +21,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from segcore.errors import UserError
-from segcore.scene_canvas import Canvas, Floats, Label
+from segcore.scene_canvas import Canvas, Floats, Label, floats
 from segcore.scene_layout import Suburb
 
 DRAWING_VERSION = 1
@@ -107,24 +108,22 @@ def write_scenes(
 
 
 def default_scenes() -> Path:
-    """The folder of the embedded data set, in the user's cache; drawn on first use."""
+    """The folder of the embedded data set, in the user's cache; drawn on first use, in seconds."""
     settings = f"{_COUNT}x{_HEIGHT_PX}x{_WIDTH_PX}-seed{_SEED}"
     folder = user_cache() / f"scenes-v{DRAWING_VERSION}-{settings}"
-    if not folder.exists():
-        try:
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    # A second process waits and finds the work done; the system frees a dead process's lock.
+    with folder.with_suffix(".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not folder.exists():
             write_scenes(folder)
-        except (OSError, UserError):
-            # Another process was faster: its folder is as good, for the drawing is deterministic.
-            if not folder.exists():
-                raise
     return folder
 
 
 def user_cache() -> Path:
-    """Where segsearch keeps what it can make again: ``$SEGSEARCH_CACHE``, or ``~/.cache/segsearch``."""
-    return Path(
-        os.environ.get("SEGSEARCH_CACHE") or Path.home() / ".cache" / "segsearch"
-    ).absolute()
+    """Where segsearch keeps what it can make again: ``$SEGSEARCH_CACHE`` or ~/.cache/segsearch."""
+    chosen = os.environ.get("SEGSEARCH_CACHE")
+    return Path(chosen).absolute() if chosen else Path.home() / ".cache" / "segsearch"
 
 
 def _cores() -> int:
@@ -148,4 +147,5 @@ def _develop(rng: np.random.Generator, image_HWC: Floats) -> NDArray[np.uint8]:
     image_HWC = cv2.GaussianBlur(image_HWC, (0, 0), rng.uniform(0.3, 0.8))
     noise_HWC = rng.standard_normal(image_HWC.shape, dtype=np.float32)
     image_HWC = image_HWC + noise_HWC * np.float32(rng.uniform(0.004, 0.02))
-    return np.clip(image_HWC * 255 + 0.5, 0, 255).astype(np.uint8)
+    image_HWC = np.clip(image_HWC * 255 + 0.5, 0, 255)
+    return floats(image_HWC).astype(np.uint8)

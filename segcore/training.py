@@ -122,7 +122,8 @@ class _Training:
         self._average: AveragedModel | None = None
         if config.ema_decay is not None:
             self._average = AveragedModel(
-                network, multi_avg_fn=get_ema_multi_avg_fn(config.ema_decay)
+                network,
+                multi_avg_fn=get_ema_multi_avg_fn(config.ema_decay),  # type: ignore[no-untyped-call]
             )
         self._optimizer = build_optimizer(config, network)
         self._scaler = torch.amp.GradScaler(device.type, enabled=amp_dtype(device) is torch.float16)

@@ -90,10 +90,11 @@ def load_encoder_weights(encoder: nn.Module, name: str, path: Path) -> Statistic
     Raises ``UserError`` naming the first keys that are wrong.
     """
     state, statistics = _read(path)
-    given = state.keys() - _deeper_stages(encoder)
+    deeper = _deeper_stages(encoder)
+    state = {key: tensor for key, tensor in state.items() if key not in deeper}
     try:
         # smp's own: it leaves out the classifier's keys, renames old ones, and is strict otherwise.
-        encoder.load_state_dict({key: state[key] for key in given})
+        encoder.load_state_dict(dict(state))
     except RuntimeError as error:
         raise UserError(_explain_mismatch(encoder, name, path, state)) from error
     return statistics or usual_statistics(encoder, name)

@@ -18,16 +18,15 @@ SPEC: dict[str, Any] = {
 }
 
 
-def make(folder: Path, *names: str, masks: bool = True, **changes: Any) -> Path:
+def make(folder: Path, *names: str, **changes: Any) -> Path:
     """Write a data set of empty files; only names count here."""
     for name in names or ("images/a.jpg", "images/b.jpg", "images/c.jpg", "images/d.jpg"):
         path = folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.touch()
-        if masks:
-            mask = path.parent.parent / "masks" / f"{path.stem}.png"
-            mask.parent.mkdir(exist_ok=True)
-            mask.touch()
+        mask = path.parent.parent / "masks" / f"{path.stem}.png"
+        mask.parent.mkdir(exist_ok=True)
+        mask.touch()
     spec = {key: value for key, value in (SPEC | changes).items() if value is not None}
     (folder / "dataset.yaml").write_text(yaml.safe_dump(spec, allow_unicode=True))
     return folder

@@ -1,11 +1,13 @@
 """Photographs and masks of every kind that cameras and annotation tools write."""
 
+import zlib
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 import rasterio
-from PIL import Image
+from PIL import Image, ImageOps
 
 from segcore.config import IGNORE_INDEX
 from segcore.images import (
@@ -86,8 +88,6 @@ def test_of_many_bands_the_first_three_count_and_floats_are_refused(tmp_path: Pa
 def test_exif_orientation_is_applied_as_pillow_applies_it(
     tmp_path: Path, gradient: Image.Image, orientation: int, ending: str
 ) -> None:
-    from PIL import ImageOps
-
     exif = Image.Exif()
     exif[274] = orientation
     path = tmp_path / f"turned.{ending}"
@@ -130,12 +130,12 @@ def test_reduced_decoding_stays_at_least_as_large_as_asked_and_looks_the_same(
     ],
 )
 def test_damaged_files_are_named(
-    tmp_path: Path, gradient: Image.Image, name: str, damage: object, message: str
+    tmp_path: Path, gradient: Image.Image, name: str, damage: Callable[[bytes], bytes], message: str
 ) -> None:
     path = tmp_path / name
     noise = np.random.default_rng(0).integers(0, 255, (200, 200, 3), np.uint8)
     Image.fromarray(noise).save(path)
-    path.write_bytes(damage(path.read_bytes()))  # type: ignore[operator]
+    path.write_bytes(damage(path.read_bytes()))
     with pytest.raises(ImageError, match=message) as caught:
         read_image(path, (10, 10))
     assert caught.value.problem.where == str(path)
@@ -147,8 +147,6 @@ def test_a_mosaic_beyond_pillows_limit_opens_and_a_bomb_does_not(tmp_path: Path)
         Image.new("1", (8, 8)).save(tmp_path / name)
         data = bytearray((tmp_path / name).read_bytes())
         data[16:24] = width.to_bytes(4, "big") + height.to_bytes(4, "big")
-        import zlib
-
         data[29:33] = zlib.crc32(data[12:29]).to_bytes(4, "big")
         (tmp_path / name).write_bytes(data)
         return tmp_path / name

@@ -7,20 +7,21 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 import optuna
 import pytest
-
-from search.mlflow_runs import check, default_uri, ui_command
-from search.tracking import Tracker
-from spaces.aerial import space
-from test_tracking import accepts, free_port, wait_until
-
-webdriver = pytest.importorskip("selenium.webdriver")
+from selenium import webdriver
+from selenium.common.exceptions import WebDriverException
 from selenium.webdriver.common.by import By
 from selenium.webdriver.remote.webdriver import WebDriver
 from selenium.webdriver.support.ui import WebDriverWait
+
+from search.mlflow_runs import UI_ADDRESS, check, default_uri, ui_command
+from search.tracking import Tracker
+from segcore.config import Scalar
+from spaces.aerial import space
+from tests.test_tracking import accepts, free_port, wait_until
 
 CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
 pytestmark = pytest.mark.skipif(
@@ -32,9 +33,20 @@ CLASSES = ["Property Roof", "Trees / Shrubs", "Road/Highway", "Power Lines & Cab
 T = TypeVar("T")
 
 
-def log_search(runs: Path, uri: str) -> None:
-    """Twelve trials of the full space, two thirds of them stopped early, one failed."""
+class LoggedSearch(NamedTuple):
+    ui_command: str
+    trials_url: str
+    params: list[dict[str, Scalar]]
+
+
+@pytest.fixture(scope="module")
+def search(tmp_path_factory: pytest.TempPathFactory) -> LoggedSearch:
+    """Twelve trials of the full space, most of them stopped early, one failed."""
+    runs = tmp_path_factory.mktemp("runs")
+    uri = default_uri(runs)
+    check(uri, "segsearch")
     study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=3))
+    configs = [space(study.ask()) for _ in range(TRIALS)]
     with Tracker(
         uri,
         experiment="segsearch",
@@ -44,36 +56,32 @@ def log_search(runs: Path, uri: str) -> None:
         journal=runs / "aerial" / "mlflow.jsonl",
     ) as tracker:
         tracker.start_search({"space": "spaces.aerial:space", "trials": TRIALS}, {})
-        for number in range(TRIALS):
-            config = space(study.ask())
+        for number, config in enumerate(configs):
             tracker.start_trial(number, config, {})
             epochs = (1, 3, 9)[number % 3]
             for epoch in range(1, epochs + 1):
-                dice = (0.75 - 0.4 * config.rare_crop_prob) * epoch / (epoch + 1)
-                tracker.log_epoch(
-                    number,
-                    epoch,
-                    {"train/loss": 1 / epoch, "val/loss": 1.2 / epoch, "val/dice": dice}
-                    | {"train/lr": config.lr / epoch, "images_per_s": 90.0}
-                    | {f"dice/{name}": dice for name in CLASSES},
-                )
+                dice = (0.8 - 0.6 * config.rare_crop_prob) * epoch / (epoch + 1)
+                metrics = {"train/loss": 1 / epoch, "val/dice": dice, "images_per_s": 90.0}
+                metrics |= {f"dice/{name}": dice for name in CLASSES}
+                tracker.log_epoch(number, epoch, metrics)
             if number == 5:
                 tracker.end_trial(number, "failed", "loss is NaN at epoch 9, step 12")
             else:
                 tracker.end_trial(number, "finished" if epochs == 9 else "stopped")
         tracker.end_search("finished")
+        tracker.close()
+        assert tracker.trials_url is not None
+        return LoggedSearch(
+            ui_command(uri), tracker.trials_url, [config.flat() for config in configs]
+        )
 
 
 @pytest.fixture(scope="module")
-def page(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """Address of the pages that the printed command serves."""
-    runs = tmp_path_factory.mktemp("runs")
-    uri = default_uri(runs)
-    check(uri, "segsearch")
-    log_search(runs, uri)
+def address(search: LoggedSearch) -> Iterator[str]:
+    """Where the command that a search prints at its end serves MLflow's pages."""
     port = free_port()
     server = subprocess.Popen(
-        f"{ui_command(uri)} --port {port} --workers 1",
+        f"{search.ui_command} --port {port} --workers 1",
         shell=True,
         env={**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"},
         stdout=subprocess.DEVNULL,
@@ -102,12 +110,18 @@ def browser(tmp_path: Path) -> Iterator[WebDriver]:
     try:
         yield driver
     finally:
+        driver.save_screenshot(str(tmp_path / "page.png"))
         driver.quit()
 
 
-def wait_for(browser: WebDriver, what: Callable[[WebDriver], T]) -> T:
+def wait_for(browser: WebDriver, what: Callable[[], T]) -> T:
     """The first value of ``what`` that is true and raises nothing, while the page builds itself."""
-    return WebDriverWait(browser, 40, ignored_exceptions=[Exception]).until(what)
+    wait = WebDriverWait(browser, 40, ignored_exceptions=[WebDriverException])
+    return wait.until(lambda _: what())
+
+
+def click(browser: WebDriver, how: str, what: str) -> None:
+    wait_for(browser, lambda: browser.find_element(how, what).click() or True)
 
 
 def texts(browser: WebDriver, selector: str) -> list[str]:
@@ -116,25 +130,31 @@ def texts(browser: WebDriver, selector: str) -> list[str]:
 
 def compare_all(browser: WebDriver) -> list[str]:
     """Select all runs of the list and press Compare; the names of the plot's axes."""
-    select_all = "input[aria-label='Select all runs']"
-    wait_for(browser, lambda page: page.find_element(By.CSS_SELECTOR, select_all).click() or True)
-    button = "//button[normalize-space()='Compare' and not(@disabled)]"
-    wait_for(browser, lambda page: page.find_element(By.XPATH, button).click() or True)
-    return wait_for(browser, lambda page: texts(page, ".parcoords .axis-title"))
+    click(browser, By.CSS_SELECTOR, "input[aria-label='Select all runs']")
+    click(browser, By.XPATH, "//button[normalize-space()='Compare' and not(@disabled)]")
+    return wait_for(browser, lambda: texts(browser, ".parcoords .axis-title"))
 
 
-def test_all_trials_compared_show_their_parameters_coloured_by_the_score(
-    page: str, browser: WebDriver
+def test_all_trials_compared_show_what_differs_coloured_by_the_score(
+    address: str, search: LoggedSearch, browser: WebDriver
 ) -> None:
-    browser.get(f"{page}/#/experiments/1/runs")
-    wait_for(browser, lambda page: page.find_element(By.LINK_TEXT, "aerial").click() or True)
-    wait_for(
-        browser,
-        lambda page: page.find_element(By.LINK_TEXT, "All trials, best first").click() or True,
-    )
-    names = wait_for(browser, lambda page: texts(page, ".ag-row a"))
+    browser.get(search.trials_url.replace(UI_ADDRESS, address))
+    wait_for(browser, lambda: len(texts(browser, ".ag-row")) >= TRIALS)
     axes = compare_all(browser)
-    assert axes == ["architecture", "augment_strength", "batch_size", "best_score"]
-    assert f"Comparing {TRIALS} Runs" in browser.find_element(By.TAG_NAME, "h2").text
-    if folder := os.environ.get("SCREENSHOTS"):
-        browser.save_screenshot(f"{folder}/compare.png")
+    names = {name for trial in search.params for name in trial}
+    differing = sorted(
+        name for name in names if len({trial.get(name) for trial in search.params}) > 1
+    )
+    assert axes == [*differing[:3], "best_score"]
+    assert f"Comparing {TRIALS} Runs" in browser.find_element(By.TAG_NAME, "body").text
+    architectures = {str(trial["architecture"])[:10] for trial in search.params}
+    assert architectures <= set(texts(browser, ".parcoords .tick text"))
+
+
+def test_the_search_selected_with_its_trials_still_leaves_the_score_on_the_plot(
+    address: str, browser: WebDriver
+) -> None:
+    browser.get(f"{address}/#/experiments/1/runs")
+    click(browser, By.CSS_SELECTOR, ".ag-row button")  # Unfolds the search's trials.
+    wait_for(browser, lambda: len(texts(browser, ".ag-row")) > TRIALS)
+    assert compare_all(browser)[-1] == "best_score"

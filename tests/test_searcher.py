@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import optuna
@@ -19,9 +20,14 @@ from ray import tune
 from search.sampler import RungTPESampler, rungs
 from search.searcher import StudyScheduler, StudySearcher, enqueue_baselines, open_study
 from segcore.config import TrialConfig
+from segcore.errors import UserError
 
 MAX_EPOCHS = 9
 METRIC = "val/dice"
+BASELINES = [  # the second is the best there is: it is never stopped
+    {"loss": "ce", "lr": 1e-2, "batch_size": 8},
+    {"loss": "ce", "lr": 1e-1, "batch_size": 8},
+]
 RAY_SETTINGS = {
     "RAY_AUTH_MODE": "disabled",
     "RAY_USAGE_STATS_ENABLED": "0",
@@ -54,15 +60,17 @@ def score(config: dict[str, Any], epoch: int) -> float:
 def train(config: dict[str, Any], *, folder: Path, epoch_s: float, flawed: bool) -> None:
     """Report every epoch; ``trial-N`` holds the last one, as a checkpoint would.
 
-    Where ``flawed``, trial 1 raises, 2 reports why it can't go on, 3 scores NaN, and 4 loses its
-    worker once.
+    Where ``flawed``, trial 1 loses its worker after epoch 2 and raises when it goes on from there,
+    2 reports why it can't go on, and 3 scores NaN.
     """
     number = config["trial_number"]
     done = folder / f"trial-{number}"
     first = int(done.read_text()) + 1 if done.exists() else 1
     for epoch in range(first, MAX_EPOCHS + 1):
         time.sleep(epoch_s)
-        if flawed and number == 1:
+        if flawed and number == 1 and epoch == 3:
+            if first == 1:
+                os._exit(1)
             raise RuntimeError("out of memory")
         if flawed and number == 2:
             tune.report({"epoch": epoch, "finished": False, "failure": "the loss is infinite"})
@@ -70,8 +78,6 @@ def train(config: dict[str, Any], *, folder: Path, epoch_s: float, flawed: bool)
         value = math.nan if flawed and number == 3 else score(config["config"], epoch)
         tune.report({"epoch": epoch, METRIC: value, "finished": epoch == MAX_EPOCHS})
         done.write_text(str(epoch))
-        if flawed and number == 4 and epoch == 2:
-            os._exit(1)
 
 
 def run_search(
@@ -83,7 +89,7 @@ def run_search(
         sampler=RungTPESampler(rungs(1, MAX_EPOCHS, 3), seed=0),
         create=create,
     )
-    enqueue_baselines(study, space, [{"loss": "ce", "lr": 1e-2, "batch_size": 8}])
+    enqueue_baselines(study, space, BASELINES)
     searcher = StudySearcher(study, space, metric=METRIC, planned_trials=planned, finish=finish)
     scheduler = StudyScheduler(searcher, grace_epochs=1, max_epochs=MAX_EPOCHS, reduction_factor=3)
     tuner = tune.Tuner(
@@ -129,14 +135,14 @@ def test_every_state_and_every_value_in_the_study_is_what_happened(tmp_path: Pat
     run_search(tmp_path, create=True, planned=10, flawed=True)
     trials = trials_of(tmp_path)
     assert [trial.number for trial in trials] == list(range(10))
-    assert trials[0].params == {"loss": "ce", "lr": 1e-2, "batch_size": 8}
-    failures = {t.number: t.user_attrs.get("failure") for t in trials if t.state == TrialState.FAIL}
+    assert [trial.params for trial in trials[:2]] == BASELINES
+    failures = {t.number: t.user_attrs["failure"] for t in trials if t.state == TrialState.FAIL}
     assert failures == {
         1: "RuntimeError: out of memory",
         2: "the loss is infinite",
         3: "no epoch had a finite val/dice",
     }
-    assert all(trials[number].intermediate_values == {} for number in failures)
+    assert [list(trials[n].intermediate_values) for n in failures] == [[1, 2], [], []]
     for trial in trials:
         config = trial.user_attrs["config"]
         assert TrialConfig.from_dict(config).seed == trial.number
@@ -184,6 +190,180 @@ def ended_trials(folder: Path) -> list[FrozenTrial]:
     if not (folder / "study.journal").exists():
         return []
     return [trial for trial in trials_of(folder) if trial.state.is_finished()]
+
+
+def study_in(folder: Path, sampler: optuna.samplers.BaseSampler | None = None) -> optuna.Study:
+    sampler = sampler or RungTPESampler(rungs(1, MAX_EPOCHS, 3), seed=0)
+    return open_study(folder / "study.journal", name="test", sampler=sampler, create=True)
+
+
+def searcher_of(study: optuna.Study, planned: int) -> StudySearcher:
+    return StudySearcher(study, space, metric=METRIC, planned_trials=planned, finish=finish)
+
+
+def results(*values: float, finished: bool = False) -> Iterator[dict[str, Any]]:
+    for epoch, value in enumerate(values, 1):
+        yield {"epoch": epoch, METRIC: value, "finished": finished and epoch == len(values)}
+
+
+def test_a_finished_trial_is_worth_its_best_epoch(tmp_path: Path) -> None:
+    study = study_in(tmp_path)
+    searcher = searcher_of(study, planned=1)
+    searcher.suggest("a")
+    for result in (reported := list(results(0.1, 0.6, 0.4, finished=True))):
+        searcher.on_trial_result("a", result)
+    searcher.on_trial_complete("a", reported[-1])
+    assert (study.trials[0].state, study.trials[0].value) == (TrialState.COMPLETE, 0.6)
+
+
+def test_interrupted_trials_come_first_then_baselines_then_new_ones(tmp_path: Path) -> None:
+    study = study_in(tmp_path)
+    first = searcher_of(study, planned=4)
+    configs = [first.suggest(trial_id) for trial_id in "ab"]
+    first.on_trial_result("b", {"epoch": 1, METRIC: 0.5, "finished": False})
+    study.enqueue_trial({"loss": "ce", "lr": 1e-3, "batch_size": 4})
+
+    second = searcher_of(study, planned=4)
+    assert [second.suggest(trial_id) for trial_id in "cd"] == configs
+    third = second.suggest("e")
+    assert isinstance(third, dict)
+    assert (third["trial_number"], third["config"]["lr"]) == (2, 1e-3)
+    fourth = second.suggest("f")
+    assert isinstance(fourth, dict)
+    assert fourth["trial_number"] == 3
+    assert second.suggest("g") == StudySearcher.FINISHED
+
+    # "d" was at epoch 1 and is trained from the start: the study keeps what it knew.
+    for result in results(0.9, 0.7):
+        second.on_trial_result("d", result)
+    assert study.trials[1].intermediate_values == {1: 0.5, 2: 0.7}
+
+
+def test_a_resumed_trial_with_nothing_left_to_train_is_finished(tmp_path: Path) -> None:
+    study = study_in(tmp_path)
+    first = searcher_of(study, planned=1)
+    first.suggest("a")
+    for result in results(0.3, 0.2, finished=True):
+        first.on_trial_result("a", result)
+    second = searcher_of(study, planned=1)
+    second.suggest("b")
+    second.on_trial_complete("b", {"done": True})
+    assert (study.trials[0].state, study.trials[0].value) == (TrialState.COMPLETE, 0.3)
+
+
+def test_rungs_survive_a_resume_with_one_entry_for_each_trial(tmp_path: Path) -> None:
+    study = study_in(tmp_path)
+    searcher = searcher_of(study, planned=3)
+    scheduler = scheduler_of(searcher)
+    for trial_id, values in {"a": [0.1], "b": [0.5, 0.5, 0.6, 0.7], "c": [0.9, 0.8]}.items():
+        searcher.suggest(trial_id)
+        report(searcher, scheduler, trial_id, values)
+    searcher.on_trial_complete("a", {"epoch": 1, METRIC: 0.1, "finished": False})
+    before = recorded(scheduler)
+    assert before == {1: [0.1, 0.5, 0.9], 3: [0.6]}
+
+    resumed = searcher_of(study, planned=3)
+    scheduler = scheduler_of(resumed)
+    assert recorded(scheduler) == {1: [0.1]}  # of the trial that had ended
+    for trial_id in "de":
+        resumed.suggest(trial_id)
+        scheduler.on_trial_add(None, SimpleNamespace(trial_id=trial_id))
+    assert recorded(scheduler) == before
+    # "b" goes on from a checkpoint of epoch 2, "c" from its newest.
+    for trial_id, epoch, value in [("d", 3, 0.6), ("d", 4, 0.7), ("d", 5, 0.8), ("e", 3, 0.9)]:
+        result = {"epoch": epoch, METRIC: value}
+        scheduler.on_trial_result(None, SimpleNamespace(trial_id=trial_id), result)
+    assert recorded(scheduler) == {1: [0.1, 0.5, 0.9], 3: [0.6, 0.9]}
+
+
+def scheduler_of(searcher: StudySearcher) -> StudyScheduler:
+    return StudyScheduler(searcher, grace_epochs=1, max_epochs=MAX_EPOCHS, reduction_factor=3)
+
+
+def report(
+    searcher: StudySearcher, scheduler: StudyScheduler, trial_id: str, values: list[float]
+) -> None:
+    ray_trial = SimpleNamespace(trial_id=trial_id)
+    scheduler.on_trial_add(None, ray_trial)
+    for result in results(*values):
+        scheduler.on_trial_result(None, ray_trial, result)
+        searcher.on_trial_result(trial_id, result)
+
+
+def recorded(scheduler: StudyScheduler) -> dict[int, list[float]]:
+    entries = {rung: sorted(of.values()) for rung, of in scheduler._brackets[0]._rungs}
+    return {rung: values for rung, values in sorted(entries.items()) if values}
+
+
+def test_a_space_that_raises_names_what_it_had_sampled(tmp_path: Path) -> None:
+    def bad_space(trial: optuna.Trial) -> TrialConfig:
+        return TrialConfig(warmup_epochs=trial.suggest_int("warmup_epochs", 60, 60))
+
+    study = study_in(tmp_path)
+    searcher = StudySearcher(study, bad_space, metric=METRIC, planned_trials=2, finish=finish)
+    with pytest.raises(UserError, match=r"leaves nothing of max_epochs.*warmup_epochs = 60"):
+        searcher.suggest("a")
+    assert study.trials[0].state == TrialState.FAIL
+
+
+def test_baselines_that_do_not_fit_are_listed_at_once_with_what_would(tmp_path: Path) -> None:
+    study = study_in(tmp_path)
+    good = {"loss": "ce", "lr": 1e-3, "batch_size": 4}
+    with pytest.raises(UserError) as caught:
+        enqueue_baselines(
+            study,
+            space,
+            [
+                good,
+                {"loss": "ce", "learning_lr": 1e-3, "batch_size": 4},
+                good | {"lr": 5.0},
+                good | {"loss": "fokal"},
+                good | {"batch_size": 5},
+                good | {"focal_gamma": 2.0},
+                good | {"batchsize": 4},
+                {"loss": "focal", "lr": 1e-3, "batch_size": 4},
+            ],
+        )
+    assert str(caught.value).splitlines()[1:] == [
+        "  baseline 1: no value for 'lr' → add one: 0.0001 to 0.1",
+        "  baseline 2: lr = 5.0 → allowed: 0.0001 to 0.1",
+        "  baseline 3: loss = 'fokal' → allowed: one of ce, focal",
+        "  baseline 4: batch_size = 5 → allowed: 2 to 16 in steps of 2",
+        "  baseline 5: 'focal_gamma' belongs to no parameter → one of batch_size, loss, lr",
+        "  baseline 6: 'batchsize' belongs to no parameter → one of batch_size",
+        "  baseline 7: no value for 'focal_gamma' → add one: 0.5 to 5.0",
+    ]
+    assert study.trials == []
+
+
+def test_baselines_are_enqueued_once(tmp_path: Path) -> None:
+    study = study_in(tmp_path)
+    for _ in range(2):
+        enqueue_baselines(study, space, BASELINES)
+        assert len(study.trials) == 2
+    searcher_of(study, planned=3).suggest("a")
+    enqueue_baselines(study, space, BASELINES)
+    assert [trial.state for trial in study.trials] == [TrialState.RUNNING, TrialState.WAITING]
+
+
+def test_opening_a_study_says_what_is_there(tmp_path: Path) -> None:
+    journal, sampler = tmp_path / "study.journal", optuna.samplers.RandomSampler()
+    with pytest.raises(UserError, match="there is no such study"):
+        open_study(journal, name="test", sampler=sampler, create=False)
+    study_in(tmp_path)
+    with pytest.raises(UserError, match="'test' is there already"):
+        study_in(tmp_path)
+    with pytest.raises(UserError, match="no study 'other'; there: test"):
+        open_study(journal, name="other", sampler=sampler, create=False)
+
+
+def test_a_journal_whose_last_line_was_torn_opens_and_is_written_to(tmp_path: Path) -> None:
+    study_in(tmp_path).ask()
+    journal = tmp_path / "study.journal"
+    journal.write_bytes(journal.read_bytes() + b'{"op_code":4,"worker')
+    study = open_study(journal, name="test", sampler=optuna.samplers.RandomSampler(), create=False)
+    study.ask()
+    assert len(trials_of(tmp_path)) == 2
 
 
 if __name__ == "__main__":  # the driver that a test kills

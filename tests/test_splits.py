@@ -36,7 +36,7 @@ def test_every_split_has_its_share_of_photographs_and_of_every_class(seed: int) 
 def test_the_split_beats_a_plain_draw_on_rare_classes() -> None:
     class_pixels_PK = photographs(200)
     rarest = class_pixels_PK[:, -1] > 0
-    assert rarest.sum() == 3  # Too few for 20 % by luck: a plain draw gives train all of them
+    assert rarest.sum() == 3  # A plain draw spreads them over all splits in 2 of 9 cases.
     splits = assign_splits(class_pixels_PK, names(200), {"val": 0.34, "test": 0.33}, seed=0)
     holders = {split for split, holds in zip(splits, rarest, strict=True) if holds}
     assert holders == set(SPLITS)
@@ -62,7 +62,7 @@ def test_groups_never_stand_on_two_sides(seed: int) -> None:
     assert all(
         len({s for s, g in zip(splits, groups, strict=True) if g == own}) == 1 for own in groups
     )
-    assert Counter(splits) == {"train": 42, "val": 14, "test": 14}
+    assert all(abs(splits.count(split) - 14) <= 7 for split in ("val", "test"))
 
 
 def test_fixed_photographs_stay_and_take_their_group_along() -> None:

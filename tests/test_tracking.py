@@ -26,9 +26,12 @@ CONFIG = TrialConfig(loss="focal", loss_kwargs={"gamma": 2.0}, lr=3e-4)
 
 @pytest.fixture(scope="module")
 def uri(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """One database for all tests, because making one takes seconds."""
-    uri = default_uri(tmp_path_factory.mktemp("runs"))
+    """One database, with its experiment, for all tests, because making one takes seconds."""
+    runs = tmp_path_factory.mktemp("runs")
+    uri = default_uri(runs)
     check(uri, "segsearch")
+    with open_tracker(uri, "first", runs) as tracker:
+        tracker.start_search({}, {})
     return uri
 
 
@@ -174,8 +177,8 @@ def test_a_resumed_trial_goes_on_in_its_run_with_no_epoch_twice(uri: str, tmp_pa
 def test_what_a_killed_process_could_not_send_arrives_once(uri: str, tmp_path: Path) -> None:
     nobody = f"http://127.0.0.1:{free_port()}"
     script = (
-        "import sys, time; from pathlib import Path; sys.path.insert(0, 'tests')\n"
-        "from test_tracking import CONFIG, log_epochs, open_tracker\n"
+        "import time; from pathlib import Path\n"
+        "from tests.test_tracking import CONFIG, log_epochs, open_tracker\n"
         f"tracker = open_tracker({nobody!r}, 'killed', Path({str(tmp_path)!r}))\n"
         "tracker.start_search({}, {}); tracker.start_trial(0, CONFIG, {})\n"
         "log_epochs(tracker, 0, range(1, 51)); print('logged', flush=True); time.sleep(60)\n"
@@ -184,7 +187,6 @@ def test_what_a_killed_process_could_not_send_arrives_once(uri: str, tmp_path: P
         [sys.executable, "-c", script],
         cwd=Path(__file__).parents[1],
         stdout=subprocess.PIPE,
-        env={**os.environ, "PYTHONPATH": "."},
     ) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == b"logged\n"
@@ -251,6 +253,20 @@ def test_nothing_is_lost_or_slowed_by_a_server_that_dies_or_hangs(
     assert {run.info.status for run in runs.values()} == {"FINISHED"}
     assert steps(uri, runs["000-unet-resnet34"]) == [*range(1, 11)]
     assert steps(uri, runs["001-unet-resnet34"]) == [*range(1, 211)]
+
+
+def test_a_run_that_a_hanging_server_made_twice_is_left_once(uri: str, tmp_path: Path) -> None:
+    client = MlflowClient(uri)
+    with open_tracker(uri, "twin", tmp_path) as tracker:
+        tracker.start_search({}, {})
+        tracker.start_trial(0, CONFIG, {})
+        log_epochs(tracker, 0, range(1, 3))
+        wait_until(lambda: tracker.state.unsent == 0, 20)
+        info = find_runs(uri, "twin")["000-unet-resnet34"].info
+        client.create_run(info.experiment_id, tags={"segsearch.trial": "twin/0"})
+        tracker.end_trial(0, "finished")
+    assert find_runs(uri, "twin").keys() == {"twin", "000-unet-resnet34"}
+    assert client.get_run(info.run_id).data.metrics["val/dice"] == 0.02
 
 
 def test_closing_leaves_what_cannot_be_sent_in_the_journal(tmp_path: Path) -> None:

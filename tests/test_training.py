@@ -31,9 +31,9 @@ def numbers(epochs: list[EpochResult]) -> list[tuple[float, float, float]]:
 
 
 def test_training_learns_the_blocks(data: PreparedData) -> None:
-    epochs = list(fit(config(max_epochs=8, augmentation="none"), data, device=CPU))
-    assert [e.epoch for e in epochs] == list(range(1, 9))
-    assert [e.finished for e in epochs] == [False] * 7 + [True]
+    epochs = list(fit(config(max_epochs=20, augmentation="none"), data, device=CPU))
+    assert [e.epoch for e in epochs] == list(range(1, 21))
+    assert [e.finished for e in epochs] == [False] * 19 + [True]
     assert epochs[-1].train_loss < 0.5 * epochs[0].train_loss
     assert epochs[-1].scores.class_iou_K[1] > 0.8
 
@@ -68,11 +68,13 @@ def test_a_run_is_a_function_of_its_seed(data: PreparedData) -> None:
     assert first != other
 
 
-def test_early_stopping_waits_its_patience(data: PreparedData) -> None:
-    # So small a rate changes no prediction: the first epoch stays the best.
-    epochs = list(fit(config(max_epochs=20, patience_epochs=2, lr=1e-12), data, device=CPU))
-    assert len(epochs) == 3
-    assert epochs[-1].finished
+def test_early_stopping_waits_its_patience_after_the_best_epoch(data: PreparedData) -> None:
+    # So small a rate changes no weight; scores settle with batch normalisation's averages.
+    epochs = list(fit(config(max_epochs=200, patience_epochs=3, lr=1e-12), data, device=CPU))
+    scores = [epoch.scores.dice for epoch in epochs]
+    assert len(epochs) - (int(np.argmax(scores)) + 1) == 3
+    assert [epoch.finished for epoch in epochs] == [False] * (len(epochs) - 1) + [True]
+    assert len(epochs) < 200
 
 
 def test_a_loss_that_explodes_ends_the_run_with_epoch_and_step(data: PreparedData) -> None:

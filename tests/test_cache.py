@@ -1,0 +1,328 @@
+"""From a folder of photographs to the memory-mapped cache: what it holds, and what stops it."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import yaml
+from PIL import Image
+
+import segcore.building
+from segcore import prepare as command
+from segcore.arrays import LOCATIONS
+from segcore.cache import PreparedData, open_prepared, prepare, read_survey
+from segcore.config import IGNORE_INDEX, Preparation
+from segcore.errors import ProblemsError, UserError
+from segcore.images import read_pair
+
+REAL = Path(__file__).parents[2] / "shared" / "data"
+WHOLE = Preparation(32, 48, None)
+SPEC = {
+    "images": "images/*",
+    "masks": "masks/{stem}.png",
+    "classes": ["Land", "Roof", "Pool"],
+    "ignore_index": 9,
+    "split": {"val": 0.25, "test": 0.25},
+}
+
+
+def write_pair(folder: Path, stem: str, seed: int, size_px: tuple[int, int] = (80, 120)) -> None:
+    """A noisy photograph with a roof in the middle, a rare pool in some, an ignored margin."""
+    rng = np.random.default_rng(seed)
+    mask = np.zeros(size_px, np.uint8)
+    mask[20:60, 30:90] = 1
+    mask[:4] = 9
+    if seed % 4 == 0:
+        mask[70:74, 100:104] = 2
+    image = rng.integers(0, 60, (*size_px, 3)) + mask[..., None].astype(int) * 60 % 180
+    Image.fromarray(image.astype(np.uint8)).save(folder / "images" / f"{stem}.jpg", quality=95)
+    Image.fromarray(mask).save(folder / "masks" / f"{stem}.png")
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A data set of 8 photographs; caches go to a folder beside it."""
+    monkeypatch.setenv("SEGSEARCH_CACHE", str(tmp_path / "cache"))
+    folder = tmp_path / "data"
+    for name in ("images", "masks"):
+        (folder / name).mkdir(parents=True)
+    for index in range(8):
+        write_pair(folder, f"photo {index}", index)
+    (folder / "dataset.yaml").write_text(yaml.safe_dump(SPEC))
+    return folder
+
+
+def run(folder: Path, preparation: Preparation = WHOLE, **options: Any) -> PreparedData:
+    return prepare(folder, preparation, progress=False, **options)
+
+
+def test_whole_photographs_are_resized_and_counted(folder: Path) -> None:
+    data = run(folder)
+    assert data.images_MHWC.shape == (8, 32, 48, 3)
+    assert data.photos == tuple(f"images/photo {index}.jpg" for index in range(8))
+    assert {split: len(data.items(split)) for split in ("train", "val", "test")} == {
+        "train": 4,
+        "val": 2,
+        "test": 2,
+    }
+    for mask_HW, class_pixels_K in zip(data.masks_MHW, data.class_pixels_MK, strict=True):
+        assert set(np.unique(mask_HW)) <= {0, 1, 2, IGNORE_INDEX}
+        assert class_pixels_K.tolist() == [int((mask_HW == k).sum()) for k in range(3)]
+    roof = data.images_MHWC[0][data.masks_MHW[0] == 1].mean()
+    land = data.images_MHWC[0][data.masks_MHW[0] == 0].mean()
+    assert roof - land > 40
+    assert data.class_pixels("train").tolist() == (
+        data.class_pixels_MK[data.items("train")].sum(axis=0).tolist()
+    )
+
+
+def test_locations_are_pixels_of_their_class_without_repetition(folder: Path) -> None:
+    data = run(folder)
+    for mask_HW, class_pixels_K, located_KL2 in zip(
+        data.masks_MHW, data.class_pixels_MK, data.class_locations_MKL2, strict=True
+    ):
+        for k in range(3):
+            located = located_KL2[k][located_KL2[k, :, 0] >= 0]
+            assert len(located) == len({*map(tuple, located)}) == min(LOCATIONS, class_pixels_K[k])
+            assert (mask_HW[located[:, 0], located[:, 1]] == k).all()
+
+
+def test_tiles_cover_the_photograph_and_are_padded_with_ignored_pixels(folder: Path) -> None:
+    data = run(folder, Preparation(32, 32, 1.0))
+    assert (data.photo_M == np.repeat(np.arange(8), 3 * 4)).all()
+    tiles = data.masks_MHW[:12].reshape(3, 4, 32, 32).swapaxes(1, 2).reshape(96, 128)
+    truth = np.array(Image.open(folder / "masks" / "photo 0.png"))
+    truth[truth == 9] = IGNORE_INDEX
+    np.testing.assert_array_equal(tiles[:80, :120], truth)
+    assert (tiles[80:] == IGNORE_INDEX).all() and (tiles[:, 120:] == IGNORE_INDEX).all()
+    images = data.images_MHWC[:12].reshape(3, 4, 32, 32, 3).swapaxes(1, 2).reshape(96, 128, 3)
+    photo = np.asarray(Image.open(folder / "images" / "photo 0.jpg"))
+    np.testing.assert_array_equal(images[:80, :120], photo)
+    assert not images[80:].any()
+
+
+def test_tiles_and_photographs_without_labels_are_in_no_split(folder: Path) -> None:
+    Image.fromarray(np.full((80, 120), 9, np.uint8)).save(folder / "masks" / "photo 1.png")
+    data = run(folder, Preparation(32, 32, 0.5))
+    used = np.concatenate([data.items(split) for split in ("train", "val", "test")])
+    assert 1 not in data.photo_M[used]
+    assert data.class_pixels_MK[used].any(axis=1).all()
+    notes = read_survey(data.folder).notes
+    assert "images/photo 1.jpg: nothing is labelled, so it is not used" in notes
+
+
+def test_a_second_run_reads_no_photograph(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = run(folder)
+    monkeypatch.setattr(segcore.building, "read_pair", None)
+    again = run(folder)
+    assert again.folder == first.folder
+    np.testing.assert_array_equal(again.masks_MHW, first.masks_MHW)
+
+
+def change_image(folder: Path) -> None:
+    write_pair(folder, "photo 3", seed=99)
+
+
+def change_mask(folder: Path) -> None:
+    Image.fromarray(np.ones((80, 120), np.uint8)).save(folder / "masks" / "photo 3.png")
+
+
+def change_classes(folder: Path) -> None:
+    spec = SPEC | {"classes": ["Land", "House", "Pool"]}
+    (folder / "dataset.yaml").write_text(yaml.safe_dump(spec))
+
+
+def rename_photo(folder: Path) -> None:
+    for name in ("images/photo 3.jpg", "masks/photo 3.png"):
+        (folder / name).rename((folder / name).with_stem("photo 33"))
+
+
+@pytest.mark.parametrize("change", [change_image, change_mask, change_classes, rename_photo])
+def test_whatever_changes_the_data_changes_the_fingerprint(
+    folder: Path, change: Callable[[Path], None]
+) -> None:
+    before = run(folder)
+    change(folder)
+    after = run(folder)
+    assert after.fingerprint != before.fingerprint
+    assert after.folder != before.folder
+
+
+def test_touching_and_moving_a_data_set_changes_nothing(folder: Path) -> None:
+    before = run(folder)
+    for path in folder.glob("*/*"):
+        os.utime(path)
+    assert run(folder).folder == before.folder
+    assert run(folder.rename(folder.with_name("moved"))).folder == before.folder
+
+
+def test_the_same_seed_gives_the_same_arrays_and_split(folder: Path, tmp_path: Path) -> None:
+    first = run(folder, cache_dir=tmp_path / "one", workers=1)
+    second = run(folder, cache_dir=tmp_path / "two", workers=4)
+    assert first.photo_splits == second.photo_splits
+    for name in ("images_MHWC", "masks_MHW", "class_locations_MKL2"):
+        np.testing.assert_array_equal(getattr(first, name), getattr(second, name))
+    seeds = {run(folder, seed=seed).photo_splits for seed in range(4)}
+    assert len(seeds) > 1
+
+
+def truncate_image(folder: Path) -> None:
+    path = folder / "images" / "photo 0.jpg"
+    path.write_bytes(path.read_bytes()[:1500])
+
+
+def resize_mask(folder: Path) -> None:
+    Image.new("L", (60, 40)).save(folder / "masks" / "photo 1.png")
+
+
+def strange_value(folder: Path) -> None:
+    Image.fromarray(np.full((80, 120), 7, np.uint8)).save(folder / "masks" / "photo 2.png")
+
+
+def remove_mask(folder: Path) -> None:
+    (folder / "masks" / "photo 3.png").unlink()
+
+
+def link_to_itself(folder: Path) -> None:
+    path = folder / "images" / "photo 4.jpg"
+    path.unlink()
+    path.symlink_to(path)
+
+
+FAULTS: dict[str, tuple[Callable[[Path], None], str]] = {
+    "truncated": (truncate_image, "photo 0.jpg"),
+    "size": (resize_mask, "has 40×60 px"),
+    "value": (strange_value, "holds 7, which no class has"),
+    "missing": (remove_mask, "photo 3.jpg"),
+    "loop": (link_to_itself, "photo 4.jpg"),
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_fault_stops_preparing_and_leaves_nothing_behind(folder: Path, fault: str) -> None:
+    make, message = FAULTS[fault]
+    make(folder)
+    with pytest.raises(ProblemsError, match=message) as caught:
+        run(folder)
+    assert len(caught.value.problems) == 1
+    prepared = folder.parent / "cache" / "prepared"
+    assert not prepared.exists() or not [path for path in prepared.iterdir() if path.is_dir()]
+
+
+def test_all_faults_are_listed_at_once(folder: Path) -> None:
+    for make, _ in FAULTS.values():
+        make(folder)
+    with pytest.raises(ProblemsError) as caught:
+        run(folder)
+    assert len(caught.value.problems) == len(FAULTS)
+    for _, message in FAULTS.values():
+        assert message in str(caught.value)
+
+
+def test_a_photograph_that_changes_meanwhile_is_an_error(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def read_while_someone_writes(image: Path, *rest: Any) -> Any:
+        pair = read_pair(image, *rest)
+        if image.stem == "photo 5":
+            image.write_bytes(image.read_bytes() + b"\0")
+        return pair
+
+    monkeypatch.setattr(segcore.building, "read_pair", read_while_someone_writes)
+    with pytest.raises(ProblemsError, match=r"photo 5\.jpg: changed while it was being prepared"):
+        run(folder)
+
+
+@pytest.mark.parametrize("name", ["images_MHWC.npy", "class_pixels_MK.npy", "index.json"])
+def test_a_damaged_cache_is_refused_and_made_again(folder: Path, name: str) -> None:
+    data = run(folder)
+    os.truncate(data.folder / name, (data.folder / name).stat().st_size // 2)
+    with pytest.raises(UserError, match="prepare"):
+        open_prepared(data.folder)
+    assert run(folder).images_MHWC.shape == data.images_MHWC.shape
+
+
+def test_a_cache_of_another_format_or_with_pickles_is_refused(folder: Path) -> None:
+    data = run(folder)
+    np.save(data.folder / "photo_M.npy", np.array([{}] * 8), allow_pickle=True)
+    with pytest.raises(UserError, match="damaged"):
+        open_prepared(data.folder)
+    index = json.loads((data.folder / "index.json").read_text())
+    (data.folder / "index.json").write_text(json.dumps(index | {"format": 0}))
+    with pytest.raises(UserError, match="not prepared by this version"):
+        open_prepared(data.folder)
+
+
+def test_two_processes_at_once_make_one_complete_cache(folder: Path) -> None:
+    arguments = [sys.executable, "-m", "segcore.prepare", str(folder), "--height-px", "64"]
+    running = [subprocess.Popen(arguments, stdout=subprocess.PIPE, text=True) for _ in range(2)]
+    outputs = [process.communicate(timeout=120)[0] for process in running]
+    assert [process.returncode for process in running] == [0, 0]
+    assert len({output.rsplit(": ", 1)[1] for output in outputs}) == 1
+    (made,) = [path for path in (folder.parent / "cache" / "prepared").iterdir() if path.is_dir()]
+    assert open_prepared(made).images_MHWC.shape == (8, 64, 368, 3)
+
+
+def test_a_cache_that_cannot_be_written_is_explained(folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match=r"can't be written.*SEGSEARCH_CACHE"):
+        run(folder, cache_dir=tmp_path / "file")
+
+
+def test_nearly_alike_photographs_on_two_sides_are_reported_with_a_mend(folder: Path) -> None:
+    photo = Image.open(folder / "images" / "photo 0.jpg").convert("RGB").resize((120, 80), 2)
+    split = {"train": ["a_001"], "val": ["a_002"], "test": ["b_001", "c_001"]}
+    (folder / "dataset.yaml").write_text(
+        yaml.safe_dump(SPEC | {"split": split, "images": "images/*_00*"})
+    )
+    for stem in ("a_001", "a_002", "b_001", "c_001"):
+        write_pair(folder, stem, seed=ord(stem[0]))
+    photo.save(folder / "images" / "a_001.jpg")
+    photo.point(lambda value: value * 0.9 + 5).save(folder / "images" / "a_002.jpg", quality=60)
+    notes = read_survey(run(folder).folder).notes
+    assert "images/a_001.jpg (train) and images/a_002.jpg (val) look nearly alike" in notes
+    assert any(r"group: '^(.*?)\d+\D*$'" in note for note in notes)
+
+
+def test_the_command_shows_classes_and_oddities(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (folder / "masks" / "extra.png").touch()
+    assert command.main([str(folder), "--height-px", "32", "--width-px", "48"]) == 0
+    shown = capsys.readouterr().out
+    assert "8 of 80×120" in shown
+    assert "4 train, 2 val, 2 test" in shown
+    (roof,) = [line.split() for line in shown.splitlines() if "Roof" in line]
+    assert roof[-4:] == ["8", "4", "2", "2"]
+    assert "masks/extra.png: masks without a photograph" in shown
+    assert "though elsewhere: Pool" in shown
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (["gone"], 1, "dataset.yaml does not exist"),
+        ([".", "--height-px", "8"], 2, "32 px or more"),
+        ([".", "--tile-scale", "3"], 2, "above 0, up to 1"),
+    ],
+)
+def test_the_command_explains_bad_input_without_a_traceback(
+    arguments: list[str], code: int, message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert command.main(arguments) == code
+    assert message in capsys.readouterr().err
+
+
+@pytest.mark.skipif(not REAL.is_dir(), reason="real photographs are not here")
+@pytest.mark.parametrize(("name", "groups"), [("harvey", 3), ("ortho_rs", 12)])
+def test_real_photographs_are_prepared(name: str, groups: int, tmp_path: Path) -> None:
+    data = run(REAL / name, Preparation(96, 96, None), cache_dir=tmp_path)
+    assert len(data.photos) == groups
+    assert all(len(data.items(split)) > 0 for split in ("train", "val", "test"))
+    assert data.images_MHWC.std() > 20

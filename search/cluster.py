@@ -17,6 +17,7 @@ for name, value in {
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
     "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",
     "TUNE_GLOBAL_CHECKPOINT_S": "3600",
+    "RAY_AIR_NEW_OUTPUT": "0",  # its tables are printed even when it is told to be quiet
     "TUNE_WARN_THRESHOLD_S": "5",
     "RAY_CHDIR_TO_TRIAL_DIR": "0",  # relative paths of a space mean the folder where one started
     "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",

@@ -57,9 +57,15 @@ def search(options: SearchOptions, console: Console) -> bool:
 
 def _search(plan: Plan, slots: Slots, tracker: Tracker, uri: str, console: Console) -> bool:
     options = plan.options
+    # Parameters are what can't change when the search is resumed; MLflow would refuse that.
     tracker.start_search(
-        {k: v for k, v in options.to_dict().items() if k not in ("tracking_uri", "address")},
-        {"data_fingerprint": plan.data.fingerprint, **versions()},
+        plan.identity,
+        {
+            "trials": str(options.trials),
+            "time_budget": str(options.time_budget),
+            "seed": str(options.seed),
+            **versions(),
+        },
     )
     study = open_plan_study(plan)
     console.print(
@@ -84,7 +90,13 @@ def _search(plan: Plan, slots: Slots, tracker: Tracker, uri: str, console: Conso
     result = build_ensemble(plan, rows, slots)
     _log_best_trials(plan, result, tracker)
     tracker.end_search("finished")
-    _print_result(plan, result, uri, console)
+    _print_result(plan, result, console)
+    console.print(
+        f"\nCompare trials  {ui_command(uri)}\n"
+        f"                and open {tracker.trials_url}\n"
+        f"Predict         python -m search.predict {plan.run.ensemble} PHOTOS --overlay",
+        soft_wrap=True,
+    )
     return True
 
 
@@ -148,7 +160,7 @@ def _print_plan(plan: Plan, slots: Slots, console: Console) -> None:
     )
 
 
-def _print_result(plan: Plan, result: EnsembleResult, uri: str, console: Console) -> None:
+def _print_result(plan: Plan, result: EnsembleResult, console: Console) -> None:
     metric = plan.options.metric
     members = ", ".join(
         f"trial {number}" + (f" ×{weight:.2f}" if len(result.members) > 1 else "")
@@ -161,7 +173,6 @@ def _print_result(plan: Plan, result: EnsembleResult, uri: str, console: Console
         f"    ensemble               [bold]{result.ensemble.test.metric(metric):.4f}[/]\n"
         f"    best single (trial {result.single_number})  {result.single.test.metric(metric):.4f}\n"
         f"  (on the validation split, by which they were chosen: "
-        f"{result.ensemble.val.metric(metric):.4f} and {result.single.val.metric(metric):.4f})\n"
-        f"\nCompare trials  {ui_command(uri)}\n"
-        f"Predict         python -m search.predict {plan.run.ensemble} PHOTOS --overlay"
+        f"{result.ensemble.val.metric(metric):.4f} and {result.single.val.metric(metric):.4f})",
+        soft_wrap=True,
     )

@@ -6,10 +6,11 @@ from datetime import timedelta
 from typing import Any
 
 import optuna
+import rich.box
 from optuna.trial import FrozenTrial, TrialState
 from rich.table import Table
 
-from segcore.config import Scalar, TrialConfig
+from segcore.config import TrialConfig
 
 STATUS = {
     TrialState.COMPLETE: "finished",
@@ -22,6 +23,12 @@ STATUS = {
 MAIN_PARAMETERS = (
     "architecture", "encoder", "loss", "lr", "batch_size", "oversample_ratio", "rare_crop_prob",
 )  # fmt: skip
+
+SHORT_NAMES = {
+    "batch_size": "batch",
+    "oversample_ratio": "oversample",
+    "rare_crop_prob": "crops",
+}
 
 
 @dataclass(frozen=True)
@@ -60,23 +67,26 @@ def _row(trial: FrozenTrial) -> TrialRow:
 
 
 def leaderboard_table(rows: Sequence[TrialRow], metric: str, *, top: int = 10) -> Table:
-    """The best trials, with those parameters in which trials differ; and all that failed."""
-    table = Table(title=f"Best trials by {metric} on the validation split", title_justify="left")
-    parameters = varying_parameters(rows)
-    for column in ("trial", metric, "status", "epochs", "time"):
-        table.add_column(column, justify="left" if column == "status" else "right", no_wrap=True)
-    for name in parameters:
-        table.add_column(name.replace("_", " "))
-    failed = [row for row in rows if row.status == "failed" and row not in rows[:top]]
+    """The best trials, and all that failed; of each, the parameters in which trials differ."""
+    table = Table(
+        title=f"Best trials by {metric} on the validation split",
+        title_justify="left",
+        box=rich.box.SIMPLE,
+    )
+    for column in ("trial", metric, "epochs", "time"):
+        table.add_column(column, justify="right", no_wrap=True)
+    table.add_column("status", no_wrap=True)
+    table.add_column("configuration")
+    differing = varying_parameters(rows)
+    failed = [row for row in rows[top:] if row.status == "failed"]
     for row in [*rows[:top], *failed]:
-        flat = row.config.flat() if row.config else {}
         table.add_row(
             str(row.number),
             "–" if row.score is None else f"{row.score:.4f}",
-            row.status,
             str(row.epochs),
             "–" if row.duration is None else show_duration(row.duration.total_seconds()),
-            *(show_value(flat.get(name)) for name in parameters),
+            row.status,
+            show_config(row.config, differing) if row.config else "",
         )
     return table
 
@@ -87,11 +97,19 @@ def varying_parameters(rows: Sequence[TrialRow]) -> list[str]:
     return [name for name in MAIN_PARAMETERS if len({flat.get(name) for flat in flats}) > 1]
 
 
-def show_value(value: Scalar) -> str:
-    """A parameter in a table: floats with three digits, nothing as a dash."""
-    if value is None:
-        return "–"
-    return f"{value:.3g}" if isinstance(value, float) else str(value)
+def show_config(config: TrialConfig, names: Sequence[str] = MAIN_PARAMETERS) -> str:
+    """A configuration in short: words as they are, numbers with their names."""
+    flat = config.flat()
+    parts = []
+    for name in names:
+        match flat[name]:
+            case None:
+                continue
+            case str(word):
+                parts.append(word)
+            case number:
+                parts.append(f"{SHORT_NAMES.get(name, name)} {number:.3g}")
+    return " · ".join(parts)
 
 
 def show_duration(seconds: float) -> str:

@@ -82,11 +82,13 @@ def predict(options: PredictOptions, console: Console) -> list[Path]:
                 failed.append(photo)
                 continue
             mask_HW = ensemble.predict(image_HWC)
+            mask_path.parent.mkdir(parents=True, exist_ok=True)
             write_image(mask_path, mask_HW)
             if options.overlay:
                 relative = mask_path.relative_to(options.out).with_suffix(".jpg")
-                picture = overlay(image_HWC, mask_HW, ensemble.class_colors)
-                write_image(options.out / "overlays" / relative, picture)
+                picture_path = options.out / "overlays" / relative
+                picture_path.parent.mkdir(parents=True, exist_ok=True)
+                write_image(picture_path, overlay(image_HWC, mask_HW, ensemble.class_colors))
             if submission is not None:
                 submission.add(photo.stem, mask_HW)
     done = len(photos) - len(failed)

@@ -65,15 +65,14 @@ class SearchProgress:
         """Print a trial's line: ``what`` is its main parameters in short."""
         epoch, best = self._running.pop(number, (0, None))
         self._ended += 1
-        score = "" if best is None else f"{self._metric} {best:.4f}"
+        score = "no score" if best is None else f"{self._metric} {best:.4f}"
         colour = {"finished": "green", "stopped": "yellow", "failed": "red"}[status]
         self._bar.console.print(
-            f"trial {number:>3}  [{colour}]{status:<8}[/]  {epoch:>3} epochs  {score:<20} {what}",
-            highlight=False,
+            f"trial {number:>3}  [{colour}]{status:<8}[/]  {epoch:>3} epochs  {score}  {what}",
+            soft_wrap=True,
         )
         if failure:
-            self._bar.console.print(f"           {failure.splitlines()[0]}", style="red",
-                                    highlight=False, markup=False)  # fmt: skip
+            self._bar.console.print(f"  {failure}", style="red", markup=False, soft_wrap=True)
         self._show()
 
     def _show(self) -> None:

@@ -2,8 +2,8 @@
 
 Optuna's states say how a trial ended: COMPLETE, its training ended by itself; PRUNED, the scheduler
 stopped it; FAIL, it broke, and the user attribute ``failure`` says why; RUNNING, it is training, or
-was when its session died, and the next session takes it up again. The user attribute ``config``
-holds the TrialConfig, the intermediate values every (epoch, score) pair.
+was when its session ended (killed, interrupted, out of time), and the next session takes it up. The
+user attribute ``config`` holds the TrialConfig, the intermediate values every (epoch, score) pair.
 """
 
 import difflib

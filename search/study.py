@@ -15,7 +15,7 @@ from ray import tune
 from ray.tune.experiment import Trial
 
 from search.cluster import Slots
-from search.leaderboard import read_rows, show_value
+from search.leaderboard import read_rows, show_config
 from search.mlflow_runs import Status
 from search.plan import Plan, finish
 from search.progress import SearchProgress
@@ -169,9 +169,9 @@ class _Watcher(tune.Callback):
     def _end(self, trial: Trial, status: Status, failure: str | None) -> None:
         number = trial.config["trial_number"]
         self._tracker.end_trial(number, status, failure)
-        config = TrialConfig.from_dict(trial.config["config"]).flat()
-        shown = ("architecture", "encoder", "loss", "lr")
-        what = " ".join(show_value(config[name]) for name in shown if config[name] is not None)
+        what = show_config(
+            TrialConfig.from_dict(trial.config["config"]), ("architecture", "encoder", "loss", "lr")
+        )
         self._progress.trial_ended(number, what, status, failure)
 
 
@@ -181,5 +181,5 @@ def status_of(result: Mapping[str, Any]) -> Status:
 
 
 def _is_ours(key: str) -> bool:
-    """Whether ``search.trial.epoch_metrics`` made this key; Ray adds its own."""
-    return "/" in key or key in ("lr", "images_per_s", "epoch_s")
+    """Whether ``search.trial.epoch_metrics`` made this key; Ray adds its own, without a slash."""
+    return "/" in key

@@ -46,7 +46,7 @@ class TrackingState:
 
 
 class Tracker:
-    """The owner of one search's runs. No call waits for MLflow; any thread may call.
+    """The owner of one search's runs. No call waits for MLflow; they come from one thread.
 
     Opened on the journal of an earlier session, it first delivers what that one could not.
     Calls raise ``UserError`` where the journal can't be written.
@@ -99,7 +99,8 @@ class Tracker:
         score = finite.get(self._score, -math.inf)
         self._append_epoch(number, epoch, finite, score)
         if score > self._best.get(None, -math.inf):
-            self._append_epoch(None, sum(self._last_epoch.values()), {}, score)
+            epochs = sum(last for trial, last in self._last_epoch.items() if trial is not None)
+            self._append_epoch(None, epochs, {}, score)
 
     def end_trial(self, number: int, status: Status, reason: str | None = None) -> None:
         """End a trial's run; ``start_trial`` opens it again."""
@@ -199,7 +200,7 @@ def _grouped(records: Sequence[Record]) -> list[list[Record]]:
     The order within each trial stays.
     """
     groups: list[list[Record]] = []
-    open_groups: dict[int, list[Record]] = {}
+    open_groups: dict[int | None, list[Record]] = {}
     for record in records:
         trial = record["trial"]
         if record["kind"] != "epoch":

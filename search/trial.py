@@ -106,9 +106,9 @@ def epoch_metrics(epoch: EpochResult, class_names: Sequence[str]) -> dict[str, f
     metrics = {
         "train/loss": epoch.train_loss,
         "val/loss": epoch.val_loss,
-        "lr": epoch.lr,
-        "images_per_s": epoch.images_per_s,
-        "epoch_s": epoch.epoch_s,
+        "train/lr": epoch.lr,
+        "train/images_per_s": epoch.images_per_s,
+        "train/epoch_s": epoch.epoch_s,
     }
     metrics |= {f"val/{name}": epoch.scores.metric(name) for name in METRICS}
     for name, dice, drawn in zip(

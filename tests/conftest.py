@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 # Before ray and mlflow are imported anywhere.
 os.environ["RAY_AUTH_MODE"] = "disabled"
@@ -64,3 +65,27 @@ def make_data(count: int = 16, side_px: int = 48, seed: int = 0) -> PreparedData
 @pytest.fixture(scope="session")
 def data() -> PreparedData:
     return make_data()
+
+
+def write_blocks(folder: Path, count: int = 16, side_px: int = 64) -> Path:
+    """A data set on disk: photographs with a roof and sometimes a pool, masks, dataset.yaml."""
+    rng = np.random.default_rng(0)
+    (folder / "images").mkdir(parents=True)
+    (folder / "masks").mkdir()
+    for m in range(count):
+        image, mask = draw_blocks(rng, side_px)
+        if m % 4 == 0:
+            mask[-6:-2, 2:8] = 2
+            image[-6:-2, 2:8] = CLASS_COLORS[2]
+        Image.fromarray(image).save(folder / "images" / f"photo_{m:02d}.png")
+        Image.fromarray(mask).save(folder / "masks" / f"photo_{m:02d}.png")
+    (folder / "dataset.yaml").write_text(
+        "images: images/*.png\nmasks: masks/{stem}.png\nclasses: [Grass, Roof, Pool]\n"
+        "ignore_index: 255\nsplit: {val: 0.25, test: 0.25}\n"
+    )
+    return folder
+
+
+@pytest.fixture(scope="session")
+def blocks(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_blocks(tmp_path_factory.mktemp("data") / "blocks")

@@ -167,7 +167,9 @@ def test_a_resumed_trial_goes_on_in_its_run_with_no_epoch_twice(uri: str, tmp_pa
         tracker.log_epoch(0, 3, {"val/dice": 0.999})
         log_epochs(tracker, 0, range(4, 6))
         tracker.end_trial(0, "finished")
-    run = find_runs(uri, "resumed")["000-unet-resnet34"]
+    runs = find_runs(uri, "resumed")
+    assert steps(uri, runs["resumed"], "best_score") == [1, 2, 3, 4, 5]
+    run = runs["000-unet-resnet34"]
     assert steps(uri, run) == [1, 2, 3, 4, 5]
     assert run.data.metrics["best_score"] == 0.05
     assert (run.info.status, run.data.tags["segsearch.status"]) == ("FINISHED", "finished")

@@ -1,0 +1,130 @@
+"""Selection picks what helps, and a bundle predicts without anything else."""
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from segcore.cache import PreparedData
+from segcore.config import TrialConfig
+from segcore.ensemble import Ensemble, greedy_selection, score_probs, write_bundle
+from segcore.errors import UserError
+from segcore.training import fit
+
+CPU = torch.device("cpu")
+
+
+def noisy(masks: np.ndarray, rng: np.random.Generator, noise: float) -> np.ndarray:
+    truth = np.eye(3)[masks].transpose(0, 3, 1, 2)
+    raw = np.exp(2 * truth + rng.normal(0, noise, truth.shape))
+    return (raw / raw.sum(axis=1, keepdims=True)).astype(np.float16)
+
+
+@pytest.fixture(scope="module")
+def masks() -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 3, (6, 16, 16)).astype(np.uint8)
+
+
+def test_selection_prefers_different_errors_over_the_second_best(masks: np.ndarray) -> None:
+    rng = np.random.default_rng(1)
+    best = noisy(masks, rng, 1.5)
+    twin = best.copy()  # as good as the best, and of no help
+    other = noisy(masks, rng, 1.8)
+    selection = greedy_selection([best, twin, other], masks, np.arange(6), "dice")
+    assert selection.counts[2] > 0
+    alone = score_probs([(1.0, best)], masks, np.arange(6)).dice
+    assert selection.scores[0] == pytest.approx(alone)
+    assert selection.scores[-1] > alone
+
+
+def test_selection_keeps_the_best_alone_where_others_only_harm(masks: np.ndarray) -> None:
+    rng = np.random.default_rng(2)
+    perfect = noisy(masks, rng, 0.0)
+    wrong = noisy((masks + 1) % 3, rng, 0.0)
+    selection = greedy_selection([wrong, perfect], masks, np.arange(6), "iou")
+    assert selection.counts == (0, 1)
+    assert selection.scores == (1.0,)
+
+
+def test_every_pick_is_the_best_of_all_brute_force(masks: np.ndarray) -> None:
+    rng = np.random.default_rng(3)
+    candidates = [noisy(masks, rng, noise) for noise in (1.6, 1.8, 2.0, 2.2)]
+    selection = greedy_selection(candidates, masks, np.arange(6), "dice_per_image", max_picks=3)
+    total = np.zeros(candidates[0].shape)
+    expected = []
+    for _ in range(3):
+        tried = [
+            score_probs([(1.0, total + c)], masks, np.arange(6)).dice_per_image for c in candidates
+        ]
+        expected.append(max(tried))
+        total += candidates[int(np.argmax(tried))]
+    assert selection.scores == pytest.approx(expected[: len(selection.scores)], abs=1e-3)
+    assert max(expected) == pytest.approx(selection.scores[-1], abs=1e-3)
+
+
+@pytest.fixture(scope="module")
+def checkpoints(data: PreparedData, tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    folders = []
+    for seed in (0, 1):
+        config = TrialConfig(
+            height_px=48, width_px=48, architecture="scratch_unet", encoder=None,
+            model_kwargs={"base_channels": 4, "depth": 2}, batch_size=4, max_epochs=1, seed=seed,
+        )  # fmt: skip
+        folder = tmp_path_factory.mktemp("trial")
+        next(fit(config, data, device=CPU)).save(folder)
+        folders.append(folder)
+    return folders
+
+
+@pytest.fixture
+def bundle(checkpoints: list[Path], tmp_path: Path) -> Path:
+    weighted = list(zip(checkpoints, (0.75, 0.25), strict=True))
+    write_bundle(tmp_path / "bundle", weighted, metric="dice", scores={"test": 0.5})
+    return tmp_path / "bundle"
+
+
+def test_a_bundle_predicts_alone_and_at_the_photographs_size(
+    bundle: Path, tmp_path: Path, data: PreparedData
+) -> None:
+    moved = tmp_path / "elsewhere"
+    shutil.move(bundle, moved)
+    ensemble = Ensemble.load(moved, CPU)
+    assert ensemble.class_names == data.class_names
+    assert [weight for _, weight in ensemble.members] == [0.75, 0.25]
+    photo = np.random.default_rng(0).integers(0, 255, (75, 130, 3)).astype(np.uint8)
+    mask = ensemble.predict(photo)
+    assert mask.shape == (75, 130) and mask.max() < 3
+    np.testing.assert_allclose(ensemble.probs(photo).sum(axis=0), 1, atol=1e-5)
+
+
+def test_a_bundle_holds_weights_and_json_and_no_training_state(bundle: Path) -> None:
+    files = {path.name for path in bundle.rglob("*") if path.is_file()}
+    assert files == {"bundle.json", "checkpoint.json", "model.safetensors"}
+
+
+@pytest.mark.parametrize("name", ["../trial", "/etc", "member_00/..", "."])
+def test_a_bundle_cannot_name_what_is_outside_of_it(bundle: Path, name: str) -> None:
+    manifest = json.loads((bundle / "bundle.json").read_text())
+    manifest["members"][0]["folder"] = name
+    (bundle / "bundle.json").write_text(json.dumps(manifest))
+    with pytest.raises(UserError, match="allowed: a folder member_NN"):
+        Ensemble.load(bundle, CPU)
+
+
+def test_code_that_a_bundle_names_runs_only_when_allowed(bundle: Path) -> None:
+    path = bundle / "member_00" / "checkpoint.json"
+    manifest = json.loads(path.read_text())
+    manifest["config"]["architecture"] = "antigravity:fly"
+    path.write_text(json.dumps(manifest))
+    with pytest.raises(UserError, match="--allow-plugins"):
+        Ensemble.load(bundle, CPU)
+
+
+@pytest.mark.parametrize("content", ["", "[]", "{}", '{"format": 99, "members": []}', "\x00"])
+def test_a_damaged_bundle_is_refused(bundle: Path, content: str) -> None:
+    (bundle / "bundle.json").write_text(content)
+    with pytest.raises(UserError, match=r"bundle\.json"):
+        Ensemble.load(bundle, CPU)

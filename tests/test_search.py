@@ -1,0 +1,214 @@
+"""The whole road with real processes: search, interrupt, go on, ensemble, predict; and bad input."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import optuna
+import pytest
+from mlflow.tracking import MlflowClient
+from optuna.storages import JournalStorage
+from optuna.storages.journal import JournalFileBackend
+from optuna.trial import TrialState
+from PIL import Image
+
+from search import predict, run
+from segcore import checkpoint
+
+ROOT = Path(__file__).parents[1]
+SEARCH = [sys.executable, "-m", "search.run"]
+
+
+def environment() -> dict[str, str]:
+    return {**os.environ, "PYTHONPATH": str(ROOT), "COLUMNS": "120", "OMP_NUM_THREADS": "1"}
+
+
+def search(cwd: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [*SEARCH, *arguments], cwd=cwd, env=environment(), capture_output=True, text=True, timeout=240
+    )  # fmt: skip
+
+
+def study_of(run_folder: Path) -> optuna.Study:
+    storage = JournalStorage(JournalFileBackend(str(run_folder / "study.journal")))
+    return optuna.load_study(study_name=run_folder.name, storage=storage)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("user")
+
+
+@pytest.fixture(scope="module")
+def output(folder: Path, blocks: Path) -> str:
+    """What a user sees of a search that was interrupted with Ctrl-C, and then resumed."""
+    arguments = ["--data", str(blocks), "--space", "tests.tiny_space:slow_space", "--trials", "4",
+                 "--max-epochs", "3", "--name", "road"]  # fmt: skip
+    with subprocess.Popen(
+        [*SEARCH, *arguments], cwd=folder, env=environment(), text=True, stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+    ) as process:  # fmt: skip
+        assert process.stdout is not None
+        seen = ""
+        for line in process.stdout:
+            seen += line
+            if line.startswith("trial "):
+                time.sleep(1)
+                process.send_signal(signal.SIGINT)
+                break
+        seen += process.stdout.read()
+        process.wait(timeout=120)
+    assert process.returncode == 130, seen
+    assert "python -m search.run --resume runs/road" in seen
+    resumed = search(folder, "--resume", "runs/road")
+    assert resumed.returncode == 0, resumed.stdout + resumed.stderr
+    return resumed.stdout
+
+
+def test_an_interrupted_search_ends_with_exactly_the_planned_trials(
+    folder: Path, output: str
+) -> None:
+    trials = study_of(folder / "runs" / "road").get_trials()
+    assert len(trials) == 4
+    assert {trial.state for trial in trials} <= {TrialState.COMPLETE, TrialState.PRUNED}
+    assert trials[0].params["lr"] == 1e-2, "the known-good configuration runs first"
+    finished = [trial for trial in trials if trial.state == TrialState.COMPLETE]
+    assert finished
+    assert all(max(trial.intermediate_values) == 3 for trial in finished)
+
+
+def test_mlflow_has_one_run_for_the_search_and_one_for_each_trial(
+    folder: Path, output: str
+) -> None:
+    client = MlflowClient(f"sqlite:///{folder}/runs/mlflow.db")
+    experiment = client.get_experiment_by_name("segsearch")
+    runs = client.search_runs([experiment.experiment_id])
+    parent = [r for r in runs if "mlflow.parentRunId" not in r.data.tags]
+    trials = [r for r in runs if "mlflow.parentRunId" in r.data.tags]
+    assert len(parent) == 1 and len(trials) == 4
+    study = study_of(folder / "runs" / "road")
+    for trial in study.get_trials():
+        (found,) = [r for r in trials if r.data.tags["segsearch.trial"].endswith(f"/{trial.number}")]
+        assert found.data.params["lr"] == str(trial.params["lr"])
+        logged = {m.step: m.value for m in client.get_metric_history(found.info.run_id, "val/dice")}
+        assert logged == pytest.approx(trial.intermediate_values)
+        assert "dice/Roof" in found.data.metrics and "drawn_share/Pool" in found.data.metrics
+    pictures = client.list_artifacts(trials[0].info.run_id, "validation")
+    assert any("confusion" in picture.path for picture in pictures)
+
+
+def test_the_output_says_what_came_out_and_how_to_go_on(output: str) -> None:
+    assert "Best trials by dice" in output
+    assert "4 test images that nothing before has seen" in output
+    assert "mlflow ui --backend-store-uri sqlite:///" in output
+    assert "python -m search.predict runs/road/ensemble" in output
+
+
+def test_the_bundle_keeps_honest_scores_beside_the_flattering_ones(
+    folder: Path, output: str
+) -> None:
+    manifest = json.loads((folder / "runs/road/ensemble/bundle.json").read_text())
+    scores = manifest["scores"]
+    assert scores["test_photos"] == 4
+    for model in ("ensemble", "best_single"):
+        assert 0 <= scores[model]["test"]["dice"] <= 1
+    assert scores["ensemble"]["val"]["dice"] >= scores["best_single"]["val"]["dice"]
+
+
+def test_each_trial_keeps_its_best_and_its_newest_checkpoint(folder: Path, output: str) -> None:
+    for trial in study_of(folder / "runs" / "road").get_trials():
+        folders = list((folder / "runs/road/trials").glob(f"*/trial_{trial.number:04d}/checkpoint_*"))
+        infos = [checkpoint.load_info(found) for found in folders]
+        epochs = {info.epoch for info in infos}
+        best = max(trial.intermediate_values, key=trial.intermediate_values.__getitem__)
+        assert {best, max(trial.intermediate_values)} <= epochs
+
+
+def test_prediction_writes_masks_overlays_and_a_submission_and_skips_what_is_broken(
+    folder: Path, output: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rng = np.random.default_rng(0)
+    (tmp_path / "photos" / "flight 2").mkdir(parents=True)
+    for name, size in (("a.jpg", (90, 70)), ("flight 2/ü.png", (64, 64))):
+        noise = rng.integers(0, 255, (*size[::-1], 3)).astype(np.uint8)
+        Image.fromarray(noise).save(tmp_path / "photos" / name)
+    (tmp_path / "photos" / "broken.jpg").write_bytes(b"\xff\xd8 not a photograph")
+    out = tmp_path / "out"
+    code = predict.main(
+        [str(folder / "runs/road/ensemble"), str(tmp_path / "photos"), "--out", str(out),
+         "--overlay", "--submission", str(out / "submission.csv"), "--device", "cpu"]
+    )  # fmt: skip
+    assert code == 1
+    assert "broken.jpg" in capsys.readouterr().err
+    with Image.open(out / "a.png") as mask:
+        assert mask.size == (90, 70) and np.asarray(mask).max() < 3
+    assert (out / "flight 2" / "ü.png").is_file()
+    assert (out / "overlays" / "a.jpg").is_file()
+    assert len((out / "submission.csv").read_text().splitlines()) == 1 + 2 * 2
+
+
+def test_a_finished_run_can_get_more_trials(folder: Path, output: str) -> None:
+    more = search(folder, "--resume", "runs/road", "--trials", "5")
+    assert more.returncode == 0, more.stdout + more.stderr
+    assert len(study_of(folder / "runs" / "road").get_trials()) == 5
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--space", "tests.tiny_space:spcae"], "has no 'spcae'"),
+        (["--space", "no.such.module:space"], "can't be imported"),
+        (["--data", "/no/such/folder"], "/no/such/folder"),
+        (["--time-budget", "4 hours"], "--time-budget '4 hours'"),
+        (["--gpus-per-trial", "64"], "64 GPU(s)"),
+        (["--tracking-uri", "http://127.0.0.1:9"], "http://127.0.0.1:9"),
+        (["--address", "127.0.0.1:9"], "--address 127.0.0.1:9"),
+        (["--resume", "/no/such/run"], "/no/such/run"),
+        (["--space", "tests.test_search:misspelled_architecture"], "Did you mean pspnet"),
+        (["--space", "tests.test_search:two_sizes"], "several input sizes"),
+        (["--space", "tests.test_search:wrong_loss_setting"], "gamma"),
+        (["--name", "a/b"], "--name 'a/b'"),
+    ],
+)
+def test_bad_input_gets_a_clear_message_before_anything_is_trained(
+    arguments: list[str], message: str, blocks: Path, tmp_path: Path,
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    monkeypatch.chdir(tmp_path)
+    defaults = ["--data", str(blocks), "--space", "tests.tiny_space:space"]
+    if "--resume" in arguments:
+        defaults = []
+    assert run.main([*defaults, *arguments]) == 2
+    assert message in capsys.readouterr().err
+    assert not list(tmp_path.glob("runs/*/trials"))
+
+
+def misspelled_architecture(trial):  # type: ignore[no-untyped-def]
+    return _tiny(trial, architecture="pspnett", encoder="resnet18", model_kwargs={})
+
+
+def two_sizes(trial):  # type: ignore[no-untyped-def]
+    return _tiny(trial, height_px=trial.suggest_categorical("height_px", [48, 64]))
+
+
+def wrong_loss_setting(trial):  # type: ignore[no-untyped-def]
+    return _tiny(trial, loss="dice", loss_kwargs={"gamma": 2.0})
+
+
+def _tiny(trial, **values: object):  # type: ignore[no-untyped-def]
+    from tests.tiny_space import space
+
+    return type(space(trial)).from_dict(space(trial).to_dict() | values)
+
+
+def test_a_dry_run_checks_all_and_trains_nothing(blocks: Path, tmp_path: Path) -> None:
+    result = search(tmp_path, "--data", str(blocks), "--space", "tests.tiny_space", "--dry-run")
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert "8 training images, 4 for validation, 4 for the test" in result.stdout
+    assert "about" in result.stdout and "Nothing was trained" in result.stdout
+    assert not list(tmp_path.glob("runs/*/trials"))

@@ -12,6 +12,11 @@ Predicted before the first run: "last value" (what Ray's OptunaSearch tells) is 
 it learns that slow starters are bad; "pruned" is hardly better; random sampling beats both;
 forgetting stopped trials is a little better than random, and fitting at the largest rung with
 enough observations is the best.
+
+The curves were changed once, after the first runs: with exponential ones successive halving
+stopped most of the best configurations at its first rung, whatever the sampler. With these, 58 %
+of the best 2 % of random configurations are in the best third there. The policy with 60 random
+trials was added after runs with other seeds (100 to 129).
 """
 
 import argparse
@@ -131,6 +136,12 @@ def rung_tpe(seed: int) -> optuna.samplers.BaseSampler:
     return RungTPESampler(rungs(GRACE_EPOCHS, MAX_EPOCHS, REDUCTION_FACTOR), seed=seed)
 
 
+def late_rung_tpe(seed: int) -> optuna.samplers.BaseSampler:
+    """Ours, after a longer random start."""
+    milestones = rungs(GRACE_EPOCHS, MAX_EPOCHS, REDUCTION_FACTOR)
+    return RungTPESampler(milestones, n_startup_trials=60, seed=seed)
+
+
 class Policy(NamedTuple):
     """A sampler, and the state in which it is told about trials that were stopped."""
 
@@ -144,6 +155,7 @@ POLICIES = {
     "random": Policy(lambda seed: optuna.samplers.RandomSampler(seed), TrialState.PRUNED),
     "forgotten": Policy(tpe, TrialState.FAIL),
     "largest rung (ours)": Policy(rung_tpe, TrialState.PRUNED),
+    "largest rung after 60 random trials": Policy(late_rung_tpe, TrialState.PRUNED),
 }
 
 

@@ -5,48 +5,21 @@ name is built and run once; the data is checked and prepared; encoder weights ar
 """
 
 import functools
-import hashlib
-import inspect
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-
-import optuna
-from optuna.trial import BaseTrial
 
 from search.options import RunFolder, SearchOptions
+from search.space import Space, check_baselines, load_space, network_key, sample_space
 from segcore.augment import build_augmentation
 from segcore.cache import PreparedData, prepare
 from segcore.config import Preparation, TrialConfig
 from segcore.errors import Problem, ProblemsError, UserError
 from segcore.losses import build_loss
 from segcore.models import check_network
-from segcore.plugins import import_attribute
 from segcore.scenes import default_scenes
 from segcore.weights import encoder_weights_file
-
-SETTLED_SAMPLES = 300
-"""Sampling a space ends after this many samples in a row that named nothing new …"""
-MAX_SAMPLES = 5_000
-"""… or after this many altogether."""
-
-MAX_TRIALS = 1_000_000
-"""Seeds of trials of two searches, with other seeds, never coincide below this number."""
-
-SpaceFunction = Callable[[BaseTrial], TrialConfig]
-
-
-@dataclass(frozen=True)
-class Space:
-    """A search space: a function of the user's, and known-good points of it."""
-
-    path: str
-    function: SpaceFunction
-    baselines: tuple[dict[str, Any], ...]
-    fingerprint: str
-    """Changes with the source of the module that holds the function."""
 
 
 @dataclass(frozen=True)
@@ -73,21 +46,10 @@ class Plan:
         }
 
 
-def finish(options: SearchOptions, config: TrialConfig, number: int) -> TrialConfig:
-    """A trial's configuration: the space's, with the search's epochs, metric and seed."""
-    return TrialConfig.from_dict(
-        config.to_dict()
-        | {
-            "max_epochs": options.max_epochs,
-            "metric": options.metric,
-            "seed": options.seed * MAX_TRIALS + number,
-        }
-    )
-
-
 def make_plan(options: SearchOptions, run: RunFolder) -> Plan:
     """Check everything and prepare the data. Raises ``UserError`` before anything costs money."""
     space = load_space(options.space)
+    check_baselines(space)
     samples = sample_space(space, options)
     preparation = _one_preparation(samples)
     data_folder = default_scenes() if options.data is None else options.data
@@ -100,65 +62,6 @@ def make_plan(options: SearchOptions, run: RunFolder) -> Plan:
     networks = _check_samples(samples, data)
     _fetch_weights(networks, run.weights)
     return Plan(options, run, space, data, data_folder, networks)
-
-
-def load_space(path: str) -> Space:
-    """Import a space and its module's ``BASELINES``; ``module`` alone means ``module:space``."""
-    path = path if ":" in path else f"{path}:space"
-    function = import_attribute("space", path)
-    if not callable(function) or len(inspect.signature(function).parameters) != 1:
-        raise UserError(f"space {path!r}: must be a function of one Optuna trial → TrialConfig")
-    if "<lambda>" in function.__qualname__ or "<locals>" in function.__qualname__:
-        raise UserError(f"space {path!r}: must be a function at the top level of its module")
-    module = inspect.getmodule(function)
-    source = inspect.getsource(module) if module else ""
-    return Space(
-        path,
-        function,
-        tuple(getattr(module, "BASELINES", ())),
-        hashlib.sha256(source.encode()).hexdigest(),
-    )
-
-
-def sample_space(space: Space, options: SearchOptions) -> list[TrialConfig]:
-    """Configurations that between them name every network, loss and augmentation of the space.
-
-    One for each distinct combination that random sampling finds, and with it the smallest batch:
-    that is the hardest on batch normalisation.
-    """
-    optuna.logging.set_verbosity(optuna.logging.ERROR)
-    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
-    found: dict[tuple[object, ...], TrialConfig] = {}
-    last_news = 0
-    for count in range(MAX_SAMPLES):
-        trial = study.ask()
-        try:
-            config = space.function(trial)
-        except UserError as error:
-            raise UserError(f"space {space.path} at {trial.params}: {error}") from error
-        except Exception as error:
-            raise UserError(
-                f"space {space.path} at {trial.params}: {type(error).__name__}: {error}"
-            ) from error
-        if not isinstance(config, TrialConfig):
-            raise UserError(
-                f"space {space.path}: gave {type(config).__name__}; it must return a TrialConfig"
-            )
-        config = finish(options, config, 0)
-        key = (_network_key(config), config.loss, *sorted(config.loss_kwargs), config.augmentation)
-        known = found.get(key)
-        if known is None:
-            last_news = count
-        if known is None or config.batch_size < known.batch_size:
-            found[key] = config
-        if count - last_news >= SETTLED_SAMPLES:
-            break
-    return list(found.values())
-
-
-def _network_key(config: TrialConfig) -> tuple[object, ...]:
-    kwargs = tuple(sorted(config.model_kwargs.items()))
-    return (config.architecture, config.encoder, config.encoder_weights, kwargs, config.preparation)
 
 
 def _one_preparation(samples: list[TrialConfig]) -> Preparation:
@@ -176,9 +79,9 @@ def _check_samples(samples: list[TrialConfig], data: PreparedData) -> tuple[Tria
     """Build and run each distinct network, loss and augmentation; all that fails is listed."""
     networks: dict[tuple[object, ...], TrialConfig] = {}
     for config in samples:
-        known = networks.setdefault(_network_key(config), config)
+        known = networks.setdefault(network_key(config), config)
         if config.batch_size < known.batch_size:
-            networks[_network_key(config)] = config
+            networks[network_key(config)] = config
     parts: dict[str, Callable[[], object]] = {}
     for config in networks.values():
         where = f"{config.architecture} with {config.encoder}"

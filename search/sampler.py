@@ -43,10 +43,10 @@ class RungTPESampler(TPESampler):
     """TPE over what every trial, stopped or not, was worth at one and the same epoch.
 
     A trial is observed at a rung once it has been that far, by its value there (``value_at``).
-    TPE is fitted at the largest rung with at least ``min_observations``; below that at the lowest
-    rung parameters are drawn at random. A running trial that is past the fitting rung is an
-    observation like any other; the others are TPE's constant liars. Failed trials, and stopped
-    ones that never saw the rung, are left out.
+    TPE is fitted at the largest rung with at least ``min_observations``. Parameters are drawn at
+    random until the lowest rung has as many, and at least ``n_startup_trials``. A running trial
+    that is past the fitting rung is an observation like any other; the others are TPE's constant
+    liars. Failed trials, and stopped ones that never saw the rung, are left out.
 
     ``min_observations`` None is BOHB's d + 1, where d is the largest number of parameters that one
     trial has: in a conditional space no trial has them all, and the prior of Optuna's TPE fits
@@ -60,16 +60,18 @@ class RungTPESampler(TPESampler):
         rungs: Sequence[int],
         *,
         min_observations: int | None = None,
+        n_startup_trials: int = 0,
         seed: int | None = None,
     ) -> None:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ExperimentalWarning)  # ``group``
-            # The view that TPE is given is empty until it may be fitted: no start-up of its own.
+            # The view that TPE is given is empty until it may be fitted: it sees no start-up.
             super().__init__(
                 n_startup_trials=1, seed=seed, multivariate=True, group=True, constant_liar=True
             )
         self._rungs = sorted(rungs, reverse=True)
         self._min_observations = min_observations
+        self._startup = n_startup_trials
 
     def sample_relative(
         self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
@@ -98,6 +100,8 @@ class RungTPESampler(TPESampler):
         states = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.RUNNING)
         trials = study.get_trials(deepcopy=False, states=states)
         needed = self._min_observations or 1 + max((len(t.params) for t in trials), default=0)
+        if sum(value_at(t, self._rungs[-1]) is not None for t in trials) < self._startup:
+            return _StudyAtRung(study, [])
         for rung in self._rungs:
             values = {t.number: v for t in trials if (v := value_at(t, rung)) is not None}
             if len(values) >= needed:

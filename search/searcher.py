@@ -6,31 +6,23 @@ was when its session ended (killed, interrupted, out of time), and the next sess
 user attribute ``config`` holds the TrialConfig, the intermediate values every (epoch, score) pair.
 """
 
-import difflib
 import math
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import optuna
-from optuna.distributions import (
-    BaseDistribution,
-    CategoricalDistribution,
-    FloatDistribution,
-    IntDistribution,
-)
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend, JournalFileSymlinkLock
 from optuna.trial import TrialState
-from pydantic import ValidationError
 from ray.tune.schedulers import ASHAScheduler
 from ray.tune.search import Searcher
 
-from segcore.config import TrialConfig, describe_validation_error
-from segcore.errors import Problem, ProblemsError, UserError
+from segcore.config import TrialConfig
+from segcore.errors import UserError
 
 Space = Callable[[optuna.Trial], TrialConfig]
 
@@ -94,14 +86,10 @@ class StudySearcher(Searcher):  # type: ignore[misc]  # Ray has no types
     def _configure(self, trial: optuna.Trial) -> dict[str, Any]:
         try:
             config = self._finish(self._space(trial), trial.number).to_dict()
-        except Exception as error:  # whatever a user's function may raise
-            trial.set_user_attr("failure", f"search space: {_reason(error)}")
+        except UserError as error:
+            trial.set_user_attr("failure", str(error))
             self.study.tell(trial, state=TrialState.FAIL)
-            sampled = ", ".join(f"{name} = {value!r}" for name, value in trial.params.items())
-            raise UserError(
-                f"the search space failed in trial {trial.number}: {_reason(error)}; "
-                f"sampled so far: {sampled or 'nothing'}; mend the space for these values"
-            ) from error
+            raise
         trial.set_user_attr("config", config)
         return config
 
@@ -249,84 +237,7 @@ def _drop_torn_line(journal: Path) -> None:
         os.truncate(journal, text.rfind(b"\n") + 1)
 
 
-def enqueue_baselines(
-    study: optuna.Study, space: Space, baselines: Sequence[Mapping[str, Any]]
-) -> None:
-    """Have known-good parameters tried first; a study that knows them already isn't asked again.
-
-    Raises ``ProblemsError`` listing every baseline with a name or a value that the space hasn't.
-    """
-    problems = [
-        problem
-        for index, baseline in enumerate(baselines)
-        for problem in _baseline_problems(f"baseline {index}", space, baseline)
-    ]
-    if problems:
-        raise ProblemsError("baselines don't fit the search space:", problems)
+def enqueue_baselines(study: optuna.Study, baselines: Sequence[Mapping[str, Any]]) -> None:
+    """Have known-good parameters tried first; a study that knows them already isn't asked again."""
     for baseline in baselines:
         study.enqueue_trial(dict(baseline), skip_if_exists=True)
-
-
-def _baseline_problems(where: str, space: Space, baseline: Mapping[str, Any]) -> Iterator[Problem]:
-    trial = _BaselineTrial(dict(baseline))
-    try:
-        space(trial)  # type: ignore[arg-type]  # a FixedTrial stands in for a Trial
-    except _MisfitError as misfit:
-        yield Problem(where, misfit.what, misfit.mend)
-    except Exception as error:  # whatever a user's function may raise
-        yield Problem(where, _reason(error), "mend its values, or the space")
-    else:
-        for name in sorted(baseline.keys() - trial.params.keys()):
-            names = difflib.get_close_matches(name, trial.params, n=3) or sorted(trial.params)
-            yield Problem(where, f"{name!r} belongs to no parameter", _one_of(names))
-
-
-def _reason(error: Exception) -> str:
-    if isinstance(error, ValidationError):
-        return describe_validation_error(error)
-    return str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
-
-
-class _MisfitError(Exception):
-    def __init__(self, what: str, mend: str) -> None:
-        self.what, self.mend = what, mend
-        super().__init__(what)
-
-
-class _BaselineTrial(optuna.trial.FixedTrial):
-    """A FixedTrial that is strict: Optuna's only warns of a value that is out of range."""
-
-    def _suggest(self, name: str, distribution: BaseDistribution) -> Any:
-        if name not in self._params:
-            unused = self._params.keys() - self.params.keys()
-            near = difflib.get_close_matches(name, unused, n=1)
-            mend = (
-                f"rename {near[0]!r} to {name!r}" if near else f"add one: {_allowed(distribution)}"
-            )
-            raise _MisfitError(f"no value for {name!r}", mend)
-        value = self._params[name]
-        try:
-            fits = distribution._contains(distribution.to_internal_repr(value))
-        except (TypeError, ValueError):
-            fits = False
-        if not fits:
-            raise _MisfitError(f"{name} = {value!r}", f"allowed: {_allowed(distribution)}")
-        return super()._suggest(name, distribution)
-
-
-def _allowed(distribution: BaseDistribution) -> str:
-    match distribution:
-        case CategoricalDistribution(choices=choices):
-            return _one_of([str(choice) for choice in choices])
-        case (
-            IntDistribution(low=low, high=high, step=step)
-            | FloatDistribution(low=low, high=high, step=step)
-        ):
-            steps = f" in steps of {step}" if step not in (None, 1) else ""
-            return f"{low} to {high}{steps}"
-        case _:
-            raise ValueError(f"unknown distribution {distribution}")
-
-
-def _one_of(names: Sequence[str]) -> str:
-    return f"one of {', '.join(names)}"

@@ -17,10 +17,11 @@ from ray.tune.experiment import Trial
 from search.cluster import Slots
 from search.leaderboard import read_rows, show_config
 from search.mlflow_runs import Status
-from search.plan import Plan, finish
+from search.plan import Plan
 from search.progress import SearchProgress
 from search.sampler import RungTPESampler, rungs
 from search.searcher import StudyScheduler, StudySearcher, enqueue_baselines, open_study
+from search.space import finish
 from search.tracking import Tracker
 from search.trial import run_trial, trial_name
 from segcore.config import TrialConfig
@@ -32,7 +33,6 @@ WORKER_DEATHS = 3
 def open_plan_study(plan: Plan) -> optuna.Study:
     """The plan's study, made on first use with the space's baselines waiting in it."""
     options = plan.options
-    new = not plan.run.study.exists()
     study = open_study(
         plan.run.study,
         name=plan.run.path.name,
@@ -40,10 +40,9 @@ def open_plan_study(plan: Plan) -> optuna.Study:
             rungs(options.grace_epochs, options.max_epochs, options.reduction_factor),
             seed=options.seed,
         ),
-        create=new,
+        create=not plan.run.study.exists(),
     )
-    if new:
-        enqueue_baselines(study, plan.space.function, plan.space.baselines)
+    enqueue_baselines(study, plan.space.baselines)
     return study
 
 
@@ -54,7 +53,7 @@ def run_trials(
     options = plan.options
     searcher = StudySearcher(
         study,
-        plan.space.function,
+        plan.space.sample,
         metric=options.score_key,
         planned_trials=options.trials,
         finish=functools.partial(finish, options),

@@ -300,13 +300,14 @@ def _unknown_values(path: Path, values: list[str]) -> ImageError:
 
 
 def write_image(path: Path, image: NDArray[np.uint8]) -> None:
-    """Write an RGB picture (HWC) or one number for a pixel (HW); ``path`` ends in .png.
+    """Write an RGB picture (HWC) or one number for a pixel (HW), as PNG, or as JPEG by its ending.
 
     The file appears complete or not at all. Raises ``UserError`` where it can't be written.
     """
     partial = path.with_name(f".{path.name}.partial")
     try:
-        Image.fromarray(image).save(partial, format="PNG")
+        kind = "JPEG" if path.suffix.lower() in {".jpg", ".jpeg"} else "PNG"
+        Image.fromarray(image).save(partial, format=kind)
         partial.replace(path)
     except OSError as error:
         partial.unlink(missing_ok=True)

@@ -189,10 +189,10 @@ def _size_multiple(network: Any) -> int:
     stride: int = network.encoder.output_stride
     if isinstance(network, smp.DPT):
         return math.lcm(stride, 32)  # it also makes maps of 1/4 to 1/32 of the size
-    if network.requires_divisible_input_shape:
-        return stride
-    # The UNet fits odd maps of smp's own encoders; several of timm's (Swin, HRNet, DLA) don't.
-    return stride if isinstance(network.encoder, TimmUniversalEncoder) else 1
+    if isinstance(network.encoder, TimmUniversalEncoder):
+        # Swin, HRNet, DLA need all of it even where the decoder doesn't, or uses fewer stages.
+        return int(network.encoder._output_stride)
+    return stride if network.requires_divisible_input_shape else 1
 
 
 def _fixed_size_px(config: TrialConfig) -> int | None:
@@ -290,4 +290,7 @@ def _explain_run_failure(config: TrialConfig, error: Exception) -> str:
             f"{where}: its batch normalisation gets a single value per channel; "
             "use batch_size 2 or more"
         )
+    fixed_px = _fixed_size_px(config)
+    if fixed_px is not None:
+        where += f", with an encoder made for {fixed_px} px (model_kwargs img_size changes that)"
     return f"{where} ({reason}); choose another size, encoder or architecture"

@@ -88,27 +88,20 @@ def test_every_architecture_trains_at_the_competitions_size(architecture: str) -
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("size_px", [(368, 368), (300, 500), (97, 131)])
 @pytest.mark.parametrize(
     "encoder",
     [
-        *("resnet101", "efficientnet-b0", "timm-efficientnet-b0", "mobilenet_v2", "mobileone_s0"),
-        *("vgg16_bn", "densenet121", "xception", "inceptionv4", "mit_b0", "dpn68", "se_resnet50"),
+        *("resnet101", "efficientnet-b0", "mobilenet_v2", "mobileone_s0", "se_resnet50", "mit_b0"),
+        *("vgg16_bn", "densenet121", "xception", "inceptionv4", "dpn68", "timm-efficientnet-b0"),
         *("tu-convnext_tiny", "tu-tf_efficientnet_lite0", "tu-swin_tiny_patch4_window7_224"),
         *("tu-vit_tiny_patch16_224", "tu-maxvit_tiny_tf_224", "tu-hrnet_w18_small", "tu-dla34"),
     ],
 )
-def test_whatever_can_be_built_takes_every_size(encoder: str, size_px: tuple[int, int]) -> None:
+def test_whatever_can_be_built_takes_an_odd_size(encoder: str) -> None:
     takes = []
     for architecture in smp.MODEL_ARCHITECTURES_MAPPING:
-        height_px, width_px = size_px
-        config = TrialConfig(
-            architecture=architecture,
-            encoder=encoder,
-            height_px=height_px,
-            width_px=width_px,
-            batch_size=2,
-        )
+        values = {"architecture": architecture, "encoder": encoder, "batch_size": 2}
+        config = TrialConfig.from_dict({**values, "height_px": 97, "width_px": 131})
         try:
             check_network(config, num_classes=3)
         except UserError as error:

@@ -92,6 +92,14 @@ def test_what_the_model_is_fitted_on_is_the_largest_rung_with_enough_trials() ->
     assert fitted_values(study) == {}
 
 
+def test_the_start_is_random_until_enough_trials_reached_the_lowest_rung() -> None:
+    trials = [past_trial(number, {1: 0.1, 3: 0.3}, TrialState.PRUNED) for number in range(5)]
+    study = study_with(trials, RungTPESampler([1, 3], n_startup_trials=6))
+    assert fitted_values(study) == {}
+    study.add_trial(past_trial(5, {1: 0.2}, TrialState.PRUNED))
+    assert fitted_values(study) == dict.fromkeys(range(5), 0.3)
+
+
 def test_enough_is_one_more_than_the_parameters_of_the_largest_trial() -> None:
     trials = [past_trial(number, {1: 0.1}, TrialState.PRUNED) for number in range(2)]
     study = study_with(trials, RungTPESampler([1]))

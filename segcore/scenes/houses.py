@@ -4,16 +4,27 @@ Roofs are real polyhedra: their shades follow from the sun, and what lies on a s
 plane.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 
-from segcore import scene_drawing as draw
-from segcore.scene_canvas import RGB, Canvas, Floats, Frame, Label, Material, Ribs, floats
-from segcore.scene_drawing import rectangle, rounded, varied
+from segcore.scenes.canvas import Canvas, Floats, Frame, floats
+from segcore.scenes.drawing import draw_prism, rectangle, rounded, visible_walls
+from segcore.scenes.materials import (
+    BLACK,
+    GLASS,
+    PLASTER,
+    RGB,
+    STEEL,
+    WHITE,
+    Label,
+    Material,
+    Ribs,
+    varied,
+)
 
-PLASTER = Material((188, 176, 158), mottle=0.02)
 _SHINGLES: Sequence[RGB] = (
     (116, 112, 110), (98, 96, 98), (134, 126, 116), (122, 106, 92), (146, 130, 110), (88, 80, 76),
     (150, 104, 82), (106, 114, 122),
@@ -88,12 +99,12 @@ def wing_roof(
 
 def draw_house(canvas: Canvas, frame: Frame, width: float, depth: float) -> None:
     """A home around its frame, the street at negative v; a wing may stand out towards it."""
-    if not canvas.sees(frame.place(rectangle(width, depth + 12), 9)):
+    if not canvas.sees(frame, math.hypot(width / 2, depth / 2 + 6) + 10):
         return
     rng = canvas.rng
     eave = 5.4 if canvas.chance(0.25) else 2.9
     pitch, hip = rng.uniform(0.35, 0.65), canvas.one_of([0.0, 0.6, 1.0, 1.0])
-    shingle = varied(canvas, Material(canvas.one_of(_SHINGLES), grain=0.09, mottle=0.05))
+    shingle = varied(rng, Material(canvas.one_of(_SHINGLES), grain=0.09, mottle=0.05))
     parts = [main_roof(width, depth, eave, pitch, hip)]
     boxes = [rectangle(width - 0.9, depth - 0.9)]
     if canvas.chance(0.75):
@@ -101,7 +112,7 @@ def draw_house(canvas: Canvas, frame: Frame, width: float, depth: float) -> None
         u = canvas.one_of([-1, 1]) * (width - wing) / 2
         parts.append(wing_roof(u, wing, length, depth, eave, pitch, hip))
         boxes.append(rectangle(wing - 0.9, length, u, -(depth + length) / 2 + 0.5))
-    plaster = varied(canvas, PLASTER, 0.15)
+    plaster = varied(rng, PLASTER, 0.15)
     _draw_walls(canvas, frame, boxes, eave, plaster)
     for part in parts:
         canvas.shadow(frame.place(np.concatenate([facet.corners for facet in part])))
@@ -117,12 +128,12 @@ def _draw_walls(
     """Facades; where the camera's perspective shows them, their windows are seen."""
     windows = canvas.chance(0.3)
     for box in boxes:
-        for wall in draw.visible_walls(canvas, frame.place(box, 0), frame.place(box, eave)):
+        for wall in visible_walls(canvas, frame.place(box, 0), frame.place(box, eave)):
             facade, light = Facet(wall), canvas.light(wall)
             canvas.paint(wall, Label.BACKGROUND, plaster, light)
             for along in np.arange(1.8, facade.width_m - 1.2, 3.2) if windows else ():
                 pane = facade.rectangle(along, eave - 1.4, 1.7, 1.7)
-                canvas.paint(pane, Label.WINDOW, draw.GLASS, light)
+                canvas.paint(pane, Label.WINDOW, GLASS, light)
 
 
 def _draw_facet(
@@ -147,7 +158,7 @@ def _draw_on_roof(canvas: Canvas, frame: Frame, slopes: Sequence[Facet], top: fl
         slope = canvas.one_of(slopes)
         along, up = rng.uniform(0.3, 0.7) * slope.width_m, rng.uniform(0.6, 0.9) * slope.height_m
         vent = slope.rectangle(along, up, 0.5, 0.5)
-        canvas.paint(frame.place(vent), Label.ROOF, draw.STEEL, 0.8)
+        canvas.paint(frame.place(vent), Label.ROOF, STEEL, 0.8)
     front, back = slopes
     if canvas.chance(0.035):
         sunny = max(slopes, key=lambda slope: canvas.light(frame.place(slope.corners)))
@@ -155,7 +166,7 @@ def _draw_on_roof(canvas: Canvas, frame: Frame, slopes: Sequence[Facet], top: fl
     if canvas.chance(0.08):
         for share in (0.42, 0.58):
             pane = front.rectangle(share * front.width_m, 0.45 * front.height_m, 0.9, 1.2)
-            canvas.paint(frame.place(pane), Label.WINDOW, replace(draw.GLASS, rgb=(70, 92, 110)))
+            canvas.paint(frame.place(pane), Label.WINDOW, replace(GLASS, rgb=(70, 92, 110)))
     if canvas.chance(0.3):
         _draw_chimney(canvas, frame, back, top + 0.7)
     if canvas.chance(0.03):
@@ -178,8 +189,8 @@ def _draw_chimney(canvas: Canvas, frame: Frame, slope: Facet, top: float) -> Non
     u, v, foot = slope.rectangle(along, 0.6 * slope.height_m, 1, 1).mean(0).tolist()
     spot, brick = frame.at(u, v), Material((142, 92, 76), grain=0.1)
     outline = rectangle(1.4, 1.0)
-    draw.draw_prism(canvas, spot, outline, (foot - 0.3, top), Label.CHIMNEY, brick, floor_m=foot)
-    canvas.paint(spot.place(rectangle(0.7, 0.45), top), Label.CHIMNEY, draw.BLACK)
+    draw_prism(canvas, spot, outline, (foot - 0.3, top), Label.CHIMNEY, brick, floor_m=foot)
+    canvas.paint(spot.place(rectangle(0.7, 0.45), top), Label.CHIMNEY, BLACK)
 
 
 def _draw_dish(canvas: Canvas, frame: Frame, slope: Facet) -> None:
@@ -188,21 +199,21 @@ def _draw_dish(canvas: Canvas, frame: Frame, slope: Facet) -> None:
     u, v, foot = centre.tolist()
     dish = frame.at(u, v).place(rounded(1.3, 1.0, power=2), foot + 0.9)
     canvas.shadow(dish, floor_m=foot)
-    canvas.paint(dish, Label.ANTENNA, replace(draw.WHITE, rgb=(206, 208, 210)))
+    canvas.paint(dish, Label.ANTENNA, replace(WHITE, rgb=(206, 208, 210)))
     hollow = frame.at(u + 0.1, v + 0.1).place(rounded(0.7, 0.5, power=2), foot + 0.9)
-    canvas.paint(hollow, Label.ANTENNA, draw.STEEL)
+    canvas.paint(hollow, Label.ANTENNA, STEEL)
 
 
 def draw_shed(canvas: Canvas, frame: Frame) -> None:
     """A garden shed with a gable, or the flat roof over a seat."""
     width, depth = canvas.rng.uniform(3.0, 5.0), canvas.rng.uniform(2.5, 3.6)
     label = Label.SECONDARY_STRUCTURE
-    colour = canvas.one_of(_SHINGLES) if canvas.chance(0.6) else draw.WHITE.rgb
-    material = varied(canvas, Material(colour, grain=0.07))
+    colour = canvas.one_of(_SHINGLES) if canvas.chance(0.6) else WHITE.rgb
+    material = varied(canvas.rng, Material(colour, grain=0.07))
     if canvas.chance(0.3):
-        draw.draw_prism(canvas, frame, rectangle(width, depth), (2.2, 2.5), label, material)
+        draw_prism(canvas, frame, rectangle(width, depth), (2.2, 2.5), label, material)
         return
-    draw.draw_prism(canvas, frame, rectangle(width - 0.2, depth - 0.2), (0, 2.1), label, material)
+    draw_prism(canvas, frame, rectangle(width - 0.2, depth - 0.2), (0, 2.1), label, material)
     roof = main_roof(width, depth, 2.1, 0.5, 0.0)
     canvas.shadow(frame.place(np.concatenate([facet.corners for facet in roof])))
     for facet in reversed(roof):

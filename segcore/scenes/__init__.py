@@ -21,10 +21,12 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from segcore.errors import UserError
-from segcore.scene_canvas import Canvas, Floats, Label, floats
-from segcore.scene_layout import Suburb
+from segcore.scenes.canvas import Canvas
+from segcore.scenes.layout import Suburb
+from segcore.scenes.materials import Label
+from segcore.scenes.rendering import photograph
 
-DRAWING_VERSION = 1
+DRAWING_VERSION = 2
 """Counted up whenever the drawing changes: a cache never mixes two."""
 
 _COUNT, _HEIGHT_PX, _WIDTH_PX, _SEED = 120, 384, 512, 0
@@ -76,7 +78,7 @@ def draw_scene(
     """One aerial view, 62 to 105 m along its longer side: RGB (H, W, C) and its classes (H, W)."""
     canvas = Canvas(rng, height_px, width_px)
     Suburb(canvas).draw()
-    return _develop(rng, canvas.image_HWC), canvas.mask_HW
+    return photograph(canvas), canvas.mask()
 
 
 def write_scenes(
@@ -135,17 +137,3 @@ def _write_scene(folder: Path, height_px: int, width_px: int, seed: int, index: 
     image_HWC, mask_HW = draw_scene(np.random.default_rng([seed, index]), height_px, width_px)
     Image.fromarray(image_HWC).save(folder / "images" / f"scene_{index:04}.jpg", quality=90)
     Image.fromarray(mask_HW).save(folder / "masks" / f"scene_{index:04}.png")
-
-
-def _develop(rng: np.random.Generator, image_HWC: Floats) -> NDArray[np.uint8]:
-    """What a camera makes of a scene: exposure, white balance, contrast, haze, focus and noise."""
-    balance = rng.uniform(0.95, 1.35) * (1 + rng.normal(0, 0.02, 3)) / 255
-    image_HWC = np.clip(image_HWC * balance.astype(np.float32), 0, 4)
-    image_HWC = cv2.pow(image_HWC, rng.uniform(0.85, 1.2))
-    haze = rng.uniform(0, 0.10)
-    image_HWC = image_HWC * np.float32(1 - haze) + floats([0.78, 0.82, 0.88]) * np.float32(haze)
-    image_HWC = cv2.GaussianBlur(image_HWC, (0, 0), rng.uniform(0.3, 0.8))
-    noise_HWC = rng.standard_normal(image_HWC.shape, dtype=np.float32)
-    image_HWC = image_HWC + noise_HWC * np.float32(rng.uniform(0.004, 0.02))
-    image_HWC = np.clip(image_HWC * 255 + 0.5, 0, 255)
-    return floats(image_HWC).astype(np.uint8)

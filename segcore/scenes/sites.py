@@ -9,21 +9,22 @@ from dataclasses import replace
 
 import numpy as np
 
-from segcore.scene_canvas import RGB, Canvas, Floats, Frame, Label, Material, Ribs
-from segcore.scene_drawing import (
+from segcore.scenes.canvas import Canvas, Floats, Frame
+from segcore.scenes.drawing import draw_car, draw_prism, draw_tree, rectangle, rounded
+from segcore.scenes.houses import main_roof
+from segcore.scenes.materials import (
     ASPHALT,
     CONCRETE,
     DIRT,
+    PLASTER,
+    RGB,
     STEEL,
     WHITE,
-    draw_car,
-    draw_prism,
-    draw_tree,
-    rectangle,
-    rounded,
+    Label,
+    Material,
+    Ribs,
     varied,
 )
-from segcore.scene_houses import PLASTER, main_roof
 
 _SHEETS: Sequence[RGB] = ((170, 172, 172), (140, 146, 150), (186, 180, 166), (122, 132, 142))
 _CONTAINERS: Sequence[RGB] = ((128, 62, 48), (52, 86, 122), (118, 122, 120), (150, 120, 60))
@@ -39,8 +40,8 @@ def draw_hall(
 ) -> None:
     """A hall with a nearly flat roof of sheet metal, and machines on it."""
     rng = canvas.rng
-    sheet = varied(canvas, Material(canvas.one_of(_SHEETS), patch=0.05))
-    wall = Label.BACKGROUND if label is Label.ROOF else label, varied(canvas, PLASTER)
+    sheet = varied(rng, Material(canvas.one_of(_SHEETS), patch=0.05))
+    wall = Label.BACKGROUND if label is Label.ROOF else label, varied(rng, PLASTER)
     draw_prism(canvas, frame, rectangle(width, depth), (0, height), label, sheet, side=wall)
     for facet in main_roof(width, depth, height, 0.12, 0.0)[:2]:
         corners = frame.place(facet.corners)
@@ -55,7 +56,7 @@ def draw_hall(
 def draw_tank(canvas: Canvas, frame: Frame, radius: float) -> None:
     """An upright cylinder with a railing and a shallow cone for a lid."""
     height = radius * canvas.rng.uniform(0.9, 1.5)
-    steel = varied(canvas, replace(WHITE, rgb=(206, 206, 198), patch=0.03), 0.06)
+    steel = varied(canvas.rng, replace(WHITE, rgb=(206, 206, 198), patch=0.03), 0.06)
     outline = rounded(2 * radius, 2 * radius, power=2)
     draw_prism(canvas, frame, outline, (0, height), Label.TANK, steel)
     apex = frame.place([(0, 0)], height + 0.18 * radius)
@@ -70,8 +71,8 @@ def draw_tank(canvas: Canvas, frame: Frame, radius: float) -> None:
 def draw_frame_house(canvas: Canvas, frame: Frame, width: float, depth: float) -> None:
     """A house under construction: slab, bare studs, some plywood, rafters without a roof."""
     rng, label = canvas.rng, Label.CONSTRUCTION
-    lumber = varied(canvas, Material((206, 178, 132), grain=0.06))
-    canvas.paint(frame.place(rectangle(width, depth)), label, varied(canvas, CONCRETE))
+    lumber = varied(rng, Material((206, 178, 132), grain=0.06))
+    canvas.paint(frame.place(rectangle(width, depth)), label, varied(rng, CONCRETE))
     eave, top = 2.8, 2.8 + 0.22 * depth
     for v in (-depth / 2, -depth / 6, depth / 6, depth / 2):
         for u in np.arange(-width / 2, width / 2, 1.6):
@@ -89,8 +90,8 @@ def draw_frame_house(canvas: Canvas, frame: Frame, width: float, depth: float) -
 def parking(canvas: Canvas, frame: Frame, width: float, depth: float) -> None:
     """A shop with its parking area: marked stalls, cars, trees on islands."""
     rng = canvas.rng
-    asphalt = varied(canvas, ASPHALT if canvas.chance(0.5) else CONCRETE, 0.1)
-    canvas.paint(frame.place(rectangle(width, depth)), Label.BACKGROUND, varied(canvas, CONCRETE))
+    asphalt = varied(rng, ASPHALT if canvas.chance(0.5) else CONCRETE, 0.1)
+    canvas.paint(frame.place(rectangle(width, depth)), Label.BACKGROUND, varied(rng, CONCRETE))
     lot_depth = depth * rng.uniform(0.55, 0.65)
     lot = frame.at(0, -(depth - lot_depth) / 2 + 0.5)
     canvas.paint(lot.place(rectangle(width - 2, lot_depth)), Label.PARKING, asphalt)
@@ -121,14 +122,14 @@ def sports(canvas: Canvas, frame: Frame, width: float, depth: float) -> None:
 
 def _pitch(canvas: Canvas, frame: Frame, width: float, depth: float) -> None:
     label, chalk = Label.SPORTS, WHITE
-    track = varied(canvas, Material((166, 92, 72), grain=0.07))
+    track = varied(canvas.rng, Material((166, 92, 72), grain=0.07))
     canvas.paint(frame.place(rounded(width, depth, power=3.2)), label, track)
     for lane in (1.5, 3.0):
         ring = frame.place(rounded(width - 2 * lane, depth - 2 * lane, power=3.2))
         canvas.line(np.concatenate([ring, ring[:1]]), 0.12, label, chalk)
     mown = Material((86, 122, 58), grain=0.07, ribs=Ribs(frame.direction(1, 0), 7.0, 0.07))
     lawn = frame.place(rounded(width - 9, depth - 9, power=3.2))
-    canvas.paint(lawn, label, varied(canvas, mown))
+    canvas.paint(lawn, label, varied(canvas.rng, mown))
     long, short = width * 0.66, depth * 0.58
     _outline(canvas, frame, rectangle(long, short))
     _outline(canvas, frame, rounded(short * 0.3, short * 0.3, power=2))
@@ -138,7 +139,7 @@ def _pitch(canvas: Canvas, frame: Frame, width: float, depth: float) -> None:
 
 
 def _courts(canvas: Canvas, frame: Frame, width: float, depth: float) -> None:
-    surround, court = (varied(canvas, Material(rgb)) for rgb in canvas.one_of(_COURTS))
+    surround, court = (varied(canvas.rng, Material(rgb)) for rgb in canvas.one_of(_COURTS))
     canvas.paint(frame.place(rectangle(width, depth)), Label.SPORTS, surround)
     for u in np.arange(-width / 2 + 8, width / 2 - 7, 16):
         for v in np.arange(-depth / 2 + 15, depth / 2 - 13, 28) if depth > 30 else (0.0,):
@@ -159,13 +160,13 @@ def industrial(canvas: Canvas, frame: Frame, width: float, depth: float) -> None
     """Halls, containers and tanks on a gravelled yard."""
     rng = canvas.rng
     yard = Material((158, 150, 136), (134, 128, 118), grain=0.08, mottle=0.05)
-    canvas.paint(frame.place(rectangle(width, depth)), Label.INDUSTRIAL, varied(canvas, yard))
+    canvas.paint(frame.place(rectangle(width, depth)), Label.INDUSTRIAL, varied(rng, yard))
     hall_width = width * rng.uniform(0.42, 0.55)
     hall = frame.at(-width / 2 + hall_width / 2 + 2, depth * 0.08)
     canvas.later(8, draw_hall, hall, hall_width, depth * 0.7, 7.0, Label.INDUSTRIAL)
     free = frame.at(hall_width / 2 + 1, 0)
     free_width = width - hall_width - 5
-    if canvas.chance(0.85):
+    if canvas.chance(0.95):
         radius = min(rng.uniform(2.8, 5.0), free_width / 4.2)
         for index in range(rng.integers(1, 5)):
             u, v = (index % 2 - 0.5) * 2.3 * radius, depth * 0.25 - (index // 2) * 2.4 * radius
@@ -174,7 +175,7 @@ def industrial(canvas: Canvas, frame: Frame, width: float, depth: float) -> None
         u, v = rng.uniform(-0.35, 0.35) * free_width, -depth * rng.uniform(0.1, 0.42)
         spot = free.at(u, v, canvas.one_of([0, np.pi / 2]))
         ribs = Ribs(spot.direction(1, 0), 0.8, 0.06)
-        box = varied(canvas, Material(canvas.one_of(_CONTAINERS), ribs=ribs))
+        box = varied(rng, Material(canvas.one_of(_CONTAINERS), ribs=ribs))
         canvas.later(2.6, draw_prism, spot, rectangle(6.1, 2.5), (0.0, 2.6), Label.INDUSTRIAL, box)
     for _ in range(rng.integers(0, 4)):
         u, v = rng.uniform(-0.4, 0.4) * free_width, rng.uniform(-0.4, 0.4) * depth
@@ -185,7 +186,7 @@ def construction(canvas: Canvas, frame: Frame, width: float, depth: float) -> No
     """A dug-up lot with a house that has no roof yet, and heaps of lumber."""
     rng, label = canvas.rng, Label.CONSTRUCTION
     dug_up = frame.place(rounded(width, depth, power=5, lobes=0.02))
-    canvas.paint(dug_up, label, varied(canvas, DIRT))
+    canvas.paint(dug_up, label, varied(rng, DIRT))
     canvas.later(5, draw_frame_house, frame, width * 0.66, depth * 0.45)
     lumber = Material((204, 176, 128), ribs=Ribs(frame.direction(0, 1), 0.5, 0.1))
     for _ in range(rng.integers(2, 6)):

@@ -9,36 +9,34 @@ from dataclasses import replace
 
 import numpy as np
 
-from segcore.scene_canvas import RGB, Canvas, Floats, Frame, Label, Material, Window, floats
-
-CONCRETE = Material((172, 166, 154), (150, 146, 137), patch=0.03)
-ASPHALT = Material((104, 104, 106), (124, 121, 117), grain=0.06)
-GLASS = Material((46, 56, 68), patch=0)
-WOOD = Material((134, 112, 86), (156, 138, 112), grain=0.08)
-DIRT = Material((152, 124, 92), (124, 98, 70), grain=0.06, mottle=0.08, patch=0.08)
-STEEL = Material((168, 170, 172), patch=0)
-WHITE = Material((226, 226, 222), patch=0.01)
-BLACK = Material((34, 35, 38), mottle=0.06)
+from segcore.scenes.canvas import Canvas, Floats, Frame, floats
+from segcore.scenes.materials import (
+    BLACK,
+    CONCRETE,
+    GLASS,
+    RGB,
+    STEEL,
+    WHITE,
+    WOOD,
+    Label,
+    Material,
+    varied,
+)
 
 _CARS: Sequence[RGB] = (
     (226, 227, 228), (212, 214, 216), (168, 171, 175), (120, 124, 130), (46, 48, 53), (30, 31, 34),
     (136, 32, 34), (40, 66, 118), (94, 84, 70),
 )  # fmt: skip
-_LEAVES: Sequence[RGB] = ((66, 88, 44), (82, 104, 50), (98, 116, 54), (58, 78, 46))
-_FOREST_LEAVES: Sequence[RGB] = ((62, 82, 42), (72, 92, 46), (54, 76, 42))
+_LEAVES, _FOREST_LEAVES = (
+    [Material(rgb, grain=0.13, mottle=0.22, patch=0.03) for rgb in greens]
+    for greens in (
+        ((66, 88, 44), (82, 104, 50), (98, 116, 54), (58, 78, 46)),
+        ((62, 82, 42), (72, 92, 46), (54, 76, 42)),
+    )
+)
+_CROWN_ANGLES = np.linspace(0, 2 * np.pi, 36, endpoint=False)
+_CROWN_CIRCLE = np.column_stack([np.cos(_CROWN_ANGLES), np.sin(_CROWN_ANGLES)])
 _BINS: Sequence[RGB] = ((44, 82, 60), (38, 40, 46), (52, 78, 120), (118, 90, 60))
-
-
-def varied(canvas: Canvas, material: Material, amount: float = 0.08) -> Material:
-    """The same material from another maker: brightness, and a little the hue."""
-    factor = (1 + canvas.rng.normal(0, amount)) * (1 + canvas.rng.normal(0, amount / 6, 3))
-
-    def tinted(rgb: RGB) -> RGB:
-        red, green, blue = np.clip(np.array(rgb) * factor, 8, 245).tolist()
-        return red, green, blue
-
-    other = tinted(material.patches_rgb) if material.patches_rgb else None
-    return replace(material, rgb=tinted(material.rgb), patches_rgb=other)
 
 
 def rectangle(width: float, depth: float, u: float = 0.0, v: float = 0.0) -> Floats:
@@ -61,11 +59,12 @@ def visible_walls(canvas: Canvas, low: Floats, high: Floats) -> Iterator[Floats]
 
     The rings run anticlockwise. A wall's first two corners are its foot.
     """
-    low_px, high_px = canvas.project(low), canvas.project(high)
-    edge_px, lean_px = np.roll(low_px, -1, axis=0) - low_px, high_px - low_px
-    for index in np.flatnonzero(edge_px[:, 0] * lean_px[:, 1] < edge_px[:, 1] * lean_px[:, 0]):
-        after = (index + 1) % len(low)
-        yield np.stack([low[index], low[after], high[after], high[index]])
+    low_px, high_px = canvas.project(low).tolist(), canvas.project(high).tolist()
+    for here, (x, y) in enumerate(low_px):
+        after = (here + 1) % len(low_px)
+        along_x, along_y = low_px[after][0] - x, low_px[after][1] - y
+        if along_x * (high_px[here][1] - y) < along_y * (high_px[here][0] - x):
+            yield floats([low[here], low[after], high[after], high[here]])
 
 
 def draw_prism(
@@ -83,11 +82,10 @@ def draw_prism(
 
     ``side``: its walls, where they differ from its top. Its shadow falls on ``floor_m``.
     """
-    low, high = frame.place(outline, heights[0]), frame.place(outline, heights[1])
-    solid = np.concatenate([low, high])
-    if not canvas.sees(solid):
+    if not canvas.sees(frame, 1.5 * float(np.abs(outline).max()) + 1.1 * heights[1]):
         return
-    canvas.shadow(solid, floor_m)
+    low, high = frame.place(outline, heights[0]), frame.place(outline, heights[1])
+    canvas.shadow(np.concatenate([low, high]), floor_m)
     side_label, side_material = side or (label, material)
     for wall in visible_walls(canvas, low, high):
         canvas.paint(wall, side_label, side_material, canvas.light(wall))
@@ -95,49 +93,21 @@ def draw_prism(
 
 
 def draw_tree(canvas: Canvas, frame: Frame, radius: float, height: float, label: Label) -> None:
-    """A crown: a lumpy dome of leaves, lit from the sun's side, on a trunk that nobody sees."""
+    """A crown: a lumpy dome of leaves on a trunk that nobody sees."""
+    if not canvas.sees(frame, 1.3 * radius + 1.1 * height):
+        return
     rng = canvas.rng
-    angle = np.linspace(0, 2 * np.pi, 28, endpoint=False)
-    lobes = 0.10 * np.sin(rng.integers(3, 6) * angle + rng.uniform(0, 6))
-    reach = radius * (1 + lobes + rng.normal(0, 0.05, len(angle)))
-    crown = frame.place(
-        np.column_stack([np.cos(angle) * reach, np.sin(angle) * reach]), 0.7 * height
-    )
-    if not canvas.sees(crown):
-        return
+    lobes = 1 + 0.10 * np.sin(rng.integers(3, 6) * _CROWN_ANGLES + rng.uniform(0, 6))
+    reach = radius * (lobes + 0.05 * rng.standard_normal(len(_CROWN_ANGLES)))
+    crown = frame.place(_CROWN_CIRCLE * reach[:, None], 0.7 * height)
     canvas.shadow(crown)
-    outline_px = canvas.project(crown)
-    covered = canvas.coverage([outline_px])
-    if not covered:
-        return
-    window, alpha_HW = covered
-    greens = _FOREST_LEAVES if label is Label.FOREST else _LEAVES
-    leaves = Material(canvas.one_of(greens), grain=0.13, mottle=0.22, patch=0.03)
-    colour_HWC = canvas.texture(window, varied(canvas, leaves, 0.09))
-    light_HW = _dome_light(canvas, window, outline_px)
-    fringe_HW = 0.25 * canvas.mottle_HW[window] * (alpha_HW < 1)
-    ragged_HW = np.clip(1.6 * alpha_HW - 0.3 + fringe_HW, 0, 1)
-    canvas.blend(window, ragged_HW, colour_HWC * light_HW[..., None], label)
-
-
-def _dome_light(canvas: Canvas, window: Window, outline_px: Floats) -> Floats:
-    """Lambert's law on a dome whose surface the leaves have made rough: (H, W)."""
-    middle_px = outline_px.mean(0)
-    radius_px = float(np.linalg.norm(outline_px - middle_px, axis=1).max())
-    rows, columns = np.mgrid[window].astype(np.float32)
-    across = (columns + 0.5 - middle_px[0]) / radius_px
-    down = (rows + 0.5 - middle_px[1]) / radius_px
-    up = np.sqrt(np.clip(1 - across**2 - down**2, 0.05, 1))
-    sunward_px, origin_px = canvas.project([(-canvas.shadow_per_m).tolist(), (0, 0)])
-    toward = (sunward_px - origin_px) / canvas.px_per_m * canvas.to_sun[2]
-    cosine = across * toward[0] + down * toward[1] + up * canvas.to_sun[2]
-    bumps = 0.25 * canvas.mottle_HW[window] * up
-    return floats(0.40 + 0.68 * np.clip(cosine + bumps, 0, 1.3))
+    leaves = canvas.one_of(_FOREST_LEAVES if label is Label.FOREST else _LEAVES)
+    canvas.paint_dome(crown, label, leaves, light=rng.normal(1, 0.09))
 
 
 def draw_car(canvas: Canvas, frame: Frame) -> None:
     """A car, a pickup or a van, its bonnet at positive u."""
-    paint = varied(canvas, Material(canvas.one_of(_CARS), grain=0.02, patch=0))
+    paint = varied(canvas.rng, Material(canvas.one_of(_CARS), grain=0.02, patch=0))
     kind = canvas.one_of(["car", "car", "pickup", "van"])
     length, width = {"car": (4.6, 1.9), "pickup": (5.6, 2.1), "van": (5.2, 2.1)}[kind]
     front, back = {"car": (0.9, -1.7), "pickup": (0.9, -0.9), "van": (1.6, -2.4)}[kind]
@@ -166,10 +136,10 @@ def draw_pool(canvas: Canvas, frame: Frame) -> None:
         water = replace(water, rgb=(92, 124, 96), patches_rgb=(72, 102, 80))
     deck = frame.place(rounded(width + 3.4, depth + 3, power=7))
     rim = frame.place(rounded(width + 0.5, depth + 0.5, power, lobes))
-    canvas.paint(deck, Label.BACKGROUND, varied(canvas, CONCRETE))
-    canvas.paint(rim, Label.BACKGROUND, varied(canvas, WHITE))
+    canvas.paint(deck, Label.BACKGROUND, varied(canvas.rng, CONCRETE))
+    canvas.paint(rim, Label.BACKGROUND, varied(canvas.rng, WHITE))
     surface = frame.place(rounded(width, depth, power, lobes))
-    canvas.paint(surface, Label.POOL, varied(canvas, water, 0.06))
+    canvas.paint(surface, Label.POOL, varied(canvas.rng, water, 0.06))
 
 
 def draw_trampoline(canvas: Canvas, frame: Frame) -> None:
@@ -205,7 +175,7 @@ def draw_power_line(canvas: Canvas, frame: Frame, length: float) -> None:
     """Poles every 38 m along u, and three sagging cables on their cross-arms."""
     label, height, span, sag = Label.POWER_LINES, 9.5, 38.0, 1.1
     first = -length / 2 + canvas.rng.uniform(0, span)
-    wood, post = varied(canvas, WOOD), rectangle(0.3, 0.3)
+    wood, post = varied(canvas.rng, WOOD), rectangle(0.3, 0.3)
     for u in np.arange(first, length / 2, span):
         pole = frame.at(float(u), 0)
         canvas.shadow(np.concatenate([pole.place(post, 0), pole.place(post, height)]))
@@ -221,21 +191,22 @@ def draw_power_line(canvas: Canvas, frame: Frame, length: float) -> None:
 
 def draw_fence(canvas: Canvas, frame: Frame, length: float) -> None:
     """Boards along u, 1.8 m high."""
-    ends = floats([(-length / 2, 0), (length / 2, 0)])
-    boards = np.concatenate([frame.place(ends, 0), frame.place(ends[::-1], 1.8)])
-    if canvas.sees(boards):
-        canvas.shadow(boards)
-        canvas.paint(boards, Label.BACKGROUND, WOOD, 0.8)
-        canvas.line(boards[2:], 0.2, Label.BACKGROUND, WOOD)
+    if not canvas.sees(frame, length / 2 + 2):
+        return
+    left, right = -length / 2, length / 2
+    boards = frame.place([(left, 0, 0), (right, 0, 0), (right, 0, 1.8), (left, 0, 1.8)])
+    canvas.shadow(boards)
+    canvas.paint(boards, Label.BACKGROUND, WOOD, 0.8)
+    canvas.line(boards[2:], 0.2, Label.BACKGROUND, WOOD)
 
 
 def draw_debris(canvas: Canvas, frame: Frame) -> None:
     """What the flood has ruined, heaped at the kerb."""
     rng = canvas.rng
-    for _ in range(rng.integers(8, 20)):
+    for _ in range(rng.integers(5, 13)):
         spot = frame.at(rng.normal(0, 1.6), rng.normal(0, 0.7), rng.uniform(0, 3))
         outline = rectangle(rng.uniform(0.4, 1.6), rng.uniform(0.3, 0.8))
-        rubbish = varied(canvas, Material((150, 135, 118)), 0.35)
+        rubbish = varied(rng, Material((150, 135, 118)), 0.35)
         draw_prism(canvas, spot, outline, (0, 0.6), Label.BACKGROUND, rubbish)
 
 
@@ -246,9 +217,9 @@ def draw_boat(canvas: Canvas, frame: Frame) -> None:
         (-0.5, -0.5), (0.15, -0.5), (0.38, -0.3), (0.5, 0), (0.38, 0.3), (0.15, 0.5), (-0.5, 0.5),
     ]  # fmt: skip
     hull = floats(outline) * floats([length, width])
-    draw_prism(canvas, frame, hull, (0, 0.9), Label.BOAT, varied(canvas, WHITE, 0.04))
+    draw_prism(canvas, frame, hull, (0, 0.9), Label.BOAT, varied(canvas.rng, WHITE, 0.04))
     deck = frame.place(hull * floats([0.78, 0.66]), 0.9)
-    canvas.paint(deck, Label.BOAT, varied(canvas, Material((176, 158, 130))))
+    canvas.paint(deck, Label.BOAT, varied(canvas.rng, Material((176, 158, 130))))
     canopy = rectangle(length * 0.3, width * 0.7, -0.1 * length)
-    cloth = varied(canvas, Material((60, 84, 120)), 0.3)
+    cloth = varied(canvas.rng, Material((60, 84, 120)), 0.3)
     draw_prism(canvas, frame, canopy, (1.0, 2.0), Label.BOAT, cloth)

@@ -1,0 +1,1 @@
+"""What things cost: each benchmark times two sides in one run and prints their ratio."""

@@ -7,6 +7,7 @@ Ray that hands out what the study says is unfinished.
 """
 
 import functools
+import json
 from collections.abc import Mapping
 from typing import Any
 
@@ -25,6 +26,7 @@ from search.space import finish
 from search.tracking import Tracker
 from search.trial import run_trial, trial_name
 from segcore.config import TrialConfig
+from segcore.versions import versions
 
 WORKER_DEATHS = 3
 """A trial whose worker process died goes on from its checkpoint this many times, then it failed."""
@@ -124,9 +126,16 @@ class _Watcher(tune.Callback):
         self, iteration: int, trials: list[Trial], trial: Trial, **info: Any
     ) -> None:
         """Open the trial's run in MLflow."""
+        number = trial.config["trial_number"]
         config = TrialConfig.from_dict(trial.config["config"])
-        self._tracker.start_trial(trial.config["trial_number"], config, {})
-        self._progress.epoch_done(trial.config["trial_number"], 0, None)
+        tags = {"data_fingerprint": self._plan.data.fingerprint, **versions()}
+        self._tracker.start_trial(number, config, tags)
+        path = self._plan.run.path / "configs" / f"{_trial_name(trial)}.json"
+        if not path.exists():
+            path.parent.mkdir(exist_ok=True)
+            path.write_text(json.dumps(config.to_dict(), indent=2))
+            self._tracker.log_artifacts(number, path)
+        self._progress.epoch_done(number, 0, None)
 
     def on_trial_result(
         self,

@@ -100,9 +100,9 @@ def _class_table(data: PreparedData, survey: Survey) -> Table:
     class_pixels_PK = np.array([facts.class_pixels for facts in survey.photos])
     share_K = class_pixels_PK.sum(axis=0) / max(class_pixels_PK.sum(), 1)
     table = Table("", "", box=None)
-    table.add_column("class", no_wrap=True)
+    table.add_column("class", overflow="fold")
     for title in ("pixels", "images", *SPLITS):
-        table.add_column(title, justify="right")
+        table.add_column(title, justify="right", no_wrap=True)
     for index, name in enumerate(data.class_names):
         holders = class_pixels_PK[:, index] > 0
         per_split = [
@@ -114,7 +114,7 @@ def _class_table(data: PreparedData, survey: Survey) -> Table:
             str(index),
             Text("██", style=f"rgb({red},{green},{blue})"),
             Text(name),
-            f"{share_K[index]:.2%}",
+            f"{100 * share_K[index]:.3g} %",
             str(int(holders.sum())),
             *(str(count) if count else Text("–", style="yellow") for count in per_split),
         )

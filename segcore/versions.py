@@ -21,12 +21,16 @@ def versions() -> dict[str, str]:
 
 def _commit() -> str:
     """The checkout's commit, marked where files differ from it; "unknown" outside a checkout."""
-    folder = Path(__file__).parent
     try:
-        described = subprocess.run(
-            ["git", "describe", "--always", "--dirty", "--abbrev=12"],
-            cwd=folder, capture_output=True, text=True, timeout=10, check=True,
-        )  # fmt: skip
+        # An installed package may lie within somebody else's repository, which doesn't track it.
+        _git("ls-files", "--error-unmatch", Path(__file__).name)
+        return _git("describe", "--always", "--dirty", "--abbrev=12").strip()
     except (OSError, subprocess.SubprocessError):
         return "unknown"
-    return described.stdout.strip()
+
+
+def _git(*arguments: str) -> str:
+    return subprocess.run(
+        ["git", *arguments], cwd=Path(__file__).parent, capture_output=True, text=True, timeout=10,
+        check=True,
+    ).stdout  # fmt: skip

@@ -108,14 +108,15 @@ class Canvas:
         width_m = rng.uniform(62, 105)
         self.px_per_m = max(height_px, width_px) / width_m
         self.camera_m = 0.95 * width_m
-        self._half_height_m, self._half_width_m = (side / self.px_per_m / 2 for side in self.shape)
-        self.radius_m = math.hypot(self._half_height_m, self._half_width_m)
+        self._half_view_m = width_px / self.px_per_m / 2, height_px / self.px_per_m / 2
+        self.radius_m = math.hypot(*self._half_view_m)
         turn = rng.uniform(0, 2 * np.pi)
         self._view = Frame(0, 0, turn)  # direction(): world → axes of the picture
         self._to_points = _rotation(turn).T * np.float32(_POINTS_PER_PX * self.px_per_m)
         self._centre = floats([(width_px - 1) / 2, (height_px - 1) / 2]) * _POINTS_PER_PX
         sun_angle, shadow_length = rng.uniform(0, 2 * np.pi), rng.uniform(0.35, 1.1)
         self.shadow_per_m = floats([np.cos(sun_angle), np.sin(sun_angle)]) * shadow_length
+        self._shadow_in_view = self._view.direction(*self.shadow_per_m.tolist())
         steepness = 1 / math.hypot(shadow_length, 1)
         self.to_sun = (*(-steepness * self.shadow_per_m).tolist(), steepness)
         self.to_sun_in_view = (*self._view.direction(*self.to_sun[:2]), steepness)
@@ -179,12 +180,14 @@ class Canvas:
             draw()
         self._standing.clear()
 
-    def sees(self, frame: Frame, reach_m: float) -> bool:
-        """Whether something may be in view that reaches, with its shadow, so far around it."""
-        across, down = self._view.direction(frame.x, frame.y)
-        return abs(across) < self._half_width_m + reach_m and (
-            abs(down) < self._half_height_m + reach_m
-        )
+    def sees(self, frame: Frame, reach_m: float, height_m: float = 0.0) -> bool:
+        """Whether a thing that reaches so far around its frame, or its shadow, may be in view."""
+        at = self._view.direction(frame.x, frame.y)
+        for place, shadow, half in zip(at, self._shadow_in_view, self._half_view_m, strict=True):
+            tip = place + shadow * height_m
+            if max(place, tip) < -half - reach_m or min(place, tip) > half + reach_m:
+                return False
+        return True
 
     def project(self, points_xyz: Floats) -> NDArray[np.int32]:
         """World (N, 3) → fixed-point coordinates (N, 2) in the fine grid: the pinhole camera."""

@@ -82,7 +82,7 @@ def draw_prism(
 
     ``side``: its walls, where they differ from its top. Its shadow falls on ``floor_m``.
     """
-    if not canvas.sees(frame, 1.5 * float(np.abs(outline).max()) + 1.1 * heights[1]):
+    if not canvas.sees(frame, 1.5 * float(np.abs(outline).max()), heights[1]):
         return
     low, high = frame.place(outline, heights[0]), frame.place(outline, heights[1])
     canvas.shadow(np.concatenate([low, high]), floor_m)
@@ -94,7 +94,7 @@ def draw_prism(
 
 def draw_tree(canvas: Canvas, frame: Frame, radius: float, height: float, label: Label) -> None:
     """A crown: a lumpy dome of leaves on a trunk that nobody sees."""
-    if not canvas.sees(frame, 1.3 * radius + 1.1 * height):
+    if not canvas.sees(frame, 1.3 * radius, 0.7 * height):
         return
     rng = canvas.rng
     lobes = 1 + 0.10 * np.sin(rng.integers(3, 6) * _CROWN_ANGLES + rng.uniform(0, 6))
@@ -191,7 +191,7 @@ def draw_power_line(canvas: Canvas, frame: Frame, length: float) -> None:
 
 def draw_fence(canvas: Canvas, frame: Frame, length: float) -> None:
     """Boards along u, 1.8 m high."""
-    if not canvas.sees(frame, length / 2 + 2):
+    if not canvas.sees(frame, length / 2, 1.8):
         return
     left, right = -length / 2, length / 2
     boards = frame.place([(left, 0, 0), (right, 0, 0), (right, 0, 1.8), (left, 0, 1.8)])

@@ -99,7 +99,7 @@ def wing_roof(
 
 def draw_house(canvas: Canvas, frame: Frame, width: float, depth: float) -> None:
     """A home around its frame, the street at negative v; a wing may stand out towards it."""
-    if not canvas.sees(frame, math.hypot(width / 2, depth / 2 + 6) + 10):
+    if not canvas.sees(frame, math.hypot(width / 2, depth / 2 + 6), 9):
         return
     rng = canvas.rng
     eave = 5.4 if canvas.chance(0.25) else 2.9

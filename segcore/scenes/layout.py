@@ -100,7 +100,7 @@ class Suburb:
         canvas.paint(frame.place(rectangle(length, _ROAD_M)), Label.ROAD, self.road)
         tar = replace(ASPHALT, rgb=(74, 74, 76))
         for u in np.arange(-length / 2, length / 2, rng.uniform(5, 14)):
-            if canvas.chance(0.6):
+            if canvas.chance(0.6) and canvas.sees(frame.at(u, 0), _ROAD_M / 2):
                 seam = [(u, -_ROAD_M / 2), (u + rng.normal(0, 0.4), 0), (u, _ROAD_M / 2)]
                 canvas.line(frame.place(seam), 0.12, Label.ROAD, tar)
         if canvas.chance(0.45):

@@ -1,0 +1,45 @@
+"""README tells the truth: its commands, options, spaces and definitions are those of the code."""
+
+import re
+import subprocess
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+
+from search.space import load_space
+from segcore.metrics import METRICS
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text()
+CONTRIBUTING = (ROOT / "CONTRIBUTING.md").read_text()
+
+
+def test_the_metrics_are_defined_as_the_code_defines_them() -> None:
+    table = dict(re.findall(r"^\| `(\w+)` \| (.+) \|$", README, re.MULTILINE))
+    assert {name: table.get(name) for name in METRICS} == METRICS
+
+
+def test_commands_name_modules_and_options_that_exist() -> None:
+    used = re.findall(r"python -m ((?:search|segcore)\.\w+)([^\n`]*)", README)
+    assert {module for module, _ in used} >= {"search.run", "search.predict", "segcore.prepare"}
+    helps = {}
+    for module, rest in used:
+        assert find_spec(module) is not None, module
+        if module not in helps:
+            helps[module] = subprocess.run(
+                [sys.executable, "-m", module, "--help"], cwd=ROOT, capture_output=True, text=True
+            ).stdout
+        for option in re.findall(r"--[a-z-]+", rest.replace("--help", "")):
+            assert option in helps[module], f"{module} {option}"
+
+
+def test_shipped_spaces_are_there() -> None:
+    for path in set(re.findall(r"spaces\.(?:quick|competition|aerial)", README)):
+        load_space(path)
+
+
+def test_the_map_of_the_house_names_every_module() -> None:
+    for wing in ("segcore", "search", "spaces"):
+        for path in (ROOT / wing).glob("*.py"):
+            if path.name != "__init__.py":
+                assert re.search(rf"^  {path.name} ", CONTRIBUTING, re.MULTILINE), path

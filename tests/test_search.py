@@ -48,7 +48,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def output(folder: Path, blocks: Path) -> str:
     """What a user sees of a search that was interrupted with Ctrl-C, and then resumed."""
     arguments = ["--data", str(blocks), "--space", "tests.tiny_space:slow_space", "--trials", "4",
-                 "--max-epochs", "3", "--name", "road"]  # fmt: skip
+                 "--max-epochs", "3", "--grace-epochs", "1", "--name", "road"]  # fmt: skip
     with subprocess.Popen(
         [*SEARCH, *arguments], cwd=folder, env=environment(), text=True, stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -93,7 +93,9 @@ def test_mlflow_has_one_run_for_the_search_and_one_for_each_trial(
     assert len(parent) == 1 and len(trials) == 4
     study = study_of(folder / "runs" / "road")
     for trial in study.get_trials():
-        (found,) = [r for r in trials if r.data.tags["segsearch.trial"].endswith(f"/{trial.number}")]
+        (found,) = [
+            r for r in trials if r.data.tags["segsearch.trial"].endswith(f"/{trial.number}")
+        ]
         assert found.data.params["lr"] == str(trial.params["lr"])
         logged = {m.step: m.value for m in client.get_metric_history(found.info.run_id, "val/dice")}
         assert logged == pytest.approx(trial.intermediate_values)
@@ -122,7 +124,9 @@ def test_the_bundle_keeps_honest_scores_beside_the_flattering_ones(
 
 def test_each_trial_keeps_its_best_and_its_newest_checkpoint(folder: Path, output: str) -> None:
     for trial in study_of(folder / "runs" / "road").get_trials():
-        folders = list((folder / "runs/road/trials").glob(f"*/trial_{trial.number:04d}/checkpoint_*"))
+        folders = list(
+            (folder / "runs/road/trials").glob(f"*/trial_{trial.number:04d}/checkpoint_*")
+        )
         infos = [checkpoint.load_info(found) for found in folders]
         epochs = {info.epoch for info in infos}
         best = max(trial.intermediate_values, key=trial.intermediate_values.__getitem__)

@@ -3,6 +3,7 @@
 import logging
 import math
 import os
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -29,6 +30,8 @@ import ray
 from search.options import SearchOptions
 from segcore.errors import UserError
 
+CONNECT_TIMEOUT_S = 10
+
 
 @dataclass(frozen=True)
 class Slots:
@@ -51,6 +54,7 @@ def connected(options: SearchOptions) -> Iterator[Slots]:
     Raises ``UserError`` where there is none at the address, or where no trial fits on it.
     """
     try:
+        _check_reachable(options.address)
         ray.init(
             address=options.address,
             include_dashboard=None if options.address else False,
@@ -58,7 +62,7 @@ def connected(options: SearchOptions) -> Iterator[Slots]:
             logging_level=logging.ERROR,
             configure_logging=True,
         )
-    except ConnectionError as error:
+    except OSError as error:  # ConnectionError is one
         raise UserError(
             f"--address {options.address}: no Ray cluster answers there ({error}); "
             "start one with `ray up cluster.yaml` or `ray start --head`"
@@ -68,6 +72,15 @@ def connected(options: SearchOptions) -> Iterator[Slots]:
         yield _slots(options, ray.cluster_resources())
     finally:
         ray.shutdown()
+
+
+def _check_reachable(address: str | None) -> None:
+    """Raise ``OSError`` within seconds where nobody listens: Ray itself tries for five minutes."""
+    host, _, port = (address or "").rpartition(":")
+    if host and port.isdigit():
+        socket.create_connection(
+            (host.removeprefix("ray://"), int(port)), CONNECT_TIMEOUT_S
+        ).close()
 
 
 def _slots(options: SearchOptions, resources: dict[str, float]) -> Slots:

@@ -45,7 +45,8 @@ class StudySearcher(Searcher):  # type: ignore[misc]  # Ray has no types
     ``planned_trials`` have been started, those of earlier sessions included.
 
     ``finish(config, trial_number)`` overlays what the search decides. What a worker gets is
-    ``{"trial_number": …, "config": config.to_dict()}``; each of its results holds ``epoch``
+    ``{"trial_number": …, "config": config.to_dict(), "known_epochs": …}``, the last
+    being the epochs that the study has values of; each of its results holds ``epoch``
     (1-based), ``metric`` and ``finished``: True in the last one of a training that ended by itself.
     A last result may instead say in ``failure`` why the training can't go on.
     """
@@ -81,7 +82,8 @@ class StudySearcher(Searcher):  # type: ignore[misc]  # Ray has no types
             return str(Searcher.FINISHED)
         config = trial.user_attrs.get("config") or self._configure(trial)
         self._live[trial_id] = _Live(trial, values)
-        return {"trial_number": trial.number, "config": config}
+        known_epochs = max(values, default=0)
+        return {"trial_number": trial.number, "config": config, "known_epochs": known_epochs}
 
     def _configure(self, trial: optuna.Trial) -> dict[str, Any]:
         try:

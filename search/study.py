@@ -184,8 +184,11 @@ class _Watcher(tune.Callback):
 
 
 def status_of(result: Mapping[str, Any]) -> Status:
-    """Whether a trial ended by itself or was stopped, from its last result."""
-    return "finished" if result.get("finished") else "stopped"
+    """Whether a trial ended by itself or was stopped, from its last result.
+
+    A resumed one that had nothing left to train has no result of its own: it is finished.
+    """
+    return "finished" if result.get("finished", True) else "stopped"
 
 
 def _is_ours(key: str) -> bool:

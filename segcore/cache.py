@@ -60,6 +60,10 @@ class PreparedData:
         """K."""
         return len(self.class_names)
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        # A loading process maps the same files; pickled arrays would be copies of the whole cache.
+        return open_prepared, (self.folder,)
+
     def items(self, split: Split) -> NDArray[np.int64]:
         """The items of a split that have labelled pixels; others could teach and score nothing."""
         of_split_P = np.array([own == split for own in self.photo_splits])

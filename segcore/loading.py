@@ -4,8 +4,11 @@ Which images an epoch draws, and how each is augmented, follows from (seed, epoc
 run draws what an uninterrupted one would have drawn, with any number of worker processes.
 """
 
+import multiprocessing
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
 
 import cv2
 import numpy as np
@@ -16,6 +19,9 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from segcore.augment import build_augmentation
 from segcore.cache import PreparedData
 from segcore.config import TrialConfig
+
+if TYPE_CHECKING:
+    import albumentations as A
 
 Batch = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
 """``image_NCHW`` uint8, ``mask_NHW`` uint8, ``item_N`` int64."""
@@ -124,7 +130,12 @@ class TrainingImages(Dataset[Batch]):
 
     def __init__(self, data: PreparedData, config: TrialConfig) -> None:
         self._data = data
-        self._augment = build_augmentation(config)
+        self._config = config
+
+    @cached_property
+    def _augment(self) -> "A.Compose":
+        # Built in the process that uses it: a user's own may hold what can't be pickled.
+        return build_augmentation(self._config)
 
     def __getitem__(self, draw: Draw) -> Batch:
         image_HWC = np.asarray(self._data.images_MHWC[draw.item])
@@ -158,6 +169,22 @@ def _to_tensors(image_HWC: NDArray[np.uint8], mask_HW: NDArray[np.uint8], item: 
     return image_CHW, torch.from_numpy(np.array(mask_HW)), torch.tensor(item)
 
 
+def _worker_settings(workers: int, pin_memory: bool) -> dict[str, Any]:
+    """What both kinds of loader tell torch about their processes."""
+    settings: dict[str, Any] = {"num_workers": workers, "pin_memory": pin_memory}
+    if workers > 0:
+        # Not forked from this process: the threads of OpenCV and OpenMP don't survive a fork, but
+        # their locks do, and a worker would wait for them for ever. A forkserver has no threads.
+        context = multiprocessing.get_context("forkserver")
+        context.set_forkserver_preload([__name__])
+        settings |= {
+            "multiprocessing_context": context,
+            "persistent_workers": True,
+            "worker_init_fn": _one_thread,
+        }
+    return settings
+
+
 def _one_thread(worker_id: int) -> None:
     # Each worker is one of many processes: OpenCV's own threads would only fight.
     cv2.setNumThreads(1)
@@ -171,10 +198,7 @@ def training_loader(
         TrainingImages(data, config),
         batch_size=config.batch_size,
         sampler=EpochSampler(data, config),
-        num_workers=workers,
-        persistent_workers=workers > 0,
-        pin_memory=pin_memory,
-        worker_init_fn=_one_thread,
+        **_worker_settings(workers, pin_memory),
     )
 
 
@@ -190,8 +214,5 @@ def plain_loader(
     return DataLoader(
         PlainImages(data, items_M),
         batch_size=batch_size,
-        num_workers=workers,
-        persistent_workers=workers > 0,
-        pin_memory=pin_memory,
-        worker_init_fn=_one_thread,
+        **_worker_settings(workers, pin_memory),
     )

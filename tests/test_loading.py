@@ -1,12 +1,13 @@
 """What training sees: how often, with which geometry, and how rare classes get their share."""
 
 from collections import Counter
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from segcore.cache import PreparedData
+from segcore.cache import PreparedData, prepare
 from segcore.config import IGNORE_INDEX, TrialConfig
 from segcore.loading import EpochSampler, TrainingImages, class_rarity, crop_around, training_loader
 from tests.conftest import make_data
@@ -126,8 +127,9 @@ def test_a_turned_photograph_that_is_not_square_keeps_its_size() -> None:
         assert image.shape == (3, 48, 64) and mask.shape == (48, 64)
 
 
-def test_batches_do_not_depend_on_worker_processes(data: PreparedData) -> None:
+def test_batches_do_not_depend_on_worker_processes(blocks: Path, tmp_path: Path) -> None:
     chosen = config(rare_crop_prob=0.3)
+    data = prepare(blocks, chosen.preparation, cache_dir=tmp_path)
 
     def batches(workers: int) -> list[torch.Tensor]:
         loader = training_loader(data, chosen, workers=workers, pin_memory=False)

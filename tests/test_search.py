@@ -1,4 +1,4 @@
-"""The whole road with real processes: search, interrupt, go on, ensemble, predict; and bad input."""
+"""The whole road with real processes: search, interrupt, go on, ensemble, predict."""
 
 import json
 import os
@@ -30,7 +30,8 @@ def environment() -> dict[str, str]:
 
 def search(cwd: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [*SEARCH, *arguments], cwd=cwd, env=environment(), capture_output=True, text=True, timeout=240
+        [*SEARCH, *arguments], cwd=cwd, env=environment(), capture_output=True, text=True,
+        timeout=240,
     )  # fmt: skip
 
 

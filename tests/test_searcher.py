@@ -19,6 +19,7 @@ from ray import tune
 
 from search.sampler import RungTPESampler, rungs
 from search.searcher import StudyScheduler, StudySearcher, enqueue_baselines, open_study
+from search.space import Space
 from segcore.config import TrialConfig
 from segcore.errors import UserError
 
@@ -222,11 +223,13 @@ def test_interrupted_trials_come_first_then_baselines_then_new_ones(tmp_path: Pa
     study = study_in(tmp_path)
     first = searcher_of(study, planned=4)
     configs = [first.suggest(trial_id) for trial_id in "ab"]
+    assert isinstance(configs[1], dict)
     first.on_trial_result("b", {"epoch": 1, METRIC: 0.5, "finished": False})
     study.enqueue_trial({"loss": "ce", "lr": 1e-3, "batch_size": 4})
 
     second = searcher_of(study, planned=4)
-    assert [second.suggest(trial_id) for trial_id in "cd"] == configs
+    again = [second.suggest(trial_id) for trial_id in "cd"]
+    assert again == [configs[0], configs[1] | {"known_epochs": 1}]
     third = second.suggest("e")
     assert isinstance(third, dict)
     assert (third["trial_number"], third["config"]["lr"]) == (2, 1e-3)
@@ -302,7 +305,8 @@ def test_a_space_that_raises_names_what_it_had_sampled(tmp_path: Path) -> None:
         return TrialConfig(warmup_epochs=trial.suggest_int("warmup_epochs", 60, 60))
 
     study = study_in(tmp_path)
-    searcher = StudySearcher(study, bad_space, metric=METRIC, planned_trials=2, finish=finish)
+    sample = Space("mylab:bad_space", bad_space, (), "").sample
+    searcher = StudySearcher(study, sample, metric=METRIC, planned_trials=2, finish=finish)
     with pytest.raises(UserError, match=r"leaves nothing of max_epochs.*warmup_epochs = 60"):
         searcher.suggest("a")
     assert study.trials[0].state == TrialState.FAIL

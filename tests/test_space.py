@@ -46,9 +46,7 @@ def test_sampling_finds_every_network_that_a_space_can_name(path: str) -> None:
     shipped = load_space(path)
     found = {(c.architecture, c.encoder) for c in sample_space(shipped, SearchOptions())}
     study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=99))
-    more = {
-        (c.architecture, c.encoder) for c in (shipped.sample(study.ask()) for _ in range(1000))
-    }
+    more = {(c.architecture, c.encoder) for c in (shipped.sample(study.ask()) for _ in range(1000))}
     assert more <= found
 
 

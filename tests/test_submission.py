@@ -28,7 +28,12 @@ def test_runs_by_hand() -> None:
     assert run_lengths(mask, 4) == ["3 2", "1 2 6 1", "5 1", ""]
 
 
-@given(arrays.arrays(np.uint8, arrays.array_shapes(min_dims=2, max_dims=2), elements=st.integers(0, 5)))  # fmt: skip
+MASKS = arrays.arrays(
+    np.uint8, arrays.array_shapes(min_dims=2, max_dims=2), elements=st.integers(0, 5)
+)
+
+
+@given(MASKS)
 def test_runs_paint_the_mask_again(mask: np.ndarray) -> None:
     assert (paint(run_lengths(mask, 6), mask.shape) == mask).all()
 

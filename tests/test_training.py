@@ -129,9 +129,7 @@ def test_a_checkpoint_cut_off_anywhere_is_seen_as_incomplete(
     ("schedule", "at_start", "at_middle", "at_end"),
     [("constant", 1, 1, 1), ("cosine", 1, 0.505, 0.01), ("poly", 1, 0.5405, 0.01)],
 )
-def test_schedules_by_hand(
-    schedule: str, at_start: float, at_middle: float, at_end: float
-) -> None:
+def test_schedules_by_hand(schedule: str, at_start: float, at_middle: float, at_end: float) -> None:
     chosen = config(schedule=schedule, max_epochs=10)
     found = [lr_factor(chosen, epochs, []) for epochs in (0.0, 5.0, 10.0)]
     assert found == pytest.approx([at_start, at_middle, at_end], abs=1e-3)

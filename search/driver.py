@@ -2,8 +2,8 @@
 
 import dataclasses
 import secrets
+import time
 
-import optuna
 from rich.console import Console
 
 from search.cluster import Slots, connected
@@ -52,10 +52,20 @@ def search(options: SearchOptions, console: Console) -> bool:
             score=options.score_key,
             journal=run.tracking_journal,
         ) as tracker:
-            return _search(plan, slots, tracker, uri, console)
+            try:
+                _search(plan, slots, tracker, uri, console)
+            except KeyboardInterrupt:
+                tracker.end_search("stopped", "interrupted")
+                console.print(
+                    "\nInterrupted; nothing is lost. Go on with:\n"
+                    f"  python -m search.run --resume {run.path}",
+                    soft_wrap=True,
+                )
+                return False
+    return True
 
 
-def _search(plan: Plan, slots: Slots, tracker: Tracker, uri: str, console: Console) -> bool:
+def _search(plan: Plan, slots: Slots, tracker: Tracker, uri: str, console: Console) -> None:
     options = plan.options
     # Parameters are what can't change when the search is resumed; MLflow would refuse that.
     tracker.start_search(
@@ -70,23 +80,25 @@ def _search(plan: Plan, slots: Slots, tracker: Tracker, uri: str, console: Conso
     study = open_plan_study(plan)
     console.print(
         f"{options.trials} trials of up to {options.max_epochs} epochs, {slots.count} at a time, "
-        f"on {len(plan.data.items('train'))} training images · Ctrl-C stops gently"
+        f"on {len(plan.data.items('train'))} training images · Ctrl-C stops gently",
+        soft_wrap=True,
     )
     ended = sum(trial.state.is_finished() for trial in study.get_trials(deepcopy=False))
     with SearchProgress(
         console, metric=options.metric, planned_trials=options.trials, ended_trials=ended
     ) as progress:
+        started = time.monotonic()
         run_trials(plan, study, slots, tracker, progress)
+        spent_s = time.monotonic() - started
     rows = read_rows(study)
     console.print()
     console.print(leaderboard_table(rows, options.metric))
-    if _is_interrupted(study, options):
-        tracker.end_search("stopped", "interrupted")
-        console.print(
-            "\nInterrupted; nothing is lost. Go on with:\n"
-            f"  python -m search.run --resume {plan.run.path}"
-        )
-        return False
+    unfinished = [row.number for row in rows if row.status == "running"]
+    out_of_time = options.time_budget_s is not None and spent_s >= options.time_budget_s
+    for number in unfinished:
+        tracker.end_trial(number, "stopped", "out of time" if out_of_time else "interrupted")
+    if (unfinished or len(rows) < options.trials) and not out_of_time:
+        raise KeyboardInterrupt  # Ray Tune took it for its own, and ended gently
     result = build_ensemble(plan, rows, slots)
     _log_best_trials(plan, result, tracker)
     tracker.end_search("finished")
@@ -97,7 +109,6 @@ def _search(plan: Plan, slots: Slots, tracker: Tracker, uri: str, console: Conso
         f"Predict         python -m search.predict {plan.run.ensemble} PHOTOS --overlay",
         soft_wrap=True,
     )
-    return True
 
 
 def _open_run(options: SearchOptions) -> tuple[RunFolder, RunRecord | None]:
@@ -126,14 +137,6 @@ def _check_identity(plan: Plan, record: RunRecord | None) -> None:
             f"{plan.run.path}: can't go on, its trials could not be compared: "
             f"{'; '.join(changed)}. Change it back, or start a new run"
         )
-
-
-def _is_interrupted(study: optuna.Study, options: SearchOptions) -> bool:
-    """Whether trials are left; a time budget that ran out is no interruption."""
-    trials = study.get_trials(deepcopy=False)
-    if any(trial.state == optuna.trial.TrialState.RUNNING for trial in trials):
-        return True
-    return options.time_budget_s is None and len(trials) < options.trials
 
 
 def _log_best_trials(plan: Plan, result: EnsembleResult, tracker: Tracker) -> None:

@@ -56,7 +56,6 @@ class Job:
     dataset: Dataset
     states: Mapping[Path, FileState]
     preparation: Preparation
-    seed: int
     grids: Sequence[Grid]
     first_items: Sequence[int]
 
@@ -66,9 +65,7 @@ class Job:
         return len(self.dataset.spec.class_names)
 
 
-def plan_job(
-    dataset: Dataset, states: Mapping[Path, FileState], preparation: Preparation, seed: int
-) -> Job:
+def plan_job(dataset: Dataset, states: Mapping[Path, FileState], preparation: Preparation) -> Job:
     """Read the photographs' headers. One that can't be read gets an empty grid: it fails later."""
     grids = []
     for photo in dataset.photos:
@@ -77,7 +74,7 @@ def plan_job(
         except ImageError:
             grids.append(Grid(0, 0, 0, 0))
     first_items = list(accumulate((grid.items for grid in grids), initial=0))
-    return Job(dataset, states, preparation, seed, grids, first_items)
+    return Job(dataset, states, preparation, grids, first_items)
 
 
 def build_cache(job: Job, target: Path, fingerprint: str, pool: Executor, on_done: OnDone) -> None:
@@ -122,7 +119,7 @@ def _fill_photo(job: Job, arrays: Arrays, on_done: OnDone, position: int) -> Pho
     cut = cut_items(pair.image_HWC, pair.mask_HW, grid, job.preparation)
     for item, (image, mask) in enumerate(cut, start=job.first_items[position]):
         class_pixels_K = count_classes(mask, job.num_classes)
-        rng = np.random.default_rng([job.seed, item])
+        rng = np.random.default_rng(item)
         arrays["photo_M"][item] = position
         arrays["images_MHWC"][item] = image
         arrays["masks_MHW"][item] = mask
@@ -143,7 +140,7 @@ def _describe(job: Job, facts: Sequence[PhotoFacts], fingerprint: str) -> dict[s
     names, groups = [photo.name for photo in photos], [photo.group for photo in photos]
     class_pixels_PK = np.array([fact.class_pixels for fact in facts], np.int64)
     fixed = [photo.split for photo in photos]
-    splits = assign_splits(class_pixels_PK, groups, spec.split.fractions, job.seed, fixed)
+    splits = assign_splits(class_pixels_PK, groups, spec.split.fractions, spec.split.seed, fixed)
     notes = [
         *job.dataset.notes,
         *(f"{name}: {fact.note}" for name, fact in zip(names, facts, strict=True) if fact.note),

@@ -80,14 +80,13 @@ def prepare(
     preparation: Preparation,
     *,
     cache_dir: Path | None = None,
-    seed: int = 0,
     workers: int | None = None,
     progress: bool = True,
 ) -> PreparedData:
     """Check a data set and decode it once; where that has been done, just open the result.
 
-    ``cache_dir`` is ``$SEGSEARCH_CACHE`` or ``~/.cache/segsearch``, ``workers`` the usable cores,
-    ``seed`` that of the random split. Progress goes to standard error. Several processes that
+    ``cache_dir`` is ``$SEGSEARCH_CACHE`` or ``~/.cache/segsearch``, ``workers`` the usable cores.
+    Progress goes to standard error. Several processes that
     prepare the same data do it once.
 
     Raises ``ProblemsError`` with everything that is wrong with the files, ``UserError`` where
@@ -114,13 +113,13 @@ def prepare(
             raise problems_error(dataset.folder, problems)
 
         fingerprint = _fingerprint(dataset, states, preparation)
-        target = cache_dir / "prepared" / f"{fingerprint[:24]}-seed{seed}-v{CACHE_FORMAT}"
+        target = cache_dir / "prepared" / f"{fingerprint[:24]}-v{CACHE_FORMAT}"
         with _locked(target.with_suffix(".lock")):
             try:
                 return open_prepared(target)
             except UserError:  # Not there yet, or damaged.
                 shutil.rmtree(target, ignore_errors=True)
-            job = plan_job(dataset, states, preparation, seed)
+            job = plan_job(dataset, states, preparation)
             on_done = _stage(bar, "Preparing", len(photos))
             build_cache(job, target, fingerprint, pool, on_done)
             return open_prepared(target)

@@ -29,8 +29,10 @@ class SplitSpec(BaseModel):
     train: SplitSource | None = None
     val: SplitSource = 0.15
     test: SplitSource = 0.15
+    seed: int = Field(default=0, ge=0)
+    """Of the drawn splits: another seed draws others."""
 
-    @field_validator("*", mode="before")
+    @field_validator("train", "val", "test", mode="before")
     @classmethod
     def _check_kind(cls, value: Any) -> Any:
         if isinstance(value, float | int) and not isinstance(value, bool) and not 0 < value < 1:

@@ -34,8 +34,6 @@ class Options:
     tile_scale: float | None = None
     """Scale photographs by this factor (above 0, up to 1) and cut them into tiles, instead of
     resizing them as a whole."""
-    seed: int = 0
-    """Of the random split (0 or more)."""
     workers: int | None = None
     """Photographs decoded at the same time (default: as many as there are cores)."""
 
@@ -45,8 +43,6 @@ class Options:
             raise UserError(f"{self.height_px}×{self.width_px} px: each side needs 32 px or more")
         if self.tile_scale is not None and not 0 < self.tile_scale <= 1:
             raise UserError(f"--tile-scale {self.tile_scale}: allowed is above 0, up to 1")
-        if self.seed < 0:
-            raise UserError(f"--seed {self.seed}: allowed is 0 or more")
         if self.workers is not None and self.workers < 1:
             raise UserError(f"--workers {self.workers}: allowed is 1 or more")
 
@@ -63,7 +59,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     preparation = Preparation(options.height_px, options.width_px, options.tile_scale)
     begin_s = time.perf_counter()
     try:
-        data = prepare(options.folder, preparation, seed=options.seed, workers=options.workers)
+        data = prepare(options.folder, preparation, workers=options.workers)
         survey = read_survey(data.folder)
     except UserError as error:
         errors.print(Text(str(error)), soft_wrap=True)

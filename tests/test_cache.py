@@ -162,14 +162,20 @@ def test_touching_and_moving_a_data_set_changes_nothing(folder: Path) -> None:
     assert run(folder.rename(folder.with_name("moved"))).folder == before.folder
 
 
-def test_the_same_seed_gives_the_same_arrays_and_split(folder: Path, tmp_path: Path) -> None:
+def test_arrays_and_split_follow_from_the_content_and_the_seed_in_dataset_yaml(
+    folder: Path, tmp_path: Path
+) -> None:
     first = run(folder, cache_dir=tmp_path / "one", workers=1)
     second = run(folder, cache_dir=tmp_path / "two", workers=4)
     assert first.photo_splits == second.photo_splits
     for name in ("images_MHWC", "masks_MHW", "class_locations_MKL2"):
         np.testing.assert_array_equal(getattr(first, name), getattr(second, name))
-    seeds = {run(folder, seed=seed).photo_splits for seed in range(4)}
-    assert len(seeds) > 1
+    drawn = set()
+    for seed in range(4):
+        split = {"val": 0.25, "test": 0.25, "seed": seed}
+        (folder / "dataset.yaml").write_text(yaml.safe_dump(SPEC | {"split": split}))
+        drawn.add(run(folder).photo_splits)
+    assert len(drawn) > 1
 
 
 def truncate_image(folder: Path) -> None:

@@ -157,10 +157,11 @@ def test_prediction_writes_masks_overlays_and_a_submission_and_skips_what_is_bro
     assert len((out / "submission.csv").read_text().splitlines()) == 1 + 2 * 2
 
 
-def test_a_finished_run_can_get_more_trials(folder: Path, output: str) -> None:
-    more = search(folder, "--resume", "runs/road", "--trials", "5")
+def test_a_finished_run_can_get_more_trials_until_its_time_is_up(folder: Path, output: str) -> None:
+    more = search(folder, "--resume", "runs/road", "--trials", "500", "--time-budget", "10s")
     assert more.returncode == 0, more.stdout + more.stderr
-    assert len(study_of(folder / "runs" / "road").get_trials()) == 5
+    assert "Ensemble of" in more.stdout
+    assert 4 < len(study_of(folder / "runs" / "road").get_trials()) < 100
 
 
 @pytest.mark.parametrize(

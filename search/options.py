@@ -23,7 +23,7 @@ class SearchOptions:
     """Search space, as module:function. Shipped: spaces.quick, .competition and .aerial."""
     trials: int = 12
     """Number of configurations to try. The space's known-good ones run first and count."""
-    max_epochs: int = 12
+    max_epochs: int = 18
     """Epochs of training of the trials that get furthest; weak ones are stopped sooner."""
     grace_epochs: int = 2
     """Epochs that every trial gets before it may be stopped."""

@@ -5,11 +5,11 @@ Made for the embedded data set, to see the whole road once; don't expect much of
 
 from optuna.trial import BaseTrial
 
-from segcore.config import TrialConfig
+from segcore.config import Scalar, TrialConfig
 
 BASELINES = [
     {
-        "architecture": "unet",
+        "architecture": "fpn",
         "loss": "dice_ce",
         "lr": 2e-3,
         "oversample_ratio": 2.0,
@@ -18,16 +18,22 @@ BASELINES = [
 ]
 
 
+SMALL: dict[str, dict[str, Scalar]] = {
+    "fpn": {"decoder_pyramid_channels": 64, "decoder_segmentation_channels": 32},
+    "linknet": {},
+    "scratch_unet": {"base_channels": 12, "depth": 3},
+}
+
+
 def space(trial: BaseTrial) -> TrialConfig:
     """Three small networks, three losses, learning rate and both kinds of oversampling."""
-    architecture = trial.suggest_categorical("architecture", ["unet", "fpn", "scratch_unet"])
-    scratch = architecture == "scratch_unet"
+    architecture = trial.suggest_categorical("architecture", list(SMALL))
     return TrialConfig(
         height_px=96,
         width_px=128,
         architecture=architecture,
-        encoder=None if scratch else "tu-mobilenetv3_small_100",
-        model_kwargs={"base_channels": 12, "depth": 3} if scratch else {},
+        encoder=None if architecture == "scratch_unet" else "tu-mobilenetv3_small_100",
+        model_kwargs=SMALL[architecture],
         loss=trial.suggest_categorical("loss", ["ce", "focal", "dice_ce"]),
         lr=trial.suggest_float("lr", 3e-4, 1e-2, log=True),
         oversample_ratio=trial.suggest_float("oversample_ratio", 1.0, 4.0),

@@ -21,9 +21,9 @@ PHOTO_SUFFIXES = {".jpg", ".jpeg", ".png", ".tif", ".tiff"}
 class PredictOptions:
     """Predict the class of each pixel of photographs, with the ensemble of a search."""
 
-    bundle: Annotated[Path, tyro.conf.Positional]
+    bundle: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="BUNDLE")]
     """The ensemble's folder: runs/NAME/ensemble of a search."""
-    inputs: Annotated[tuple[Path, ...], tyro.conf.Positional]
+    inputs: Annotated[tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="PHOTO …")]
     """Photographs, or folders of them (searched through to the bottom)."""
     out: Path = Path("predictions")
     """Folder for the masks: for each photograph a PNG of its size with class indices."""
@@ -110,6 +110,8 @@ def find_photos(inputs: Sequence[Path], out: Path) -> dict[Path, Path]:
             masks[given] = out / f"{given.stem}.png"
         else:
             raise UserError(f"{given}: no such file or folder")
+    if not inputs:
+        raise UserError("no photographs given; name files, or folders of them, after the bundle")
     if not masks:
         raise UserError(
             f"{', '.join(map(str, inputs))}: no photographs; allowed endings: "

@@ -10,10 +10,10 @@ from dataclasses import dataclass
 
 # Read by Ray at import. Nothing is sent home; a run's own files are the record of its results, so
 # that Tune's own loggers and snapshots would only cost time; a trial that failed before its first
-# epoch has no score, and that is no reason to end the search.
+# epoch has no score, and that is no reason to end the search. RAY_AUTH_MODE is left as it is: a
+# cluster that Ray starts on this machine then asks everybody for a token.
 for name, value in {
     "RAY_USAGE_STATS_ENABLED": "0",
-    "RAY_AUTH_MODE": "disabled",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
     "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",

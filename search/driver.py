@@ -165,13 +165,13 @@ def _print_plan(plan: Plan, slots: Slots, console: Console) -> None:
 
 def _print_result(plan: Plan, result: EnsembleResult, console: Console) -> None:
     metric = plan.options.metric
-    members = ", ".join(
-        f"trial {number}" + (f" ×{weight:.2f}" if len(result.members) > 1 else "")
-        for number, weight in result.members
-    )
+    members = ", ".join(f"trial {number} ×{weight:.2f}" for number, weight in result.members)
+    headline = f"[bold]Ensemble[/] of {members}"
+    if len(result.members) == 1:
+        headline = f"No ensemble was better than trial {result.members[0][0]} alone"
     images = f"{result.test_photos} test images that nothing before has seen"
     console.print(
-        f"\n[bold]Ensemble[/] of {members}\n"
+        f"\n{headline}\n"
         f"  {metric} on {images}:\n"
         f"    ensemble               [bold]{result.ensemble.test.metric(metric):.4f}[/]\n"
         f"    best single (trial {result.single_number})  {result.single.test.metric(metric):.4f}\n"

@@ -113,8 +113,7 @@ class _Watcher(tune.Callback):
     def __init__(
         self, plan: Plan, study: optuna.Study, tracker: Tracker, progress: SearchProgress
     ) -> None:
-        self._plan, self._study = plan, study
-        self._tracker, self._progress = tracker, progress
+        self._plan, self._tracker, self._progress = plan, tracker, progress
         for row in read_rows(study):
             progress.best_so_far(row.score, row.number)
 

@@ -26,7 +26,7 @@ from segcore.scenes.layout import Suburb
 from segcore.scenes.materials import Label
 from segcore.scenes.rendering import photograph
 
-DRAWING_VERSION = 2
+DRAWING_VERSION = 3
 """Counted up whenever the drawing changes: a cache never mixes two."""
 
 _COUNT, _HEIGHT_PX, _WIDTH_PX, _SEED = 120, 384, 512, 0
@@ -66,6 +66,10 @@ _DATASET_YAML = yaml.safe_dump(
         "images": "images/*.jpg",
         "masks": "masks/{stem}.png",
         "classes": list(CLASS_NAMES),
+        "colors": {
+            name: "#{:02X}{:02X}{:02X}".format(*color)
+            for name, color in zip(CLASS_NAMES, CLASS_COLORS, strict=True)
+        },
         "split": {"val": 0.2, "test": 0.2},
     },
     sort_keys=False,

@@ -14,10 +14,10 @@ from segcore.training import time_steps
 
 
 def estimate_s(plan: Plan, slots: Slots) -> float:
-    """Seconds for all trials, without validation's share being known: it counts as training.
+    """Seconds for all trials, from training steps measured where trials will run.
 
-    Steps are measured where trials will run. Validation sees each of its images once an epoch,
-    forward only: a third of a training step's work.
+    Validation isn't measured: each of its images counts as a third of a training image, because it
+    goes forward only.
     """
     task = ray.remote(_measure).options(
         num_cpus=slots.cpus_per_trial, num_gpus=slots.gpus_per_trial

@@ -59,7 +59,7 @@ def make_plan(options: SearchOptions, run: RunFolder) -> Plan:
             f"{data_folder}: the splits val and test must both have images: one to search by, one "
             "for the honest score; change `split` in dataset.yaml"
         )
-    networks = _check_samples(samples, data)
+    networks = check_samples(samples, data)
     _fetch_weights(networks, run.weights)
     return Plan(options, run, space, data, data_folder, networks)
 
@@ -75,24 +75,30 @@ def _one_preparation(samples: list[TrialConfig]) -> Preparation:
     return preparations.pop()
 
 
-def _check_samples(samples: list[TrialConfig], data: PreparedData) -> tuple[TrialConfig, ...]:
+def check_samples(samples: list[TrialConfig], data: PreparedData) -> tuple[TrialConfig, ...]:
     """Build and run each distinct network, loss and augmentation; all that fails is listed."""
     networks: dict[tuple[object, ...], TrialConfig] = {}
     for config in samples:
         known = networks.setdefault(network_key(config), config)
         if config.batch_size < known.batch_size:
             networks[network_key(config)] = config
-    parts: dict[str, Callable[[], object]] = {}
-    for config in networks.values():
-        where = f"{config.architecture} with {config.encoder}"
-        parts[where] = functools.partial(check_network, config, data.num_classes)
-    for config in samples:
-        where = f"loss {config.loss} {config.loss_kwargs or ''}"
-        parts[where] = functools.partial(build_loss, config, data.class_pixels("train"))
-        where = f"augmentation {config.augmentation}"
-        parts[where] = functools.partial(build_augmentation, config)
+    # A list: networks of one name may differ in their settings, and each is to be built.
+    parts: list[tuple[str, Callable[[], object]]] = [
+        (
+            f"{config.architecture} with {config.encoder}",
+            functools.partial(check_network, config, data.num_classes),
+        )
+        for config in networks.values()
+    ]
+    losses = {f"loss {config.loss} {config.loss_kwargs or ''}": config for config in samples}
+    pixels_K = data.class_pixels("train")
+    parts += [(where, functools.partial(build_loss, c, pixels_K)) for where, c in losses.items()]
+    augmentations = {f"augmentation {config.augmentation}": config for config in samples}
+    parts += [
+        (where, functools.partial(build_augmentation, c)) for where, c in augmentations.items()
+    ]
     problems = []
-    for where, build in parts.items():
+    for where, build in parts:
         try:
             build()
         except UserError as error:

@@ -13,21 +13,12 @@ import torch
 from numpy.typing import NDArray
 
 from segcore.config import Preparation
+from segcore.items import plan_grid, scale_image
 from segcore.models import SegmentationNetwork
 from segcore.precision import autocast
 
 TILE_OVERLAP = 0.5
 """Share of a tile's side that neighbouring tiles have in common."""
-
-
-def working_size(preparation: Preparation, height_px: int, width_px: int) -> tuple[int, int]:
-    """Height and width of the working grid of a photograph of the given size."""
-    if preparation.tile_scale is None:
-        return preparation.height_px, preparation.width_px
-    return (
-        max(1, round(height_px * preparation.tile_scale)),
-        max(1, round(width_px * preparation.tile_scale)),
-    )
 
 
 @torch.inference_mode()
@@ -50,11 +41,8 @@ def photo_probs(
     batch_size: int = 4,
 ) -> NDArray[np.float32]:
     """``probs_KHW`` on the working grid of one RGB photograph; the classes of a pixel sum to 1."""
-    height, width = working_size(preparation, *image_HWC.shape[:2])
-    # The same as segcore.cache does: a network must see what it was trained on.
-    shrinks = height * width < image_HWC.shape[0] * image_HWC.shape[1]
-    interpolation = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
-    resized_HWC = cv2.resize(image_HWC, (width, height), interpolation=interpolation)
+    # As segcore.items does for training: a network must see what it was trained on.
+    resized_HWC = scale_image(image_HWC, plan_grid(image_HWC.shape[:2], preparation))
     image_CHW = torch.from_numpy(np.ascontiguousarray(resized_HWC.transpose(2, 0, 1)))
     if preparation.tile_scale is None:
         probs_KHW: NDArray[np.float32] = (

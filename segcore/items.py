@@ -45,11 +45,8 @@ def cut_items(
     Photographs shrink by the mean of the area, masks take the nearest pixel. Where tiles reach
     beyond the photograph, images are 0 and masks IGNORE_INDEX.
     """
+    image_HWC = scale_image(image_HWC, grid)
     size = (grid.width_px, grid.height_px)
-    shrinks = image_HWC.shape[0] >= grid.height_px and image_HWC.shape[1] >= grid.width_px
-    image_HWC = cv2.resize(
-        image_HWC, size, interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
-    )
     mask_HW = cv2.resize(mask_HW, size, interpolation=cv2.INTER_NEAREST_EXACT)
     height_px, width_px, _ = preparation
     for top in range(0, grid.rows * height_px, height_px):
@@ -61,6 +58,14 @@ def cut_items(
                 image = np.pad(image, (*missing, (0, 0)))
                 mask = np.pad(mask, missing, constant_values=IGNORE_INDEX)
             yield image, mask
+
+
+def scale_image(image_HWC: NDArray[np.uint8], grid: Grid) -> NDArray[np.uint8]:
+    """A photograph at its grid's size: for training and prediction alike."""
+    shrinks = image_HWC.shape[0] >= grid.height_px and image_HWC.shape[1] >= grid.width_px
+    interpolation = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
+    size = (grid.width_px, grid.height_px)
+    return np.asarray(cv2.resize(image_HWC, size, interpolation=interpolation), np.uint8)
 
 
 def count_classes(mask_HW: NDArray[np.uint8], num_classes: int) -> NDArray[np.int64]:

@@ -6,7 +6,8 @@ import torch
 from torch import Tensor, nn
 
 from segcore.config import Preparation
-from segcore.inference import full_size_mask, photo_probs, working_size
+from segcore.inference import full_size_mask, photo_probs
+from segcore.items import plan_grid
 from segcore.models import SegmentationNetwork
 from segcore.weights import Statistics
 
@@ -59,8 +60,8 @@ def test_tiles_may_be_larger_than_the_photograph(
 
 
 def test_the_working_grid_follows_the_preparation() -> None:
-    assert working_size(Preparation(368, 368, None), 3000, 4000) == (368, 368)
-    assert working_size(Preparation(512, 512, 0.25), 3000, 4000) == (750, 1000)
+    assert plan_grid((3000, 4000), Preparation(368, 368, None))[:2] == (368, 368)
+    assert plan_grid((3000, 4000), Preparation(512, 512, 0.25))[:2] == (750, 1000)
 
 
 def test_a_mask_has_the_photographs_size_and_strips_do_not_show() -> None:

@@ -1,10 +1,14 @@
 """Search spaces: the shipped ones fit their own words, and a user's mistakes are told at once."""
 
+from pathlib import Path
+
 import optuna
 import pytest
 
 from search.options import SearchOptions
+from search.plan import check_samples
 from search.space import Space, check_baselines, load_space, sample_space
+from segcore.cache import prepare
 from segcore.config import TrialConfig
 from segcore.errors import UserError
 
@@ -88,3 +92,19 @@ def test_a_space_must_return_a_configuration() -> None:
     study = optuna.create_study()
     with pytest.raises(UserError, match="gave dict; it must return a TrialConfig"):
         Space("mylab:space", lambda trial: {}, (), "").sample(study.ask())  # type: ignore[arg-type, return-value]
+
+
+def test_networks_of_one_name_are_each_checked_with_their_own_settings(blocks: Path) -> None:
+    samples = [
+        TrialConfig(
+            height_px=48,
+            width_px=48,
+            architecture="scratch_unet",
+            encoder=None,
+            model_kwargs=kwargs,
+        )
+        for kwargs in ({"width": 1}, {"base_channels": 4, "depth": 2})
+    ]
+    data = prepare(blocks, samples[0].preparation)
+    with pytest.raises(UserError, match="width"):
+        check_samples(samples, data)

@@ -1,22 +1,31 @@
 """A search from its options to its ensemble: what ``python -m search.run`` does, step by step."""
 
 import dataclasses
+import re
 import secrets
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 
 from rich.console import Console
 
-from search.cluster import Slots, connected
-from search.ensemble import EnsembleResult, build_ensemble
+from search.cluster import Slots, check_shared, connected
+from search.ensemble import BuiltEnsemble, build_ensemble
 from search.estimate import estimate_s
+from search.keeping import check_space
 from search.leaderboard import leaderboard_table, read_rows, show_duration
-from search.mlflow_runs import check, default_uri, ui_command
+from search.mlflow_runs import check, default_uri, serve_command, ui_command
 from search.options import RunFolder, RunRecord, SearchOptions
 from search.plan import Plan, default_name, make_plan
 from search.progress import SearchProgress
+from search.registry import model_record
+from search.report import write_report
+from search.result import result_text
+from search.storage import Location
 from search.study import open_plan_study, run_trials
 from search.tracking import Tracker
-from segcore.errors import UserError
+from segcore.errors import DISK_FULL, UserError
 from segcore.splits import SPLITS
 from segcore.versions import versions
 
@@ -29,40 +38,74 @@ def search(options: SearchOptions, console: Console) -> bool:
 
     Raises ``UserError`` before anything is trained, where something can't work.
     """
+    options.check_complete()
     run, record = _open_run(options)
-    runs_folder = run.path.parent
-    uri = options.tracking_uri or default_uri(runs_folder)
+    uri = _tracking_uri(options, run)
     check(uri, EXPERIMENT)
     console.print(f"[bold]{run.path.name}[/]: checking the space, the data and the networks …")
     plan = make_plan(options, run)
     _check_identity(plan, record)
     with connected(options) as slots:
+        if options.address is not None:
+            check_shared(run.storage)
+        needed_bytes = check_space(plan, slots)
         if options.dry_run:
-            _print_plan(plan, slots, console)
+            _print_plan(plan, slots, needed_bytes, console)
             return True
         if record is None:
             record = RunRecord(secrets.token_hex(8), options, plan.identity)
         record = dataclasses.replace(record, options=options)
         run.write(record)
-        with Tracker(
-            uri,
-            experiment=EXPERIMENT,
-            search_name=run.path.name,
-            search_id=record.search_id,
-            score=options.score_key,
-            journal=run.tracking_journal,
-        ) as tracker:
+        with _tracking(plan, record, uri) as tracker:
             try:
                 _search(plan, slots, tracker, uri, console)
             except KeyboardInterrupt:
                 tracker.end_search("stopped", "interrupted")
                 console.print(
                     "\nInterrupted; nothing is lost. Go on with:\n"
-                    f"  python -m search.run --resume {run.path}",
+                    f"  python -m search.run --resume {run.address}",
                     soft_wrap=True,
                 )
                 return False
+            except UserError as error:
+                tracker.end_search("failed", str(error))
+                raise
+            except OSError as error:
+                if error.errno not in DISK_FULL:
+                    raise
+                raise UserError(
+                    f"{run.address}: the disk is full; make room, then go on with "
+                    f"--resume {run.address}"
+                ) from error
     return True
+
+
+def _tracking_uri(options: SearchOptions, run: RunFolder) -> str:
+    if options.tracking_uri is not None:
+        return options.tracking_uri
+    if run.home is not None:
+        raise UserError(
+            f"--out {options.out}: MLflow's embedded database can't stand in a bucket; give "
+            "--tracking-uri, on a cluster of cluster.yaml http://127.0.0.1:5000"
+        )
+    return default_uri(run.path.parent)
+
+
+@contextmanager
+def _tracking(plan: Plan, record: RunRecord, uri: str) -> Iterator[Tracker]:
+    """The search's tracker; when it has delivered what it could, the bucket gets all files."""
+    try:
+        with Tracker(
+            uri,
+            experiment=EXPERIMENT,
+            search_name=plan.run.path.name,
+            search_id=record.search_id,
+            score=plan.options.score_key,
+            journal=plan.run.tracking_journal,
+        ) as tracker:
+            yield tracker
+    finally:
+        plan.run.push()
 
 
 def _search(plan: Plan, slots: Slots, tracker: Tracker, uri: str, console: Console) -> None:
@@ -74,6 +117,7 @@ def _search(plan: Plan, slots: Slots, tracker: Tracker, uri: str, console: Conso
             "trials": str(options.trials),
             "time_budget": str(options.time_budget),
             "seed": str(options.seed),
+            "gpus_per_trial": f"{slots.gpus_per_trial:g}",
             **versions(),
         },
     )
@@ -99,26 +143,34 @@ def _search(plan: Plan, slots: Slots, tracker: Tracker, uri: str, console: Conso
         tracker.end_trial(number, "stopped", "out of time" if out_of_time else "interrupted")
     if (unfinished or len(rows) < options.trials) and not out_of_time:
         raise KeyboardInterrupt  # Ray Tune took it for its own, and ended gently
-    result = build_ensemble(plan, rows, slots)
-    _log_best_trials(plan, result, tracker)
+    console.print("Choosing an ensemble …")
+    built = build_ensemble(plan, rows, slots)
+    model = re.sub(r"[/:\s]+", "-", f"segsearch-{plan.data_folder.resolve().name}")
+    _log_best_trials(plan, built, tracker)
+    tracker.register(model_record(model, plan.run.ensemble, built.result))
     tracker.end_search("finished")
-    _print_result(plan, result, console)
+    report = write_report(plan.run, allow_plugins=True)  # the driver has run them already
+    console.print(f"\n{result_text(built.result)}", soft_wrap=True)
     console.print(
-        f"\nCompare trials  {ui_command(uri)}\n"
+        f"\nReport          {report}\n"
+        f"Compare trials  {ui_command(uri)}\n"
         f"                and open {tracker.trials_url}\n"
-        f"Predict         python -m search.predict {plan.run.ensemble} PHOTOS --overlay",
+        f"Predict         python -m search.predict {plan.run.address}/ensemble PHOTOS --overlay\n"
+        f"Serve           {serve_command(uri, model)}",
         soft_wrap=True,
     )
 
 
 def _open_run(options: SearchOptions) -> tuple[RunFolder, RunRecord | None]:
     if options.resume is not None:
-        run = RunFolder(options.resume)
+        run = RunFolder.opened(options.resume)
         return run, run.read()
-    run = RunFolder(options.out / (options.name or default_name(options.space)))
-    if run.search_json.exists():
+    name = options.name or default_name(options.space)
+    out = Location.parse(options.out)
+    run = RunFolder.at(Path(options.out) / name if out.is_local else (out / name).address)
+    if run.storage.read(run.search_json.name) is not None:
         raise UserError(
-            f"{run.path}: a run of this name exists; go on with it by --resume {run.path}, "
+            f"{run.address}: a run of this name exists; go on with it by --resume {run.address}, "
             "or give another --name"
         )
     return run, None
@@ -134,20 +186,20 @@ def _check_identity(plan: Plan, record: RunRecord | None) -> None:
     ]
     if changed:
         raise UserError(
-            f"{plan.run.path}: can't go on, its trials could not be compared: "
+            f"{plan.run.address}: can't go on, its trials could not be compared: "
             f"{'; '.join(changed)}. Change it back, or start a new run"
         )
 
 
-def _log_best_trials(plan: Plan, result: EnsembleResult, tracker: Tracker) -> None:
-    for number, folder in result.pictures.items():
+def _log_best_trials(plan: Plan, built: BuiltEnsemble, tracker: Tracker) -> None:
+    for number, folder in built.pictures.items():
         tracker.log_artifacts(number, *sorted(folder.iterdir()), artifact_path="validation")
-    for number, folder in result.checkpoints.items():
+    for number, folder in built.checkpoints.items():
         tracker.log_artifacts(number, *sorted(folder.iterdir()), artifact_path="checkpoint")
     tracker.log_artifacts(None, plan.run.ensemble / "bundle.json", artifact_path="ensemble")
 
 
-def _print_plan(plan: Plan, slots: Slots, console: Console) -> None:
+def _print_plan(plan: Plan, slots: Slots, needed_bytes: int, console: Console) -> None:
     options = plan.options
     seconds = estimate_s(plan, slots)
     images = {split: len(plan.data.items(split)) for split in SPLITS}
@@ -158,24 +210,7 @@ def _print_plan(plan: Plan, slots: Slots, console: Console) -> None:
         f"{images['val']} for validation, {images['test']} for the test\n"
         f"space      {plan.space.path}: {len(plan.networks)} networks, "
         f"{len(plan.space.baselines)} known-good configurations first\n"
+        f"disk       up to {needed_bytes / 1e9:.2g} GB for checkpoints\n"
         f"time       about {show_duration(seconds)}, from a few measured steps of each network\n"
         f"\nAll checks passed. Nothing was trained; leave out --dry-run to start."
-    )
-
-
-def _print_result(plan: Plan, result: EnsembleResult, console: Console) -> None:
-    metric = plan.options.metric
-    members = ", ".join(f"trial {number} ×{weight:.2f}" for number, weight in result.members)
-    headline = f"[bold]Ensemble[/] of {members}"
-    if len(result.members) == 1:
-        headline = f"No ensemble was better than trial {result.members[0][0]} alone"
-    images = f"{result.test_photos} test images that nothing before has seen"
-    console.print(
-        f"\n{headline}\n"
-        f"  {metric} on {images}:\n"
-        f"    ensemble               [bold]{result.ensemble.test.metric(metric):.4f}[/]\n"
-        f"    best single (trial {result.single_number})  {result.single.test.metric(metric):.4f}\n"
-        f"  (on the validation split, by which they were chosen: "
-        f"{result.ensemble.val.metric(metric):.4f} and {result.single.val.metric(metric):.4f})",
-        soft_wrap=True,
     )

@@ -1,229 +1,268 @@
 """From finished trials to a bundle, with a score from images that nothing before has seen."""
 
-import shutil
-from collections.abc import Sequence
+import math
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import ray
-import torch
-from numpy.typing import NDArray
 
-from search.cluster import Slots
-from search.leaderboard import TrialRow
-from search.plan import Plan
-from search.trial import best_checkpoint
-from segcore.cache import PreparedData, open_prepared
-from segcore.ensemble import (
-    ProbsMKHW,
-    Selection,
-    greedy_selection,
-    load_network,
-    score_probs,
-    write_bundle,
+from search.candidates import (
+    MixtureScores,
+    predict_candidate,
 )
+from search.cluster import Slots
+from search.keeping import choose_candidates
+from search.leaderboard import TrialRow
+from search.mixtures import Candidate, Mixture, ScoredMixture, Workers, start_alternatives
+from search.plan import Plan
+from search.result import (
+    Alternative,
+    CandidateScore,
+    Evaluated,
+    Member,
+    PhotoScore,
+    SearchResult,
+    SplitScores,
+)
+from search.trial import best_checkpoint, trial_name
+from segcore.config import MetricName
+from segcore.contested import Pool, draw_pixels
+from segcore.ensemble import write_bundle
 from segcore.errors import UserError
 from segcore.images import write_image
-from segcore.inference import batch_probs
-from segcore.loading import plain_loader
-from segcore.metrics import METRICS, Scores
+from segcore.intervals import bootstrap_interval, indistinguishable
+from segcore.metrics import metric_of_each
 from segcore.pictures import comparison, confusion_matrix_picture
-from segcore.splits import Split
+from segcore.selection import Limits, Selection, select
 
 PICTURES_PER_TRIAL = 4
+SAMPLE_BYTES = 1 << 30
+"""Of all candidates' probabilities together, in the driver's memory."""
 
 
 @dataclass(frozen=True)
-class Candidate:
-    """A trial's best checkpoint."""
+class BuiltEnsemble:
+    """What a search found, and files of it for people to look at."""
 
-    number: int
-    folder: Path
-
-
-@dataclass(frozen=True)
-class Evaluation:
-    """A model's scores on both splits."""
-
-    val: Scores
-    test: Scores
-
-
-@dataclass(frozen=True)
-class EnsembleResult:
-    """The members, and how good they really are.
-
-    ``val`` scores are too good: trials and members were chosen by them. ``test`` scores come from
-    images that nothing before has seen.
-    """
-
-    members: tuple[tuple[int, float], ...]
-    """Trial numbers and weights; the weights sum to 1."""
-    ensemble: Evaluation
-    single_number: int
-    """The trial that is best on the validation split: what one would use without an ensemble."""
-    single: Evaluation
-    test_photos: int
+    result: SearchResult
     checkpoints: dict[int, Path]
-    """Of the trials that could become members, by number."""
+    """Of the trials that could become members, by number; on this machine."""
     pictures: dict[int, Path]
     """Of the same trials, a folder of what each predicts on the validation split."""
 
 
-def build_ensemble(plan: Plan, rows: Sequence[TrialRow], slots: Slots) -> EnsembleResult:
+def build_ensemble(plan: Plan, rows: Sequence[TrialRow], slots: Slots) -> BuiltEnsemble:
     """Select members on the validation split, score them once on the test split, write the bundle.
 
-    ``rows`` come best first. Predictions are made on the cluster's workers, one task a candidate.
+    ``rows`` come best first. All networks run on the cluster's workers. The ensemble stands in the
+    bundle where it is better than the best single trial on all validation photographs *and* where
+    ensembles were better, in the mean over bags, on the photographs that their bags had left out.
+    Else the bundle holds that trial alone.
     Raises ``UserError`` where no trial got as far as a checkpoint.
     """
-    candidates = _candidates(plan, rows)
-    work = plan.run.path / "predictions.partial"
-    shutil.rmtree(work, ignore_errors=True)
-    work.mkdir()
-    try:
-        return _build(plan, candidates, slots, work)
-    finally:
-        shutil.rmtree(work, ignore_errors=True)
+    metric, clock = plan.options.metric, _Clock()
+    workers = Workers(plan, slots)
+    with clock.timed("predict candidates"):
+        candidates, pool = _predict_candidates(plan, rows, workers)
+    pending = start_alternatives(candidates, workers, metric)
+    with clock.timed("select"):
+        latency_s = tuple(candidate.prediction.latency_s for candidate in candidates)
+        limits = Limits(plan.options.ensemble_members, _latency_limit_s(plan), latency_s)
+        selection = select(pool, metric, limits, seed=plan.options.seed)
+    with clock.timed("score"):
+        verdict = _judge(candidates, selection, workers, metric)
+        alternatives = [*verdict.rejected, *(one for finish in pending for one in finish())]
+    result = _result(plan, candidates, selection, verdict, alternatives, clock)
+    return _write(plan, result, candidates, verdict.members)
 
 
-def _build(plan: Plan, candidates: list[Candidate], slots: Slots, work: Path) -> EnsembleResult:
-    metric = plan.options.metric
-    val = _Predictions.make(plan, candidates, "val", slots, work)
-    single_val = [val.score([(1.0, i)]) for i in range(len(candidates))]
-    selection = greedy_selection(val.candidates, val.masks_MHW, val.photo_M, metric)
-    weights = _weights(selection)
-    single = int(np.argmax([scores.metric(metric) for scores in single_val]))
-
-    used = sorted({single, *(i for i, weight in enumerate(weights) if weight > 0)})
-    test = _Predictions.make(plan, [candidates[i] for i in used], "test", slots, work)
-    members = [(i, weights[i]) for i in used if weights[i] > 0]
-    result = EnsembleResult(
-        members=tuple((candidates[i].number, weight) for i, weight in members),
-        ensemble=Evaluation(
-            val.score([(weight, i) for i, weight in members]),
-            test.score([(weight, used.index(i)) for i, weight in members]),
-        ),
-        single_number=candidates[single].number,
-        single=Evaluation(single_val[single], test.score([(1.0, used.index(single))])),
-        test_photos=len(np.unique(test.photo_M)),
-        checkpoints={candidate.number: candidate.folder for candidate in candidates},
-        pictures={
-            candidate.number: _write_pictures(plan, candidate, val, i, single_val[i])
-            for i, candidate in enumerate(candidates)
-        },
-    )
-    write_bundle(
-        plan.run.ensemble,
-        [(candidates[i].folder, weight) for i, weight in members],
-        metric=metric,
-        scores=_for_manifest(result),
-    )
-    return result
-
-
-def _candidates(plan: Plan, rows: Sequence[TrialRow]) -> list[Candidate]:
-    candidates: list[Candidate] = []
-    for row in rows:
-        if row.score is not None and len(candidates) < plan.options.ensemble_candidates:
-            folder = best_checkpoint(plan.run.trials, row.number)
-            if folder is not None:
-                candidates.append(Candidate(row.number, folder))
-    if not candidates:
-        raise UserError(
-            f"{plan.run.path}: no trial finished an epoch, so there is nothing to ensemble; "
-            "the trials' failures are above"
-        )
-    return candidates
+def _latency_limit_s(plan: Plan) -> float:
+    limit_s = plan.options.ensemble_latency
+    return math.inf if limit_s is None else limit_s
 
 
 @dataclass(frozen=True)
-class _Predictions:
-    """Candidates' probabilities of one split, mapped from disk, beside the truth."""
+class _Verdict:
+    """What was chosen: an ensemble, or the best single candidate."""
 
-    candidates: list[ProbsMKHW]
-    items_M: NDArray[np.int64]
-    masks_MHW: NDArray[np.uint8]
-    photo_M: NDArray[np.int32]
+    members: Mixture
+    chosen: ScoredMixture
+    single: ScoredMixture
+    rejected: tuple[Alternative, ...]
+    """The ensemble, where it wasn't chosen."""
 
-    @classmethod
-    def make(
-        cls, plan: Plan, candidates: Sequence[Candidate], split: Split, slots: Slots, work: Path
-    ) -> "_Predictions":
-        """Predict on the cluster: each candidate's probabilities become a file in ``work``."""
-        task = ray.remote(_predict).options(
-            num_cpus=slots.cpus_per_trial, num_gpus=slots.gpus_per_trial
+
+def _judge(
+    candidates: Sequence[Candidate], selection: Selection, workers: Workers, metric: MetricName
+) -> _Verdict:
+    mixture = [(c, w) for c, w in zip(candidates, selection.weights, strict=True) if w > 0]
+    alone = [(candidates[0], 1.0)]
+    started = [workers.start_scoring(mixture), workers.start_scoring(alone)]
+    ensemble, single = [finish() for finish in started]
+    better = ensemble.val.scores.metric(metric) > single.val.scores.metric(metric)
+    if better and selection.expected_gain > 0:
+        return _Verdict(mixture, ensemble, single, ())
+    if len(mixture) == 1:
+        return _Verdict(alone, single, single, ())
+    rejected = ensemble.named(f"ensemble of {len(mixture)} trials", metric)
+    return _Verdict(alone, single, single, (rejected,))
+
+
+def _result(
+    plan: Plan,
+    candidates: Sequence[Candidate],
+    selection: Selection,
+    verdict: _Verdict,
+    alternatives: Sequence[Alternative],
+    clock: "_Clock",
+) -> SearchResult:
+    metric, chosen = plan.options.metric, verdict.chosen
+    return SearchResult(
+        metric=metric,
+        class_names=plan.data.class_names,
+        val_photos=len(chosen.val.scores.counts_P3K),
+        test_photos=len(chosen.test.scores.counts_P3K),
+        members=tuple(Member(candidate.number, weight) for candidate, weight in verdict.members),
+        ensemble=chosen.evaluated(),
+        single=verdict.single.evaluated(),
+        single_trial=candidates[0].number,
+        expected_gain=None if math.isnan(selection.expected_gain) else selection.expected_gain,
+        alternatives=tuple(alternatives),
+        candidates=_candidate_scores(candidates, metric),
+        photos=_photo_scores(plan, chosen.test),
+        seconds=clock.seconds,
+    )
+
+
+class _Clock:
+    """Where the time went, by the name of each step."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+
+    @contextmanager
+    def timed(self, step: str) -> Iterator[None]:
+        started = time.perf_counter()
+        yield
+        self.seconds[step] = time.perf_counter() - started
+
+
+def _predict_candidates(
+    plan: Plan, rows: Sequence[TrialRow], workers: Workers
+) -> tuple[list[Candidate], Pool]:
+    """The candidates, best first by the scores that they have now, and their probabilities."""
+    found = []
+    for row in choose_candidates(rows, plan.options.ensemble_candidates):
+        stored = best_checkpoint(plan.run.trials, row.number)
+        if stored is not None:
+            found.append((row, stored))
+    if not found:
+        raise UserError(
+            f"{plan.run.address}: no trial finished an epoch, so there is nothing to ensemble; "
+            "the trials' failures are above"
         )
-        files = ray.get(
-            [
-                task.remote(
-                    candidate.folder.resolve(),
-                    plan.data.folder,
-                    split,
-                    (work / f"{split}_{candidate.number:04d}.npy").resolve(),
-                    cpus=slots.cpus_per_trial,
-                    use_gpu=slots.gpus_per_trial > 0,
-                )
-                for candidate in candidates
-            ]
+    data = plan.data
+    items_M = data.items("val")
+    pixel_bytes = len(found) * data.num_classes * np.dtype(np.uint16).itemsize
+    pixels = draw_pixels(
+        data.masks_MHW[items_M],
+        data.photo_M[items_M],
+        data.num_classes,
+        limit=SAMPLE_BYTES // pixel_bytes,
+        seed=plan.options.seed,
+    )
+    position_N = ray.put(pixels.position_N)
+    shown = _shown_items(plan)
+    tasks = [
+        workers.start(predict_candidate, stored, workers.place, position_N, shown)
+        for _, stored in found
+    ]
+    predicted = [
+        (Candidate(row, stored, prediction), probs_NK)
+        for (row, stored), (prediction, probs_NK) in zip(found, map(ray.get, tasks), strict=True)
+    ]
+    metric = plan.options.metric
+    predicted.sort(key=lambda pair: -pair[0].prediction.scores.metric(metric))
+    limit_s = _latency_limit_s(plan)
+    fast = [pair for pair in predicted if pair[0].prediction.latency_s <= limit_s]
+    if not fast:
+        quickest_s = min(candidate.prediction.latency_s for candidate, _ in predicted)
+        raise UserError(
+            f"--ensemble-latency {limit_s:g}: no trial predicts an image so fast; the fastest "
+            f"candidate needs {quickest_s:.3g} s: allow more, or search smaller networks"
         )
-        items_M = plan.data.items(split)
-        return cls(
-            [np.load(file, mmap_mode="r", allow_pickle=False) for file in files],
-            items_M,
-            plan.data.masks_MHW[items_M],
-            plan.data.photo_M[items_M],
+    return [candidate for candidate, _ in fast], Pool.of(pixels, [probs_NK for _, probs_NK in fast])
+
+
+def _candidate_scores(
+    candidates: Sequence[Candidate], metric: MetricName
+) -> tuple[CandidateScore, ...]:
+    counts = [candidate.prediction.scores.counts_P3K for candidate in candidates]
+    return tuple(
+        CandidateScore(
+            candidate.number,
+            bootstrap_interval(own, metric),
+            indistinguishable(own, counts[0], metric),
         )
-
-    def score(self, weighted: Sequence[tuple[float, int]]) -> Scores:
-        """Scores of a weighted mean of candidates, given as (weight, position)."""
-        parts = [(weight, self.candidates[i]) for weight, i in weighted]
-        return score_probs(parts, self.masks_MHW, self.photo_M)
+        for candidate, own in zip(candidates, counts, strict=True)
+    )
 
 
-def _predict(
-    checkpoint: Path, data_folder: Path, split: Split, out: Path, *, cpus: int, use_gpu: bool
-) -> Path:
-    """On a worker: write ``probs_MKHW`` float16 of a split's items to ``out``."""
-    torch.set_num_threads(cpus)
-    device = torch.device("cuda" if use_gpu else "cpu")
-    data = open_prepared(data_folder)
-    # The driver checked this configuration's plug-ins; they are this user's own.
-    network = load_network(checkpoint, device, allow_plugins=True)
-    items_M = data.items(split)
-    shape = (len(items_M), data.num_classes, *data.masks_MHW.shape[1:])
-    probs_MKHW = np.lib.format.open_memmap(out, mode="w+", dtype=np.float16, shape=shape)
-    done = 0
-    for image_NCHW, _, _ in plain_loader(data, items_M, batch_size=4, workers=0, pin_memory=False):
-        probs_NKHW = batch_probs(network, image_NCHW, device).cpu().numpy()
-        probs_MKHW[done : done + len(probs_NKHW)] = probs_NKHW
-        done += len(probs_NKHW)
-    probs_MKHW.flush()
-    return out
+def _photo_scores(plan: Plan, test: MixtureScores) -> tuple[PhotoScore, ...]:
+    data = plan.data
+    numbers = np.unique(data.photo_M[data.items("test")]).tolist()
+    scores_P = metric_of_each("dice_per_image", test.scores.counts_P3K[:, None])
+    return tuple(
+        PhotoScore(data.photos[number], number, float(score), float(uncertainty))
+        for number, score, uncertainty in zip(numbers, scores_P, test.uncertainty_P, strict=True)
+    )
 
 
-def _weights(selection: Selection) -> list[float]:
-    return [count / sum(selection.counts) for count in selection.counts]
+def _write(
+    plan: Plan, result: SearchResult, candidates: Sequence[Candidate], members: Mixture
+) -> BuiltEnsemble:
+    folders = {
+        candidate.number: candidate.stored.local(
+            plan.run.path / "checkpoints" / trial_name(candidate.number)
+        )
+        for candidate in candidates
+    }
+    write_bundle(
+        plan.run.ensemble,
+        [(folders[candidate.number], weight) for candidate, weight in members],
+        metric=result.metric,
+        scores=_for_manifest(result),
+    )
+    pictures = {candidate.number: _write_pictures(plan, candidate) for candidate in candidates}
+    result.write(plan.run.path)
+    return BuiltEnsemble(result, folders, pictures)
 
 
-def _write_pictures(
-    plan: Plan, candidate: Candidate, val: _Predictions, position: int, scores: Scores
-) -> Path:
+def _shown_items(plan: Plan) -> list[int]:
+    items_M = plan.data.items("val")
+    places = np.linspace(0, len(items_M) - 1, PICTURES_PER_TRIAL).round().astype(int)
+    return [int(item) for item in np.unique(items_M[places])]
+
+
+def _write_pictures(plan: Plan, candidate: Candidate) -> Path:
     """Confusion matrix, and image | truth | prediction of a few images of the validation split."""
-    data: PreparedData = plan.data
-    folder = plan.run.path / "pictures" / candidate.folder.parent.name
+    data, prediction = plan.data, candidate.prediction
+    folder = plan.run.path / "pictures" / trial_name(candidate.number)
     folder.mkdir(parents=True, exist_ok=True)
     write_image(
         folder / "confusion_matrix.png",
-        confusion_matrix_picture(scores.confusion_KK, data.class_names),
+        confusion_matrix_picture(prediction.scores.confusion_KK, data.class_names),
     )
-    for m in np.linspace(0, len(val.items_M) - 1, PICTURES_PER_TRIAL).round().astype(int):
-        item = val.items_M[m]
+    for item, class_HW in zip(_shown_items(plan), prediction.classes_JHW, strict=True):
         picture = comparison(
             data.images_MHWC[item],
             data.masks_MHW[item],
-            val.candidates[position][m].argmax(axis=0).astype(np.uint8),
+            class_HW,
             data.class_names,
             data.class_colors,
         )
@@ -231,22 +270,18 @@ def _write_pictures(
     return folder
 
 
-def _for_manifest(result: EnsembleResult) -> dict[str, Any]:
+def _for_manifest(result: SearchResult) -> dict[str, Any]:
     """All scores of the ensemble and of the best single model, for ``bundle.json``."""
 
-    def numbers(scores: Scores) -> dict[str, float]:
-        return {name: scores.metric(name) for name in METRICS}
+    def numbers(scores: SplitScores) -> dict[str, float]:
+        return {name: interval.value for name, interval in scores.metrics.items()}
 
+    def both(evaluated: Evaluated) -> dict[str, dict[str, float]]:
+        return {"test": numbers(evaluated.test), "val": numbers(evaluated.val)}
+
+    trials = {str(member.trial): member.weight for member in result.members}
     return {
         "test_photos": result.test_photos,
-        "ensemble": {
-            "test": numbers(result.ensemble.test),
-            "val": numbers(result.ensemble.val),
-            "trials": {str(number): weight for number, weight in result.members},
-        },
-        "best_single": {
-            "test": numbers(result.single.test),
-            "val": numbers(result.single.val),
-            "trial": result.single_number,
-        },
+        "ensemble": {**both(result.ensemble), "trials": trials},
+        "best_single": {**both(result.single), "trial": result.single_trial},
     }

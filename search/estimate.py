@@ -1,13 +1,12 @@
 """How long a search will take, from a few measured steps of each network."""
 
-from pathlib import Path
-
 import ray
-import torch
 
 from search.cluster import Slots
 from search.plan import Plan
 from search.sampler import rungs
+from search.storage import NodeCopy
+from search.trial import prepare_process
 from segcore.cache import open_prepared
 from segcore.config import TrialConfig
 from segcore.training import time_steps
@@ -22,9 +21,10 @@ def estimate_s(plan: Plan, slots: Slots) -> float:
     task = ray.remote(_measure).options(
         num_cpus=slots.cpus_per_trial, num_gpus=slots.gpus_per_trial
     )
+    data = plan.data_on_nodes()
     seconds = ray.get(
         [
-            task.remote(config, plan.data.folder, slots.cpus_per_trial, slots.gpus_per_trial > 0)
+            task.remote(config, data, slots.cpus_per_trial, slots.gpus_per_trial)
             for config in plan.networks
         ]
     )
@@ -47,11 +47,11 @@ def expected_epochs(plan: Plan) -> float:
     return total * options.trials
 
 
-def _measure(config: TrialConfig, data_folder: Path, cpus: int, use_gpu: bool) -> float:
-    torch.set_num_threads(cpus)
+def _measure(config: TrialConfig, data: NodeCopy, cpus: int, gpus: float) -> float:
+    device = prepare_process(cpus, gpus)
     return time_steps(
         config,
-        open_prepared(data_folder),
-        device=torch.device("cuda" if use_gpu else "cpu"),
-        loader_workers=cpus if use_gpu else 0,
+        open_prepared(data.folder()),
+        device=device,
+        loader_workers=cpus if device.type == "cuda" else 0,
     )

@@ -28,6 +28,14 @@ class Batch(NamedTuple):
     end: int
 
 
+def read_records(path: Path) -> Iterator[Record]:
+    """The records of a journal that another process may be writing; a torn last one is left out."""
+    with path.open("rb") as file:
+        for line in file:
+            if line.endswith(b"\n"):
+                yield json.loads(line)
+
+
 class Journal:
     """One writing process; any of its threads may append while another one delivers."""
 

@@ -1,16 +1,26 @@
-"""What each trial was and scored, read from the study."""
+"""python -m search.leaderboard RUN: what each trial was and scored, read from the study."""
 
-from collections.abc import Sequence
+import json
+import sys
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import optuna
 import rich.box
+import tyro
+from optuna.storages import JournalStorage
+from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, TrialState
+from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
+from search.options import RunFolder
+from search.result import CandidateScore, SearchResult
 from segcore.config import TrialConfig
+from segcore.errors import UserError
 
 STATUS = {
     TrialState.COMPLETE: "finished",
@@ -30,6 +40,22 @@ SHORT_NAMES = {
     "rare_crop_prob": "crops",
 }
 
+SortKey = Literal["score", "trial", "epochs", "time"]
+
+
+@dataclass(frozen=True)
+class LeaderboardOptions:
+    """The trials of a search, finished or going on: what each was and scored."""
+
+    run: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
+    """The run's folder, runs/NAME, or its s3:// or gs:// address."""
+    sort: SortKey = "score"
+    """What comes first: the best score, the newest trial, the most epochs, or the longest time."""
+    top: int = 20
+    """How many trials to show; failed ones are shown besides."""
+    json: bool = False
+    """Print everything about all trials, as JSON."""
+
 
 @dataclass(frozen=True)
 class TrialRow:
@@ -44,6 +70,21 @@ class TrialRow:
     config: TrialConfig | None
     """None for a trial that waits for its turn."""
     failure: str | None
+
+
+def read_study(run: RunFolder) -> optuna.Study:
+    """The run's study as it is at this moment. A search that is going on isn't disturbed.
+
+    Raises ``UserError`` where no trial was begun.
+    """
+    if not run.study.is_file():
+        raise UserError(f"{run.address}: no trial has begun, there is no {run.study.name}")
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    storage = JournalStorage(JournalFileBackend(str(run.study)))
+    names = optuna.get_all_study_names(storage)
+    if not names:
+        raise UserError(f"{run.address}: no trial has begun, {run.study.name} is empty")
+    return optuna.load_study(study_name=names[0], storage=storage)  # the folder may be renamed
 
 
 def read_rows(study: optuna.Study) -> list[TrialRow]:
@@ -66,29 +107,66 @@ def _row(trial: FrozenTrial) -> TrialRow:
     )
 
 
-def leaderboard_table(rows: Sequence[TrialRow], metric: str, *, top: int = 10) -> Table:
-    """The best trials, and all that failed; of each, the parameters in which trials differ."""
+def leaderboard_table(
+    rows: Sequence[TrialRow],
+    metric: str,
+    *,
+    top: int = 10,
+    result: SearchResult | None = None,
+    title: str | None = None,
+) -> Table:
+    """The first trials, and all that failed; of each, the parameters in which trials differ.
+
+    With a search's ``result`` also the intervals of its candidates; a ``≈`` stands at those that
+    can't be told from the best.
+    """
     table = Table(
-        title=f"Best trials by {metric} on the validation split",
+        title=title or f"Best trials by {metric} on the validation split",
         title_justify="left",
         box=rich.box.SIMPLE,
+        caption="≈ not distinguishable from the best: the difference may be chance"
+        if result
+        else None,
+        caption_justify="left",
     )
-    for column in ("trial", metric, "epochs", "time"):
+    for column in ("trial", metric, *(["95 %"] if result else []), "epochs", "time"):
         table.add_column(column, justify="right", no_wrap=True)
     table.add_column("status", no_wrap=True)
     table.add_column("configuration")
     differing = varying_parameters(rows)
+    candidates = by_trial(result)
     failed = [row for row in rows[top:] if row.status == "failed"]
     for row in [*rows[:top], *failed]:
         table.add_row(
             str(row.number),
             "–" if row.score is None else f"{row.score:.4f}",
+            *([_interval(candidates.get(row.number))] if result else []),
             str(row.epochs),
             "–" if row.duration is None else show_duration(row.duration.total_seconds()),
             row.status,
-            show_config(row.config, differing) if row.config else "",
+            _describe(row, differing),
         )
     return table
+
+
+def by_trial(result: SearchResult | None) -> Mapping[int, CandidateScore]:
+    """The candidates of a search's result by their trials' numbers; none without a result."""
+    return {c.trial: c for c in result.candidates} if result else {}
+
+
+def _interval(candidate: CandidateScore | None) -> str:
+    if candidate is None:
+        return ""
+    mark = "≈" if candidate.indistinguishable else " "
+    return f"{mark} {candidate.val.low:.3f} – {candidate.val.high:.3f}"
+
+
+def _describe(row: TrialRow, names: Sequence[str]) -> Text:
+    """The configuration in short, and why the trial failed."""
+    text = Text(show_config(row.config, names) if row.config else "")
+    if row.failure:
+        text.append(f"\n{row.failure}", style="red")
+    return text
 
 
 def varying_parameters(rows: Sequence[TrialRow]) -> list[str]:
@@ -119,3 +197,76 @@ def show_duration(seconds: float) -> str:
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Print the leaderboard, and return the exit code: 0 done, 2 bad input."""
+    options = tyro.cli(LeaderboardOptions, args=arguments, prog="python -m search.leaderboard")
+    try:
+        _print_leaderboard(options)
+    except UserError as error:
+        Console(stderr=True, highlight=False).print(f"error: {error}", markup=False, soft_wrap=True)
+        return 2
+    return 0
+
+
+def _print_leaderboard(options: LeaderboardOptions) -> None:
+    if options.top < 1:
+        raise UserError(f"--top {options.top}: must be at least 1")
+    run = RunFolder.opened(options.run)
+    record = run.read()
+    result = SearchResult.read(run.path)
+    # Sorting keeps the order of equals: the best first.
+    rows = sorted(read_rows(read_study(run)), key=_SORT_KEYS[options.sort])
+    if options.json:
+        plain = _plain(run, record.options.metric, rows, result)
+        sys.stdout.write(json.dumps(plain, indent=2) + "\n")
+        return
+    ended = sum(row.status not in ("running", "waiting") for row in rows)
+    state = "" if result else f" · {ended} of {record.options.trials} ended"
+    Console(highlight=False).print(
+        leaderboard_table(
+            rows,
+            record.options.metric,
+            top=options.top,
+            result=result,
+            title=f"{run.path.name} · {record.options.metric} on the validation split{state}",
+        )
+    )
+
+
+_SORT_KEYS: dict[SortKey, Callable[[TrialRow], float]] = {
+    "score": lambda row: 0.0,  # as they come
+    "trial": lambda row: -row.number,
+    "epochs": lambda row: -row.epochs,
+    "time": lambda row: -row.duration.total_seconds() if row.duration else 0.0,
+}
+
+
+def _plain(
+    run: RunFolder, metric: str, rows: Sequence[TrialRow], result: SearchResult | None
+) -> dict[str, Any]:
+    """JSON values; what isn't known is null."""
+    candidates = by_trial(result)
+    trials = []
+    for row in rows:
+        candidate = candidates.get(row.number)
+        trials.append(
+            {
+                "trial": row.number,
+                "status": row.status,
+                "score": row.score,
+                "low": candidate.val.low if candidate else None,
+                "high": candidate.val.high if candidate else None,
+                "indistinguishable": candidate.indistinguishable if candidate else None,
+                "epochs": row.epochs,
+                "duration_s": row.duration.total_seconds() if row.duration else None,
+                "failure": row.failure,
+                "config": row.config.to_dict() if row.config else None,
+            }
+        )
+    return {"run": run.address, "metric": metric, "split": "val", "trials": trials}
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -32,8 +32,10 @@ from segcore.errors import UserError
 # Read when mlflow is imported. It would report its use to its makers; and it would itself repeat
 # the creation of a run that timed out, which makes two. Its callers here repeat with care.
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "30")
+os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
 
 from mlflow.entities import Experiment, Metric, Param, Run, RunTag
 from mlflow.exceptions import MlflowException
@@ -77,6 +79,13 @@ def ui_command(uri: str) -> str:
     # Without its job runner the server is two processes instead of ten.
     command = "MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false mlflow ui --backend-store-uri"
     return f"{command} {shlex.quote(uri)}"
+
+
+def serve_command(uri: str, model: str) -> str:
+    """What to type to serve the newest version of a registered model on this machine."""
+    address = f"MLFLOW_TRACKING_URI={shlex.quote(without_credentials(uri))}"
+    source = shlex.quote(f"models:/{model}/latest")
+    return f"{address} mlflow models serve -m {source} --env-manager local --port 5001"
 
 
 def check(uri: str, experiment: str) -> None:
@@ -176,6 +185,8 @@ class MlflowRuns:
                 self._client.log_batch(run_id, metrics=metrics, synchronous=True)
             case "artifact":
                 self._log_artifact(first)
+            case "model":
+                self._register(first)
             case "end":
                 self._end(first)
             case kind:
@@ -216,6 +227,16 @@ class MlflowRuns:
                 store()
             except Exception as error:
                 raise ArtifactError(f"{record['file']}: {error}") from error
+
+    def _register(self, record: Record) -> None:
+        # Imported here: it takes seconds, and only a search that came to its end needs it.
+        from search.registry import register
+
+        run_id = self._run_id(None)
+        try:
+            register(self._client, record, self._experiment_id, run_id)
+        except (OSError, UserError) as error:
+            raise ArtifactError(f"{record['bundle']}: {error}") from error
 
     def _end(self, record: Record) -> None:
         number, status = record["trial"], record["status"]

@@ -1,24 +1,29 @@
 """What a person may ask of a search: the options of ``python -m search.run``."""
 
+import hashlib
 import json
 import re
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
+from search.credentials import is_masked, without_credentials
+from search.storage import Location
+from segcore.cache import default_cache_dir
 from segcore.config import MetricName
 from segcore.errors import UserError
 
 SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
-PATHS = ("data", "out", "resume")
+ADDRESSES = ("data", "out", "tracking_uri")
+"""Options that may hold a password."""
 
 
 @dataclass(frozen=True)
 class SearchOptions:
     """Search the best segmentation: networks, losses, learning rates and oversampling."""
 
-    data: Path | None = None
-    """Folder that holds dataset.yaml. Default: the embedded data set of drawn aerial scenes."""
+    data: str | None = None
+    """Folder, or s3:// or gs:// address, with dataset.yaml. Default: the embedded drawn scenes."""
     space: str = "spaces.quick:space"
     """Search space, as module:function. Shipped: spaces.quick, .competition and .aerial."""
     trials: int = 12
@@ -35,10 +40,15 @@ class SearchOptions:
     """GPUs for each trial; 0.5 puts two on a GPU. Default: 1 where there are GPUs, else 0."""
     cpus_per_trial: int = 1
     """CPU cores for each trial: threads on a CPU, processes that load images beside a GPU."""
+    parallel: int | None = None
+    """Trials at a time. Default: all that fit on the nodes that are there; say more where they come
+    when trials wait."""
     time_budget: str | None = None
     """Stop after this long, such as 90m or 4h (units s, m, h, d), and use what is there."""
-    out: Path = Path("runs")
-    """Folder for runs; MLflow's embedded database stands there too."""
+    hang_timeout: str = "1h"
+    """A trial that reports no epoch for this long (s, m, h, d) is ended, and begun again once."""
+    out: str = "runs"
+    """Folder, or s3:// or gs:// address, for runs. On several nodes all of them must see it."""
     name: str | None = None
     """Name of the run and of its folder. Default: the space's name with date and time."""
     tracking_uri: str | None = None
@@ -47,20 +57,25 @@ class SearchOptions:
     """Address of a running Ray cluster, or "auto". Default: this machine alone."""
     seed: int = 0
     """Seed of the sampler and of every training."""
-    ensemble_candidates: int = 8
-    """How many of the best trials the ensemble may choose from."""
-    resume: Path | None = None
-    """Folder of an earlier run to go on with. Its options hold unless given anew."""
+    ensemble_candidates: int = 16
+    """Trials that the ensemble may choose from: the best, and a few of another kind."""
+    ensemble_members: int = 8
+    """The ensemble has at most this many members."""
+    ensemble_latency: float | None = None
+    """Seconds that its members may take together for one image, as measured. Default: no limit."""
+    resume: str | None = None
+    """Folder or address of an earlier run to go on with. Its options hold unless given anew."""
     dry_run: bool = False
     """Check everything that can fail, print the plan and an estimate of the time, and stop."""
 
     def __post_init__(self) -> None:
         for name, least in (
             ("trials", 1), ("max_epochs", 1), ("grace_epochs", 1), ("reduction_factor", 2),
-            ("cpus_per_trial", 1), ("ensemble_candidates", 1), ("seed", 0),
+            ("cpus_per_trial", 1), ("parallel", 1), ("ensemble_candidates", 1),
+            ("ensemble_members", 1), ("seed", 0),
         ):  # fmt: skip
             value = getattr(self, name)
-            if value < least:
+            if value is not None and value < least:
                 raise UserError(f"--{name.replace('_', '-')} {value}: must be at least {least}")
         if self.grace_epochs > self.max_epochs:
             raise UserError(
@@ -74,19 +89,26 @@ class SearchOptions:
             )
         if self.name is not None and not re.fullmatch(r"[\w.-]+", self.name):
             raise UserError(f"--name {self.name!r}: letters, digits, '_', '.' and '-' only")
-        _ = self.time_budget_s
+        _ = self.time_budget_s, self.hang_timeout_s
+
+    def check_complete(self) -> None:
+        """Raise ``UserError`` where an address lacks the password that ``to_dict`` masked."""
+        for name in ADDRESSES:
+            if is_masked(getattr(self, name) or ""):
+                raise UserError(
+                    f"--{name.replace('_', '-')} {getattr(self, name)}: its password isn't kept; "
+                    "give the address again, or keep the password in the environment"
+                )
 
     @property
     def time_budget_s(self) -> float | None:
         """``time_budget`` in seconds. Raises ``UserError`` where it isn't a duration."""
-        if self.time_budget is None:
-            return None
-        match = re.fullmatch(r"(\d+(?:\.\d+)?)([smhd])", self.time_budget.strip())
-        if match is None or float(match[1]) == 0:
-            raise UserError(
-                f"--time-budget {self.time_budget!r}: a number and a unit s, m, h or d, such as 90m"
-            )
-        return float(match[1]) * SECONDS[match[2]]
+        return None if self.time_budget is None else _seconds("--time-budget", self.time_budget)
+
+    @property
+    def hang_timeout_s(self) -> float:
+        """``hang_timeout`` in seconds. Raises ``UserError`` where it isn't a duration."""
+        return _seconds("--hang-timeout", self.hang_timeout)
 
     @property
     def score_key(self) -> str:
@@ -94,20 +116,31 @@ class SearchOptions:
         return f"val/{self.metric}"
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain JSON values, without ``resume`` and ``dry_run``: what a run is resumed with."""
+        """Plain JSON values, without ``resume`` and ``dry_run``: what a run is resumed with.
+
+        Paths are made absolute, and passwords in addresses masked.
+        """
         values = asdict(replace(self, resume=None, dry_run=False))
-        return {k: str(v.resolve()) if isinstance(v, Path) else v for k, v in values.items()}
+        for name in ("data", "out"):
+            if values[name] is not None:
+                values[name] = Location.parse(values[name]).address
+        for name in ADDRESSES:
+            if values[name] is not None:
+                values[name] = without_credentials(values[name])
+        return values
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> "SearchOptions":
-        """The inverse of ``to_dict``."""
+        """The inverse of ``to_dict``; an option of another version is left out."""
         known = {field_.name for field_ in fields(cls)}
-        parsed: dict[str, Any] = {
-            name: Path(value) if name in PATHS and value is not None else value
-            for name, value in values.items()
-            if name in known
-        }
-        return cls(**parsed)
+        return cls(**{name: value for name, value in values.items() if name in known})
+
+
+def _seconds(option: str, duration: str) -> float:
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)([smhd])", duration.strip())
+    if match is None or float(match[1]) == 0:
+        raise UserError(f"{option} {duration!r}: a number and a unit s, m, h or d, such as 90m")
+    return float(match[1]) * SECONDS[match[2]]
 
 
 @dataclass(frozen=True)
@@ -121,16 +154,69 @@ class RunRecord:
     """What must be the same when the search is resumed."""
 
 
+STATE = ("search.json", "study.journal", "tracking.jsonl")
+"""Of a run's files those that change while it goes on; all are small."""
+
+
 @dataclass(frozen=True)
 class RunFolder:
-    """Where everything of one search lies."""
+    """Where everything of one search lies.
+
+    The driver works in a local folder. Where the run's home is a bucket, that folder is a mirror:
+    ``pull`` fills it, ``push`` keeps the bucket as new as it; checkpoints go to the bucket at once.
+    """
 
     path: Path
+    home: Location | None = None
+    """The bucket; None: ``path`` itself is the home."""
+
+    @classmethod
+    def at(cls, address: str | Path) -> "RunFolder":
+        """The run at a path or an address, new or not."""
+        home = Location.parse(address)
+        if home.is_local:
+            return cls(Path(address).expanduser())
+        digest = hashlib.sha256(home.address.encode()).hexdigest()[:8]
+        name = home.path.rpartition("/")[2]
+        return cls(default_cache_dir() / "runs" / digest / name, home)
+
+    @classmethod
+    def opened(cls, address: str | Path) -> "RunFolder":
+        """An earlier run, with all its files but checkpoints here."""
+        run = cls.at(address)
+        if run.home is not None:
+            sizes = {k: v for k, v in run.home.files().items() if not k.startswith("trials/")}
+            # Where the driver died and its machine did not, the mirror is the newer one.
+            here = run.study.stat().st_size if run.study.is_file() else -1
+            if here < sizes.get(run.study.name, 0):
+                run.home.fetch(run.path, list(sizes))
+        return run
 
     @property
-    def trials(self) -> Path:
+    def address(self) -> str:
+        """What a person types to name this run."""
+        return str(self.path if self.home is None else self.home)
+
+    @property
+    def storage(self) -> Location:
+        """Where all nodes find what they share."""
+        return self.home or Location.parse(self.path)
+
+    @property
+    def trials(self) -> Location:
         """Ray's folder: session_*/trial_*/checkpoint_*."""
-        return self.path / "trials"
+        return self.storage / "trials"
+
+    def push_state(self) -> None:
+        """Bring the bucket's small files up to date; nothing to do without one."""
+        if self.home is not None:
+            self.home.put(self.path, [name for name in STATE if (self.path / name).is_file()])
+
+    def push(self) -> None:
+        """Bring all of the bucket up to date, but for what is still being made."""
+        if self.home is not None:
+            files = (p.relative_to(self.path) for p in self.path.rglob("*") if p.is_file())
+            self.home.put(self.path, [str(p) for p in files if ".partial" not in str(p)])
 
     @property
     def weights(self) -> Path:
@@ -159,20 +245,19 @@ class RunFolder:
 
     def write(self, record: RunRecord) -> None:
         """Keep the record, whole or not at all."""
-        self.path.mkdir(parents=True, exist_ok=True)
         values = {
             "search_id": record.search_id,
             "options": record.options.to_dict(),
             "identity": record.identity,
         }
-        partial = self.search_json.with_suffix(".partial")
-        partial.write_text(json.dumps(values, indent=2))
-        partial.rename(self.search_json)
+        text = json.dumps(values, indent=2).encode()
+        Location.parse(self.path).write(self.search_json.name, text)
+        self.storage.write(self.search_json.name, text)
 
     def read(self) -> RunRecord:
         """What ``write`` wrote. Raises ``UserError`` where this is no run."""
         try:
-            values = json.loads(self.search_json.read_text())
+            values = json.loads(self.storage.read(self.search_json.name) or b"")
             return RunRecord(
                 values["search_id"],
                 SearchOptions.from_dict(values["options"]),
@@ -180,5 +265,5 @@ class RunFolder:
             )
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise UserError(
-                f"{self.path}: not the folder of a run ({self.search_json.name}: {error})"
+                f"{self.address}: not the folder of a run ({self.search_json.name}: {error})"
             ) from error

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from search.options import RunFolder, SearchOptions
 from search.space import Space, check_baselines, load_space, network_key, sample_space
+from search.storage import Location, NodeCopy, fetch_dataset, share
 from segcore.augment import build_augmentation
 from segcore.cache import PreparedData, prepare
 from segcore.config import Preparation, TrialConfig
@@ -19,7 +20,7 @@ from segcore.errors import Problem, ProblemsError, UserError
 from segcore.losses import build_loss
 from segcore.models import check_network
 from segcore.scenes import default_scenes
-from segcore.weights import encoder_weights_file
+from segcore.weights import gather_weights
 
 
 @dataclass(frozen=True)
@@ -45,6 +46,18 @@ class Plan:
             "max_epochs": str(self.options.max_epochs),
         }
 
+    def data_on_nodes(self) -> NodeCopy:
+        """The prepared data, for workers. On a cluster they are put into storage beside the run."""
+        return share(self.data.folder, self._shelf, f"prepared/{self.data.folder.name}")
+
+    def weights_on_nodes(self) -> NodeCopy:
+        """The encoders' weights, likewise."""
+        return share(self.run.weights, self._shelf)
+
+    @property
+    def _shelf(self) -> Location | None:
+        return None if self.options.address is None else self.run.storage.parent
+
 
 def make_plan(options: SearchOptions, run: RunFolder) -> Plan:
     """Check everything and prepare the data. Raises ``UserError`` before anything costs money."""
@@ -52,7 +65,7 @@ def make_plan(options: SearchOptions, run: RunFolder) -> Plan:
     check_baselines(space)
     samples = sample_space(space, options)
     preparation = _one_preparation(samples)
-    data_folder = default_scenes() if options.data is None else options.data
+    data_folder = find_dataset(options.data)
     data = prepare(data_folder, preparation)
     if not len(data.items("val")) or not len(data.items("test")):
         raise UserError(
@@ -60,8 +73,16 @@ def make_plan(options: SearchOptions, run: RunFolder) -> Plan:
             "for the honest score; change `split` in dataset.yaml"
         )
     networks = check_samples(samples, data)
-    _fetch_weights(networks, run.weights)
+    gather_weights(networks, run.weights)
     return Plan(options, run, space, data, data_folder, networks)
+
+
+def find_dataset(address: str | None) -> Path:
+    """The data set that ``--data`` names, on this machine."""
+    if address is None:
+        return default_scenes()
+    source = Location.parse(address)
+    return Path(source.path) if source.is_local else fetch_dataset(source)
 
 
 def _one_preparation(samples: list[TrialConfig]) -> Preparation:
@@ -106,11 +127,6 @@ def check_samples(samples: list[TrialConfig], data: PreparedData) -> tuple[Trial
     if problems:
         raise ProblemsError("the space names what can't be trained:", problems)
     return tuple(networks.values())
-
-
-def _fetch_weights(networks: tuple[TrialConfig, ...], weights_dir: Path) -> None:
-    for config in networks:
-        encoder_weights_file(config, weights_dir)
 
 
 def default_name(space_path: str) -> str:

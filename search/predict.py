@@ -1,17 +1,23 @@
 """python -m search.predict: photographs in, masks out."""
 
 import sys
-from collections.abc import Sequence
-from contextlib import ExitStack
+import time
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 from rich.console import Console
-from rich.progress import track
+from rich.progress import Progress
 
+from search.predicted import Predicted, PredictionLog, file_state, settings_key, write_uncertainty
 from segcore.errors import UserError
+
+if TYPE_CHECKING:
+    from search.products import Kind, Products
+    from segcore.photographs import Photograph
 
 PHOTO_SUFFIXES = {".jpg", ".jpeg", ".png", ".tif", ".tiff"}
 """What is taken from a folder; a file that is named itself may have any."""
@@ -19,22 +25,53 @@ PHOTO_SUFFIXES = {".jpg", ".jpeg", ".png", ".tif", ".tiff"}
 
 @dataclass(frozen=True)
 class PredictOptions:
-    """Predict the class of each pixel of photographs, with the ensemble of a search."""
+    """Predict the class of each pixel of photographs, with the ensemble of a search.
+
+    What is done already in OUT, by the same bundle with the same options, is not done again.
+    """
 
     bundle: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="BUNDLE")]
     """The ensemble's folder: runs/NAME/ensemble of a search."""
     inputs: Annotated[tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="PHOTO …")]
     """Photographs, or folders of them (searched through to the bottom)."""
     out: Path = Path("predictions")
-    """Folder for the masks: for each photograph a PNG of its size with class indices."""
+    """Folder for the masks: for each photograph a PNG of its size with class indices, or of a
+    georeferenced one a GeoTIFF on the same grid. 255: the photograph has no data there."""
     overlay: bool = False
     """Also write OUT/overlays: the photographs with the classes in colour."""
+    probabilities: bool = False
+    """Also write OUT/probabilities: a TIFF with a band for each class, 0 … 255."""
+    uncertainty: bool = False
+    """Also write OUT/uncertainty: how much the members disagree, as pictures (0 … 255); and
+    OUT/uncertainty.csv, the mean of each photograph."""
+    polygons: Literal["gpkg", "geojson"] | None = None
+    """Also write OUT/polygons: the outline of each region, as GeoPackage or GeoJSON."""
     submission: Path | None = None
     """Also write a CSV file in the competition's format (ImageClassId,rle_mask)."""
+    tta: bool = False
+    """Average over the 8 flips and rotations of each photograph: better, and 8 times slower."""
+    tile_scale: float | None = None
+    """Slide windows over the photographs at this scale (0.25: a quarter of the resolution),
+    however the networks were trained. Meant for mosaics: a network that was trained on whole
+    photographs sees without it the whole mosaic shrunk to its input size."""
+    batch_size: int = 4
+    """Windows that a network gets at once."""
     device: str | None = None
-    """Such as cpu, cuda or cuda:1. Default: CUDA where there is one."""
+    """Such as cpu, cuda or cuda:1. Default: CUDA where there is one, in half precision."""
     allow_plugins: bool = False
     """Allow a bundle to import network code that it names. Only for a bundle that you trust."""
+
+    @property
+    def kinds(self) -> list["Kind"]:
+        """The files to write of each photograph."""
+        wished: dict[Kind, bool] = {
+            "overlay": self.overlay,
+            "probabilities": self.probabilities,
+            "uncertainty": self.uncertainty,
+            "gpkg": self.polygons == "gpkg",
+            "geojson": self.polygons == "geojson",
+        }
+        return ["mask", *(kind for kind, is_wished in wished.items() if is_wished)]
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -50,81 +87,169 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def predict(options: PredictOptions, console: Console) -> list[Path]:
-    """Predict all photographs; those that can't be read are reported and returned."""
+    """Predict all photographs that aren't done; those that can't be read are told and returned."""
     # Imported here: torch takes seconds, and --help needs none of them.
-    import torch
+    from search.products import Products
+    from segcore.ensemble import Ensemble, choose_device
 
-    from search.submission import SubmissionFile
-    from segcore.ensemble import Ensemble
-    from segcore.images import read_image, write_image
-    from segcore.pictures import overlay
-
+    _check_numbers(options)
     photos = find_photos(options.inputs, options.out)
+    if options.submission is not None:
+        _check_stems(photos)
     ensemble = Ensemble.load(
-        options.bundle,
-        torch.device(options.device) if options.device else None,
-        allow_plugins=options.allow_plugins,
+        options.bundle, choose_device(options.device), allow_plugins=options.allow_plugins
     )
-    failed = []
-    with ExitStack() as stack:
-        submission = None
-        if options.submission is not None:
-            submission = stack.enter_context(
-                SubmissionFile(options.submission, len(ensemble.class_names))
-            )
-        for photo, mask_path in track(
-            photos.items(), "predicting", console=console, disable=not console.is_terminal
-        ):
-            try:
-                image_HWC = read_image(photo)
-            except UserError as error:
-                console.print(f"skipped: {error}", style="red", markup=False, soft_wrap=True)
-                failed.append(photo)
-                continue
-            mask_HW = ensemble.predict(image_HWC)
-            mask_path.parent.mkdir(parents=True, exist_ok=True)
-            write_image(mask_path, mask_HW)
-            if options.overlay:
-                relative = mask_path.relative_to(options.out).with_suffix(".jpg")
-                picture_path = options.out / "overlays" / relative
-                picture_path.parent.mkdir(parents=True, exist_ok=True)
-                write_image(picture_path, overlay(image_HWC, mask_HW, ensemble.class_colors))
-            if submission is not None:
-                submission.add(photo.stem, mask_HW)
-    done = len(photos) - len(failed)
-    console.print(f"{done} of {len(photos)} photographs predicted: masks in {options.out}")
-    return failed
+    if options.uncertainty and len(ensemble.members) < 2:
+        raise UserError(
+            f"{options.bundle} has a single member, which no other can disagree with; "
+            "leave out --uncertainty"
+        )
+    products = Products(
+        ensemble, options.out, options.kinds, options.tta, options.batch_size, options.tile_scale
+    )
+    log = PredictionLog(options.out)
+    settings = settings_key(options.bundle, {"tta": options.tta, "tile_scale": options.tile_scale})
+    todo = {
+        photo: name
+        for photo, name in photos.items()
+        if log.find(photo, settings, options.kinds) is None
+    }
+    began = time.monotonic()
+    pixels = _predict_all(todo, products, log, settings, console)
+    seconds = time.monotonic() - began
+
+    records = {photo: log.find(photo, settings, options.kinds) for photo in photos}
+    done = {photo: record for photo, record in records.items() if record is not None}
+    if options.uncertainty:
+        write_uncertainty(options.out, done.values())
+    if options.submission is not None:
+        _write_submission(options.submission, options.out, done, len(ensemble.class_names))
+    earlier = len(photos) - len(todo)
+    console.print(
+        f"{len(done)} of {len(photos)} photographs predicted"
+        + (f", {earlier} of them earlier" if earlier else "")
+        + f": masks in {options.out}",
+        soft_wrap=True,
+    )
+    if pixels:
+        console.print(
+            f"{pixels / 1e6:.1f} megapixels in {seconds:.1f} s: "
+            f"{pixels / 1e6 / seconds:.2f} megapixels/s on {ensemble.device}"
+        )
+    return [photo for photo in photos if photo not in done]
 
 
-def find_photos(inputs: Sequence[Path], out: Path) -> dict[Path, Path]:
-    """Each photograph and the path of its mask below ``out``; a folder's own folders are kept.
+def find_photos(inputs: Sequence[Path], out: Path) -> dict[Path, str]:
+    """Each photograph, and its files' path below ``out`` without an ending, folders kept.
 
-    Raises ``UserError`` where there are none, or where two would write the same mask.
+    What lies in ``out`` is no photograph. Raises ``UserError`` where there are none, or where two
+    would write the same files.
     """
-    masks: dict[Path, Path] = {}
+    names: dict[Path, str] = {}
     for given in inputs:
         if given.is_dir():
-            found = sorted(p for p in given.rglob("*") if p.suffix.lower() in PHOTO_SUFFIXES)
-            masks |= {p: out / p.relative_to(given).with_suffix(".png") for p in found}
+            for path in sorted(given.rglob("*")):
+                if path.suffix.lower() in PHOTO_SUFFIXES and not _is_ours(path, given, out):
+                    names[path] = str(path.relative_to(given).with_name(path.stem))
         elif given.exists():
-            masks[given] = out / f"{given.stem}.png"
+            names[given] = given.stem
         else:
             raise UserError(f"{given}: no such file or folder")
     if not inputs:
         raise UserError("no photographs given; name files, or folders of them, after the bundle")
-    if not masks:
+    if not names:
         raise UserError(
             f"{', '.join(map(str, inputs))}: no photographs; allowed endings: "
             f"{', '.join(sorted(PHOTO_SUFFIXES))}"
         )
-    taken: dict[Path, Path] = {}
-    for photo, mask in masks.items():
-        other = taken.setdefault(mask, photo)
+    taken: dict[str, Path] = {}
+    for photo, name in names.items():
+        other = taken.setdefault(name, photo)
         if other != photo:
             raise UserError(
-                f"{photo} and {other} would both write {mask}; predict them with two --out folders"
+                f"{photo} and {other} would both write {out / name}; "
+                "predict them with two --out folders"
             )
-    return masks
+    return names
+
+
+def _is_ours(path: Path, given: Path, out: Path) -> bool:
+    """Whether a file was written by a prediction, or is hidden."""
+    return path.name.startswith(".") or (
+        out.resolve() != given.resolve() and out.resolve() in path.resolve().parents
+    )
+
+
+def _predict_all(
+    todo: Mapping[Path, str],
+    products: "Products",
+    log: PredictionLog,
+    settings: str,
+    console: Console,
+) -> int:
+    """Predict, keep a record of each photograph, and return how many pixels they had."""
+    from segcore.images import ImageError
+    from segcore.photographs import Photograph
+
+    pixels = 0
+    with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
+        task = bar.add_task("predicting", total=len(todo))
+        for number, (path, name) in enumerate(todo.items(), start=1):
+            try:
+                state = file_state(path)
+                with Photograph.open(path) as photo:
+                    _warn_of_shrinking(photo, products, console)
+                    files, uncertainty = products.write(photo, name, partial(bar.advance, task))
+                pixels += photo.height_px * photo.width_px
+                places = {str(kind): str(at.relative_to(log.folder)) for kind, at in files.items()}
+                log.add(Predicted(str(path.absolute()), settings, state, places, uncertainty))
+            except ImageError as error:
+                console.print(f"skipped: {error}", style="red", markup=False, soft_wrap=True)
+            bar.update(task, completed=number)
+    return pixels
+
+
+def _warn_of_shrinking(photo: "Photograph", products: "Products", console: Console) -> None:
+    preparation = products.ensemble.preparation
+    if photo.is_mosaic and preparation.tile_scale is None and products.tile_scale is None:
+        size = f"{preparation.height_px}×{preparation.width_px}"
+        console.print(
+            f"{photo.path}: {photo.height_px}×{photo.width_px} px are shrunk to {size} as a whole, "
+            f"as in training; with --tile-scale 0.1 windows of {preparation.height_px * 10}×"
+            f"{preparation.width_px * 10} px would be",
+            style="yellow", markup=False, soft_wrap=True,
+        )  # fmt: skip
+
+
+def _write_submission(
+    path: Path, out: Path, done: Mapping[Path, Predicted], num_classes: int
+) -> None:
+    """From the masks on disk, so that what an earlier run predicted is in it too."""
+    from search.submission import SubmissionFile
+    from segcore.rasters import read_map
+
+    with SubmissionFile(path, num_classes) as submission:
+        for photo, record in done.items():
+            submission.add(photo.stem, read_map(out / record.files["mask"]))
+
+
+def _check_numbers(options: PredictOptions) -> None:
+    if options.batch_size < 1:
+        raise UserError(f"--batch-size {options.batch_size}: allowed is 1 or more")
+    if options.tile_scale is not None and not 0 < options.tile_scale <= 1:
+        raise UserError(f"--tile-scale {options.tile_scale}: allowed is above 0, up to 1")
+
+
+def _check_stems(photos: Mapping[Path, str]) -> None:
+    """The competition's file knows photographs by their names without folder and ending."""
+    by_stem: dict[str, Path] = {}
+    for photo in photos:
+        other = by_stem.setdefault(photo.stem, photo)
+        if other != photo:
+            raise UserError(
+                f"{photo} and {other} have the same name, by which --submission tells photographs "
+                "apart; rename one of them"
+            )
 
 
 if __name__ == "__main__":

@@ -23,6 +23,7 @@ class SearchProgress:
         self._started_at = time.monotonic()
         self._running: dict[int, tuple[int, float | None]] = {}
         self._best: tuple[float, int] | None = None
+        self._said = ""
         self._bar = Progress(
             TextColumn("[bold]trials"),
             BarColumn(bar_width=24),
@@ -74,6 +75,12 @@ class SearchProgress:
         if failure:
             self._bar.console.print(f"  {failure}", style="red", markup=False, soft_wrap=True)
         self._show()
+
+    def say(self, what: str) -> None:
+        """Print what goes wrong without ending the search; not the same line twice in a row."""
+        if what != self._said:
+            self._bar.console.print(what, style="yellow", markup=False, soft_wrap=True)
+            self._said = what
 
     def _show(self) -> None:
         parts = [f"{len(self._running)} running"]

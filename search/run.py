@@ -2,7 +2,6 @@
 
 import argparse
 import sys
-from pathlib import Path
 
 import tyro
 from rich.console import Console
@@ -35,11 +34,11 @@ def main(arguments: list[str] | None = None) -> int:
 def parse_options(arguments: list[str]) -> SearchOptions:
     """The command line over the defaults, or over the options of the run that is resumed."""
     first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    first.add_argument("--resume", type=Path)
-    resume: Path | None = first.parse_known_args(arguments)[0].resume
+    first.add_argument("--resume")
+    resume: str | None = first.parse_known_args(arguments)[0].resume
     defaults = SearchOptions()
     if resume is not None:
-        defaults = RunFolder(resume).read().options
+        defaults = RunFolder.at(resume).read().options
     return tyro.cli(SearchOptions, args=arguments, default=defaults, prog="python -m search.run")
 
 

@@ -46,7 +46,8 @@ class RungTPESampler(TPESampler):
     TPE is fitted at the largest rung with at least ``min_observations``. Parameters are drawn at
     random until the lowest rung has as many, and at least ``n_startup_trials``. A running trial
     that is past the fitting rung is an observation like any other; the others are TPE's constant
-    liars. Failed trials, and stopped ones that never saw the rung, are left out.
+    liars. A failed trial is worse than all others, so that its region is avoided: what ran out of
+    memory or diverged would again. Stopped ones that never saw the rung are left out.
 
     ``min_observations`` None is BOHB's d + 1, where d is the largest number of parameters that one
     trial has: in a conditional space no trial has them all, and the prior of Optuna's TPE fits
@@ -97,8 +98,10 @@ class RungTPESampler(TPESampler):
 
     def _at_fitting_rung(self, study: Study) -> "_StudyAtRung":
         self._raise_error_if_multi_objective(study)
+        past = study.get_trials(deepcopy=False)
         states = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.RUNNING)
-        trials = study.get_trials(deepcopy=False, states=states)
+        trials = [trial for trial in past if trial.state in states]
+        failed = [_observed(t, -math.inf) for t in past if t.state == TrialState.FAIL]
         needed = self._min_observations or 1 + max((len(t.params) for t in trials), default=0)
         if sum(value_at(t, self._rungs[-1]) is not None for t in trials) < self._startup:
             return _StudyAtRung(study, [])
@@ -108,7 +111,7 @@ class RungTPESampler(TPESampler):
                 observed = [_observed(t, values[t.number]) for t in trials if t.number in values]
                 unknown = [t for t in trials if t.number not in values]
                 liars = [t for t in unknown if t.state == TrialState.RUNNING]
-                return _StudyAtRung(study, observed + liars)
+                return _StudyAtRung(study, observed + failed + liars)
         return _StudyAtRung(study, [])
 
 

@@ -48,7 +48,10 @@ class StudySearcher(Searcher):  # type: ignore[misc]  # Ray has no types
     ``{"trial_number": …, "config": config.to_dict(), "known_epochs": …}``, the last
     being the epochs that the study has values of; each of its results holds ``epoch``
     (1-based), ``metric`` and ``finished``: True in the last one of a training that ended by itself.
-    A last result may instead say in ``failure`` why the training can't go on.
+    A last result may instead say in ``failure`` why the training can't go on, or in ``fatal`` why
+    no training can: such a trial stays RUNNING in the study, for a session that mends it.
+
+    ``capacity()`` is asked before each suggestion: no more trials are out than that.
     """
 
     def __init__(
@@ -59,27 +62,35 @@ class StudySearcher(Searcher):  # type: ignore[misc]  # Ray has no types
         metric: str,
         planned_trials: int,
         finish: Callable[[TrialConfig, int], TrialConfig],
+        capacity: Callable[[], int],
     ) -> None:
         super().__init__(metric=metric, mode="max")
         self.study = study
         self._space = space
         self._planned_trials = planned_trials
         self._finish = finish
+        self._capacity = capacity
         trials = study.get_trials(deepcopy=False)
         self._interrupted = [t for t in reversed(trials) if t.state == TrialState.RUNNING]
         self._n_started = sum(t.state != TrialState.WAITING for t in trials)
         self._live: dict[str, _Live] = {}
 
-    def suggest(self, trial_id: str) -> dict[str, Any] | str:
-        """Give the next trial. Raises ``UserError`` where the space can't make a configuration."""
+    def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
+        """Give the next trial, or None while there is no room.
+
+        Raises ``UserError`` where the space can't make a configuration.
+        """
+        if not self._interrupted and self._n_started >= self._planned_trials:
+            return str(Searcher.FINISHED)
+        # Sampled no sooner than it can run: by then the sampler knows more.
+        if len(self._live) >= self._capacity():
+            return None
         if self._interrupted:
             past = self._interrupted.pop()
             trial, values = optuna.Trial(self.study, past._trial_id), dict(past.intermediate_values)
-        elif self._n_started < self._planned_trials:
+        else:
             trial, values = self.study.ask(), {}
             self._n_started += 1
-        else:
-            return str(Searcher.FINISHED)
         config = trial.user_attrs.get("config") or self._configure(trial)
         self._live[trial_id] = _Live(trial, values)
         known_epochs = max(values, default=0)
@@ -114,6 +125,9 @@ class StudySearcher(Searcher):  # type: ignore[misc]  # Ray has no types
         if trial_id not in self._live:
             return  # Ray tells twice where stopping a trial fails
         last = result or {}
+        if "fatal" in last:
+            del self._live[trial_id]
+            return
         self.on_trial_result(trial_id, last)  # Ray gives the last result of a stop only here
         failure = last.get("failure")
         finished = result is not None and last.get("finished", True)
@@ -157,6 +171,7 @@ class StudyScheduler(ASHAScheduler):  # type: ignore[misc]  # Ray has no types
     Their values fill the rungs before the first trial starts, so that cut-offs survive. A trial
     that is resumed brings its own values along when it is added, under its new Ray id: it has one
     entry in each rung that it passed, and none more when it passes that epoch a second time.
+    ``why(trial)`` says why Ray's trial was given up.
     """
 
     def __init__(
@@ -166,6 +181,7 @@ class StudyScheduler(ASHAScheduler):  # type: ignore[misc]  # Ray has no types
         grace_epochs: int,
         max_epochs: int,
         reduction_factor: int,
+        why: Callable[[Any], str],
     ) -> None:
         super().__init__(
             time_attr="epoch",
@@ -176,6 +192,7 @@ class StudyScheduler(ASHAScheduler):  # type: ignore[misc]  # Ray has no types
             reduction_factor=reduction_factor,
         )
         self._searcher = searcher
+        self._why = why
         for past in searcher.study.get_trials(deepcopy=False):
             if past.state.is_finished():
                 stand_in = SimpleNamespace(trial_id=f"past-{past.number}")
@@ -191,8 +208,7 @@ class StudyScheduler(ASHAScheduler):  # type: ignore[misc]  # Ray has no types
     def on_trial_error(self, tune_controller: Any, trial: Any) -> None:
         """Keep why: Ray's last call before the searcher is told that the trial broke."""
         super().on_trial_error(tune_controller, trial)
-        traceback = Path(trial.error_file).read_text().strip()
-        self._searcher.note_failure(trial.trial_id, traceback.rpartition("\n")[2])
+        self._searcher.note_failure(trial.trial_id, self._why(trial))
 
     def _replay(self, trial: Any, values: Mapping[int, float]) -> None:
         for epoch, value in sorted(values.items()):

@@ -8,14 +8,19 @@ Ray that hands out what the study says is unfinished.
 
 import functools
 import json
-from collections.abc import Mapping
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import optuna
 from ray import tune
+from ray.tune.error import TuneError
 from ray.tune.experiment import Trial
 
 from search.cluster import Slots
+from search.faults import EndOnFault, Faults
+from search.keeping import drop_checkpoints
 from search.leaderboard import read_rows, show_config
 from search.mlflow_runs import Status
 from search.plan import Plan
@@ -24,12 +29,10 @@ from search.sampler import RungTPESampler, rungs
 from search.searcher import StudyScheduler, StudySearcher, enqueue_baselines, open_study
 from search.space import finish
 from search.tracking import Tracker
-from search.trial import run_trial, trial_name
+from search.trial import TrialSetting, run_trial, trial_name
 from segcore.config import TrialConfig
+from segcore.errors import DISK_FULL, UserError
 from segcore.versions import versions
-
-WORKER_DEATHS = 3
-"""A trial whose worker process died goes on from its checkpoint this many times, then it failed."""
 
 
 def open_plan_study(plan: Plan) -> optuna.Study:
@@ -51,56 +54,80 @@ def open_plan_study(plan: Plan) -> optuna.Study:
 def run_trials(
     plan: Plan, study: optuna.Study, slots: Slots, tracker: Tracker, progress: SearchProgress
 ) -> None:
-    """Run the trials that the study still lacks; returns when they ended, or on Ctrl-C."""
+    """Run the trials that the study still lacks; returns when they ended, or on Ctrl-C.
+
+    Raises ``UserError`` where it makes no sense to go on.
+    """
     options = plan.options
+    faults = Faults(
+        hang_timeout_s=options.hang_timeout_s, planned_trials=options.trials, say=progress.say
+    )
     searcher = StudySearcher(
         study,
         plan.space.sample,
         metric=options.score_key,
         planned_trials=options.trials,
         finish=functools.partial(finish, options),
+        capacity=lambda: slots.count,
     )
     scheduler = StudyScheduler(
         searcher,
         grace_epochs=options.grace_epochs,
         max_epochs=options.max_epochs,
         reduction_factor=options.reduction_factor,
+        why=faults.why,
     )
-    trainable = functools.partial(
-        run_trial,
-        data_folder=plan.data.folder,
-        weights_dir=plan.run.weights.resolve(),
-        trials_folder=plan.run.trials.resolve(),
+    setting = TrialSetting(
+        storage=plan.run.storage,
+        data=plan.data_on_nodes(),
+        weights=plan.weights_on_nodes(),
         cpus=slots.cpus_per_trial,
-        use_gpu=slots.gpus_per_trial > 0,
+        gpus=slots.gpus_per_trial,
     )
-    session = 1 + sum(1 for _ in plan.run.trials.glob("session_*"))
-    tune.Tuner(
-        tune.with_resources(trainable, slots.resources),
+    tuner = tune.Tuner(
+        tune.with_resources(functools.partial(run_trial, setting=setting), slots.resources),
         tune_config=tune.TuneConfig(
             search_alg=searcher,
             scheduler=scheduler,
             num_samples=options.trials,
-            max_concurrent_trials=slots.count,
+            max_concurrent_trials=options.trials,  # the searcher knows how many there is room for
             time_budget_s=options.time_budget_s,
             reuse_actors=True,
             trial_name_creator=_trial_name,
             trial_dirname_creator=_trial_name,
         ),
         run_config=tune.RunConfig(
-            name=f"session_{session}",
-            storage_path=str(plan.run.trials.resolve()),
-            failure_config=tune.FailureConfig(max_failures=WORKER_DEATHS),
+            name=f"session_{1 + len(plan.run.trials.folders())}",
+            storage_path=plan.run.trials.path,
+            storage_filesystem=plan.run.trials.filesystem,
+            failure_config=tune.FailureConfig(max_failures=-1),  # until ``faults`` gives a trial up
+            stop=EndOnFault(faults),
             # The best one, and always the newest to go on from.
             checkpoint_config=tune.CheckpointConfig(
                 num_to_keep=1,
                 checkpoint_score_attribute=options.score_key,
                 checkpoint_score_order="max",
             ),
-            callbacks=[_Watcher(plan, study, tracker, progress)],
+            callbacks=[faults, _Watcher(plan, study, tracker, progress, faults)],
             verbose=0,
         ),
-    ).fit()
+    )
+    with _naming_full_disk():
+        tuner.fit()
+    if faults.reason is not None:
+        raise UserError(f"{plan.run.address}: {faults.reason}")
+
+
+@contextmanager
+def _naming_full_disk() -> Iterator[None]:
+    """Ray wraps what the searcher and the callbacks raise in an error of its own, as text."""
+    try:
+        yield
+    except TuneError as error:
+        for number in DISK_FULL:
+            if os.strerror(number) in str(error):
+                raise OSError(number, os.strerror(number)) from error
+        raise
 
 
 def _trial_name(trial: Trial) -> str:
@@ -108,12 +135,18 @@ def _trial_name(trial: Trial) -> str:
 
 
 class _Watcher(tune.Callback):
-    """Passes what Ray Tune tells about trials on to MLflow and to the person who watches."""
+    """Passes what Ray Tune tells about trials on to MLflow, to the bucket, and to who watches."""
 
     def __init__(
-        self, plan: Plan, study: optuna.Study, tracker: Tracker, progress: SearchProgress
+        self,
+        plan: Plan,
+        study: optuna.Study,
+        tracker: Tracker,
+        progress: SearchProgress,
+        faults: Faults,
     ) -> None:
-        self._plan, self._tracker, self._progress = plan, tracker, progress
+        self._plan, self._study = plan, study
+        self._tracker, self._progress, self._faults = tracker, progress, faults
         for row in read_rows(study):
             progress.best_so_far(row.score, row.number)
 
@@ -135,6 +168,7 @@ class _Watcher(tune.Callback):
             path.write_text(json.dumps(config.to_dict(), indent=2))
             self._tracker.log_artifacts(number, path)
         self._progress.epoch_done(number, 0, None)
+        self._push_state()
 
     def on_trial_result(
         self,
@@ -145,7 +179,7 @@ class _Watcher(tune.Callback):
         **info: Any,
     ) -> None:
         """Log an epoch."""
-        if "failure" in result:
+        if "failure" in result or "fatal" in result:
             return
         number = trial.config["trial_number"]
         metrics = {k: v for k, v in result.items() if _is_ours(k) and isinstance(v, float)}
@@ -158,6 +192,8 @@ class _Watcher(tune.Callback):
     ) -> None:
         """Close the run of a trial that finished, was stopped, or reported its failure."""
         result = trial.last_result
+        if "fatal" in result:
+            return  # nothing is wrong with this trial: the next session runs it
         failure = result.get("failure")
         if "traceback" in result:
             path = self._plan.run.path / "failures" / f"{_trial_name(trial)}.txt"
@@ -169,9 +205,8 @@ class _Watcher(tune.Callback):
     def on_trial_error(
         self, iteration: int, trials: list[Trial], trial: Trial, **info: Any
     ) -> None:
-        """Close the run of a trial whose worker died too often."""
-        lines = str(trial.get_error() or "unknown").strip().splitlines()
-        self._end(trial, "failed", f"its worker died {WORKER_DEATHS + 1} times: {lines[-1]}")
+        """Close the run of a trial that was given up."""
+        self._end(trial, "failed", self._faults.why(trial))
 
     def _end(self, trial: Trial, status: Status, failure: str | None) -> None:
         number = trial.config["trial_number"]
@@ -180,6 +215,16 @@ class _Watcher(tune.Callback):
             TrialConfig.from_dict(trial.config["config"]), ("architecture", "encoder", "loss", "lr")
         )
         self._progress.trial_ended(number, what, status, failure)
+        self._push_state()
+        drop_checkpoints(
+            self._plan.run.trials, read_rows(self._study), self._plan.options.ensemble_candidates
+        )
+
+    def _push_state(self) -> None:
+        try:
+            self._plan.run.push_state()
+        except UserError as error:  # an outage; the next change brings all of it
+            self._progress.say(str(error))
 
 
 def status_of(result: Mapping[str, Any]) -> Status:

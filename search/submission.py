@@ -1,5 +1,6 @@
 """The competition's file: one row per photograph and class, with runs of pixels."""
 
+import contextlib
 import csv
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,6 +10,8 @@ from typing import Self
 import cv2
 import numpy as np
 from numpy.typing import NDArray
+
+from segcore.errors import DiskError
 
 SIDE_PX = 1024
 """Masks are handed in at this height and width, whatever the photograph's size."""
@@ -41,20 +44,25 @@ def submission_rows(
 
 
 class SubmissionFile:
-    """Written row by row beside its final name, which it gets when all rows are there."""
+    """Written row by row beside its final name, which it gets when all rows are there.
+
+    Its methods raise ``DiskError`` where the disk is full.
+    """
 
     def __init__(self, path: Path, num_classes: int) -> None:
         self._path = path
         self._partial = path.with_name(f"{path.name}.partial")
         self._num_classes = num_classes
-        path.parent.mkdir(parents=True, exist_ok=True)
-        self._file = self._partial.open("w", newline="")
+        with self._explaining():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._file = self._partial.open("w", newline="")
         self._writer = csv.writer(self._file)
         self._writer.writerow(("ImageClassId", "rle_mask"))
 
     def add(self, stem: str, mask_HW: NDArray[np.uint8]) -> None:
         """Write the rows of one photograph."""
-        self._writer.writerows(submission_rows(stem, mask_HW, self._num_classes))
+        with self._explaining():
+            self._writer.writerows(submission_rows(stem, mask_HW, self._num_classes))
 
     def __enter__(self) -> Self:
         return self
@@ -65,6 +73,17 @@ class SubmissionFile:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self._file.close()
         if error is None:
-            self._partial.rename(self._path)
+            with self._explaining():
+                self._file.close()
+                self._partial.rename(self._path)
+        with contextlib.suppress(OSError):  # what it could not write before, it still can't
+            self._file.close()
+        self._partial.unlink(missing_ok=True)
+
+    @contextlib.contextmanager
+    def _explaining(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise DiskError(f"{self._path} can't be written: {error}; make room") from error

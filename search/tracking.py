@@ -118,6 +118,13 @@ class Tracker:
         for file in files:
             self._append("artifact", number, file=str(file.resolve()), folder=artifact_path)
 
+    def register(self, record: Record) -> None:
+        """Make the ensemble the next version of a registered model: ``registry.model_record``.
+
+        The bundle is read when it is delivered: leave it in place.
+        """
+        self._append("model", None, **record)
+
     @property
     def state(self) -> TrackingState:
         """How the delivery stands."""

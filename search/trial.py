@@ -3,72 +3,103 @@
 import gc
 import json
 import math
+import os
 import tempfile
 import traceback
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import cv2
 import torch
 from ray import tune
+from threadpoolctl import threadpool_limits
 
+from search.storage import Location, NodeCopy
 from segcore import checkpoint
 from segcore.cache import open_prepared
+from segcore.checkpoint import CheckpointInfo
 from segcore.config import TrialConfig
-from segcore.errors import UserError
+from segcore.errors import DISK_FULL, DiskError, TrainingFailedError, UserError
 from segcore.metrics import METRICS
-from segcore.training import DivergedError, EpochResult, fit
+from segcore.training import EpochResult, fit
 
-RESULT = "result.json"
-"""Beside a checkpoint, what was reported with it."""
+RESULTS = "results.json"
+"""Beside a checkpoint, everything that was reported up to its epoch."""
+
+PRETEND_GPUS = "SEGSEARCH_PRETEND_GPUS"
+"""Set where Ray was told of GPUs that don't exist, to try a cluster: trials run on the CPU."""
 
 
-def run_trial(
-    assignment: dict[str, Any],
-    *,
-    data_folder: Path,
-    weights_dir: Path,
-    trials_folder: Path,
-    cpus: int,
-    use_gpu: bool,
-) -> None:
+@dataclass(frozen=True)
+class TrialSetting:
+    """What all trials of a search have in common."""
+
+    storage: Location
+    """The run's home: its search.json, its trials' checkpoints."""
+    data: NodeCopy
+    weights: NodeCopy
+    cpus: int
+    gpus: float
+
+
+@dataclass(frozen=True)
+class StoredCheckpoint:
+    """A complete checkpoint, wherever it lies."""
+
+    location: Location
+    info: CheckpointInfo
+
+    def local(self, folder: Path) -> Path:
+        """The checkpoint on this machine: where it is, or else fetched into ``folder``."""
+        if self.location.is_local:
+            return Path(self.location.path)
+        self.location.fetch(folder)
+        return folder
+
+
+def run_trial(assignment: dict[str, Any], *, setting: TrialSetting) -> None:
     """Train what ``StudySearcher`` assigned, reporting and keeping a checkpoint after each epoch.
 
     Goes on where the trial was, in this session of Ray or an earlier one. What fails by the
     configuration's own fault is reported as ``failure`` instead of raised: Ray tries again what
-    raises, and that is for workers that died.
+    raises, and that is for workers that died. What no trial could do here is reported as ``fatal``.
     """
     config = TrialConfig.from_dict(assignment["config"])
-    _prepare_process(cpus, use_gpu)
-    done = 0
+    results: list[dict[str, Any]] = []
     try:
-        done, resume_from = _catch_up(
-            checkpoints(trials_folder, assignment["trial_number"]), assignment["known_epochs"]
-        )
-        data = open_prepared(data_folder)
-        epochs = fit(
-            config,
-            data,
-            device=torch.device("cuda" if use_gpu else "cpu"),
-            resume_from=resume_from,
-            weights_dir=weights_dir,
-            loader_workers=cpus if use_gpu else 0,
-        )
-        for epoch in epochs:
-            done = epoch.epoch
-            metrics = epoch_metrics(epoch, data.class_names)
-            result = {"epoch": done, "finished": epoch.finished, **metrics}
-            with tempfile.TemporaryDirectory() as folder:
-                (Path(folder) / RESULT).write_text(json.dumps(result))
-                epoch.save(Path(folder))
-                tune.report(result, checkpoint=tune.Checkpoint.from_directory(folder))
-    except (DivergedError, UserError) as error:
-        tune.report({"epoch": done, "finished": False, "failure": str(error)})
+        _check_storage(setting.storage)
+        device = prepare_process(setting.cpus, setting.gpus)
+        data = open_prepared(setting.data.folder())
+        with tempfile.TemporaryDirectory() as folder:
+            resume_from = _catch_up(
+                assignment, config, setting.storage / "trials", results, Path(folder)
+            )
+            epochs = fit(
+                config,
+                data,
+                device=device,
+                resume_from=resume_from,
+                weights_dir=setting.weights.folder(),
+                loader_workers=setting.cpus if device.type == "cuda" else 0,
+            )
+            for epoch in epochs:
+                metrics = epoch_metrics(epoch, data.class_names)
+                results.append({"epoch": epoch.epoch, "finished": epoch.finished, **metrics})
+                _report(epoch, results)
+    except (_ClusterError, DiskError) as error:
+        tune.report({"epoch": len(results), "finished": False, "fatal": str(error)})
+    except (TrainingFailedError, UserError) as error:
+        tune.report({"epoch": len(results), "finished": False, "failure": str(error)})
     except Exception as error:
+        if isinstance(error, OSError) and error.errno in DISK_FULL:
+            full = f"the disk is full ({setting.storage}): make room, then resume the search"
+            tune.report({"epoch": len(results), "finished": False, "fatal": full})
+            return
         tune.report(
             {
-                "epoch": done,
+                "epoch": len(results),
                 "finished": False,
                 "failure": f"{type(error).__name__}: {error}",
                 "traceback": traceback.format_exc(),
@@ -81,37 +112,66 @@ def trial_name(number: int) -> str:
     return f"trial_{number:04d}"
 
 
-def checkpoints(trials_folder: Path, number: int) -> dict[int, Path]:
-    """A trial's complete checkpoints of all sessions, by epoch."""
-    folders = trials_folder.glob(f"*/{trial_name(number)}/checkpoint_*")
-    complete = (folder for folder in folders if checkpoint.is_complete(folder))
-    return {checkpoint.load_info(folder).epoch: folder for folder in complete}
+def checkpoints(trials: Location, number: int) -> Iterator[StoredCheckpoint]:
+    """A trial's complete checkpoints of all sessions."""
+    for session in trials.folders():
+        folder = trials / session / trial_name(number)
+        sizes: dict[str, dict[str, int]] = {}
+        for path, size in folder.files().items():
+            name, _, file = path.partition("/")
+            if file and name.startswith("checkpoint_"):
+                sizes.setdefault(name, {})[file] = size
+        for name, files in sizes.items():
+            location = folder / name
+            manifest = location.read(checkpoint.MANIFEST)
+            try:
+                info = checkpoint.parse_manifest(manifest or b"", files, str(location))
+            except UserError:
+                continue  # cut off while it was written
+            yield StoredCheckpoint(location, info)
 
 
-def best_checkpoint(trials_folder: Path, number: int) -> Path | None:
+def best_checkpoint(trials: Location, number: int) -> StoredCheckpoint | None:
     """The checkpoint with the best score on the validation split, the earlier of equals."""
-    found = sorted(checkpoints(trials_folder, number).items())
-    return max(
-        (folder for _, folder in found), key=lambda f: checkpoint.load_info(f).score, default=None
-    )
+    found = sorted(checkpoints(trials, number), key=lambda stored: stored.info.epoch)
+    return max(found, key=lambda stored: stored.info.score, default=None)
 
 
-def _catch_up(found: Mapping[int, Path], known_epochs: int) -> tuple[int, Path | None]:
-    """Report the epochs that have a checkpoint, but whose results nobody heard of.
+def _catch_up(
+    assignment: dict[str, Any],
+    config: TrialConfig,
+    trials: Location,
+    results: list[dict[str, Any]],
+    folder: Path,
+) -> Path | None:
+    """Fetch the newest checkpoint into ``folder``, and report its epochs that nobody heard of.
 
-    A checkpoint is on disk before its result is on its way: a driver or a worker that dies in
-    between leaves it behind. Gives the epoch to go on from, and its checkpoint.
+    A checkpoint is in storage before its result is on its way: a driver or a worker that dies in
+    between leaves it behind. Fills ``results`` with those up to the checkpoint.
     """
-    heard = tune.get_checkpoint()
-    if heard is not None:  # this session's trial, on a new worker
-        known_epochs = max(known_epochs, checkpoint.load_info(Path(heard.path)).epoch)
-    while known_epochs + 1 in found:
-        known_epochs += 1
-        folder = found[known_epochs]
-        result = json.loads((folder / RESULT).read_text())
-        tune.report(result, checkpoint=tune.Checkpoint.from_directory(folder))
-    done = max((epoch for epoch in found if epoch <= known_epochs), default=0)
-    return done, found.get(done)
+    heard = tune.get_checkpoint()  # this session's, where the trial goes on with a new worker
+    known_epochs = assignment["known_epochs"]
+    found = [c for c in checkpoints(trials, assignment["trial_number"]) if c.info.config == config]
+    newest = max(found, key=lambda stored: stored.info.epoch, default=None)
+    if newest is None:
+        return None
+    # A copy: what Ray is given, it may write to the very place where it found it.
+    newest.location.fetch(folder)
+    results += json.loads((folder / RESULTS).read_text())
+    for stored in found:
+        if heard is not None and stored.location.path == heard.path:
+            known_epochs = max(known_epochs, stored.info.epoch)
+    for result in results[known_epochs:]:
+        kept = tune.Checkpoint.from_directory(folder) if result is results[-1] else None
+        tune.report(result, checkpoint=kept)
+    return folder
+
+
+def _report(epoch: EpochResult, results: list[dict[str, Any]]) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        (Path(folder) / RESULTS).write_text(json.dumps(results))
+        epoch.save(Path(folder))
+        tune.report(results[-1], checkpoint=tune.Checkpoint.from_directory(folder))
 
 
 def epoch_metrics(epoch: EpochResult, class_names: Sequence[str]) -> dict[str, float]:
@@ -125,6 +185,7 @@ def epoch_metrics(epoch: EpochResult, class_names: Sequence[str]) -> dict[str, f
         "train/lr": epoch.lr,
         "train/images_per_s": epoch.images_per_s,
         "train/epoch_s": epoch.epoch_s,
+        "train/micro_batch_size": float(epoch.micro_batch_size),
     }
     metrics |= {f"val/{name}": epoch.scores.metric(name) for name in METRICS}
     for name, dice, drawn in zip(
@@ -136,10 +197,36 @@ def epoch_metrics(epoch: EpochResult, class_names: Sequence[str]) -> dict[str, f
     return metrics
 
 
-def _prepare_process(cpus: int, use_gpu: bool) -> None:
-    """Make a reused worker process as good as new, with its share of the machine's cores."""
+class _ClusterError(Exception):
+    """No trial can run on this node."""
+
+
+def _check_storage(storage: Location) -> None:
+    if storage.read("search.json") is None:
+        raise _ClusterError(
+            f"node {os.uname().nodename} doesn't see {storage}; on several nodes --out must be an "
+            "s3:// or gs:// address, or a folder that all of them see"
+        )
+
+
+def prepare_process(cpus: int, gpus: float) -> torch.device:
+    """Make a reused worker process as good as new, with its share of the node; its device.
+
+    torch, OpenCV, OpenMP and BLAS get ``cpus`` threads. A share of a GPU is a limit on its memory
+    too, so that a greedy trial runs out of memory itself instead of its neighbour.
+    """
     torch.set_num_threads(cpus)
     cv2.setNumThreads(cpus)
+    threadpool_limits(cpus)
+    os.environ["OMP_NUM_THREADS"] = str(cpus)  # for processes that this one starts
     gc.collect()
-    if use_gpu:
-        torch.cuda.empty_cache()
+    if gpus == 0 or os.environ.get(PRETEND_GPUS):
+        return torch.device("cpu")
+    if not torch.cuda.is_available():
+        raise _ClusterError(
+            f"node {os.uname().nodename} has a GPU by Ray's word, but torch finds none; check its "
+            "driver with nvidia-smi, or search with --gpus-per-trial 0"
+        )
+    torch.cuda.empty_cache()
+    torch.cuda.set_per_process_memory_fraction(min(gpus, 1.0))
+    return torch.device("cuda")

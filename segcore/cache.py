@@ -27,7 +27,7 @@ from segcore.arrays import open_arrays, plan_arrays
 from segcore.building import CACHE_FORMAT, OnDone, PhotoFacts, Survey, build_cache, plan_job
 from segcore.config import Preparation
 from segcore.dataset import Dataset, Photo, problems_error, scan_dataset
-from segcore.errors import Problem, UserError
+from segcore.errors import DiskError, Problem, UserError
 from segcore.fingerprint import FileState, hash_files
 from segcore.images import ImageError, read_pair
 from segcore.splits import SPLITS, Split
@@ -113,8 +113,8 @@ def prepare(
             raise problems_error(dataset.folder, problems)
 
         fingerprint = _fingerprint(dataset, states, preparation)
-        target = cache_dir / "prepared" / f"{fingerprint[:24]}-v{CACHE_FORMAT}"
-        with _locked(target.with_suffix(".lock")):
+        target = _cache_folder(cache_dir, fingerprint)
+        with locked(target.with_suffix(".lock")):
             try:
                 return open_prepared(target)
             except UserError:  # Not there yet, or damaged.
@@ -150,6 +150,18 @@ def open_prepared(folder: Path) -> PreparedData:
         raise UserError(
             f"the prepared data in {folder} are damaged ({error}); delete it and prepare again"
         ) from error
+
+
+def find_prepared(fingerprint: str, cache_dir: Path | None = None) -> PreparedData:
+    """Open what ``prepare`` made of the data set with this fingerprint, without the data set.
+
+    Raises ``UserError`` where this machine has it no more.
+    """
+    return open_prepared(_cache_folder(cache_dir or default_cache_dir(), fingerprint))
+
+
+def _cache_folder(cache_dir: Path, fingerprint: str) -> Path:
+    return cache_dir / "prepared" / f"{fingerprint[:24]}-v{CACHE_FORMAT}"
 
 
 def read_survey(folder: Path) -> Survey:
@@ -217,7 +229,7 @@ def _stage(bar: Progress, title: str, total: int) -> OnDone:
 
 
 @contextmanager
-def _locked(path: Path) -> Iterator[None]:
+def locked(path: Path) -> Iterator[None]:
     """Wait until no other process holds this lock; the system frees a dead process's."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("w") as file:
@@ -234,4 +246,4 @@ def _explaining_disk_errors(cache_dir: Path) -> Iterator[None]:
         what = f"the cache in {cache_dir} can't be written: {error.strerror or error}"
         if error.errno in {errno.ENOSPC, errno.EDQUOT}:
             what = f"the disk of the cache is full: {cache_dir}"
-        raise UserError(f"{what}; make room, or set SEGSEARCH_CACHE to another folder") from error
+        raise DiskError(f"{what}; make room, or set SEGSEARCH_CACHE to another folder") from error

@@ -1,4 +1,4 @@
-"""Ensembles: greedy selection of members on the score itself, and the bundle that predicts.
+"""Ensembles: the bundle that predicts.
 
 A bundle is a folder that needs nothing else to predict:
 
@@ -6,10 +6,12 @@ A bundle is a folder that needs nothing else to predict:
     member_00/ …           a checkpoint each (segcore.checkpoint), without the training state
 """
 
+import functools
 import json
+import math
 import re
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,78 +23,16 @@ from numpy.typing import NDArray
 from segcore import checkpoint
 from segcore.config import MetricName, Preparation
 from segcore.errors import UserError
-from segcore.inference import full_size_mask, photo_probs
-from segcore.metrics import ScoreAccumulator, Scores
-from segcore.models import SegmentationNetwork, build_network
+from segcore.inference import Strip, batch_probs, predict_strips
+from segcore.models import SegmentationNetwork, build_network, on_meta
+from segcore.photographs import Photograph
 from segcore.plugins import is_import_path
 
 FORMAT = 1
 MANIFEST = "bundle.json"
 
-ProbsMKHW = NDArray[np.float16]
-"""One candidate's probabilities of every item of a split; usually memory-mapped."""
-
-
-@dataclass(frozen=True)
-class Selection:
-    """What greedy selection picked."""
-
-    counts: tuple[int, ...]
-    """How often each candidate was picked: its weight in the mean of probabilities."""
-    scores: tuple[float, ...]
-    """The selection score after each pick, up to the best one."""
-
-
-def greedy_selection(
-    candidates: Sequence[ProbsMKHW],
-    masks_MHW: NDArray[np.uint8],
-    photo_M: NDArray[np.int32],
-    metric: MetricName,
-    *,
-    max_picks: int = 12,
-) -> Selection:
-    """Pick candidates one by one, each time the one whose addition scores best.
-
-    With replacement, so that a candidate's count becomes its weight; the picks up to the best score
-    are kept (Caruana et al. 2004, "Ensemble selection from libraries of models"). The score is
-    ``metric`` of the argmax of the mean probabilities, with tiles put together by ``photo_M``.
-    """
-    sum_MKHW = np.zeros(candidates[0].shape, dtype=np.float32)
-    picks: list[int] = []
-    scores: list[float] = []
-    for _ in range(max_picks):
-        tried = [
-            score_probs([(1.0, sum_MKHW), (1.0, candidate)], masks_MHW, photo_M).metric(metric)
-            for candidate in candidates
-        ]
-        pick = int(np.argmax(tried))
-        picks.append(pick)
-        scores.append(tried[pick])
-        sum_MKHW += candidates[pick]
-    kept = int(np.argmax(scores)) + 1
-    counts = np.bincount(picks[:kept], minlength=len(candidates))
-    return Selection(tuple(int(count) for count in counts), tuple(scores[:kept]))
-
-
-def score_probs(
-    parts: Sequence[tuple[float, NDArray[np.floating[Any]]]],
-    masks_MHW: NDArray[np.uint8],
-    photo_M: NDArray[np.int32],
-) -> Scores:
-    """Scores of the argmax of a weighted sum of ``probs_MKHW``, an item at a time in memory."""
-    num_classes = parts[0][1].shape[1]
-    photos, photo_index_M = np.unique(photo_M, return_inverse=True)
-    accumulator = ScoreAccumulator(num_classes, len(photos), torch.device("cpu"))
-    for m in range(len(masks_MHW)):
-        total_KHW = np.zeros(parts[0][1].shape[1:], dtype=np.float32)
-        for weight, probs_MKHW in parts:
-            total_KHW += np.float32(weight) * probs_MKHW[m]
-        accumulator.update(
-            torch.from_numpy(total_KHW).argmax(dim=0)[None],
-            torch.from_numpy(masks_MHW[m].astype(np.int64))[None],
-            torch.tensor([photo_index_M[m]]),
-        )
-    return accumulator.scores()
+_VIEWS = tuple((turns, flip) for turns in range(4) for flip in (False, True))
+"""The 8 flips and rotations of a photograph; the first is itself."""
 
 
 def load_network(
@@ -111,9 +51,43 @@ def load_network(
         )
     # The checkpoint has every weight, and the encoder's mean and std: no pretrained file is needed.
     config = info.config.model_copy(update={"encoder_weights": None})
+    tensors = checkpoint.load_model_tensors(folder)
+    planned = on_meta(lambda: build_network(config, len(info.class_names)))
+    _check_fit(planned.state_dict(), tensors, folder)
     network = build_network(config, len(info.class_names))
-    network.load_state_dict(checkpoint.load_model_tensors(folder))
+    network.load_state_dict(tensors)
     return network.to(device).eval()
+
+
+def _check_fit(
+    wanted: Mapping[str, torch.Tensor], found: Mapping[str, torch.Tensor], folder: Path
+) -> None:
+    """Raise ``UserError`` where weights aren't a network's: before that takes time and memory."""
+    odd = [
+        name
+        for name in sorted(wanted.keys() | found.keys())
+        if name not in wanted
+        or name not in found
+        or (wanted[name].shape, wanted[name].dtype) != (found[name].shape, found[name].dtype)
+    ]
+    if odd:
+        raise UserError(
+            f"{folder}: its weights are not those of its network: {len(odd)} of {len(wanted)} "
+            f"differ ({', '.join(odd[:3])}); copy it again from its source"
+        )
+
+
+def choose_device(name: str | None) -> torch.device:
+    """The device of a name such as cuda:1; without one, CUDA where there is one. ``UserError``."""
+    try:
+        device = torch.device(name or ("cuda" if torch.cuda.is_available() else "cpu"))
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:  # torch's own, of a build without CUDA
+        reason = str(error).splitlines()[0]
+        raise UserError(
+            f"device {name!r} can't be used ({reason}); allowed: cpu, cuda, cuda:1 …"
+        ) from error
+    return device
 
 
 @dataclass(frozen=True)
@@ -126,15 +100,25 @@ class Ensemble:
     class_names: tuple[str, ...]
     class_colors: tuple[tuple[int, int, int], ...]
     device: torch.device
+    data_fingerprint: str | None = None
+    """Of the data that the first member was trained on."""
 
     @classmethod
     def load(
         cls, folder: Path, device: torch.device | None = None, *, allow_plugins: bool = False
     ) -> "Ensemble":
         """Load a bundle; CUDA where there is one. Raises ``UserError`` where it isn't whole."""
-        device = device or torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        device = device or choose_device(None)
         manifest = read_manifest(folder)
         total = sum(member["weight"] for member in manifest["members"])
+        infos = [checkpoint.load_info(folder / each["folder"]) for each in manifest["members"]]
+        info = infos[0]
+        for other in infos:
+            if (other.class_names, other.config.preparation) != (
+                info.class_names,
+                info.config.preparation,
+            ):
+                raise UserError(f"{folder}: its members differ in their classes or input sizes")
         members = tuple(
             (
                 load_network(folder / member["folder"], device, allow_plugins=allow_plugins),
@@ -142,21 +126,112 @@ class Ensemble:
             )
             for member in manifest["members"]
         )
-        info = checkpoint.load_info(folder / manifest["members"][0]["folder"])
-        return cls(members, info.config.preparation, info.class_names, info.class_colors, device)
+        return cls(
+            members,
+            info.config.preparation,
+            info.class_names,
+            info.class_colors,
+            device,
+            info.data_fingerprint,
+        )
+
+    def strips(
+        self,
+        photo: Photograph,
+        *,
+        tta: bool = False,
+        uncertainty: bool = False,
+        batch_size: int = 4,
+        tile_scale: float | None = None,
+    ) -> Iterator[Strip]:
+        """Predict a photograph piece by piece, at its own size.
+
+        A strip's planes are the K classes' probabilities, and with ``uncertainty`` the members'
+        ``disagreement``. ``tta``: the mean over the 8 flips and rotations. ``tile_scale``: slide
+        tiles over the photograph at this scale, however the members were trained.
+        Raises ``ImageError`` where the file turns out to be damaged.
+        """
+        preparation = self.preparation
+        if tile_scale is not None:
+            preparation = preparation._replace(tile_scale=tile_scale)
+        predict = functools.partial(self._planes, tta=tta, uncertainty=uncertainty)
+        planes = len(self.class_names) + uncertainty
+        return predict_strips(predict, planes, photo, preparation, batch_size=batch_size)
 
     def probs(self, image_HWC: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """``probs_KHW`` of one RGB photograph, on the working grid."""
-        parts = [
-            weight * photo_probs(network, image_HWC, self.preparation, self.device)
-            for network, weight in self.members
-        ]
-        summed: NDArray[np.float32] = np.sum(parts, axis=0, dtype=np.float32)
-        return summed
+        """``probs_KHW`` of one RGB picture, at its own size; the classes of a pixel sum to 1."""
+        probs_KHW = np.empty((len(self.class_names), *image_HWC.shape[:2]), np.float32)
+        for strip in self.strips(Photograph.in_memory(image_HWC)):
+            probs_KHW[:, strip.rows, strip.columns] = strip.planes_PHW.cpu().numpy()
+        return probs_KHW
 
     def predict(self, image_HWC: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        """``mask_HW`` of class indices at the photograph's own size."""
-        return full_size_mask(self.probs(image_HWC), *image_HWC.shape[:2])
+        """``mask_HW`` of class indices of one RGB picture, at its own size."""
+        mask_HW = np.empty(image_HWC.shape[:2], np.uint8)
+        for strip in self.strips(Photograph.in_memory(image_HWC)):
+            mask_HW[strip.rows, strip.columns] = strip.planes_PHW.argmax(dim=0).cpu().numpy()
+        return mask_HW
+
+    def _planes(self, image_NCHW: torch.Tensor, *, tta: bool, uncertainty: bool) -> torch.Tensor:
+        """``planes_NPHW`` of images of the working size."""
+        image_NCHW = image_NCHW.to(self.device)
+        parts = []
+        for network, weight in self.members:
+            views = (
+                _turned_back(
+                    batch_probs(network, _turned(image_NCHW, turns, flip), self.device), turns, flip
+                )
+                for turns, flip in (_VIEWS if tta else _VIEWS[:1])
+            )
+            sum_NKHW = functools.reduce(torch.add, views)
+            parts.append((weight, sum_NKHW / len(_VIEWS) if tta else sum_NKHW))
+        mean_NKHW = weighted_mean(parts)
+        if not uncertainty:
+            return mean_NKHW
+        return torch.cat([mean_NKHW, spread(parts, class_dim=1)[:, None]], dim=1)
+
+
+def _turned(image_NCHW: torch.Tensor, turns: int, flip: bool) -> torch.Tensor:
+    turned_NCHW = torch.rot90(image_NCHW, turns, dims=(-2, -1))
+    return turned_NCHW.flip(-1) if flip else turned_NCHW
+
+
+def _turned_back(turned_NKHW: torch.Tensor, turns: int, flip: bool) -> torch.Tensor:
+    return torch.rot90(turned_NKHW.flip(-1) if flip else turned_NKHW, -turns, dims=(-2, -1))
+
+
+def disagreement(probs: Sequence[tuple[float, NDArray[np.floating[Any]]]]) -> NDArray[np.float32]:
+    """How far members, given as (weight, ``probs_KHW``), differ at each pixel: 0 … 1, H×W.
+
+    The weighted mean of each member's total variation from the ensemble, relative to the most that
+    these weights allow: 0 where all members say the same, 1 where each is sure of a class of its
+    own. The class axis comes first; the others may be any. All 0 where there is one member.
+    """
+    parts = [(weight, torch.from_numpy(np.asarray(part, np.float32))) for weight, part in probs]
+    return spread(parts, class_dim=0).numpy()
+
+
+def spread(parts: Sequence[tuple[float, torch.Tensor]], class_dim: int) -> torch.Tensor:
+    """``disagreement`` of tensors on any device; the result lacks the axis of the classes.
+
+    Σ wᵢ · ½ |pᵢ − p̄|₁ can't exceed Σ wᵢ (1 − wᵢ), since member i itself is wᵢ of the mean p̄.
+    """
+    mean = weighted_mean(parts)
+    variation = weighted_mean(
+        [(weight, (part - mean).abs().sum(dim=class_dim) / 2) for weight, part in parts]
+    )
+    total = sum(weight for weight, _ in parts)
+    most = sum(weight / total * (1 - weight / total) for weight, _ in parts)
+    return (variation / most).clamp(0, 1) if most > 0 else torch.zeros_like(variation)
+
+
+def weighted_mean(parts: Sequence[tuple[float, torch.Tensor]]) -> torch.Tensor:
+    """The mean of tensors, given with their weights."""
+    total = sum(weight for weight, _ in parts)
+    mean = torch.zeros_like(parts[0][1])
+    for weight, part in parts:
+        mean.add_(part, alpha=weight / total)
+    return mean
 
 
 def write_bundle(
@@ -206,6 +281,8 @@ def read_manifest(folder: Path) -> dict[str, Any]:
                 raise UserError(
                     f"{path}: member {member!r}; allowed: a folder member_NN and a weight above 0"
                 )
-    except (ValueError, KeyError, TypeError) as error:
+        if not math.isfinite(sum(member["weight"] for member in manifest["members"])):
+            raise UserError(f"{path}: the members' weights add up to no number")
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise UserError(f"{path}: damaged ({error!r})") from error
     return manifest

@@ -1,7 +1,11 @@
 """Errors that are a person's to mend: a command line prints them without a traceback."""
 
+import errno
 from collections.abc import Sequence
 from dataclasses import dataclass
+
+DISK_FULL = {errno.ENOSPC, errno.EDQUOT}
+"""Of an ``OSError``."""
 
 
 class UserError(Exception):
@@ -26,3 +30,12 @@ class ProblemsError(UserError):
     def __init__(self, headline: str, problems: Sequence[Problem]) -> None:
         self.problems = tuple(problems)
         super().__init__("\n".join([headline, *(f"  {problem}" for problem in problems)]))
+
+
+class DiskError(UserError):
+    """A disk is full, or can't be written for another reason: what was being done may go on
+    from where it was when that is mended."""
+
+
+class TrainingFailedError(Exception):
+    """A training can't go on, and its configuration is why; ``str()`` is the reason."""

@@ -95,5 +95,8 @@ def _remember(memory: Path, states: Mapping[Path, FileState]) -> None:
     }
     memory.parent.mkdir(parents=True, exist_ok=True)
     partial = memory.with_suffix(f".{os.getpid()}.partial")
-    partial.write_text(json.dumps(entries), encoding="utf-8")
-    partial.replace(memory)
+    try:
+        partial.write_text(json.dumps(entries), encoding="utf-8")
+        partial.replace(memory)
+    finally:
+        partial.unlink(missing_ok=True)

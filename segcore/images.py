@@ -72,7 +72,7 @@ def read_image(path: Path, at_least_px: tuple[int, int] | None = None) -> NDArra
 
     Raises ``ImageError`` where the file is missing, damaged, too large or of another sample type.
     """
-    with _naming(path):
+    with naming(path):
         image = _open(path)
         if image is None:
             return _eight_bits(_read_bands(path))
@@ -81,6 +81,15 @@ def read_image(path: Path, at_least_px: tuple[int, int] | None = None) -> NDArra
             height_px, width_px = at_least_px
             image.draft(None, (height_px, width_px) if orientation >= 5 else (width_px, height_px))
         return _upright(np.asarray(image.convert("RGB")), orientation)
+
+
+def image_orientation(path: Path) -> int:
+    """The EXIF orientation, 1 (upright) to 8; 1 where the file says nothing. Of any size."""
+    with naming(path):
+        try:
+            return _orientation(Image.open(path))
+        except UnidentifiedImageError:  # What only rasterio reads has no EXIF.
+            return 1
 
 
 def image_size_px(path: Path) -> tuple[int, int]:
@@ -95,7 +104,7 @@ def read_mask(path: Path, coding: MaskCoding) -> NDArray[np.uint8]:
     A palette picture gives its colours to a coding by colour and its indices to one by index.
     Raises ``ImageError`` where the file can't be read, or holds values that ``coding`` doesn't.
     """
-    with _naming(path):
+    with naming(path):
         image = _open(path)
         if not coding.by_color:
             return _classes_of_indices(_read_indices(image, path), coding, path)
@@ -129,7 +138,7 @@ def read_pair(
 
 
 @contextmanager
-def _naming(path: Path) -> Iterator[None]:
+def naming(path: Path) -> Iterator[None]:
     """Turn whatever a decoder raises into an ImageError that names the file."""
     try:
         yield
@@ -170,7 +179,7 @@ def _open(path: Path) -> Image.Image | None:
 
 def _read_header(path: Path) -> tuple[int, int, int]:
     """Height and width as stored, and the EXIF orientation."""
-    with _naming(path):
+    with naming(path):
         image = _open(path)
         if image is not None:
             return image.height, image.width, _orientation(image)

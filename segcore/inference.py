@@ -1,24 +1,46 @@
-"""From a photograph of any size to class probabilities, and to a mask of the photograph's size.
+"""From a photograph of any size to class probabilities at its own size, in bounded memory.
 
 A network sees photographs as it was trained on them: resized as a whole, or scaled and cut into
-tiles (``Preparation``). The probabilities live on that *working grid*; only the final mask has the
-photograph's own size.
+tiles (``Preparation``). Tiles overlap and are blended on that *working grid*; what is blended is
+enlarged to the photograph's own size. All of it goes from top to bottom, a strip at a time.
 """
 
-from collections.abc import Iterator
+import itertools
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 
-import cv2
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch.nn import functional as F
 
 from segcore.config import Preparation
-from segcore.items import plan_grid, scale_image
+from segcore.items import plan_grid
 from segcore.models import SegmentationNetwork
+from segcore.photographs import GridImage, Photograph
 from segcore.precision import autocast
 
 TILE_OVERLAP = 0.5
 """Share of a tile's side that neighbouring tiles have in common."""
+
+PANEL_BYTES = 256_000_000
+"""A photograph so wide that a row of blended tiles takes more is done in panels side by side."""
+STRIP_BYTES = 8_000_000
+
+Planes = torch.Tensor
+"""``planes_NPHW`` float32: the K classes' probabilities, and whatever else is to be blended and
+enlarged like them."""
+Predict = Callable[[torch.Tensor], Planes]
+"""From uint8 ``image_NCHW`` of the working size to planes, on any device."""
+
+
+@dataclass(frozen=True, eq=False)
+class Strip:
+    """What was predicted for a piece of a photograph."""
+
+    rows: slice
+    columns: slice
+    planes_PHW: torch.Tensor
 
 
 @torch.inference_mode()
@@ -32,90 +54,146 @@ def batch_probs(
     return logits_NKHW.float().softmax(dim=1)
 
 
-def photo_probs(
-    network: SegmentationNetwork,
-    image_HWC: NDArray[np.uint8],
+def predict_strips(
+    predict: Predict,
+    num_planes: int,
+    photo: Photograph,
     preparation: Preparation,
-    device: torch.device,
     *,
     batch_size: int = 4,
-) -> NDArray[np.float32]:
-    """``probs_KHW`` on the working grid of one RGB photograph; the classes of a pixel sum to 1."""
-    # As segcore.items does for training: a network must see what it was trained on.
-    resized_HWC = scale_image(image_HWC, plan_grid(image_HWC.shape[:2], preparation))
-    image_CHW = torch.from_numpy(np.ascontiguousarray(resized_HWC.transpose(2, 0, 1)))
-    if preparation.tile_scale is None:
-        probs_KHW: NDArray[np.float32] = (
-            batch_probs(network, image_CHW[None], device)[0].cpu().numpy()
-        )
-        return probs_KHW
-    return _tiled_probs(network, image_CHW, preparation, device, batch_size)
+) -> Iterator[Strip]:
+    """Predict a photograph piece by piece; the pieces cover it once, in no promised order.
 
-
-def _tiled_probs(
-    network: SegmentationNetwork,
-    image_CHW: torch.Tensor,
-    preparation: Preparation,
-    device: torch.device,
-    batch_size: int,
-) -> NDArray[np.float32]:
-    """Overlapping tiles, blended with a Gaussian window so that no seam shows."""
-    tile_height, tile_width = preparation.height_px, preparation.width_px
-    _, height, width = image_CHW.shape
-    padding = (0, max(0, tile_width - width), 0, max(0, tile_height - height))
-    padded_CHW = torch.nn.functional.pad(image_CHW, padding)
-    window_HW = _gaussian_window(tile_height, tile_width).to(device)
-    corners = [
-        (top, left)
-        for top in _tile_starts(padded_CHW.shape[1], tile_height)
-        for left in _tile_starts(padded_CHW.shape[2], tile_width)
-    ]
-    sum_KHW: torch.Tensor | None = None
-    weight_HW = torch.zeros(padded_CHW.shape[1:], device=device)
-    for batch in _chunks(corners, batch_size):
-        tiles_NCHW = torch.stack(
-            [padded_CHW[:, y : y + tile_height, x : x + tile_width] for y, x in batch]
-        )
-        probs_NKHW = batch_probs(network, tiles_NCHW, device) * window_HW
-        if sum_KHW is None:
-            sum_KHW = torch.zeros(probs_NKHW.shape[1], *weight_HW.shape, device=device)
-        for (y, x), probs_KHW in zip(batch, probs_NKHW, strict=True):
-            sum_KHW[:, y : y + tile_height, x : x + tile_width] += probs_KHW
-            weight_HW[y : y + tile_height, x : x + tile_width] += window_HW
-    assert sum_KHW is not None  # for the type checker: there is always a tile
-    blended: NDArray[np.float32] = (sum_KHW / weight_HW)[:, :height, :width].cpu().numpy()
-    return blended
-
-
-def full_size_mask(
-    probs_KHW: NDArray[np.float32], height_px: int, width_px: int, *, strip_px: int = 256
-) -> NDArray[np.uint8]:
-    """The most probable class of each pixel of a ``height_px`` × ``width_px`` photograph.
-
-    Probabilities, not classes, are enlarged (bilinear, pixel centres aligned), so that borders
-    don't turn into stairs. It goes strip by strip: 25 classes of 12 megapixels would be 1.2 GB.
+    Where a tile has no valid pixel, nothing is computed and its planes are 0.
+    Raises ``ImageError`` where the file turns out to be damaged.
     """
-    num_classes, grid_height, grid_width = probs_KHW.shape
-    if (grid_height, grid_width) == (height_px, width_px):
-        return probs_KHW.argmax(axis=0).astype(np.uint8)
-    mask_HW = np.empty((height_px, width_px), dtype=np.uint8)
-    columns = ((np.arange(width_px) + 0.5) * grid_width / width_px - 0.5).astype(np.float32)
-    for top in range(0, height_px, strip_px):
-        bottom = min(top + strip_px, height_px)
-        rows = (np.arange(top, bottom) + 0.5) * grid_height / height_px - 0.5
-        first = max(0, int(np.floor(rows[0])))
-        last = min(grid_height, int(np.floor(rows[-1])) + 2)
-        map_x, map_y = np.meshgrid(columns, (rows - first).astype(np.float32))
-        best_HW = np.full(map_x.shape, -1.0, dtype=np.float32)
-        for k in range(num_classes):
-            source_HW = np.ascontiguousarray(probs_KHW[k, first:last])
-            strip_HW = cv2.remap(
-                source_HW, map_x, map_y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE
-            )
-            better_HW = strip_HW > best_HW
-            mask_HW[top:bottom][better_HW] = k
-            best_HW[better_HW] = strip_HW[better_HW]
-    return mask_HW
+    # As segcore.items does for training: a network must see what it was trained on.
+    image = photo.on_grid(plan_grid(photo.size_px, preparation))
+    tile_bytes_per_px = 4 * num_planes * preparation.height_px
+    panels = -(-tile_bytes_per_px * image.grid.width_px // PANEL_BYTES)
+    bounds = np.linspace(0, photo.width_px, panels + 1).round().astype(int).tolist()
+    for left, right in itertools.pairwise(bounds):
+        x_W = _centres(slice(left, right), photo.width_px, image.grid.width_px)
+        columns = _needed(x_W, image.grid.width_px)
+        rows = _blended_rows(predict, num_planes, image, columns, preparation, batch_size)
+        yield from _enlarged(rows, image, slice(left, right), x_W - columns.start)
+
+
+def _blended_rows(
+    predict: Predict,
+    num_planes: int,
+    image: GridImage,
+    columns: slice,
+    preparation: Preparation,
+    batch_size: int,
+) -> Iterator[torch.Tensor]:
+    """Consecutive rows of the working grid, ``planes_PHW``, as soon as no tile will add to them.
+
+    Tiles overlap, and weigh less towards their rim, so that no seam shows.
+    """
+    height, width, _ = preparation
+    tops = _tile_starts(image.grid.height_px, height)
+    lefts = [
+        left
+        for left in _tile_starts(image.grid.width_px, width)
+        if left < columns.stop and left + width > columns.start
+    ]
+    sum_PHW: torch.Tensor | None = None
+    for top, next_top in zip(tops, [*tops[1:], image.grid.height_px], strict=True):
+        for batch in _chunks(_whole_tiles(image, top, lefts, preparation), batch_size):
+            tiles_NCHW = torch.from_numpy(np.stack([tile_CHW for _, tile_CHW in batch]))
+            planes_NPHW = predict(tiles_NCHW)
+            if sum_PHW is None:
+                device = planes_NPHW.device
+                sum_PHW = torch.zeros(num_planes + 1, height, _length(columns), device=device)
+                window_HW = _gaussian_window(height, width).to(device)
+            for (left, _), planes_PHW in zip(batch, planes_NPHW, strict=True):
+                shared = slice(max(left, columns.start), min(left + width, columns.stop))
+                into = sum_PHW[..., shared.start - columns.start : shared.stop - columns.start]
+                here = slice(shared.start - left, shared.stop - left)
+                into[:-1] += planes_PHW[..., here] * window_HW[:, here]
+                into[-1] += window_HW[:, here]
+        done = next_top - top
+        if sum_PHW is None:  # no data so far
+            yield torch.zeros(num_planes, done, _length(columns))
+            continue
+        yield sum_PHW[:-1, :done] / sum_PHW[-1, :done].clamp_min(1e-12)
+        sum_PHW[:, : height - done] = sum_PHW[:, done:].clone()
+        sum_PHW[:, height - done :] = 0
+
+
+def _whole_tiles(
+    image: GridImage, top: int, lefts: list[int], preparation: Preparation
+) -> Iterator[tuple[int, NDArray[np.uint8]]]:
+    """The tiles of a row, each with its left edge; those without a valid pixel are left out.
+
+    Where they reach beyond the photograph they are 0, as in training.
+    """
+    height, width, _ = preparation
+    rows = slice(top, min(top + height, image.grid.height_px))
+    span = slice(lefts[0], min(lefts[-1] + width, image.grid.width_px))
+    strip_HWC = image.read(rows, span)
+    for left in lefts:
+        columns = slice(left, min(left + width, image.grid.width_px))
+        if image.photo.has_holes and not image.photo.valid(*image.source(rows, columns)).any():
+            continue
+        tile_HWC = strip_HWC[:, columns.start - span.start : columns.stop - span.start]
+        missing = ((0, height - tile_HWC.shape[0]), (0, width - tile_HWC.shape[1]), (0, 0))
+        yield left, np.pad(tile_HWC, missing).transpose(2, 0, 1)
+
+
+def _enlarged(
+    blocks: Iterator[torch.Tensor], image: GridImage, columns: slice, x_W: NDArray[np.float64]
+) -> Iterator[Strip]:
+    """Blended rows at the photograph's size, bilinear, pixel centres aligned.
+
+    Probabilities, not classes, are enlarged, so that borders don't turn into stairs. ``x_W``:
+    where the photograph's columns lie in the blocks.
+    """
+    photo_px, grid_px = image.photo.height_px, image.grid.height_px
+    buffer_PHW = next(blocks)
+    first = 0  # the row of the grid with which the buffer begins
+    step = max(1, STRIP_BYTES // (4 * len(buffer_PHW) * len(x_W)))
+    for top in range(0, photo_px, step):
+        rows = slice(top, min(top + step, photo_px))
+        y_H = _centres(rows, photo_px, grid_px)
+        needed = _needed(y_H, grid_px)
+        while first + buffer_PHW.shape[1] < needed.stop:
+            drop = min(needed.start - first, buffer_PHW.shape[1])
+            buffer_PHW = torch.cat([buffer_PHW[:, drop:], next(blocks)], dim=1)
+            first += drop
+        source_PHW = buffer_PHW[:, needed.start - first : needed.stop - first]
+        yield Strip(rows, columns, _sample(source_PHW, y_H - needed.start, x_W))
+
+
+def _sample(
+    planes_PHW: torch.Tensor, y_H: NDArray[np.float64], x_W: NDArray[np.float64]
+) -> torch.Tensor:
+    """Bilinear values at rows ``y_H`` and columns ``x_W``; beyond the rim, those at the rim."""
+    _, height, width = planes_PHW.shape
+    if np.array_equal(y_H, np.arange(height)) and np.array_equal(x_W, np.arange(width)):
+        return planes_PHW
+    # grid_sample's coordinates go from -1 to 1, from the first pixel's edge to the last one's.
+    x_HW, y_HW = np.meshgrid((x_W + 0.5) * 2 / width - 1, (y_H + 0.5) * 2 / height - 1)
+    at_HW2 = torch.from_numpy(np.stack([x_HW, y_HW], axis=-1).astype(np.float32))
+    return F.grid_sample(
+        planes_PHW[None], at_HW2[None].to(planes_PHW.device),
+        mode="bilinear", padding_mode="border", align_corners=False,
+    )[0]  # fmt: skip
+
+
+def _centres(span: slice, photo_px: int, grid_px: int) -> NDArray[np.float64]:
+    """Where the centres of the photograph's pixels lie, counted in pixels of the grid."""
+    return (np.arange(span.start, span.stop) + 0.5) * grid_px / photo_px - 0.5
+
+
+def _needed(centres: NDArray[np.float64], grid_px: int) -> slice:
+    """The grid's pixels between which the centres lie."""
+    return slice(max(0, int(np.floor(centres[0]))), min(grid_px, int(np.ceil(centres[-1])) + 1))
+
+
+def _length(span: slice) -> int:
+    return int(span.stop - span.start)
 
 
 def _tile_starts(length_px: int, tile_px: int) -> list[int]:
@@ -127,15 +205,25 @@ def _tile_starts(length_px: int, tile_px: int) -> list[int]:
 
 
 def _gaussian_window(height_px: int, width_px: int) -> torch.Tensor:
-    """``window_HW``: highest at the centre, falling to about 4 % in the middle of a side."""
+    """``window_HW``: 1 at the centre, falling to 0.0003 in the middle of a side: where a tile ends,
+    it has no say. σ is an eighth of the side (Isensee et al. 2021, nnU-Net).
+    """
 
     def bell(length_px: int) -> torch.Tensor:
         x = (torch.arange(length_px) + 0.5) / length_px - 0.5
-        return torch.exp(-0.5 * (x / 0.2) ** 2)
+        return torch.exp(-0.5 * (x / 0.125) ** 2)
 
     return bell(height_px)[:, None] * bell(width_px)[None, :]
 
 
-def _chunks(corners: list[tuple[int, int]], size: int) -> Iterator[list[tuple[int, int]]]:
-    for start in range(0, len(corners), size):
-        yield corners[start : start + size]
+def _chunks(
+    tiles: Iterator[tuple[int, NDArray[np.uint8]]], size: int
+) -> Iterator[list[tuple[int, NDArray[np.uint8]]]]:
+    chunk: list[tuple[int, NDArray[np.uint8]]] = []
+    for tile in tiles:
+        chunk.append(tile)
+        if len(chunk) == size:
+            yield chunk
+            chunk = []
+    if chunk:
+        yield chunk

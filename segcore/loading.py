@@ -64,7 +64,9 @@ class EpochSampler(Sampler[Draw]):
 
     def __init__(self, data: PreparedData, config: TrialConfig) -> None:
         self.epoch = 1
-        self._config = config
+        self.seed = config.seed
+        self.rare_crop_prob = config.rare_crop_prob
+        self._batch_size = config.batch_size
         self._locations_MKL2 = data.class_locations_MKL2
         self._items_M = data.items("train")
         self._rarity_K = class_rarity(data.class_pixels("train"))
@@ -74,14 +76,13 @@ class EpochSampler(Sampler[Draw]):
         self._items_of_class = [self._items_M[has_MK[:, k]] for k in range(data.num_classes)]
 
     def __len__(self) -> int:
-        batch_size = self._config.batch_size
-        return -(-len(self._items_M) // batch_size) * batch_size
+        return -(-len(self._items_M) // self._batch_size) * self._batch_size
 
     def __iter__(self) -> Iterator[Draw]:
-        rng = np.random.default_rng([self._config.seed, self.epoch])
+        rng = np.random.default_rng([self.seed, self.epoch])
         items = rng.permutation(self._draw_items(rng))
         seeds = rng.integers(2**31, size=len(self))
-        crop_here = rng.random(len(self)) < self._config.rare_crop_prob
+        crop_here = rng.random(len(self)) < self.rare_crop_prob
         for item, seed, crop in zip(items, seeds, crop_here, strict=True):
             if crop and self._rarity_K.any():
                 yield self._draw_rare_crop(rng, int(seed))
@@ -130,12 +131,12 @@ class TrainingImages(Dataset[Batch]):
 
     def __init__(self, data: PreparedData, config: TrialConfig) -> None:
         self._data = data
-        self._config = config
+        self.config = config
 
     @cached_property
     def _augment(self) -> "A.Compose":
         # Built in the process that uses it: a user's own may hold what can't be pickled.
-        return build_augmentation(self._config)
+        return build_augmentation(self.config)
 
     def __getitem__(self, draw: Draw) -> Batch:
         image_HWC = np.asarray(self._data.images_MHWC[draw.item])
@@ -216,3 +217,13 @@ def plain_loader(
         batch_size=batch_size,
         **_worker_settings(workers, pin_memory),
     )
+
+
+def to_device(
+    batch: Batch, device: torch.device
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """``image_NCHW`` uint8, ``mask_NHW`` int64 and ``item_N`` on the device, without waiting."""
+    image_NCHW, mask_NHW, item_N = (tensor.to(device, non_blocking=True) for tensor in batch)
+    if device.type == "cuda":
+        image_NCHW = image_NCHW.contiguous(memory_format=torch.channels_last)
+    return image_NCHW, mask_NHW.long(), item_N

@@ -186,13 +186,13 @@ class SumLoss(nn.Module):
     def __init__(self, region: nn.Module, pixel: nn.Module, share: float) -> None:
         super().__init__()
         _check_range("region_share", share, 0, 1)
-        self.region, self.pixel, self.share = region, pixel, share
+        self.region, self.pixel, self.region_share = region, pixel, share
 
     def forward(self, logits_NKHW: Tensor, mask_NHW: Tensor) -> Tensor:
         """Both on the same batch."""
         region: Tensor = self.region(logits_NKHW, mask_NHW)
         pixel: Tensor = self.pixel(logits_NKHW, mask_NHW)
-        return self.share * region + (1 - self.share) * pixel
+        return self.region_share * region + (1 - self.region_share) * pixel
 
 
 def sum_of(region: LossFactory, pixel: LossFactory) -> LossFactory:
@@ -238,12 +238,42 @@ class FullPrecision(nn.Module):
         super().__init__()
         self.loss = loss
 
-    def forward(self, logits_NKHW: Tensor, mask_NHW: Tensor) -> Tensor:
-        """``loss`` of the widened logits, outside autocast."""
+    def forward(
+        self, logits_NKHW: Tensor, mask_NHW: Tensor, batch_mask_NHW: Tensor | None = None
+    ) -> Tensor:
+        """``loss`` of the widened logits, outside autocast.
+
+        With ``batch_mask_NHW``, the masks of a whole batch of which these images are a part: what
+        they bring to the batch's loss (``part_of_batch``).
+        """
         with torch.autocast(logits_NKHW.device.type, enabled=False):
             dtype = torch.promote_types(logits_NKHW.dtype, torch.float32)
-            value: Tensor = self.loss(logits_NKHW.to(dtype), mask_NHW)
-            return value
+            logits_NKHW = logits_NKHW.to(dtype)
+            if batch_mask_NHW is None:
+                value: Tensor = self.loss(logits_NKHW, mask_NHW)
+                return value
+            return part_of_batch(self.loss, logits_NKHW, mask_NHW, batch_mask_NHW)
+
+
+def part_of_batch(
+    loss: nn.Module, logits_NKHW: Tensor, mask_NHW: Tensor, batch_mask_NHW: Tensor
+) -> Tensor:
+    """What some images of a batch bring to its loss; over the whole batch it adds up to the loss.
+
+    Exactly so for cross entropy and focal loss, which are weighted means over pixels, and for their
+    share of a sum. Dice, Jaccard, Tversky, Lovász and a user's own loss are not: there the sum is a
+    mean of the parts' own losses, in which each part counts by its labelled pixels.
+    """
+    if isinstance(loss, SumLoss):
+        region = part_of_batch(loss.region, logits_NKHW, mask_NHW, batch_mask_NHW)
+        pixel = part_of_batch(loss.pixel, logits_NKHW, mask_NHW, batch_mask_NHW)
+        return loss.region_share * region + (1 - loss.region_share) * pixel
+    weight_K = logits_NKHW.new_ones(logits_NKHW.shape[1])
+    if isinstance(loss, CrossEntropyLoss | FocalLoss):
+        weight_K = loss.weight_K.to(logits_NKHW.dtype)
+    share = _pixel_weights(weight_K, mask_NHW).sum() / _total_weight(weight_K, batch_mask_NHW)
+    value: Tensor = loss(logits_NKHW, mask_NHW)
+    return share * value
 
 
 def build_loss(config: TrialConfig, class_pixels_K: NDArray[np.int64]) -> nn.Module:
@@ -252,16 +282,7 @@ def build_loss(config: TrialConfig, class_pixels_K: NDArray[np.int64]) -> nn.Mod
     ``class_pixels_K`` int64: each class's pixels in the training split. A loss of the user's own is
     tried on a small batch. Raises ``UserError`` where the name, a setting or that try is wrong.
     """
-    factory = resolve("loss", config.loss, LOSSES)
-    if not callable(factory):
-        raise UserError(
-            f"loss {config.loss!r}: is a {type(factory).__name__}; name a class or function"
-        )
-    settings: dict[str, Any] = dict(config.loss_kwargs)
-    parameters = inspect.signature(factory).parameters
-    _check_settings(config.loss, settings, parameters)
-    if "class_pixels_K" in parameters:
-        settings["class_pixels_K"] = class_pixels_K
+    factory, settings = loss_settings(config, class_pixels_K)
     try:
         loss = factory(**settings)
     except (UserError, TypeError, ValueError) as error:
@@ -274,6 +295,23 @@ def build_loss(config: TrialConfig, class_pixels_K: NDArray[np.int64]) -> nn.Mod
     if is_import_path(config.loss):
         _try_out(config.loss, loss, num_classes=len(class_pixels_K))
     return loss
+
+
+def loss_settings(
+    config: TrialConfig, class_pixels_K: NDArray[np.int64]
+) -> tuple[LossFactory, dict[str, Any]]:
+    """The factory that ``config.loss`` names, and what to call it with. Raises ``UserError``."""
+    factory = resolve("loss", config.loss, LOSSES)
+    if not callable(factory):
+        raise UserError(
+            f"loss {config.loss!r}: is a {type(factory).__name__}; name a class or function"
+        )
+    settings: dict[str, Any] = dict(config.loss_kwargs)
+    parameters = inspect.signature(factory).parameters
+    _check_settings(config.loss, settings, parameters)
+    if "class_pixels_K" in parameters:
+        settings["class_pixels_K"] = class_pixels_K
+    return factory, settings
 
 
 def class_weights(class_pixels_K: NDArray[np.int64], power: float) -> Tensor:

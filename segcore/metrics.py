@@ -37,6 +37,12 @@ METRICS: dict[MetricName, str] = {
     "pixel_accuracy": "Share of the split's labelled pixels whose class is predicted.",
 }
 
+CLASS_MEANS: frozenset[MetricName] = frozenset({"dice", "iou"})
+"""Scores that are the mean over classes of each one's score on all photographs together."""
+
+PHOTO_MEANS: frozenset[MetricName] = frozenset({"dice_per_image", "dice_kaggle"})
+"""Scores that are the mean over photographs of each one's own."""
+
 
 @dataclass(frozen=True, eq=False)
 class Scores:
@@ -121,36 +127,47 @@ class ScoreAccumulator:
         )
 
 
-def metric_of_counts(name: MetricName, counts_P3K: Counts) -> float:
+def metric_of_counts(name: MetricName, counts_P3K: Counts | NDArray[np.float64]) -> float:
     """One score of any choice of photographs: a subset, or a resample for a bootstrap interval."""
-    return _FORMULAS[name](counts_P3K)
+    return float(metric_of_each(name, counts_P3K[None])[0])
 
 
-def _dice(counts_P3K: Counts) -> float:
-    return _mean(_dice_where_true(counts_P3K.sum(axis=0)))
+def metric_of_each(
+    name: MetricName, counts_SP3K: Counts | NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """``metric_of_counts`` of each of S choices of as many photographs."""
+    return _FORMULAS[name](counts_SP3K.astype(np.float64))
 
 
-def _iou(counts_P3K: Counts) -> float:
-    return _mean(_iou_where_true(counts_P3K.sum(axis=0)))
+def class_scores(name: MetricName, counts_3K: Counts | NDArray[np.float64]) -> NDArray[np.float64]:
+    """Dice or IoU of each class, over the last two axes; NaN where a class isn't true anywhere."""
+    return _CLASS_FORMULAS[name](counts_3K)
 
 
-def _dice_per_image(counts_P3K: Counts) -> float:
-    dice_PK = _dice_where_true(counts_P3K.swapaxes(0, 1))
-    return _mean(np.array([_mean(dice_K) for dice_K in dice_PK]))
+def _dice(counts_SP3K: NDArray[np.float64]) -> NDArray[np.float64]:
+    return _mean(_dice_where_true(counts_SP3K.sum(axis=1)))
 
 
-def _dice_kaggle(counts_P3K: Counts) -> float:
-    true_positive_PK, predicted_PK, truth_PK = counts_P3K[:, :, 1:].swapaxes(0, 1)
-    dice_PK = _ratio(2 * true_positive_PK, predicted_PK + truth_PK)
-    return _mean(np.where(np.isnan(dice_PK), 1.0, dice_PK))
+def _iou(counts_SP3K: NDArray[np.float64]) -> NDArray[np.float64]:
+    return _mean(_iou_where_true(counts_SP3K.sum(axis=1)))
 
 
-def _pixel_accuracy(counts_P3K: Counts) -> float:
-    true_positive, _, truth = counts_P3K.sum(axis=(0, 2))
-    return float(_ratio(true_positive, truth))
+def _dice_per_image(counts_SP3K: NDArray[np.float64]) -> NDArray[np.float64]:
+    return _mean(_mean(_dice_where_true(counts_SP3K)))
 
 
-_FORMULAS: dict[MetricName, Callable[[Counts], float]] = {
+def _dice_kaggle(counts_SP3K: NDArray[np.float64]) -> NDArray[np.float64]:
+    true_positive_SPK, predicted_SPK, truth_SPK = np.moveaxis(counts_SP3K[..., 1:], -2, 0)
+    dice_SPK = _ratio(2 * true_positive_SPK, predicted_SPK + truth_SPK)
+    return _mean(np.where(np.isnan(dice_SPK), 1.0, dice_SPK).reshape(len(dice_SPK), -1))
+
+
+def _pixel_accuracy(counts_SP3K: NDArray[np.float64]) -> NDArray[np.float64]:
+    true_positive_S, _, truth_S = counts_SP3K.sum(axis=(1, 3)).T
+    return _ratio(true_positive_S, truth_S)
+
+
+_FORMULAS: dict[MetricName, Callable[[NDArray[np.float64]], NDArray[np.float64]]] = {
     "dice": _dice,
     "iou": _iou,
     "dice_per_image": _dice_per_image,
@@ -159,25 +176,34 @@ _FORMULAS: dict[MetricName, Callable[[Counts], float]] = {
 }
 
 
-def _dice_where_true(counts: Counts) -> NDArray[np.float64]:
-    """Dice of three counts, each an array over classes; NaN where nothing is true."""
-    true_positive, predicted, truth = counts
+def _dice_where_true(counts_3K: Counts | NDArray[np.float64]) -> NDArray[np.float64]:
+    """Dice of each class, over the last two axes of any array; NaN where nothing is true."""
+    true_positive, predicted, truth = np.moveaxis(counts_3K, -2, 0)
     return _ratio(2 * true_positive, np.where(truth > 0, predicted + truth, 0))
 
 
-def _iou_where_true(counts: Counts) -> NDArray[np.float64]:
+def _iou_where_true(counts_3K: Counts | NDArray[np.float64]) -> NDArray[np.float64]:
     """Like ``_dice_where_true``."""
-    true_positive, predicted, truth = counts
+    true_positive, predicted, truth = np.moveaxis(counts_3K, -2, 0)
     return _ratio(true_positive, np.where(truth > 0, predicted + truth - true_positive, 0))
 
 
-def _ratio(numerator: Counts, denominator: Counts) -> NDArray[np.float64]:
+_CLASS_FORMULAS: dict[MetricName, Callable[..., NDArray[np.float64]]] = {
+    "dice": _dice_where_true,
+    "iou": _iou_where_true,
+}
+
+
+def _ratio(
+    numerator: NDArray[np.int64] | NDArray[np.float64],
+    denominator: NDArray[np.int64] | NDArray[np.float64],
+) -> NDArray[np.float64]:
     """NaN where the denominator is 0."""
     with np.errstate(invalid="ignore", divide="ignore"):
         return np.where(denominator > 0, numerator / denominator, np.nan)
 
 
-def _mean(values: NDArray[np.float64]) -> float:
-    """Over what isn't NaN; NaN, without numpy's warning, where that is nothing."""
-    known = values[~np.isnan(values)]
-    return float(known.mean()) if known.size else float("nan")
+def _mean(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Over what isn't NaN on the last axis; NaN, without numpy's warning, where that is nothing."""
+    known = ~np.isnan(values)
+    return _ratio(np.where(known, values, 0.0).sum(axis=-1), known.sum(axis=-1))

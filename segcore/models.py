@@ -129,7 +129,7 @@ def check_network(config: TrialConfig, num_classes: int) -> int:
     config = config.model_copy(update={"encoder_weights": None})
     shape_NCHW = (config.batch_size, 3, config.height_px, config.width_px)
     try:
-        network = _on_meta(lambda: build_network(config, num_classes))
+        network = on_meta(lambda: build_network(config, num_classes))
         with torch.device("meta"), torch.no_grad():
             logits_NKHW = network.train()(torch.empty(shape_NCHW))
     except UserError:
@@ -176,7 +176,23 @@ def _call(
     return network, _size_multiple(network)
 
 
-def _on_meta(build: Callable[[], nn.Module]) -> nn.Module:
+def bare_network(config: TrialConfig, num_classes: int) -> nn.Module:
+    """What the architecture's factory gives for a configuration, with random weights.
+
+    Nothing is checked or made to fit: what ``build_network`` builds is measured by it.
+    """
+    factory = resolve("architecture", config.architecture, MODELS)
+    if not _is_smp(factory):
+        return factory(num_classes=num_classes, **config.model_kwargs)
+    return factory(
+        encoder_name=config.encoder,
+        encoder_weights=None,
+        classes=num_classes,
+        **config.model_kwargs,
+    )
+
+
+def on_meta(build: Callable[[], nn.Module]) -> nn.Module:
     """What ``build`` builds, on the meta device: shapes without values, time or memory."""
     try:
         with torch.device("meta"):
@@ -272,7 +288,7 @@ def _fits(architecture: str, encoder: str | None) -> bool:
     """Whether smp can join the two."""
     config = TrialConfig(architecture=architecture, encoder=encoder)
     try:
-        _on_meta(lambda: _call(MODELS[architecture], config, num_classes=2)[0])
+        on_meta(lambda: _call(MODELS[architecture], config, num_classes=2)[0])
     except Exception:  # the answer is no, for whichever reason
         return False
     return True

@@ -8,33 +8,45 @@ The caller iterates, and decides what to report, keep or stop::
 """
 
 import itertools
-import math
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
-from torch.utils.data import DataLoader
 
 from segcore import checkpoint
 from segcore.cache import PreparedData
 from segcore.checkpoint import CheckpointInfo
 from segcore.config import IGNORE_INDEX, TrialConfig
-from segcore.errors import UserError
-from segcore.loading import Batch, EpochSampler, plain_loader, training_loader
+from segcore.errors import TrainingFailedError, UserError
+from segcore.evaluation import evaluate
+from segcore.loading import EpochSampler, plain_loader, to_device, training_loader
 from segcore.losses import build_loss
-from segcore.metrics import ScoreAccumulator, Scores
+from segcore.metrics import Scores
+from segcore.microbatches import MicroBatches, naming_memory
 from segcore.models import SegmentationNetwork, build_network
-from segcore.optim import build_optimizer, lr_factor, set_lr
+from segcore.optim import (
+    build_optimizer,
+    load_optimizer_tensors,
+    lr_factor,
+    optimizer_tensors,
+    set_lr,
+)
 from segcore.precision import amp_dtype, autocast
+from segcore.readback import Built, check_built
 from segcore.versions import versions
+from segcore.weights import encoder_weights_file
+
+LOOK_EVERY_STEPS = 16
+"""How often the losses are looked at: each look makes the device wait for the host."""
 
 
-class DivergedError(Exception):
+class DivergedError(TrainingFailedError):
     """The loss became NaN or infinite; ``str()`` says at which epoch and step."""
 
 
@@ -58,6 +70,11 @@ class EpochResult:
     """With validation."""
     drawn_share_K: NDArray[np.float64]
     """Each class's share of the labelled pixels that training really got."""
+    micro_batch_size: int
+    """Images that went through the network at once: less than ``batch_size`` where memory is short
+    (``segcore.microbatches``)."""
+    built_hash: str
+    """Of what network, optimizer, loss and loader really hold (``segcore.readback``)."""
     save: Callable[[Path], None] = field(repr=False)
     """Writes a checkpoint to a folder; call it before asking for the next epoch."""
 
@@ -76,14 +93,19 @@ def fit(
     ``device``: CUDA where there is one, by default. ``resume_from``: a checkpoint of the same
     configuration; on a CPU the epochs that follow have the same numbers as those of a run that was
     never interrupted. ``weights_dir`` holds pretrained encoders (``segcore.weights``).
-    Raises ``DivergedError`` after an epoch in which the loss was not finite.
+    Raises ``TrainingFailedError``: ``DivergedError`` soon after a step whose loss was not finite,
+    ``OutOfMemoryError`` where not even one image at a time fits into memory, ``MismatchError``
+    before the first step where something was built otherwise than the configuration says.
     """
     device = device or torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    training = _Training(config, data, device, weights_dir, loader_workers)
-    if resume_from is not None:
-        training.restore(resume_from)
+    with naming_memory():
+        training = _Training(config, data, device, weights_dir, loader_workers)
+        if resume_from is not None:
+            training.restore(resume_from)
     while not training.finished:
-        yield training.run_epoch()
+        with naming_memory():
+            result = training.run_epoch()
+        yield result
 
 
 def time_steps(
@@ -104,6 +126,31 @@ def time_steps(
     return _Training(random, data, device, None, loader_workers).time_steps(steps, loading)
 
 
+def _build(
+    config: TrialConfig,
+    data: PreparedData,
+    device: torch.device,
+    weights_dir: Path | None,
+    loader_workers: int,
+) -> Built:
+    """What learns, how, and from what; random weights follow from the seed."""
+    torch.manual_seed(config.seed)
+    network = build_network(config, data.num_classes, weights_dir=weights_dir)
+    if device.type == "cuda":
+        # The layout that tensor cores want; on a CPU it may be slower.
+        network = network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return Built(
+        network=network,
+        weights_file=encoder_weights_file(config, weights_dir),
+        optimizer=build_optimizer(config, network),
+        loss=build_loss(config, data.class_pixels("train")).to(device),
+        loader=training_loader(
+            data, config, workers=loader_workers, pin_memory=device.type == "cuda"
+        ),
+        data=data,
+    )
+
+
 class _Training:
     """The state of one training run; ``restore`` and ``_save`` are each other's inverse."""
 
@@ -115,33 +162,28 @@ class _Training:
         weights_dir: Path | None,
         loader_workers: int,
     ) -> None:
-        torch.manual_seed(config.seed)
         self._config, self._data, self._device = config, data, device
-        network = build_network(config, data.num_classes, weights_dir=weights_dir)
-        if device.type == "cuda":
-            # The layout that tensor cores want; on a CPU it may be slower.
-            network = network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self._network: SegmentationNetwork = network
+        built = _build(config, data, device, weights_dir, loader_workers)
+        self._built_hash = check_built(config, built)
+        self._network, self._optimizer = built.network, built.optimizer
+        self._loss, self._train_loader = built.loss, built.loader
         self._average: AveragedModel | None = None
         if config.ema_decay is not None:
             self._average = AveragedModel(
-                network,
+                built.network,
                 multi_avg_fn=get_ema_multi_avg_fn(config.ema_decay),  # type: ignore[no-untyped-call]
             )
-        self._optimizer = build_optimizer(config, network)
         self._scaler = torch.amp.GradScaler(device.type, enabled=amp_dtype(device) is torch.float16)
-        self._loss = build_loss(config, data.class_pixels("train")).to(device)
-        pin_memory = device.type == "cuda"
-        self._train_loader = training_loader(
-            data, config, workers=loader_workers, pin_memory=pin_memory
-        )
         self._val_loader = plain_loader(
             data,
             data.items("val"),
             batch_size=config.batch_size,
             workers=loader_workers,
-            pin_memory=pin_memory,
+            pin_memory=device.type == "cuda",
         )
+        self._micro_batches = MicroBatches(config.batch_size)
+        # Validation needs less memory than training, so it gets a size of its own.
+        self._val_micro_batches = MicroBatches(config.batch_size)
         self._epoch = 0
         self._score_history: list[float] = []
 
@@ -163,7 +205,12 @@ class _Training:
         train_loss, drawn_pixels_K = self._train_epoch()
         train_s = time.perf_counter() - started
         scores, val_loss = evaluate(
-            self._predicting_network, self._val_loader, self._data, self._loss, self._device
+            self._predicting_network,
+            self._val_loader,
+            self._data,
+            self._loss,
+            self._device,
+            self._val_micro_batches,
         )
         self._score_history.append(scores.metric(self._config.metric))
         return EpochResult(
@@ -176,6 +223,8 @@ class _Training:
             images_per_s=len(self._sampler) / train_s,
             epoch_s=time.perf_counter() - started,
             drawn_share_K=drawn_pixels_K / max(drawn_pixels_K.sum(), 1),
+            micro_batch_size=self._micro_batches.size,
+            built_hash=self._built_hash,
             save=self._save,
         )
 
@@ -193,16 +242,17 @@ class _Training:
             self._average.module.load_state_dict(predicting)
             self._average.n_averaged.copy_(tensors["average.count"])
             self._network.load_state_dict(_with_prefix(tensors, "network."))
-        _load_optimizer_tensors(self._optimizer, _with_prefix(tensors, "optimizer."))
+        load_optimizer_tensors(self._optimizer, _with_prefix(tensors, "optimizer."))
         if self._scaler.is_enabled():
             self._scaler.update(float(tensors["scaler.scale"]))
+        self._micro_batches.size = info.micro_batch_size or self._config.batch_size
         self._epoch = info.epoch
         self._score_history = list(info.score_history)
 
     def _save(self, folder: Path) -> None:
         tensors = {
             f"optimizer.{name}": tensor
-            for name, tensor in _optimizer_tensors(self._optimizer).items()
+            for name, tensor in optimizer_tensors(self._optimizer).items()
         }
         if self._average is not None:
             tensors["average.count"] = self._average.n_averaged
@@ -217,6 +267,8 @@ class _Training:
             class_colors=self._data.class_colors,
             data_fingerprint=self._data.fingerprint,
             versions=versions(),
+            micro_batch_size=self._micro_batches.size,
+            built_hash=self._built_hash,
         )
         checkpoint.save_checkpoint(folder, info, self._predicting_network.state_dict(), tensors)
 
@@ -249,32 +301,37 @@ class _Training:
         self._network.train()
         self._sampler.epoch = self._epoch
         steps = len(self._train_loader)
-        losses = []
+        finite: list[torch.Tensor] = []
+        unseen: list[torch.Tensor] = []
         # One bin more than there are values: pixels to ignore are counted, then left out.
         pixels = torch.zeros(IGNORE_INDEX + 1, dtype=torch.int64)
         for step, batch in enumerate(self._train_loader):
             epochs_done = self._epoch - 1 + step / steps
             set_lr(self._optimizer, lr_factor(self._config, epochs_done, self._score_history))
             image_NCHW, mask_NHW, _ = to_device(batch, self._device)
-            losses.append(self._step(image_NCHW, mask_NHW))
+            unseen.append(self._step(image_NCHW, mask_NHW))
             # On the host, while the device works: bincount on CUDA waits for it.
             pixels += torch.bincount(batch[1].flatten(), minlength=IGNORE_INDEX + 1)
-        # Looked at once an epoch: each look would make the device wait for the host.
+            if len(unseen) == LOOK_EVERY_STEPS or step + 1 == steps:
+                finite.append(self._check_finite(unseen, step + 1, steps))
+                unseen = []
+        return float(torch.cat(finite).mean()), pixels[: self._data.num_classes].numpy()
+
+    def _check_finite(self, losses: list[torch.Tensor], step: int, steps: int) -> torch.Tensor:
+        """The losses (S) of the last steps up to ``step``, on the host."""
         losses_S = torch.stack(losses).cpu()
-        if not bool(torch.isfinite(losses_S).all()):
-            step = int((~torch.isfinite(losses_S)).nonzero()[0]) + 1
+        bad = (~torch.isfinite(losses_S)).nonzero()
+        if len(bad):
+            first = int(bad[0])
             raise DivergedError(
-                f"loss became {losses_S[step - 1].item()} in epoch {self._epoch}, "
-                f"step {step} of {steps} (lr {self._config.lr:.2g})"
+                f"loss became {losses_S[first].item()} in epoch {self._epoch}, "
+                f"step {step - len(losses) + first + 1} of {steps} (lr {self._config.lr:.2g})"
             )
-        return float(losses_S.mean()), pixels[: self._data.num_classes].numpy()
+        return losses_S
 
     def _step(self, image_NCHW: torch.Tensor, mask_NHW: torch.Tensor) -> torch.Tensor:
-        with autocast(self._device):
-            logits_NKHW = self._network(image_NCHW)
-        loss: torch.Tensor = self._loss(logits_NKHW.float(), mask_NHW)
-        self._optimizer.zero_grad(set_to_none=True)
-        self._scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
+        """One step of the optimizer; the loss of its batch."""
+        loss = self._micro_batches.attempt(partial(self._backward, image_NCHW, mask_NHW))
         if self._config.clip_norm is not None:
             self._scaler.unscale_(self._optimizer)
             torch.nn.utils.clip_grad_norm_(self._network.parameters(), self._config.clip_norm)
@@ -282,64 +339,21 @@ class _Training:
         self._scaler.update()
         if self._average is not None:
             self._average.update_parameters(self._network)
-        return loss.detach()
+        return loss
 
-
-@torch.inference_mode()
-def evaluate(
-    network: SegmentationNetwork,
-    loader: DataLoader[Batch],
-    data: PreparedData,
-    loss: torch.nn.Module,
-    device: torch.device,
-) -> tuple[Scores, float]:
-    """Scores of a network over a loader of plain items, and the mean loss of its batches.
-
-    Photographs are told apart by ``data.photo_M``, so that tiles of one count as one image.
-    """
-    network.eval()
-    accumulator = ScoreAccumulator(data.num_classes, len(data.photos), device)
-    photo_M = torch.from_numpy(np.array(data.photo_M, dtype=np.int64)).to(device)
-    losses = []
-    for batch in loader:
-        image_NCHW, mask_NHW, item_N = to_device(batch, device)
-        with autocast(device):
-            logits_NKHW = network(image_NCHW)
-        losses.append(loss(logits_NKHW.float(), mask_NHW))
-        accumulator.update(logits_NKHW.argmax(dim=1), mask_NHW, photo_M[item_N])
-    mean_loss = float(torch.stack(losses).mean()) if losses else math.nan
-    return accumulator.scores(), mean_loss
-
-
-def to_device(
-    batch: Batch, device: torch.device
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """``image_NCHW`` uint8, ``mask_NHW`` int64 and ``item_N`` on the device, without waiting."""
-    image_NCHW, mask_NHW, item_N = (tensor.to(device, non_blocking=True) for tensor in batch)
-    if device.type == "cuda":
-        image_NCHW = image_NCHW.contiguous(memory_format=torch.channels_last)
-    return image_NCHW, mask_NHW.long(), item_N
+    def _backward(self, image_NCHW: torch.Tensor, mask_NHW: torch.Tensor) -> torch.Tensor:
+        """Gradients of a batch, a micro-batch at a time; its loss."""
+        self._optimizer.zero_grad(set_to_none=True)
+        losses = []
+        for images, masks in self._micro_batches.parts(image_NCHW, mask_NHW):
+            with autocast(self._device):
+                logits_NKHW = self._network(images)
+            loss: torch.Tensor = self._loss(logits_NKHW.float(), masks, mask_NHW)
+            self._scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
+            losses.append(loss.detach())
+            del logits_NKHW, loss  # large: not to be held while the next part is computed
+        return torch.stack(losses).sum()
 
 
 def _with_prefix(tensors: dict[str, torch.Tensor], prefix: str) -> dict[str, torch.Tensor]:
     return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
-
-
-def _optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]:
-    """The optimizer's state by ``parameter index.name``; learning rates follow from the config."""
-    return {
-        f"{index}.{name}": value
-        for index, state in optimizer.state_dict()["state"].items()
-        for name, value in state.items()
-        if value is not None  # SGD without momentum keeps an empty place
-    }
-
-
-def _load_optimizer_tensors(
-    optimizer: torch.optim.Optimizer, tensors: dict[str, torch.Tensor]
-) -> None:
-    state: dict[int, dict[str, torch.Tensor]] = {}
-    for key, tensor in tensors.items():
-        index, _, name = key.partition(".")
-        state.setdefault(int(index), {})[name] = tensor
-    optimizer.load_state_dict({**optimizer.state_dict(), "state": state})

@@ -5,8 +5,9 @@
 
 import json
 import os
+import shutil
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -53,7 +54,8 @@ _UNUSUAL_STATISTICS = {
 def encoder_weights_file(config: TrialConfig, weights_dir: Path | None) -> Path | None:
     """The file that ``load_encoder_weights`` reads for this configuration; None for random weights.
 
-    A path given as ``encoder_weights`` is returned as it is. A name ("imagenet", and whatever else
+    A path given as ``encoder_weights`` is that file, or its copy in ``weights_dir`` where
+    ``gather_weights`` made one. A name ("imagenet", and whatever else
     smp knows for the encoder, such as "ssl" or "advprop") means a file in ``weights_dir``, fetched
     from the Hugging Face hub when it isn't there: do that once, before any worker starts.
     ``HF_ENDPOINT``, ``HF_HOME``, ``HF_HUB_OFFLINE`` and proxies are honoured.
@@ -68,6 +70,8 @@ def encoder_weights_file(config: TrialConfig, weights_dir: Path | None) -> Path 
         )
     path = Path(config.encoder_weights).expanduser()
     if path.suffix in (".pth", ".safetensors"):
+        if weights_dir is not None and (weights_dir / path.name).is_file():
+            return weights_dir / path.name
         if not path.is_file():
             raise UserError(f"encoder_weights {config.encoder_weights!r}: there is no such file")
         return path
@@ -80,6 +84,29 @@ def encoder_weights_file(config: TrialConfig, weights_dir: Path | None) -> Path 
     if not path.is_file():
         _fetch(config.encoder, config.encoder_weights, path, for_dpt=bool(kind))
     return path
+
+
+def gather_weights(configs: Iterable[TrialConfig], weights_dir: Path) -> None:
+    """Have in one folder every file of weights that the configurations name, for other machines.
+
+    Raises ``UserError`` as ``encoder_weights_file`` does, and where two files have the same name.
+    """
+    origins: dict[str, str] = {}
+    for config in configs:
+        if config.encoder_weights is not None:
+            name = Path(config.encoder_weights).name
+            other = origins.setdefault(name, config.encoder_weights)
+            if other != config.encoder_weights:
+                raise UserError(
+                    f"encoder_weights {other!r} and {config.encoder_weights!r}: files of the same "
+                    "name; rename one of them"
+                )
+        path = encoder_weights_file(config, weights_dir)
+        if path is not None and path.parent != weights_dir:
+            weights_dir.mkdir(parents=True, exist_ok=True)
+            unfinished = weights_dir / f"{path.name}.{os.getpid()}.unfinished"
+            shutil.copyfile(path, unfinished)
+            unfinished.replace(weights_dir / path.name)
 
 
 def load_encoder_weights(encoder: nn.Module, name: str, path: Path) -> Statistics:
@@ -98,6 +125,13 @@ def load_encoder_weights(encoder: nn.Module, name: str, path: Path) -> Statistic
     except RuntimeError as error:
         raise UserError(_explain_mismatch(encoder, name, path, state)) from error
     return statistics or usual_statistics(encoder, name)
+
+
+def holds_weights(encoder: nn.Module, path: Path) -> bool:
+    """Whether an encoder has a file's values in all tensors that both know by one name."""
+    state, _ = _read(path)
+    own = encoder.state_dict()
+    return all(torch.equal(own[key].cpu(), state[key]) for key in own.keys() & state.keys())
 
 
 def usual_statistics(encoder: nn.Module | None, name: str | None) -> Statistics:

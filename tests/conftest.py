@@ -1,10 +1,12 @@
 """Small data that tests share."""
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 # Before ray and mlflow are imported anywhere.
@@ -89,3 +91,12 @@ def write_blocks(folder: Path, count: int = 16, side_px: int = 64) -> Path:
 @pytest.fixture(scope="session")
 def blocks(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_blocks(tmp_path_factory.mktemp("data") / "blocks")
+
+
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """Networks of a few channels lose time to threads."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)

@@ -1,4 +1,4 @@
-"""Selection picks what helps, and a bundle predicts without anything else."""
+"""A bundle predicts without anything else."""
 
 import json
 import shutil
@@ -10,59 +10,11 @@ import torch
 
 from segcore.cache import PreparedData
 from segcore.config import TrialConfig
-from segcore.ensemble import Ensemble, greedy_selection, score_probs, write_bundle
+from segcore.ensemble import Ensemble, write_bundle
 from segcore.errors import UserError
 from segcore.training import fit
 
 CPU = torch.device("cpu")
-
-
-def noisy(masks: np.ndarray, rng: np.random.Generator, noise: float) -> np.ndarray:
-    truth = np.eye(3)[masks].transpose(0, 3, 1, 2)
-    raw = np.exp(2 * truth + rng.normal(0, noise, truth.shape))
-    return (raw / raw.sum(axis=1, keepdims=True)).astype(np.float16)
-
-
-@pytest.fixture(scope="module")
-def masks() -> np.ndarray:
-    return np.random.default_rng(0).integers(0, 3, (6, 16, 16)).astype(np.uint8)
-
-
-def test_selection_prefers_different_errors_over_the_second_best(masks: np.ndarray) -> None:
-    rng = np.random.default_rng(1)
-    best = noisy(masks, rng, 1.5)
-    twin = best.copy()  # as good as the best, and of no help
-    other = noisy(masks, rng, 1.8)
-    selection = greedy_selection([best, twin, other], masks, np.arange(6), "dice")
-    assert selection.counts[2] > 0
-    alone = score_probs([(1.0, best)], masks, np.arange(6)).dice
-    assert selection.scores[0] == pytest.approx(alone)
-    assert selection.scores[-1] > alone
-
-
-def test_selection_keeps_the_best_alone_where_others_only_harm(masks: np.ndarray) -> None:
-    rng = np.random.default_rng(2)
-    perfect = noisy(masks, rng, 0.0)
-    wrong = noisy((masks + 1) % 3, rng, 0.0)
-    selection = greedy_selection([wrong, perfect], masks, np.arange(6), "iou")
-    assert selection.counts == (0, 1)
-    assert selection.scores == (1.0,)
-
-
-def test_every_pick_is_the_best_of_all_brute_force(masks: np.ndarray) -> None:
-    rng = np.random.default_rng(3)
-    candidates = [noisy(masks, rng, noise) for noise in (1.6, 1.8, 2.0, 2.2)]
-    selection = greedy_selection(candidates, masks, np.arange(6), "dice_per_image", max_picks=3)
-    total = np.zeros(candidates[0].shape)
-    expected = []
-    for _ in range(3):
-        tried = [
-            score_probs([(1.0, total + c)], masks, np.arange(6)).dice_per_image for c in candidates
-        ]
-        expected.append(max(tried))
-        total += candidates[int(np.argmax(tried))]
-    assert selection.scores == pytest.approx(expected[: len(selection.scores)], abs=1e-3)
-    assert max(expected) == pytest.approx(selection.scores[-1], abs=1e-3)
 
 
 @pytest.fixture(scope="module")

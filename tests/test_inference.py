@@ -1,17 +1,24 @@
-"""From a photograph to a mask of its size: whole or in tiles, in strips, without seams."""
+"""From a photograph to probabilities of its size: whole or in tiles, strips, panels; no seams."""
+
+from pathlib import Path
 
 import numpy as np
 import pytest
+import rasterio
 import torch
 from torch import Tensor, nn
 
+from segcore import inference, photographs
 from segcore.config import Preparation
-from segcore.inference import full_size_mask, photo_probs
-from segcore.items import plan_grid
+from segcore.ensemble import Ensemble
+from segcore.images import read_image
+from segcore.items import plan_grid, scale_image
 from segcore.models import SegmentationNetwork
+from segcore.photographs import Photograph
 from segcore.weights import Statistics
 
 CPU = torch.device("cpu")
+COLORS = ((255, 0, 0), (0, 255, 0), (0, 0, 255))
 
 
 class Blur(nn.Module):
@@ -21,9 +28,23 @@ class Blur(nn.Module):
         return nn.functional.avg_pool2d(x_NCHW, 9, stride=1, padding=4, count_include_pad=False)
 
 
-@pytest.fixture(scope="module")
-def network() -> SegmentationNetwork:
-    return SegmentationNetwork(Blur(), Statistics((0.0,) * 3, (0.1,) * 3), 1, 1).eval()
+class Slope(nn.Module):
+    """A "network" that isn't symmetric: class 1 grows to the right, class 2 downwards."""
+
+    def forward(self, x_NCHW: Tensor) -> Tensor:
+        height, width = x_NCHW.shape[-2:]
+        zero = torch.zeros(len(x_NCHW), height, width)
+        right = zero + torch.linspace(-2, 2, width)
+        down = zero + torch.linspace(-2, 2, height)[:, None]
+        return torch.stack([zero, right, down], dim=1)
+
+
+def ensemble(preparation: Preparation, *modules: nn.Module) -> Ensemble:
+    members = tuple(
+        (SegmentationNetwork(module, Statistics((0.0,) * 3, (0.1,) * 3), 1, 1).eval(), 1.0)
+        for module in modules or (Blur(),)
+    )
+    return Ensemble(members, preparation, ("red", "green", "blue"), COLORS, CPU)
 
 
 @pytest.fixture(scope="module")
@@ -33,56 +54,136 @@ def photo() -> np.ndarray:
     return np.kron(small, np.ones((10, 10, 1), np.uint8))  # 160 × 200
 
 
-def test_a_whole_photograph_is_resized_to_what_training_saw(
-    network: SegmentationNetwork, photo: np.ndarray
-) -> None:
-    probs = photo_probs(network, photo, Preparation(64, 96, None), CPU)
-    assert probs.shape == (3, 64, 96) and probs.dtype == np.float32
+def test_a_whole_photograph_is_resized_to_what_training_saw(photo: np.ndarray) -> None:
+    model = ensemble(Preparation(64, 96, None))
+    probs = model.probs(photo)
+    assert probs.shape == (3, 160, 200) and probs.dtype == np.float32
     np.testing.assert_allclose(probs.sum(axis=0), 1, atol=1e-5)
 
+    small = torch.from_numpy(scale_image(photo, plan_grid((160, 200), model.preparation)))
+    with torch.inference_mode():
+        on_grid = model.members[0][0](small.permute(2, 0, 1)[None]).softmax(dim=1)
+    enlarged = nn.functional.interpolate(on_grid, (160, 200), mode="bilinear")[0].numpy()
+    np.testing.assert_allclose(probs, enlarged, atol=1e-4)
 
-def test_tiles_show_no_seam(network: SegmentationNetwork, photo: np.ndarray) -> None:
-    whole = photo_probs(network, photo, Preparation(160, 200, None), CPU)
-    tiled = photo_probs(network, photo, Preparation(64, 64, 1.0), CPU, batch_size=3)
-    assert tiled.shape == whole.shape
+
+def test_tiles_show_no_seam(photo: np.ndarray) -> None:
+    whole = ensemble(Preparation(160, 200, None)).probs(photo)
+    tiled = ensemble(Preparation(64, 64, 1.0)).probs(photo)
     difference = np.abs(tiled - whole).max(axis=0)
     # Only a tile's rim sees too little around it, and there its weight is small.
     assert difference.mean() < 0.005
     assert (tiled.argmax(axis=0) == whole.argmax(axis=0)).mean() > 0.98
+    # Where tiles end there is no step: of 255 levels of probability not a quarter of one.
+    step_W = np.abs(np.diff(tiled - whole, axis=2)).max(axis=(0, 1))
+    ends = [x - 1 for left in inference._tile_starts(200, 64) for x in (left, left + 64)]
+    assert step_W[[x for x in ends if 0 <= x < 199]].max() < 0.25 / 255
 
 
-def test_tiles_may_be_larger_than_the_photograph(
-    network: SegmentationNetwork, photo: np.ndarray
-) -> None:
-    probs = photo_probs(network, photo, Preparation(256, 256, 0.5), CPU)
-    assert probs.shape == (3, 80, 100)
+def test_tiles_may_be_larger_than_the_photograph(photo: np.ndarray) -> None:
+    probs = ensemble(Preparation(256, 256, 0.5)).probs(photo)
+    assert probs.shape == (3, 160, 200)
     np.testing.assert_allclose(probs.sum(axis=0), 1, atol=1e-5)
 
 
-def test_the_working_grid_follows_the_preparation() -> None:
-    assert plan_grid((3000, 4000), Preparation(368, 368, None))[:2] == (368, 368)
-    assert plan_grid((3000, 4000), Preparation(512, 512, 0.25))[:2] == (750, 1000)
+@pytest.mark.parametrize("preparation", [Preparation(64, 96, None), Preparation(48, 40, 0.37)])
+def test_panels_and_strips_do_not_show(
+    photo: np.ndarray, preparation: Preparation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = ensemble(preparation)
+    expected = model.probs(photo)
+    monkeypatch.setattr(inference, "PANEL_BYTES", 4 * 3 * preparation.height_px * 21)
+    monkeypatch.setattr(inference, "STRIP_BYTES", 4 * 3 * 200 * 7)
+    assert len({strip.columns.start for strip in model.strips(Photograph.in_memory(photo))}) > 2
+    np.testing.assert_allclose(model.probs(photo), expected, atol=1e-4)
 
 
-def test_a_mask_has_the_photographs_size_and_strips_do_not_show() -> None:
-    rng = np.random.default_rng(1)
-    probs = torch.from_numpy(rng.normal(size=(5, 23, 31))).softmax(dim=0).float().numpy()
-    expected = (
-        nn.functional.interpolate(
-            torch.from_numpy(probs)[None], (301, 207), mode="bilinear", align_corners=False
-        )[0]
-        .argmax(dim=0)
-        .numpy()
-    )
-    for strip_px in (16, 100, 1000):
-        mask = full_size_mask(probs, 301, 207, strip_px=strip_px)
-        assert mask.shape == (301, 207) and mask.dtype == np.uint8
-        # OpenCV's fixed-point weights may tip a tie.
-        assert (mask == expected).mean() > 0.99
+def test_a_photograph_may_be_smaller_than_what_the_network_sees() -> None:
+    image = np.zeros((10, 12, 3), np.uint8)
+    image[:, :6, 0] = image[:, 6:, 2] = 255
+    mask = ensemble(Preparation(64, 64, None)).predict(image)
+    assert mask.shape == (10, 12)
+    assert (mask[:, :5] == 0).all() and (mask[:, 7:] == 2).all()
 
 
-def test_a_mask_may_also_be_smaller_than_the_grid() -> None:
-    probs = np.zeros((2, 40, 40), np.float32)
-    probs[0, :, :20] = probs[1, :, 20:] = 1
-    mask = full_size_mask(probs, 10, 10)
-    assert mask[:, :5].max() == 0 and mask[:, 5:].min() == 1
+def test_tta_is_the_mean_over_all_flips_and_rotations(photo: np.ndarray) -> None:
+    # 64 × 64: turned by 90° the network sees what it sees.
+    model = ensemble(Preparation(64, 64, None), Slope())
+    square = Photograph.in_memory(photo[:64, :64])
+    (strip,) = model.strips(square, tta=True)
+    probs = strip.planes_PHW.numpy()
+    np.testing.assert_allclose(probs.sum(axis=0), 1, atol=1e-5)
+    for turned in (probs[:, ::-1], probs[:, :, ::-1], probs.swapaxes(1, 2)):
+        np.testing.assert_allclose(probs, turned, atol=1e-5)
+    (plain,) = model.strips(square)
+    assert np.abs(plain.planes_PHW.numpy() - probs).max() > 0.3
+
+
+def test_uncertainty_is_where_members_disagree(photo: np.ndarray) -> None:
+    preparation = Preparation(64, 64, 1.0)
+
+    def uncertainty(*modules: nn.Module) -> np.ndarray:
+        strips = ensemble(preparation, *modules).strips(
+            Photograph.in_memory(photo), uncertainty=True
+        )
+        return np.concatenate([strip.planes_PHW[3].numpy() for strip in strips])
+
+    assert uncertainty(Blur(), Blur()).max() < 1e-5
+    differing = uncertainty(Blur(), Slope())
+    assert differing.shape == (160, 200)
+    assert differing.min() >= 0 and 0.3 < differing.max() <= 1
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "uint16"])
+@pytest.mark.parametrize("bands", [1, 2, 3, 4])
+def test_a_mosaic_is_read_and_scaled_in_pieces_as_a_photograph_is(
+    tmp_path: Path, dtype: str, bands: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rng = np.random.default_rng(0)
+    samples = rng.integers(0, 200 if dtype == "uint8" else 3000, (bands, 331, 457)).astype(dtype)
+    path = tmp_path / "mosaic.tif"
+    with rasterio.open(
+        path, "w", driver="GTiff", width=457, height=331, count=bands, dtype=dtype, tiled=True,
+        blockxsize=64, blockysize=64,
+    ) as raster:  # fmt: skip
+        raster.write(samples)
+    image = read_image(path)
+    monkeypatch.setattr(photographs, "WHOLE_PX", 1000)
+    monkeypatch.setattr(photographs, "_PIECE_BYTES", 20_000)
+    with Photograph.open(path) as photo:
+        assert photo.is_mosaic and photo.size_px == (331, 457)
+        for preparation in (Preparation(64, 64, 1.0), Preparation(64, 64, 0.37)):
+            grid = plan_grid(photo.size_px, preparation)
+            expected = scale_image(image, grid).astype(int)
+            rows, columns = slice(17, grid.height_px), slice(5, 150)
+            scaled = photo.on_grid(grid).read(rows, columns)
+            assert np.abs(scaled - expected[rows, columns]).max() <= 1
+
+
+def test_a_mosaic_without_data_is_not_predicted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "holes.tif"
+    samples = np.full((3, 256, 256), 90, np.uint8)
+    samples[:, :, 100:] = 0
+    with rasterio.open(
+        path, "w", driver="GTiff", width=256, height=256, count=3, dtype="uint8", nodata=0
+    ) as raster:
+        raster.write(samples)
+    monkeypatch.setattr(photographs, "WHOLE_PX", 1000)
+    seen = 0
+
+    def predict(image_NCHW: Tensor) -> Tensor:
+        nonlocal seen
+        seen += len(image_NCHW)
+        return torch.ones(len(image_NCHW), 1, *image_NCHW.shape[-2:])
+
+    with Photograph.open(path) as photo:
+        assert photo.has_holes
+        valid = photo.valid(slice(0, 256), slice(0, 256))
+        strips = list(inference.predict_strips(predict, 1, photo, Preparation(64, 64, 1.0)))
+    assert valid[:, :100].all() and not valid[:, 100:].any()
+    planes = np.concatenate([strip.planes_PHW.numpy() for strip in strips], axis=1)
+    np.testing.assert_allclose(planes[0, :, :100], 1, atol=1e-6)
+    assert (planes[0, :, 200:] == 0).all()
+    assert seen == 7 * 4  # of 7 columns of tiles those that begin before pixel 100

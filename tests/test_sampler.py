@@ -85,9 +85,10 @@ def test_what_the_model_is_fitted_on_is_the_largest_rung_with_enough_trials() ->
     trials = [past_trial(number, {1: 0.1, 3: 0.3}, TrialState.PRUNED) for number in range(3)]
     trials += [past_trial(3, {1: 0.2}, TrialState.PRUNED), past_trial(4, {1: 0.4}, TrialState.FAIL)]
     study = study_with(trials, RungTPESampler([1, 3, 9], min_observations=3))
-    assert fitted_values(study) == {0: 0.3, 1: 0.3, 2: 0.3}
+    failed = {4: -math.inf}
+    assert fitted_values(study) == {0: 0.3, 1: 0.3, 2: 0.3} | failed
     study.sampler = RungTPESampler([1, 3, 9], min_observations=4)
-    assert fitted_values(study) == {0: 0.1, 1: 0.1, 2: 0.1, 3: 0.2}
+    assert fitted_values(study) == {0: 0.1, 1: 0.1, 2: 0.1, 3: 0.2} | failed
     study.sampler = RungTPESampler([1, 3, 9], min_observations=5)
     assert fitted_values(study) == {}
 
@@ -121,6 +122,23 @@ def test_a_running_trial_is_an_observation_where_it_has_been_and_a_liar_beyond()
         1: TrialState.COMPLETE,
     }
     assert study.trials[0].state == TrialState.RUNNING  # the study itself is left alone
+
+
+def test_a_region_where_trials_fail_is_avoided() -> None:
+    space = {"network": CategoricalDistribution(["small", "huge"]), "x": FloatDistribution(0, 1)}
+    study = optuna.create_study(direction="maximize", sampler=RungTPESampler([1], seed=0))
+    for number in range(40):
+        huge = number % 2 == 1
+        study.add_trial(
+            optuna.trial.create_trial(
+                state=TrialState.FAIL if huge else TrialState.PRUNED,
+                params={"network": "huge" if huge else "small", "x": number / 40},
+                distributions=space,
+                intermediate_values={} if huge else {1: number / 40},
+            )
+        )
+    asked = [study.ask(space).params["network"] for _ in range(20)]
+    assert asked.count("small") >= 17
 
 
 def test_slow_starters_are_sampled_where_stock_tpe_avoids_them() -> None:

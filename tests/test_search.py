@@ -160,7 +160,7 @@ def test_prediction_writes_masks_overlays_and_a_submission_and_skips_what_is_bro
 def test_a_finished_run_can_get_more_trials_until_its_time_is_up(folder: Path, output: str) -> None:
     more = search(folder, "--resume", "runs/road", "--trials", "500", "--time-budget", "10s")
     assert more.returncode == 0, more.stdout + more.stderr
-    assert "Ensemble of" in more.stdout
+    assert "Ensemble of" in more.stdout or "no ensemble was better" in more.stdout
     assert 4 < len(study_of(folder / "runs" / "road").get_trials()) < 100
 
 

@@ -39,6 +39,10 @@ RAY_SETTINGS = {
 }
 
 
+def last_line(trial: Any) -> str:
+    return Path(trial.error_file).read_text().strip().rpartition("\n")[2]
+
+
 def space(trial: optuna.Trial) -> TrialConfig:
     loss = trial.suggest_categorical("loss", ["ce", "focal"])
     gamma = {"gamma": trial.suggest_float("focal_gamma", 0.5, 5.0)} if loss == "focal" else {}
@@ -91,8 +95,12 @@ def run_search(
         create=create,
     )
     enqueue_baselines(study, BASELINES)
-    searcher = StudySearcher(study, space, metric=METRIC, planned_trials=planned, finish=finish)
-    scheduler = StudyScheduler(searcher, grace_epochs=1, max_epochs=MAX_EPOCHS, reduction_factor=3)
+    searcher = StudySearcher(
+        study, space, metric=METRIC, planned_trials=planned, finish=finish, capacity=lambda: 99
+    )
+    scheduler = StudyScheduler(
+        searcher, grace_epochs=1, max_epochs=MAX_EPOCHS, reduction_factor=3, why=last_line
+    )
     tuner = tune.Tuner(
         functools.partial(train, folder=folder, epoch_s=epoch_s, flawed=flawed),
         tune_config=tune.TuneConfig(
@@ -201,7 +209,9 @@ def study_in(folder: Path, sampler: optuna.samplers.BaseSampler | None = None) -
 
 
 def searcher_of(study: optuna.Study, planned: int) -> StudySearcher:
-    return StudySearcher(study, space, metric=METRIC, planned_trials=planned, finish=finish)
+    return StudySearcher(
+        study, space, metric=METRIC, planned_trials=planned, finish=finish, capacity=lambda: 99
+    )
 
 
 def results(*values: float, finished: bool = False) -> Iterator[dict[str, Any]]:
@@ -282,7 +292,9 @@ def test_rungs_survive_a_resume_with_one_entry_for_each_trial(tmp_path: Path) ->
 
 
 def scheduler_of(searcher: StudySearcher) -> StudyScheduler:
-    return StudyScheduler(searcher, grace_epochs=1, max_epochs=MAX_EPOCHS, reduction_factor=3)
+    return StudyScheduler(
+        searcher, grace_epochs=1, max_epochs=MAX_EPOCHS, reduction_factor=3, why=last_line
+    )
 
 
 def report(
@@ -306,7 +318,9 @@ def test_a_space_that_raises_names_what_it_had_sampled(tmp_path: Path) -> None:
 
     study = study_in(tmp_path)
     sample = Space("mylab:bad_space", bad_space, (), "").sample
-    searcher = StudySearcher(study, sample, metric=METRIC, planned_trials=2, finish=finish)
+    searcher = StudySearcher(
+        study, sample, metric=METRIC, planned_trials=2, finish=finish, capacity=lambda: 99
+    )
     with pytest.raises(UserError, match=r"leaves nothing of max_epochs.*warmup_epochs = 60"):
         searcher.suggest("a")
     assert study.trials[0].state == TrialState.FAIL

@@ -1,0 +1,149 @@
+"""python -m search.evaluate: how good a bundle is on photographs with masks."""
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import tyro
+from rich.console import Console
+from rich.progress import track
+
+from segcore.errors import UserError
+
+if TYPE_CHECKING:
+    from segcore.dataset import Dataset, Photo
+    from segcore.ensemble import Ensemble
+    from segcore.metrics import Scores
+
+
+@dataclass(frozen=True)
+class EvaluateOptions:
+    """Score the ensemble of a search on photographs with masks, at their own size."""
+
+    bundle: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="BUNDLE")]
+    """The ensemble's folder: runs/NAME/ensemble of a search."""
+    data: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="DATA")]
+    """A folder with a dataset.yaml, whose classes are the bundle's."""
+    split: Literal["train", "val", "test", "all"] | None = None
+    """Which photographs. Default: test where the bundle was trained on these data, else all."""
+    json: Path | None = None
+    """Also write everything to this file."""
+    worst: int = 5
+    """How many of the worst photographs to name."""
+    tta: bool = False
+    """Average over the 8 flips and rotations of each photograph."""
+    batch_size: int = 4
+    """Windows that a network gets at once."""
+    device: str | None = None
+    """Such as cpu, cuda or cuda:1. Default: CUDA where there is one."""
+    allow_plugins: bool = False
+    """Allow a bundle to import network code that it names. Only for a bundle that you trust."""
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Evaluate, and return the exit code: 0 all, 1 some photographs failed, 2 bad input."""
+    options = tyro.cli(EvaluateOptions, args=arguments, prog="python -m search.evaluate")
+    console = Console(stderr=True, highlight=False)
+    try:
+        return evaluate(options, console)
+    except UserError as error:
+        console.print(f"error: {error}", markup=False, soft_wrap=True)
+        return 2
+
+
+def evaluate(options: EvaluateOptions, console: Console) -> int:
+    """Evaluate, print the report to standard output, and return the exit code."""
+    # Imported here: torch takes seconds, and --help needs none of them.
+    from search.evaluation_report import Report, print_report
+    from segcore.dataset import load_dataset
+    from segcore.ensemble import Ensemble, choose_device
+
+    if options.batch_size < 1:
+        raise UserError(f"--batch-size {options.batch_size}: allowed is 1 or more")
+    ensemble = Ensemble.load(
+        options.bundle, choose_device(options.device), allow_plugins=options.allow_plugins
+    )
+    dataset = load_dataset(options.data)
+    _check_classes(options, ensemble.class_names, dataset.spec.class_names)
+    split, photos = _choose(options, dataset, ensemble)
+    scores, scored = _score(options, ensemble, dataset, photos, console)
+    report = Report.of(options.bundle, options.data, split, ensemble.class_names, scored, scores)
+    print_report(report, Console(highlight=False), worst=options.worst)
+    if options.json is not None:
+        report.write(options.json)
+    return 0 if len(scored) == len(photos) else 1
+
+
+def _check_classes(options: EvaluateOptions, bundle: Sequence[str], data: Sequence[str]) -> None:
+    if tuple(bundle) == tuple(data):
+        return
+    missing = [name for name in bundle if name not in data]
+    unknown = [name for name in data if name not in bundle]
+    differences = [
+        f"without {', '.join(missing)}" if missing else "",
+        f"with {', '.join(unknown)}, which the bundle doesn't know" if unknown else "",
+        "in another order" if not missing and not unknown else "",
+    ]
+    raise UserError(
+        f"{options.data}/dataset.yaml has other classes than {options.bundle}: "
+        f"{' and '.join(text for text in differences if text)}; "
+        f"allowed are these, in this order: {', '.join(bundle)}"
+    )
+
+
+def _choose(
+    options: EvaluateOptions, dataset: "Dataset", ensemble: "Ensemble"
+) -> tuple[str, list["Photo"]]:
+    """The photographs to score, and what to call them."""
+    from segcore.cache import prepare
+
+    if options.split == "all":
+        return "all", list(dataset.photos)
+    # Preparing draws the split, as it was drawn for the search; where that was here, it is done.
+    data = prepare(options.data, ensemble.preparation)
+    split = options.split or ("test" if data.fingerprint == ensemble.data_fingerprint else "all")
+    if split == "all":
+        return "all", list(dataset.photos)
+    of_split = {
+        name for name, own in zip(data.photos, data.photo_splits, strict=True) if own == split
+    }
+    return split, [photo for photo in dataset.photos if photo.name in of_split]
+
+
+def _score(
+    options: EvaluateOptions,
+    ensemble: "Ensemble",
+    dataset: "Dataset",
+    photos: Sequence["Photo"],
+    console: Console,
+) -> tuple["Scores", list[str]]:
+    """Scores of the photographs that could be read, and their names."""
+    import torch
+
+    from segcore.images import ImageError, read_pair
+    from segcore.metrics import ScoreAccumulator
+    from segcore.photographs import Photograph
+
+    accumulator = ScoreAccumulator(len(ensemble.class_names), len(photos), ensemble.device)
+    scored: list[str] = []
+    for photo in track(photos, "scoring", console=console, disable=not console.is_terminal):
+        try:
+            pair = read_pair(photo.path, photo.mask_path, dataset.spec.coding, None)
+        except ImageError as error:
+            console.print(f"skipped: {error}", style="red", markup=False, soft_wrap=True)
+            continue
+        image = Photograph.in_memory(pair.image_HWC)
+        number = torch.tensor([len(scored)])
+        for strip in ensemble.strips(image, tta=options.tta, batch_size=options.batch_size):
+            truth_HW = torch.from_numpy(pair.mask_HW[strip.rows, strip.columns])
+            accumulator.update(strip.planes_PHW.argmax(dim=0)[None], truth_HW[None], number)
+        scored.append(photo.name)
+    if not scored:
+        raise UserError(f"{options.data}: there was no photograph to score")
+    return accumulator.scores(), scored
+
+
+if __name__ == "__main__":
+    sys.exit(main())

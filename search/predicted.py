@@ -1,0 +1,112 @@
+"""What has been predicted into a folder, so that no photograph is predicted twice."""
+
+import csv
+import hashlib
+import json
+import os
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+LOG_NAME = "predicted.jsonl"
+UNCERTAINTY_NAME = "uncertainty.csv"
+
+
+@dataclass(frozen=True)
+class Predicted:
+    """A photograph that is done."""
+
+    photo: str
+    """Its absolute path."""
+    settings: str
+    """Of bundle and options: ``settings_key``."""
+    state: tuple[int, int]
+    """Of the photograph's file: bytes and time of change."""
+    files: Mapping[str, str]
+    """What was written, by kind, relative to the folder."""
+    uncertainty: Mapping[str, float] | None = None
+    """Mean and 95th percentile over the photograph."""
+
+
+class PredictionLog:
+    """The records in a folder: a line of JSON each; the last one of a photograph counts."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._path = folder / LOG_NAME
+        self._records: dict[str, Predicted] = {}
+        folder.mkdir(parents=True, exist_ok=True)
+        text = self._path.read_text("utf-8") if self._path.exists() else ""
+        for line in text.splitlines():
+            if (record := _parse(line)) is not None:
+                self._records[record.photo] = record
+        if text and not text.endswith("\n"):  # cut off by a power failure
+            self._append("\n")
+
+    def find(self, photo: Path, settings: str, kinds: Iterable[str]) -> Predicted | None:
+        """The record of a photograph, where these settings wrote all these kinds of files of it.
+
+        None where a file is gone, or the photograph has changed.
+        """
+        record = self._records.get(str(photo.absolute()))
+        if record is None or record.settings != settings or record.state != file_state(photo):
+            return None
+        files = [record.files.get(kind) for kind in kinds]
+        there = all(file is not None and (self.folder / file).exists() for file in files)
+        return record if there else None
+
+    def add(self, record: Predicted) -> None:
+        """Keep a record, on disk too. Its files must be complete."""
+        self._records[record.photo] = record
+        self._append(json.dumps(asdict(record)) + "\n")
+
+    def _append(self, text: str) -> None:
+        with self._path.open("a", encoding="utf-8") as file:
+            file.write(text)
+
+
+def file_state(path: Path) -> tuple[int, int]:
+    """Bytes and time of change: they tell whether a file is still the same."""
+    stat = path.stat()
+    return stat.st_size, stat.st_mtime_ns
+
+
+def settings_key(bundle: Path, options: Mapping[str, Any]) -> str:
+    """A hash of a bundle's content and of the options that change what is predicted."""
+    digest = hashlib.sha256(json.dumps(dict(options), sort_keys=True).encode())
+    for path in sorted(path for path in bundle.rglob("*") if path.is_file()):
+        digest.update(str(path.relative_to(bundle)).encode())
+        with path.open("rb") as file:
+            digest.update(hashlib.file_digest(file, "sha256").digest())
+    return digest.hexdigest()
+
+
+def write_uncertainty(folder: Path, records: Iterable[Predicted]) -> Path:
+    """``uncertainty.csv``: how much the members disagree on each photograph, the most first."""
+    path = folder / UNCERTAINTY_NAME
+    partial = path.with_name(f".{path.name}.partial")
+    rows = [
+        (record.uncertainty["mean"], record.uncertainty["p95"], record.photo)
+        for record in records
+        if record.uncertainty is not None
+    ]
+    with partial.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(("photograph", "mean", "p95"))
+        writer.writerows(
+            (os.path.relpath(photo), f"{mean:.4f}", f"{p95:.4f}")
+            for mean, p95, photo in sorted(rows, reverse=True)
+        )
+    partial.replace(path)
+    return path
+
+
+def _parse(line: str) -> Predicted | None:
+    """None: not a record; its photograph is predicted again."""
+    try:
+        values = json.loads(line)
+        size, changed = values["state"]
+        return Predicted(**{**values, "state": (int(size), int(changed))})
+    except (ValueError, KeyError, TypeError):
+        return None

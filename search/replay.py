@@ -1,0 +1,160 @@
+"""python -m search.replay RUN TRIAL: trains one trial again, in this process, without Ray."""
+
+import itertools
+import sys
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+import torch
+import tyro
+from rich.console import Console
+
+from search.leaderboard import read_study
+from search.options import RunFolder, SearchOptions
+from search.plan import find_dataset
+from search.trial import best_checkpoint, prepare_process
+from segcore.cache import PreparedData, prepare
+from segcore.checkpoint import CheckpointInfo
+from segcore.config import TrialConfig
+from segcore.errors import TrainingFailedError, UserError
+from segcore.training import EpochResult, fit
+from segcore.versions import versions
+
+
+@dataclass(frozen=True)
+class ReplayOptions:
+    """Train one trial of a search again, and compare its scores with those that it had.
+
+    On a CPU of the same kind, with the versions that the search had, all are equal to the last bit.
+    On a GPU sums are taken in another order each time: give a --tolerance.
+    """
+
+    run: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
+    """The run's folder, runs/NAME, or its s3:// or gs:// address."""
+    trial: Annotated[int, tyro.conf.Positional, tyro.conf.arg(metavar="TRIAL")]
+    """The trial's number."""
+    epochs: int | None = None
+    """Stop after this many. Default: as many as the trial had."""
+    out: Path | None = None
+    """Folder for the checkpoint of the last epoch. Default: none is kept."""
+    device: Literal["cpu", "cuda"] | None = None
+    """Default: CUDA, unless the search gave its trials no GPU."""
+    tolerance: float = 0.0
+    """How far a score may be from the stored one and still count as equal."""
+
+
+@dataclass(frozen=True)
+class PastTrial:
+    """What a run knows of one of its trials."""
+
+    config: TrialConfig
+    scores: Mapping[int, float]
+    """``config.metric`` on the validation split after each epoch."""
+    failure: str | None
+    checkpoint: CheckpointInfo | None
+    """Of its best epoch, where it is still there."""
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Replay, and return the exit code: 0 equal, 1 not, 2 bad input."""
+    options = tyro.cli(ReplayOptions, args=arguments, prog="python -m search.replay")
+    console, errors = Console(highlight=False), Console(stderr=True, highlight=False)
+    try:
+        equal = replay(options, console)
+    except UserError as error:
+        errors.print(f"error: {error}", markup=False, soft_wrap=True)
+        return 2
+    console.print("[bold green]equal[/]" if equal else "[bold red]not equal[/]")
+    return 0 if equal else 1
+
+
+def replay(options: ReplayOptions, console: Console) -> bool:
+    """Train the trial again, printing stored and new scores; whether they are equal."""
+    run = RunFolder.opened(options.run)
+    record = run.read()
+    past = read_trial(run, options.trial)
+    data = prepare(find_dataset(record.options.data), past.config.preparation)
+    if data.fingerprint != record.identity["data"]:
+        raise UserError(
+            f"{record.options.data or 'the embedded data set'}: the data are not those of the "
+            f"search: fingerprint {data.fingerprint[:12]} instead of {record.identity['data'][:12]}"
+        )
+    last_epoch = options.epochs or (None if past.failure else max(past.scores, default=None))
+    equal = past.failure is None or options.epochs is not None
+    epochs = _train(options, record.options, past, data, run.weights)
+    try:
+        for epoch in itertools.islice(epochs, last_epoch):
+            score, stored = epoch.scores.metric(past.config.metric), past.scores.get(epoch.epoch)
+            shown = "none" if stored is None else f"{stored:.6f}"
+            console.print(
+                f"epoch {epoch.epoch:3}  {past.config.metric}  stored {shown}  now {score:.6f}"
+            )
+            equal &= stored is None or abs(score - stored) <= options.tolerance
+            if options.out is not None:
+                epoch.save(options.out)
+    except TrainingFailedError as error:
+        console.print(f"failed now: {error}\nfailed then: {past.failure}", markup=False)
+        return str(error) == past.failure
+    return equal & _is_built_alike(past.checkpoint, epoch, console)
+
+
+def read_trial(run: RunFolder, number: int) -> PastTrial:
+    """A trial from the run's study. Raises ``UserError`` where it was never begun."""
+    trials = read_study(run).get_trials(deepcopy=False)
+    if number not in range(len(trials)):
+        raise UserError(f"{run.address}: no trial {number}; there are 0 to {len(trials) - 1}")
+    trial = trials[number]
+    if "config" not in trial.user_attrs:
+        raise UserError(f"{run.address}: trial {number} has not begun; nothing is to be replayed")
+    checkpoint = best_checkpoint(run.trials, number)
+    return PastTrial(
+        TrialConfig.from_dict(trial.user_attrs["config"]),
+        dict(trial.intermediate_values),
+        trial.user_attrs.get("failure"),
+        None if checkpoint is None else checkpoint.info,
+    )
+
+
+def _train(
+    options: ReplayOptions,
+    searched: SearchOptions,
+    past: PastTrial,
+    data: PreparedData,
+    weights_dir: Path,
+) -> Iterator[EpochResult]:
+    """As a worker does, with as many threads: these decide in which order sums are taken."""
+    has_gpu = torch.cuda.is_available()
+    if options.device == "cuda" and not has_gpu:
+        raise UserError("--device cuda: torch finds none here; use cpu")
+    wants_gpu = options.device == "cuda" if options.device else searched.gpus_per_trial != 0
+    device = prepare_process(searched.cpus_per_trial, float(has_gpu and wants_gpu))
+    return fit(
+        past.config,
+        data,
+        device=device,
+        weights_dir=weights_dir,
+        loader_workers=searched.cpus_per_trial if device.type == "cuda" else 0,
+    )
+
+
+def _is_built_alike(then: CheckpointInfo | None, now: EpochResult, console: Console) -> bool:
+    """Say what else is not as it was; whether network, optimizer, loss and loader are."""
+    if then is None:
+        return True
+    for name, was in then.versions.items():
+        if versions().get(name) != was:
+            console.print(f"{name}: was {was}, is {versions().get(name)}", markup=False)
+    if then.micro_batch_size not in (None, now.micro_batch_size):
+        console.print(
+            f"{now.micro_batch_size} images at a time fit into memory, then {then.micro_batch_size}"
+        )
+    if then.built_hash in (None, now.built_hash):
+        return True
+    console.print(f"what was built has hash {now.built_hash}, had {then.built_hash}")
+    return False
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,130 @@
+"""Everything that a report tells, read from a run's folder once."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+from optuna.trial import FrozenTrial
+
+from search.leaderboard import TrialRow, read_rows, read_study
+from search.options import RunFolder, RunRecord
+from search.reporting.history import History, read_history
+from search.reporting.importance import Importance, find_importance
+from search.result import SearchResult
+from search.sampler import rungs
+from segcore.cache import PreparedData, find_prepared
+from segcore.errors import UserError
+from segcore.pictures import distinct_colors
+
+
+class ClassFacts(NamedTuple):
+    """A class: how rare it is, and how well it was found on the test split."""
+
+    name: str
+    color: tuple[int, int, int]
+    share: float | None
+    """Of the training split's labelled pixels; None without the prepared data."""
+    photos: int | None
+    """Of the training split, that have it."""
+    dice: float | None
+    """Of what was chosen; None before the search's end, and for a class that the split lacks."""
+    iou: float | None
+    single_dice: float | None
+    """Of the best single model."""
+
+
+@dataclass(frozen=True)
+class RunFacts:
+    """A run at one moment."""
+
+    run: RunFolder
+    record: RunRecord
+    trials: Sequence[FrozenTrial]
+    rows: Sequence[TrialRow]
+    """The best first."""
+    rungs: Sequence[int]
+    """Epochs at which weak trials are stopped, and the last one."""
+    history: History
+    result: SearchResult | None
+    """None before the search's end."""
+    data: PreparedData | None
+    """None where this machine doesn't have them."""
+    importance: Importance | None
+    classes: Sequence[ClassFacts]
+    notes: Sequence[str]
+    """What the report can't show, and why."""
+
+    @property
+    def class_names(self) -> list[str]:
+        """In the order of the data set."""
+        return [facts.name for facts in self.classes]
+
+    @property
+    def ended(self) -> int:
+        """How many trials have ended, in whichever way."""
+        return sum(row.status not in ("running", "waiting") for row in self.rows)
+
+
+def gather(run: RunFolder) -> RunFacts:
+    """Read a run. Raises ``UserError`` where this is none, or none of its trials has begun."""
+    record = run.read()
+    study = read_study(run)
+    trials = study.get_trials(deepcopy=False)
+    options = record.options
+    milestones = rungs(options.grace_epochs, options.max_epochs, options.reduction_factor)
+    history = read_history(run.tracking_journal)
+    result = SearchResult.read(run.path)
+    notes = []
+    data = None
+    try:
+        data = find_prepared(record.identity["data"])
+    except UserError:
+        notes.append(
+            "This machine doesn't have the prepared photographs, so they and the classes' rarity "
+            "are missing; search.run --dry-run with the same data prepares them."
+        )
+    classes = _classes(data, result)
+    names = [facts.name for facts in classes]
+    return RunFacts(
+        run=run,
+        record=record,
+        trials=trials,
+        rows=read_rows(study),
+        rungs=milestones,
+        history=history,
+        result=result,
+        data=data,
+        importance=find_importance(trials, history, milestones, names),
+        classes=classes,
+        notes=notes,
+    )
+
+
+def _classes(data: PreparedData | None, result: SearchResult | None) -> list[ClassFacts]:
+    names = data.class_names if data else result.class_names if result else ()
+    unknown = (None,) * len(names)
+    shares: Sequence[float | None] = unknown
+    photos: Sequence[int | None] = unknown
+    if data is not None:
+        pixels_K = data.class_pixels("train")
+        shares = (pixels_K / max(1, pixels_K.sum())).tolist()
+        items = data.items("train")
+        photos = [
+            len(np.unique(data.photo_M[items[data.class_pixels_MK[items, k] > 0]]))
+            for k in range(len(names))
+        ]
+    test = result.ensemble.test if result else None
+    return [
+        ClassFacts(*facts)
+        for facts in zip(
+            names,
+            data.class_colors if data else distinct_colors(len(names)),
+            shares,
+            photos,
+            test.class_dice if test else unknown,
+            test.class_iou if test else unknown,
+            result.single.test.class_dice if result else unknown,
+            strict=True,
+        )
+    ]

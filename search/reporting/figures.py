@@ -1,0 +1,286 @@
+"""The report's plots, as data for plotly.js. Colours of paper and ink are the page's own.
+
+plotly.js reads text as a little HTML: names that come from a person's files are escaped.
+"""
+
+import html
+import json
+import math
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import numpy as np
+import plotly.graph_objects as go
+from numpy.typing import NDArray
+from optuna.distributions import FloatDistribution, IntDistribution
+from optuna.trial import FrozenTrial
+
+from search.leaderboard import STATUS
+from search.reporting.importance import Importance
+from search.result import SearchResult
+from segcore.intervals import Interval
+
+Figure = dict[str, Any]
+"""``data`` and ``layout``, as JSON values."""
+
+STATUS_COLORS = {
+    "finished": "#2f7ed8",
+    "stopped": "#9aa3ad",
+    "failed": "#d9483b",
+    "running": "#e09f1f",
+}
+MEMBER_COLOR = "#17936a"
+SCORE_COLORS = [[0, "#8f98a8"], [0.5, "#3b8ad9"], [1, "#f09a00"]]
+"""From low to high, to be seen on light and on dark paper."""
+SHARE_COLORS = [[0, "rgba(47,126,216,0)"], [1, "rgba(47,126,216,1)"]]
+"""From nothing to full, over whichever paper."""
+
+MANY_TRIALS = 60
+"""From here on their curves are thin."""
+
+PARALLEL_AXES = 9
+"""More can't be followed by eye; the most important are shown."""
+
+
+def learning_curves(
+    trials: Sequence[FrozenTrial], members: Sequence[int], rungs: Sequence[int], metric: str
+) -> Figure:
+    """Each trial's score by epoch; a cross where the scheduler stopped it."""
+    figure = go.Figure()
+    groups = {status: [t for t in trials if STATUS[t.state] == status] for status in STATUS_COLORS}
+    width = 1.5 if len(trials) <= MANY_TRIALS else 0.7
+    for status, group in groups.items():
+        group = [trial for trial in group if trial.number not in members]
+        _add_curves(figure, group, status, STATUS_COLORS[status], width)
+    chosen = [trial for trial in trials if trial.number in members]
+    _add_curves(figure, chosen, "member of the ensemble", MEMBER_COLOR, 2.5)
+    ends = [
+        (max(trial.intermediate_values.items()), trial.number)
+        for trial in groups["stopped"]
+        if trial.intermediate_values
+    ]
+    figure.add_scatter(
+        x=[epoch for (epoch, _), _ in ends],
+        y=[value for (_, value), _ in ends],
+        customdata=[number for _, number in ends],
+        mode="markers",
+        marker={"symbol": "x-thin", "size": 7, "line": {"width": 1.5, "color": "#7b848e"}},
+        hovertemplate="trial %{customdata} stopped<br>after epoch %{x}: %{y:.4f}<extra></extra>",
+        name="stopped here",
+    )
+    for rung in rungs[:-1]:
+        figure.add_vline(x=rung, line={"dash": "dot", "width": 1, "color": "#9aa3ad"})
+    figure.update_layout(
+        xaxis_title="epoch",
+        yaxis_title=f"{metric}, validation",
+        yaxis_rangemode="tozero",
+        legend={"orientation": "h", "y": 1.02, "yanchor": "bottom"},
+        height=440,
+        margin={"l": 60, "r": 10, "t": 60, "b": 45},
+    )
+    return _plain(figure)
+
+
+def _add_curves(
+    figure: go.Figure, trials: Sequence[FrozenTrial], name: str, color: str, width: float
+) -> None:
+    """One trace for all: hundreds of traces would make the page slow."""
+    points = [
+        point
+        for trial in trials
+        if trial.intermediate_values
+        for point in [
+            *((e, v, trial.number) for e, v in sorted(trial.intermediate_values.items())),
+            (0, math.nan, trial.number),  # a gap before the next one
+        ]
+    ]
+    if not points:
+        return
+    epochs, values, numbers = zip(*points, strict=True)
+    longest = max(len(trial.intermediate_values) for trial in trials)
+    figure.add_scatter(
+        x=np.array(epochs, np.int32),
+        y=np.array(values, np.float32),
+        customdata=np.array(numbers, np.int32),
+        mode="lines" if longest > 1 else "lines+markers",
+        line={"color": color, "width": width},
+        hovertemplate="trial %{customdata}<br>epoch %{x}: %{y:.4f}<extra></extra>",
+        name=name,
+    )
+
+
+def compared_models(models: Sequence[tuple[str, Interval, Interval]], metric: str) -> Figure:
+    """Of each (name, validation, test) both scores with their 95 % intervals."""
+    figure = go.Figure()
+    names = [html.escape(name, quote=False) for name, _, _ in models]
+    for title, color, symbol, offset, intervals in (
+        ("test: honest", MEMBER_COLOR, "circle", 0.13, [test for _, _, test in models]),
+        ("validation: chosen by it", "#9aa3ad", "circle-open", -0.13, [v for _, v, _ in models]),
+    ):
+        figure.add_scatter(
+            x=[interval.value for interval in intervals],
+            y=[row + offset for row in range(len(models))],
+            error_x={
+                "type": "data",
+                "array": [interval.high - interval.value for interval in intervals],
+                "arrayminus": [interval.value - interval.low for interval in intervals],
+                "color": color,
+                "thickness": 1.5,
+                "width": 4,
+            },
+            mode="markers",
+            marker={"size": 10, "symbol": symbol, "color": color},
+            text=names,
+            hovertemplate="%{text}<br>%{x:.4f}<extra></extra>",
+            name=title,
+        )
+    figure.update_layout(
+        xaxis_title=metric,
+        yaxis={"tickvals": list(range(len(names))), "ticktext": names, "zeroline": False,
+               "range": [len(names) - 0.5, -0.5], "automargin": True},
+        legend={"orientation": "h", "y": 1.02, "yanchor": "bottom"},
+        height=120 + 48 * len(models),
+        margin={"l": 10, "r": 15, "t": 40, "b": 45},
+    )  # fmt: skip
+    return _plain(figure)
+
+
+def parallel_coordinates(
+    trials: Sequence[FrozenTrial], importance: Importance | None, metric: str
+) -> Figure | None:
+    """A line for each trial with a score, through its parameters; None where none differ.
+
+    Only parameters that all these trials have: plotly.js draws no line with a gap.
+    """
+    scored = [trial for trial in trials if trial.intermediate_values]
+    if len(scored) < 2:
+        return None
+    shared = set.intersection(*(set(trial.params) for trial in scored))
+    differing = [
+        n for n in scored[0].params if n in shared and len({t.params[n] for t in scored}) > 1
+    ]
+    if importance is not None:
+        differing.sort(key=lambda name: -importance.overall.get(name, 0.0))
+    if not differing:
+        return None
+    score = [max(trial.intermediate_values.values()) for trial in scored]
+    axes = [_axis(name, scored) for name in differing[:PARALLEL_AXES]]
+    figure = go.Figure(
+        go.Parcoords(
+            dimensions=[*axes, {"label": metric, "values": score}],
+            line={"color": score, "colorscale": SCORE_COLORS, "showscale": False},
+            labelangle=-20,
+            labelside="top",
+        )
+    )
+    figure.update_layout(height=430, margin={"l": 90, "r": 40, "t": 80, "b": 25})
+    return _plain(figure)
+
+
+def _axis(name: str, trials: Sequence[FrozenTrial]) -> dict[str, Any]:
+    values = [trial.params[name] for trial in trials]
+    label = name  # a Python name, from a space: nothing to escape
+    match trials[0].distributions[name]:
+        case FloatDistribution(log=True) | IntDistribution(log=True):
+            logs = [math.log10(value) for value in values]
+            ticks = np.linspace(min(logs), max(logs), 5)
+            return {
+                "label": label,
+                "values": logs,
+                "tickvals": ticks.tolist(),
+                "ticktext": [f"{10**tick:.2g}" for tick in ticks],
+            }
+        case FloatDistribution() | IntDistribution():
+            return {"label": label, "values": values}
+        case _:
+            words = sorted({str(value) for value in values})
+            return {
+                "label": label,
+                "values": [words.index(str(value)) for value in values],
+                "tickvals": list(range(len(words))),
+                "ticktext": [_short(word) for word in words],
+                "range": [-0.3, len(words) - 0.7],
+            }
+
+
+def importance_map(importance: Importance, class_names: Sequence[str]) -> Figure:
+    """Parameters by score and classes, the most important at the top."""
+    parameters = list(importance.overall)
+    columns = {"<b>score</b>": importance.overall} | {
+        html.escape(_short(name), quote=False): importance.by_class[name]
+        for name in class_names
+        if name in importance.by_class
+    }
+    share = np.array([[by.get(name, 0.0) for by in columns.values()] for name in parameters])
+    return _plain(_shares(100 * share, list(columns), parameters, cell_px=26, unit="%"))
+
+
+def confusion_map(confusion: list[list[int]], class_names: Sequence[str]) -> Figure:
+    """Where the pixels of each class that occurs in the truth went, in percent of its row."""
+    pixels: NDArray[np.int64] = np.array(confusion, np.int64)
+    rows = np.flatnonzero(pixels.sum(axis=1))
+    columns = np.flatnonzero(pixels.any(axis=0) | pixels.any(axis=1))
+    names = [html.escape(_short(name), quote=False) for name in class_names]
+    percent = 100 * pixels[np.ix_(rows, columns)] / pixels[rows].sum(axis=1, keepdims=True)
+    figure = _shares(percent, [names[k] for k in columns], [names[k] for k in rows], 30, "%")
+    return _plain(figure)
+
+
+def _shares(
+    percent: NDArray[np.float64],
+    columns: Sequence[str],
+    rows: Sequence[str],
+    cell_px: int,
+    unit: Literal["%"],
+) -> go.Figure:
+    """A map with its numbers written in; those below one are left out."""
+    top_px = 30 + 5 * max(map(len, columns))  # slanted names: plotly.js doesn't count their height
+    figure = go.Figure(
+        go.Heatmap(
+            z=percent.round(1),
+            x=list(range(len(columns))),
+            y=list(range(len(rows))),
+            text=[[f"{value:.0f}" if value >= 1 else "" for value in row] for row in percent],
+            texttemplate="%{text}",
+            colorscale=SHARE_COLORS,
+            zmin=0,
+            zmax=100,
+            showscale=False,
+            xgap=1,
+            ygap=1,
+            customdata=[[(row, column) for column in columns] for row in rows],
+            hovertemplate="%{customdata[0]} → %{customdata[1]}: %{z} " + unit + "<extra></extra>",
+        )
+    )
+    figure.update_layout(
+        xaxis={"tickvals": list(range(len(columns))), "ticktext": columns, "tickangle": -45,
+               "side": "top", "automargin": True, "showgrid": False, "zeroline": False},
+        yaxis={"tickvals": list(range(len(rows))), "ticktext": rows, "autorange": "reversed",
+               "automargin": True, "showgrid": False, "zeroline": False},
+        height=top_px + 20 + cell_px * len(rows),
+        margin={"l": 10, "r": 60, "t": top_px, "b": 10},
+    )  # fmt: skip
+    return figure
+
+
+def models_of(result: SearchResult) -> list[tuple[str, Interval, Interval]]:
+    """What ``compared_models`` shows: what was chosen, the best single, and the alternatives."""
+    metric = result.metric
+    chosen, single = result.ensemble, result.single
+    models = [(f"best single: trial {result.single_trial}", single.val, single.test)]
+    if len(result.members) > 1:
+        models.insert(0, ("the ensemble", chosen.val, chosen.test))
+    return [
+        *((name, val.metrics[metric], test.metrics[metric]) for name, val, test in models),
+        *((other.name, other.val, other.test) for other in result.alternatives),
+    ]
+
+
+def _short(text: str, characters: int = 24) -> str:
+    return text if len(text) <= characters else text[: characters - 1] + "…"
+
+
+def _plain(figure: go.Figure) -> Figure:
+    figure.update_layout(template="none", dragmode=False)
+    values: Figure = json.loads(figure.to_json())
+    return values

@@ -1,0 +1,99 @@
+"""Which hyperparameters made the difference, for the score and for each class's Dice.
+
+Trials that were stopped early and trials that finished can be compared only at an epoch that both
+saw: all are judged by what they were worth at one rung of the successive halving.
+"""
+
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import optuna
+from optuna.exceptions import ExperimentalWarning
+from optuna.importance import PedAnovaImportanceEvaluator, get_param_importances
+from optuna.trial import FrozenTrial, TrialState, create_trial
+
+from search.reporting.history import History
+from search.sampler import value_at
+
+LEAST_TRIALS = 10
+"""With fewer, chance alone decides."""
+
+TOP_TRIALS = 5
+"""PED-ANOVA compares the best trials with the others, and wants at least so many of them."""
+
+
+@dataclass(frozen=True)
+class Importance:
+    """Shares of 1 by parameter: of the score, and of each class whose Dice differed."""
+
+    epoch: int
+    """At which the trials were compared."""
+    trials: int
+    overall: Mapping[str, float]
+    """The most important first."""
+    by_class: Mapping[str, Mapping[str, float]]
+
+
+def find_importance(
+    trials: Sequence[FrozenTrial],
+    history: History,
+    rungs: Sequence[int],
+    class_names: Sequence[str],
+) -> Importance | None:
+    """By Optuna's PED-ANOVA, which knows conditional parameters; None with too few trials.
+
+    Trials are compared at the last rung that at least half of those with a value reached.
+    Source: Watanabe et al. 2023, "PED-ANOVA".
+    """
+    started = [trial for trial in trials if trial.intermediate_values]
+    needed = max(LEAST_TRIALS, len(started) / 2)
+    for epoch in sorted(rungs, reverse=True):
+        values = {t.number: v for t in started if (v := value_at(t, epoch)) is not None}
+        if len(values) >= needed:
+            break
+    else:
+        return None
+    reached = [trial for trial in started if trial.number in values]
+    study = optuna.create_study(direction="maximize")
+    study.add_trials([_completed(trial, values[trial.number]) for trial in reached])
+    overall = _importances(study, list(values.values()))
+    if overall is None:
+        return None
+    by_class = {}
+    for name in class_names:
+        # A training that ended before the rung counts with its end, as in ``value_at``.
+        seen = [(trial, min(epoch, max(trial.intermediate_values))) for trial in reached]
+        dice = [
+            past.dice(last, name) if (past := history.trials.get(trial.number)) else None
+            for trial, last in seen
+        ]
+        known = [value for value in dice if value is not None]
+        if len(known) == len(reached) and (found := _importances(study, known)):
+            by_class[name] = found
+    return Importance(epoch, len(reached), overall, by_class)
+
+
+def _completed(trial: FrozenTrial, value: float) -> FrozenTrial:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ExperimentalWarning)
+        return create_trial(
+            state=TrialState.COMPLETE,
+            params=trial.params,
+            distributions=trial.distributions,
+            value=value,
+        )
+
+
+def _importances(study: optuna.Study, values: Sequence[float]) -> Mapping[str, float] | None:
+    """Of the study's trials, if these were their values; None without a difference to explain."""
+    best = min(0.5, max(0.1, TOP_TRIALS / len(values)))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # it is experimental; and of what is None here
+        found = get_param_importances(
+            study,
+            evaluator=PedAnovaImportanceEvaluator(target_quantile=best),
+            target=lambda trial: -values[trial.number],  # a target is taken for a loss
+        )
+    # Too many trials share the best value: all parameters are said to be equal.
+    return found if max(found.values()) - min(found.values()) > 1e-6 else None

@@ -1,0 +1,257 @@
+"""Where data and runs lie: a folder that this machine sees, or a bucket. The only user of pyarrow.
+
+An address is a path, or what pyarrow understands: ``s3://bucket/folder``, ``gs://bucket/folder``.
+Credentials come from where each cloud's own tools take them (environment, instance role); another
+S3 server is named by ``AWS_ENDPOINT_URL``.
+"""
+
+import hashlib
+import json
+import shutil
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+from pyarrow import ArrowException, fs
+
+from search.credentials import without_credentials
+from segcore.cache import default_cache_dir, locked
+from segcore.errors import UserError
+
+SCHEMES = ("s3", "gs", "gcs")
+CONTENTS = "contents.json"
+"""Written last into what ``share`` puts: name → [bytes, SHA-256] of every file."""
+
+PARALLEL_TRANSFERS = 16
+
+
+@dataclass(frozen=True)
+class Location:
+    """A folder, local or in a bucket. Methods raise ``UserError`` naming it where it fails."""
+
+    address: str
+    """An absolute path, or an address such as s3://bucket/folder."""
+
+    @classmethod
+    def parse(cls, address: str | Path) -> "Location":
+        """Check an address, without asking anybody whether it exists."""
+        text = str(address)
+        scheme, separator, _ = text.partition("://")
+        if not separator:
+            return cls(str(Path(text).expanduser().absolute()))
+        if scheme not in SCHEMES:
+            raise UserError(
+                f"{without_credentials(text)}: addresses begin with "
+                f"{', '.join(f'{name}://' for name in SCHEMES)}; a path has no ://"
+            )
+        return cls(text.rstrip("/"))
+
+    @property
+    def is_local(self) -> bool:
+        """Whether it is a path of this machine."""
+        return "://" not in self.address
+
+    @cached_property
+    def _opened(self) -> tuple[fs.FileSystem, str]:
+        if self.is_local:
+            return fs.LocalFileSystem(), self.address
+        with self._explaining():
+            filesystem, path = fs.FileSystem.from_uri(self.address)
+        return filesystem, path
+
+    @property
+    def filesystem(self) -> fs.FileSystem:
+        """For those who know pyarrow themselves: Ray."""
+        return self._opened[0]
+
+    @property
+    def path(self) -> str:
+        """The folder's path in ``filesystem``."""
+        return self._opened[1]
+
+    def __truediv__(self, name: str) -> "Location":
+        base, question_mark, query = self.address.partition("?")
+        return Location(f"{base}/{name}{question_mark}{query}")
+
+    @property
+    def parent(self) -> "Location":
+        """The folder that holds this one."""
+        base, question_mark, query = self.address.partition("?")
+        return Location(f"{base.rpartition('/')[0]}{question_mark}{query}")
+
+    def __str__(self) -> str:
+        return without_credentials(self.address)
+
+    def read(self, name: str) -> bytes | None:
+        """A file's content; None where there is no such file."""
+        with self._explaining():
+            if self.filesystem.get_file_info(f"{self.path}/{name}").type != fs.FileType.File:
+                return None
+            with self.filesystem.open_input_stream(f"{self.path}/{name}") as stream:
+                content: bytes = stream.readall()
+            return content
+
+    def write(self, name: str, content: bytes) -> None:
+        """Write a file, whole or not at all."""
+        with self._explaining():
+            if self.is_local:  # in a bucket, nothing is there before all of it is
+                path = Path(self.path, name)
+                path.parent.mkdir(parents=True, exist_ok=True)
+                partial = path.with_name(f"{path.name}.partial")
+                partial.write_bytes(content)
+                partial.replace(path)
+                return
+            with self.filesystem.open_output_stream(f"{self.path}/{name}") as stream:
+                stream.write(content)
+
+    def folders(self) -> list[str]:
+        """Names of the folders in this one; none where it doesn't exist."""
+        infos = self._list(recursive=False)
+        return sorted(info.base_name for info in infos if info.type == fs.FileType.Directory)
+
+    def files(self) -> dict[str, int]:
+        """Every file at any depth: its path below this folder, and its bytes."""
+        infos = self._list(recursive=True)
+        return {
+            info.path.removeprefix(f"{self.path}/"): info.size
+            for info in infos
+            if info.type == fs.FileType.File
+        }
+
+    def fetch(self, target: Path, names: list[str] | None = None) -> None:
+        """Copy files, or all of them, into ``target``."""
+        wanted = list(self.files()) if names is None else names
+        with self._explaining(), ThreadPoolExecutor(PARALLEL_TRANSFERS) as pool:
+            list(pool.map(lambda name: self._fetch_file(name, target / name), wanted))
+
+    def put(self, source: Path, names: list[str] | None = None) -> None:
+        """Copy files of a local folder, or all of them, to here."""
+        if names is None:
+            names = [str(p.relative_to(source)) for p in source.rglob("*") if p.is_file()]
+        with self._explaining(), ThreadPoolExecutor(PARALLEL_TRANSFERS) as pool:
+            list(pool.map(lambda name: self._put_file(source / name, name), names))
+
+    def delete(self) -> None:
+        """Delete the folder; nothing happens where it doesn't exist."""
+        with self._explaining():
+            if self.filesystem.get_file_info(self.path).type == fs.FileType.Directory:
+                self.filesystem.delete_dir(self.path)
+
+    def _list(self, *, recursive: bool) -> list[fs.FileInfo]:
+        with self._explaining():
+            selector = fs.FileSelector(self.path, allow_not_found=True, recursive=recursive)
+            found: list[fs.FileInfo] = self.filesystem.get_file_info(selector)
+            return found
+
+    def _fetch_file(self, name: str, target: Path) -> None:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with (
+            self.filesystem.open_input_stream(f"{self.path}/{name}") as stream,
+            target.open("wb") as file,
+        ):
+            shutil.copyfileobj(stream, file, 8 << 20)
+
+    def _put_file(self, source: Path, name: str) -> None:
+        if self.is_local:
+            Path(self.path, name).parent.mkdir(parents=True, exist_ok=True)
+        with (
+            source.open("rb") as file,
+            self.filesystem.open_output_stream(f"{self.path}/{name}") as stream,
+        ):
+            shutil.copyfileobj(file, stream, 8 << 20)
+
+    @contextmanager
+    def _explaining(self) -> Iterator[None]:
+        try:
+            yield
+        except (OSError, ArrowException) as error:
+            reason = without_credentials(str(error)).splitlines()[0]
+            mend = "make room, or check its permissions"
+            if not self.is_local:
+                mend = "check the address, the credentials and (AWS_ENDPOINT_URL) the server"
+            raise UserError(f"{self}: {reason}; {mend}") from error
+
+
+@dataclass(frozen=True)
+class NodeCopy:
+    """A folder that each node has on its own disk, fetched once by the first process that asks."""
+
+    name: str
+    """Below the node's cache folder; it names the content."""
+    shared: Location | None
+    """Where ``share`` put it. None: there is one machine only, and the folder is at ``origin``."""
+    origin: Path
+    """The driver's own."""
+
+    def folder(self) -> Path:
+        """The node's copy: there, complete and checked. However many ask at once, one fetches."""
+        if self.shared is None:
+            return self.origin
+        target = default_cache_dir() / self.name
+        with locked(target.with_name(f"{target.name}.lock")):
+            if not target.is_dir():
+                self._fetch(target)
+        return target
+
+    def _fetch(self, target: Path) -> None:
+        assert self.shared is not None
+        text = self.shared.read(CONTENTS)
+        if text is None:
+            raise UserError(f"{self.shared}: has no {CONTENTS}; start the search again to make it")
+        contents = json.loads(text)
+        partial = target.with_name(f"{target.name}.partial")
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir(parents=True)
+        self.shared.fetch(partial, list(contents))
+        wrong = [name for name, facts in contents.items() if _facts(partial / name) != facts]
+        if wrong:
+            raise UserError(
+                f"{self.shared}: {', '.join(wrong)} is damaged; delete that folder, and start the "
+                "search again: it is made anew"
+            )
+        partial.rename(target)
+
+
+def share(folder: Path, storage: Location | None, name: str | None = None) -> NodeCopy:
+    """Put a local folder where every node can fetch it, unless it is there; None: nothing to do.
+
+    ``name`` must change with the content; by default it holds a hash of it.
+    """
+    if storage is None:
+        return NodeCopy("", None, folder)
+    files = sorted(str(p.relative_to(folder)) for p in folder.rglob("*") if p.is_file())
+    contents = {file: _facts(folder / file) for file in files}
+    if name is None:
+        digest = hashlib.sha256(json.dumps(contents).encode()).hexdigest()
+        name = f"{folder.name}/{digest[:24]}"
+    shared = storage / name
+    text = json.dumps(contents).encode()
+    if shared.read(CONTENTS) != text:
+        shared.put(folder, files)
+        shared.write(CONTENTS, text)
+    return NodeCopy(name, shared, folder)
+
+
+def fetch_dataset(source: Location) -> Path:
+    """A data set in a bucket, fetched to this machine; again only when its listing changed."""
+    files = source.files()
+    if "dataset.yaml" not in files:
+        raise UserError(f"{source}: there is no dataset.yaml; README says what stands in it")
+    infos = [(i.path, i.size, i.mtime_ns) for i in source._list(recursive=True)]
+    digest = hashlib.sha256(json.dumps(sorted(map(str, infos))).encode()).hexdigest()[:24]
+    target = default_cache_dir() / "data" / digest
+    with locked(target.with_suffix(".lock")):
+        if not target.is_dir():
+            partial = target.with_suffix(".partial")
+            shutil.rmtree(partial, ignore_errors=True)
+            source.fetch(partial, list(files))
+            partial.rename(target)
+    return target
+
+
+def _facts(file: Path) -> list[object]:
+    with file.open("rb") as content:
+        return [file.stat().st_size, hashlib.file_digest(content, "sha256").hexdigest()]

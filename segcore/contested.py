@@ -1,0 +1,213 @@
+"""What candidates say of a split, small enough to mix and score them a thousand times.
+
+Fifty candidates' probabilities of a whole split would fill a disk, so mixtures are compared on a
+sample of its pixels, drawn from the truth before anything is predicted. Where all candidates name
+the same class, so does every weighted mean of them: only *contested* pixels are computed again and
+again. Scores stay exactly what they are where the sample is the whole split.
+"""
+
+import functools
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from segcore.config import IGNORE_INDEX
+
+ProbsNK = NDArray[np.uint16]
+"""One candidate's class probabilities at the pixels of a ``PixelSample``, times ``WHOLE``."""
+WHOLE = 65535
+
+SumLKB = NDArray[np.int32]
+"""A sum of candidates' probabilities at the contested pixels of a ``Pool``."""
+
+BLOCK_PX = 4096
+LAST_CLASS = 255
+
+
+@dataclass(frozen=True, eq=False)
+class PixelSample:
+    """Labelled pixels of a split: all of them, or a draw from each photograph and class."""
+
+    position_N: NDArray[np.int64]
+    """In the flattened ``masks_MHW``, ascending."""
+    photo_N: NDArray[np.int64]
+    """0…P−1, in the order of the photographs' numbers."""
+    truth_N: NDArray[np.int64]
+    weight_N: NDArray[np.float64]
+    """How many pixels of the split each one stands for."""
+    num_classes: int
+
+
+def draw_pixels(
+    masks_MHW: NDArray[np.uint8],
+    photo_M: NDArray[np.int32],
+    num_classes: int,
+    *,
+    limit: int,
+    seed: int = 0,
+) -> PixelSample:
+    """All labelled pixels, or about ``limit`` of them.
+
+    Of S pixels of one class in one photograph, min(S, c·√S) are drawn: rare classes, on which mean
+    scores hang as much as on frequent ones, lose the least.
+    """
+    rng = np.random.default_rng(seed)
+    photos = np.unique(photo_M)
+    item_px = masks_MHW[0].size
+    positions, photo, truth, weight = [], [], [], []
+    size_PK = _class_sizes(masks_MHW, photo_M, num_classes)
+    drawn_PK = _share_out(size_PK, limit)
+    for p, number in enumerate(photos):
+        items = np.flatnonzero(photo_M == number)
+        class_N = np.concatenate([masks_MHW[m].ravel() for m in items])
+        for k in np.flatnonzero(drawn_PK[p]):
+            found = np.flatnonzero(class_N == k)
+            if drawn_PK[p, k] < len(found):
+                found = rng.choice(found, drawn_PK[p, k], replace=False, shuffle=False)
+            positions.append(items[found // item_px] * item_px + found % item_px)
+            photo.append(np.full(len(found), p))
+            truth.append(np.full(len(found), k))
+            weight.append(np.full(len(found), size_PK[p, k] / len(found)))
+    position_N = np.concatenate(positions)
+    order = np.argsort(position_N)
+    return PixelSample(
+        position_N[order],
+        np.concatenate(photo)[order],
+        np.concatenate(truth)[order],
+        np.concatenate(weight)[order],
+        num_classes,
+    )
+
+
+@dataclass(frozen=True, eq=False)
+class Pool:
+    """What all candidates say of a ``PixelSample``, ready to be mixed and scored.
+
+    Contested pixels lie in blocks (L) of ``BLOCK_PX`` (B) that fit a core's cache, filled up with
+    pixels of weight 0. Whole numbers, so that a sum's largest class is exact.
+    """
+
+    settled_P3K: NDArray[np.float64]
+    """Counts of the pixels on whose class all agree, and the truth of all others."""
+    photo_N: NDArray[np.int64]
+    truth_N: NDArray[np.int64]
+    weight_N: NDArray[np.float64]
+    probs: tuple[NDArray[np.uint16], ...]
+    """Of each candidate, ``probs_LKB``."""
+
+    @classmethod
+    def of(cls, pixels: PixelSample, candidates: Iterable[ProbsNK]) -> "Pool":
+        """Sort the contested pixels from the others."""
+        probs = list(candidates)
+        first_N = probs[0].argmax(axis=1)
+        contested_N = np.zeros(len(first_N), dtype=bool)
+        for probs_NK in probs[1:]:
+            contested_N |= probs_NK.argmax(axis=1) != first_N
+        photos, k = int(pixels.photo_N.max()) + 1, pixels.num_classes
+        count = functools.partial(_count, photos=photos, num_classes=k)
+        agreed = ~contested_N
+        right = agreed & (first_N == pixels.truth_N)
+        settled_P3K = np.stack(
+            [
+                count(pixels.photo_N[right], first_N[right], pixels.weight_N[right]),
+                count(pixels.photo_N[agreed], first_N[agreed], pixels.weight_N[agreed]),
+                count(pixels.photo_N, pixels.truth_N, pixels.weight_N),
+            ],
+            axis=1,
+        )
+        padding = (0, -int(contested_N.sum()) % BLOCK_PX)
+        for c, probs_NK in enumerate(
+            probs
+        ):  # replaced one by one: both at once would be twice as much
+            blocks_LBK = np.pad(probs_NK[contested_N], (padding, (0, 0))).reshape(-1, BLOCK_PX, k)
+            probs[c] = np.ascontiguousarray(blocks_LBK.swapaxes(1, 2))
+        return cls(
+            settled_P3K,
+            np.pad(pixels.photo_N[contested_N], padding),
+            np.pad(pixels.truth_N[contested_N], padding),
+            np.pad(pixels.weight_N[contested_N], padding),
+            tuple(probs),
+        )
+
+    @property
+    def photos(self) -> int:
+        """P."""
+        return len(self.settled_P3K)
+
+    def mix(self, picks: Sequence[int]) -> SumLKB:
+        """The sum of these candidates, each as often as it is picked (at most 127 picks)."""
+        sum_LKB = np.zeros(self.probs[0].shape, dtype=np.int32)
+        for c in picks:
+            sum_LKB += self.probs[c]
+        return sum_LKB
+
+    def counts(self, sum_LKB: SumLKB, plus: int | None = None) -> NDArray[np.float64]:
+        """``counts_P3K`` of a sum's argmax; ``plus`` adds one more candidate to it first."""
+        photos, _, k = self.settled_P3K.shape
+        class_N = _classes(sum_LKB, None if plus is None else self.probs[plus])
+        right_N = class_N == self.truth_N
+        counts_P3K = self.settled_P3K.copy()
+        counts_P3K[:, 0] += _count(
+            self.photo_N[right_N], class_N[right_N], self.weight_N[right_N], photos, k
+        )
+        counts_P3K[:, 1] += _count(self.photo_N, class_N, self.weight_N, photos, k)
+        return counts_P3K
+
+
+def _classes(sum_LKB: SumLKB, plus_LKB: NDArray[np.uint16] | None) -> NDArray[np.int64]:
+    """The largest class of each pixel, the first of equals.
+
+    The class stands in the lowest bits of what is compared: a plain maximum is many times as fast
+    as an argmax along a short axis.
+    """
+    blocks, num_classes, _ = sum_LKB.shape
+    code_K1 = np.arange(LAST_CLASS, LAST_CLASS - num_classes, -1, dtype=np.int32)[:, None]
+    key_KB = np.empty(sum_LKB.shape[1:], dtype=np.int32)
+    best_LB = np.empty((blocks, sum_LKB.shape[2]), dtype=np.int32)
+    for block in range(blocks):
+        if plus_LKB is None:
+            key_KB[:] = sum_LKB[block]
+        else:
+            np.add(sum_LKB[block], plus_LKB[block], out=key_KB)
+        key_KB <<= 8
+        key_KB += code_K1
+        key_KB.max(axis=0, out=best_LB[block])
+    return LAST_CLASS - (best_LB.ravel() & 255).astype(np.int64)
+
+
+def _count(
+    photo_N: NDArray[np.int64],
+    class_N: NDArray[np.int64],
+    weight_N: NDArray[np.float64],
+    photos: int,
+    num_classes: int,
+) -> NDArray[np.float64]:
+    """Weighted pixels by [photograph, class]."""
+    cells = np.bincount(photo_N * num_classes + class_N, weight_N, photos * num_classes)
+    return cells.reshape(photos, num_classes).astype(np.float64, copy=False)
+
+
+def _class_sizes(
+    masks_MHW: NDArray[np.uint8], photo_M: NDArray[np.int32], num_classes: int
+) -> NDArray[np.int64]:
+    """Labelled pixels by [photograph, class]."""
+    photos, p_M = np.unique(photo_M, return_inverse=True)
+    size_PK = np.zeros((len(photos), num_classes), dtype=np.int64)
+    for p, mask_HW in zip(p_M, masks_MHW, strict=True):
+        size_PK[p] += np.bincount(mask_HW.ravel(), minlength=IGNORE_INDEX + 1)[:num_classes]
+    return size_PK
+
+
+def _share_out(size_PK: NDArray[np.int64], limit: int) -> NDArray[np.int64]:
+    """min(S, c·√S) of each S, rounded up, with the c that makes them about ``limit`` together."""
+    if size_PK.sum() <= limit:
+        return size_PK
+    low, high = 0.0, math.sqrt(float(size_PK.max()))
+    for _ in range(50):
+        middle = (low + high) / 2
+        share_PK = np.minimum(size_PK, np.ceil(middle * np.sqrt(size_PK)))
+        low, high = (middle, high) if share_PK.sum() <= limit else (low, middle)
+    return np.minimum(size_PK, np.ceil(low * np.sqrt(size_PK))).astype(np.int64)

@@ -1,0 +1,152 @@
+"""A run's folder as a search leaves it, made in seconds: for tests of what reads it."""
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+import optuna
+import torch
+
+from search.options import RunFolder, RunRecord, SearchOptions
+from search.result import (
+    Alternative,
+    CandidateScore,
+    Evaluated,
+    Member,
+    PhotoScore,
+    SearchResult,
+    SplitScores,
+)
+from search.searcher import open_study
+from search.tracking import Tracker
+from search.trial import epoch_metrics
+from segcore.cache import PreparedData, prepare
+from segcore.config import IGNORE_INDEX, Preparation, TrialConfig
+from segcore.ensemble import Ensemble, write_bundle
+from segcore.metrics import ScoreAccumulator
+from segcore.splits import Split
+from segcore.training import EpochResult, fit
+from tests.tiny_space import space
+
+NOWHERE = "http://127.0.0.1:9"
+GRACE_EPOCHS, MAX_EPOCHS = 2, 6
+CPU = torch.device("cpu")
+
+
+def draw_run(
+    runs: Path, dataset: Path, *, trials: int = 12, planned: int | None = None
+) -> RunFolder:
+    """A search after ``trials`` of its ``planned`` trials; with all of them, also its result.
+
+    One network is really trained; the trials' scores are multiples of its own.
+    """
+    planned = planned or trials
+    run = RunFolder(runs / "drawn")
+    data = prepare(dataset, Preparation(48, 48, None), progress=False)
+    options = SearchOptions(
+        data=str(dataset), space="tests.tiny_space:space", trials=planned,
+        max_epochs=MAX_EPOCHS, grace_epochs=GRACE_EPOCHS, out=str(runs),
+    )  # fmt: skip
+    identity = {"space": "tests.tiny_space:space", "data": data.fingerprint, "metric": "dice"}
+    run.write(RunRecord("drawn-1", options, identity))
+    config = TrialConfig.from_dict(
+        space(
+            optuna.trial.FixedTrial({"loss": "ce", "lr": 1e-2, "oversample_ratio": 1.0})
+        ).to_dict()
+        | {"max_epochs": MAX_EPOCHS}
+    )
+    epochs = []
+    for epoch in fit(config, data):
+        epochs.append(epoch)
+        epoch.save(run.path / "checkpoint")
+    _draw_trials(run, epochs, data, trials)
+    if trials == planned:
+        add_result(run, data, [(run.path / "checkpoint", 0.75), (run.path / "checkpoint", 0.25)])
+    return run
+
+
+def _draw_trials(
+    run: RunFolder, epochs: list[EpochResult], data: PreparedData, trials: int
+) -> None:
+    study = open_study(
+        run.study, name="drawn", sampler=optuna.samplers.RandomSampler(seed=1), create=True
+    )
+    tracker = Tracker(
+        NOWHERE, experiment="segsearch", search_name="drawn", search_id="drawn-1",
+        score="val/dice", journal=run.tracking_journal,
+    )  # fmt: skip
+    tracker.start_search({}, {"gpus_per_trial": "0.5", "torch": torch.__version__})
+    for number in range(trials):
+        trial = study.ask()
+        config = space(trial)
+        trial.set_user_attr("config", config.to_dict())
+        tracker.start_trial(number, config, {})
+        share = 0.3 + 0.7 * trial.params["lr"] / 3e-2
+        last = MAX_EPOCHS if number % 4 == 0 else GRACE_EPOCHS
+        for epoch in epochs[:last]:
+            metrics = {k: share * v for k, v in epoch_metrics(epoch, data.class_names).items()}
+            tracker.log_epoch(number, epoch.epoch, metrics)
+            trial.report(metrics["val/dice"], epoch.epoch)
+        if number == trials - 1 and trials % 4 == 3:
+            continue  # still running
+        if number == 5:
+            trial.set_user_attr("failure", "the loss became NaN in epoch 3")
+            study.tell(trial, state=optuna.trial.TrialState.FAIL)
+            tracker.end_trial(number, "failed", "the loss became NaN in epoch 3")
+        elif last == MAX_EPOCHS:
+            study.tell(trial, max(study.trials[number].intermediate_values.values()))
+            tracker.end_trial(number, "finished")
+        else:
+            study.tell(trial, state=optuna.trial.TrialState.PRUNED)
+            tracker.end_trial(number, "stopped")
+    tracker.close(timeout_s=0)
+
+
+def add_result(run: RunFolder, data: PreparedData, members: list[tuple[Path, float]]) -> None:
+    """The bundle of these checkpoints, and its result, as at a search's end."""
+    write_bundle(run.ensemble, members, metric="dice", scores={})
+    ensemble = Ensemble.load(run.ensemble, CPU)
+    single = dataclasses.replace(ensemble, members=((ensemble.members[0][0], 1.0),))
+    (val, test), (single_val, single_test) = [
+        (_score(model, data, "val"), _score(model, data, "test")) for model in (ensemble, single)
+    ]
+    SearchResult(
+        metric="dice",
+        class_names=data.class_names,
+        val_photos=len(data.items("val")),
+        test_photos=len(data.items("test")),
+        members=tuple(Member(4 * i, weight) for i, (_, weight) in enumerate(members)),
+        ensemble=Evaluated(val, test),
+        single=Evaluated(single_val, single_test),
+        single_trial=0,
+        expected_gain=0.004,
+        alternatives=(Alternative("mean of the top 2", val.metrics["dice"], test.metrics["dice"]),),
+        candidates=tuple(
+            CandidateScore(number, val.metrics["dice"], indistinguishable=number != 8)
+            for number in (0, 4, 8)
+        ),
+        photos=_photos(ensemble, data),
+        seconds={"predict candidates": 12.0, "select": 1.5, "test": 3.0},
+    ).write(run.path)
+
+
+def _score(ensemble: Ensemble, data: PreparedData, split: Split) -> SplitScores:
+    items = data.items(split)
+    counts = ScoreAccumulator(data.num_classes, len(data.photos), CPU)
+    for m in items:
+        predicted = torch.from_numpy(ensemble.probs(np.array(data.images_MHWC[m])).argmax(axis=0))
+        truth = torch.from_numpy(np.array(data.masks_MHW[m]))
+        counts.update(predicted[None], truth[None], torch.tensor([int(data.photo_M[m])]))
+    return SplitScores.of(counts.scores())
+
+
+def _photos(ensemble: Ensemble, data: PreparedData) -> tuple[PhotoScore, ...]:
+    found = []
+    for m in data.items("test"):
+        probs_KHW = ensemble.probs(np.array(data.images_MHWC[m]))
+        truth_HW = np.array(data.masks_MHW[m])
+        right = (probs_KHW.argmax(axis=0) == truth_HW)[truth_HW != IGNORE_INDEX].mean()
+        photo = int(data.photo_M[m])
+        uncertainty = float(1 - probs_KHW.max(axis=0).mean())
+        found.append(PhotoScore(data.photos[photo], photo, float(right), uncertainty))
+    return tuple(found)

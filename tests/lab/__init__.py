@@ -1,0 +1,1 @@
+"""Several machines on one, for a real ``ray up``: see ``machines.py``."""

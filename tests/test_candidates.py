@@ -1,0 +1,203 @@
+"""What a search makes of its trials: who becomes a candidate, what workers answer, what is told."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from search.candidates import Workplace, make_soup, predict_candidate, score_mixture
+from search.keeping import choose_candidates
+from search.leaderboard import TrialRow
+from search.result import (
+    Alternative,
+    CandidateScore,
+    Evaluated,
+    Member,
+    PhotoScore,
+    SearchResult,
+    SplitScores,
+    result_text,
+)
+from search.storage import Location, NodeCopy
+from search.trial import StoredCheckpoint
+from segcore import checkpoint
+from segcore.cache import PreparedData, prepare
+from segcore.config import Preparation, TrialConfig
+from segcore.contested import WHOLE, Pool, draw_pixels
+from segcore.ensemble import Ensemble, write_bundle
+from segcore.errors import UserError
+from segcore.intervals import Interval
+from segcore.metrics import metric_of_counts
+from segcore.training import fit
+
+CPU = torch.device("cpu")
+
+
+def row(number: int, score: float | None, **config: object) -> TrialRow:
+    values = {"encoder": "resnet18", **config}
+    return TrialRow(number, "finished", score, 3, None, TrialConfig.from_dict(values), None)
+
+
+def numbers(rows: list[TrialRow]) -> list[int]:
+    return [one.number for one in rows]
+
+
+def test_candidates_are_the_best_and_a_few_that_are_different() -> None:
+    rows = [row(n, 0.9 - n / 100) for n in range(20)]
+    rows[12] = row(12, rows[12].score, loss="dice")
+    rows[15] = row(15, rows[15].score, architecture="pspnet", loss="dice")
+    rows[17] = row(17, rows[17].score, loss="dice")  # 12 is of this kind, and better
+    assert numbers(choose_candidates(rows, 8)) == [0, 1, 2, 3, 4, 5, 12, 15]
+
+
+def test_where_all_trials_are_alike_candidates_are_the_best() -> None:
+    rows = [*(row(n, 0.9 - n / 100) for n in range(20)), row(20, None)]
+    assert numbers(choose_candidates(rows, 8)) == list(range(8))
+    assert numbers(choose_candidates(rows[18:], 8)) == [18, 19]
+    assert numbers(choose_candidates(rows, 1)) == [0]
+
+
+@pytest.fixture(scope="module")
+def prepared(blocks: Path, tmp_path_factory: pytest.TempPathFactory) -> PreparedData:
+    cache = tmp_path_factory.mktemp("cache")
+    return prepare(blocks, Preparation(48, 48, None), cache_dir=cache, progress=False)
+
+
+@pytest.fixture(scope="module")
+def trials(
+    prepared: PreparedData, tmp_path_factory: pytest.TempPathFactory
+) -> list[StoredCheckpoint]:
+    """Three trained networks of one architecture."""
+    stored = []
+    for lr in (1e-2, 2e-2, 5e-3):
+        config = TrialConfig(
+            height_px=48, width_px=48, architecture="scratch_unet", encoder=None, lr=lr,
+            model_kwargs={"base_channels": 4, "depth": 2}, batch_size=4, max_epochs=3,
+        )  # fmt: skip
+        folder = tmp_path_factory.mktemp("trial")
+        *_, last = fit(config, prepared, device=CPU)
+        last.save(folder)
+        stored.append(StoredCheckpoint(Location.parse(folder), checkpoint.load_info(folder)))
+    return stored
+
+
+@pytest.fixture(scope="module")
+def place(prepared: PreparedData) -> Workplace:
+    return Workplace(NodeCopy("", None, prepared.folder), cpus=1, gpus=0)
+
+
+def test_what_candidates_send_gives_the_score_of_their_mixture(
+    trials: list[StoredCheckpoint], place: Workplace, prepared: PreparedData
+) -> None:
+    items_M = prepared.items("val")
+    pixels = draw_pixels(prepared.masks_MHW[items_M], prepared.photo_M[items_M], 3, limit=10**9)
+    answers = [
+        predict_candidate(stored, place, pixels.position_N, [int(items_M[1])])
+        for stored in trials[:2]
+    ]
+    for stored, (prediction, probs_NK) in zip(trials, answers, strict=False):
+        assert prediction.scores.dice == pytest.approx(stored.info.score)
+        assert prediction.classes_JHW.shape == (1, 48, 48)
+        assert prediction.latency_s > 0
+        np.testing.assert_allclose(probs_NK.sum(axis=1, dtype=np.int64), WHOLE, atol=2)
+    pool = Pool.of(pixels, [probs_NK for _, probs_NK in answers])
+    mixture = [(trials[0], 2 / 3), (trials[1], 1 / 3)]
+    exact = score_mixture(mixture, place, "val").scores
+    counts = pool.counts(pool.mix((0, 0, 1)))
+    np.testing.assert_allclose(counts, exact.counts_P3K, atol=2)  # of 2304 pixels, near ties
+    assert metric_of_counts("dice", counts) == pytest.approx(exact.dice, abs=1e-3)
+
+
+def test_a_mixture_scores_what_its_bundle_predicts(
+    trials: list[StoredCheckpoint], place: Workplace, prepared: PreparedData, tmp_path: Path
+) -> None:
+    weights = [0.5, 0.3, 0.2]
+    scored = score_mixture(list(zip(trials, weights, strict=True)), place, "test")
+    members = [
+        (Path(stored.location.path), weight) for stored, weight in zip(trials, weights, strict=True)
+    ]
+    write_bundle(tmp_path / "bundle", members, metric="dice", scores={})
+    ensemble = Ensemble.load(tmp_path / "bundle", CPU)
+    right = total = 0
+    for item in prepared.items("test"):
+        truth_HW = prepared.masks_MHW[item]
+        labelled = truth_HW != 255
+        right += (ensemble.predict(prepared.images_MHWC[item]) == truth_HW)[labelled].sum()
+        total += labelled.sum()
+    assert scored.scores.pixel_accuracy == pytest.approx(right / total, abs=1e-3)
+
+
+def test_uncertainty_is_disagreement_or_a_single_models_doubt(
+    trials: list[StoredCheckpoint], place: Workplace
+) -> None:
+    twins = score_mixture([(trials[0], 0.5), (trials[0], 0.5)], place, "test")
+    mixed = score_mixture([(trials[0], 0.5), (trials[2], 0.5)], place, "test")
+    alone = score_mixture([(trials[0], 1.0)], place, "test")
+    assert len(twins.uncertainty_P) == 4
+    np.testing.assert_allclose(twins.uncertainty_P, 0, atol=1e-6)
+    for scored in (mixed, alone):
+        assert (scored.uncertainty_P > 0).all() and (scored.uncertainty_P < 1).all()
+
+
+def test_a_soup_of_twins_is_as_good_as_either(
+    trials: list[StoredCheckpoint], place: Workplace
+) -> None:
+    one = make_soup(trials[:1], place, "dice")
+    twins = make_soup([trials[0], trials[0]], place, "dice")
+    assert one.kept == (0,) and twins.kept == (0, 1)
+    assert twins.val.dice == pytest.approx(one.val.dice, abs=1e-6)
+    assert twins.test.dice == pytest.approx(one.test.dice, abs=1e-6)
+
+
+def search_result(members: tuple[Member, ...], gain: float | None) -> SearchResult:
+    def split(value: float) -> SplitScores:
+        interval = Interval(value, value - 0.05, value + 0.05)
+        return SplitScores({"dice": interval}, (value, None), (value, None), [[3, 1], [0, 0]])
+
+    return SearchResult(
+        metric="dice",
+        class_names=("Grass", "Roof"),
+        val_photos=40,
+        test_photos=27,
+        members=members,
+        ensemble=Evaluated(val=split(0.8), test=split(0.75)),
+        single=Evaluated(val=split(0.78), test=split(0.72)),
+        single_trial=3,
+        expected_gain=gain,
+        alternatives=(
+            Alternative("mean of the top 5", Interval(0.77, 0.7, 0.8), Interval(0.73, 0.7, 0.8)),
+        ),
+        candidates=(CandidateScore(3, Interval(0.78, 0.7, 0.8), indistinguishable=True),),
+        photos=(PhotoScore("a.jpg", 5, 0.7, 0.1),),
+        seconds={"select": 2.0},
+    )
+
+
+ENSEMBLE = (Member(3, 0.75), Member(7, 0.25))
+
+
+def test_a_result_is_read_as_it_was_written(tmp_path: Path) -> None:
+    assert SearchResult.read(tmp_path) is None
+    result = search_result(ENSEMBLE, gain=0.01)
+    result.write(tmp_path)
+    assert SearchResult.read(tmp_path) == result
+    (tmp_path / "result.json").write_text('{"metric": "dice"}')
+    with pytest.raises(UserError, match=r"result\.json: damaged"):
+        SearchResult.read(tmp_path)
+
+
+def test_a_person_reads_the_honest_score_and_what_was_too_good() -> None:
+    text = result_text(search_result(ENSEMBLE, gain=0.0123))
+    assert "trial 3 ×0.75, trial 7 ×0.25" in text
+    assert "27 test images that nothing before has seen" in text
+    assert "0.7500[/] (0.7000 – 0.8000)   0.8000" in text
+    assert "mean of the top 5" in text
+    assert "+0.0500" in text and "+0.0123" in text
+
+
+def test_a_person_reads_that_no_ensemble_was_better() -> None:
+    text = result_text(search_result((Member(3, 1.0),), gain=-0.004))
+    assert "no ensemble was better" in text
+    assert "-0.0040" in text
+    assert text.count("best single") == 1

@@ -1,0 +1,81 @@
+"""What a trial gets of a node, and what of a user's folder travels to the others."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import cv2
+import pytest
+import torch
+from threadpoolctl import threadpool_info
+
+from search.cluster import Slots
+from search.trial import PRETEND_GPUS, prepare_process
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.mark.parametrize(
+    ("cpus", "gpus", "node", "fitting"),
+    [
+        (1, 0, {"CPU": 4}, 4),
+        (2, 0, {"CPU": 3}, 1),
+        (1, 1, {"CPU": 4, "GPU": 2}, 2),
+        (1, 0.5, {"CPU": 8, "GPU": 2}, 4),
+        (3, 0.5, {"CPU": 8, "GPU": 2}, 2),
+        (1, 0.3, {"CPU": 8, "GPU": 1}, 3),
+        (1, 0.4, {"CPU": 8, "GPU": 2}, 4),  # two on each: a trial never spans two GPUs
+        (1, 2, {"CPU": 8, "GPU": 3}, 1),
+        (1, 1, {"CPU": 8}, 0),  # a head, say
+    ],
+)
+def test_how_many_trials_fit_on_a_node(
+    monkeypatch: pytest.MonkeyPatch, cpus: int, gpus: float, node: dict[str, float], fitting: int
+) -> None:
+    monkeypatch.setattr("search.cluster.alive_nodes", lambda: [node, {"CPU": 0.0}])
+    assert Slots(cpus, gpus, wanted=None).present == fitting
+
+
+def test_a_cluster_that_is_empty_or_grows_gets_waiting_trials(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("search.cluster.alive_nodes", lambda: [{"CPU": 0.0}])
+    assert Slots(1, 1, wanted=None).count == 1
+    assert Slots(1, 1, wanted=8).count == 8
+
+
+def test_a_trial_has_the_threads_of_its_cpus_in_every_library(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv(PRETEND_GPUS, "1")
+    for cpus in (2, 1):  # the tests that follow have one
+        assert prepare_process(cpus, gpus=0.5) == torch.device("cpu")
+        assert torch.get_num_threads() == cpus
+        assert cv2.getNumThreads() == cpus
+        assert {pool["num_threads"] for pool in threadpool_info()} == {cpus}
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_half_a_gpu_is_half_of_its_memory() -> None:
+    device = prepare_process(1, gpus=0.5)
+    total = torch.cuda.get_device_properties(device).total_memory
+    with pytest.raises(torch.OutOfMemoryError):
+        torch.empty(int(total * 0.6), dtype=torch.uint8, device=device)
+    torch.cuda.set_per_process_memory_fraction(1.0)
+
+
+def test_what_a_space_imports_from_a_users_folder_travels_to_the_workers(tmp_path: Path) -> None:
+    (tmp_path / "mylab" / "deep").mkdir(parents=True)
+    (tmp_path / "mylab" / "__init__.py").touch()
+    (tmp_path / "mylab" / "deep" / "__init__.py").touch()
+    (tmp_path / "mylab" / "deep" / "spaces.py").write_text("import helper\n")
+    (tmp_path / "helper.py").touch()
+    (tmp_path / "unused.py").touch()
+    code = "import mylab.deep.spaces; from search.cluster import own_modules; print(own_modules())"
+    for working_dir, expected in (("", ["helper.py", "mylab"]), ('{"working_dir": "x"}', [])):
+        done = subprocess.run(
+            [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True,
+            env={"PYTHONPATH": f"{tmp_path}:{ROOT}", "RAY_JOB_CONFIG_JSON_ENV_VAR": working_dir},
+        )  # fmt: skip
+        assert ast.literal_eval(done.stdout) == [str(tmp_path / name) for name in expected]

@@ -1,0 +1,153 @@
+"""What a search does about trials that break: real processes, killed, hanging and failing."""
+
+import contextlib
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from mlflow.tracking import MlflowClient
+from optuna.trial import FrozenTrial, TrialState
+
+from tests.faulty_space import FAULTS
+from tests.test_search import environment, study_of
+
+pytestmark = pytest.mark.timeout(400)
+
+
+def search(cwd: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "search.run", *arguments], cwd=cwd,
+        env=environment() | {"FAULTY_FOLDER": str(cwd)}, capture_output=True, text=True,
+        timeout=360,
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory, blocks: Path) -> Path:
+    """Where a search of one trial for each fault has ended."""
+    cwd = tmp_path_factory.mktemp("faults")
+    done = search(
+        cwd, "--data", str(blocks), "--space", "tests.faulty_space", "--trials", str(len(FAULTS)),
+        "--max-epochs", "3", "--grace-epochs", "3", "--name", "faults", "--hang-timeout", "15s",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    (cwd / "output.txt").write_text(done.stdout)
+    return cwd
+
+
+def trial_of(folder: Path, fault: str) -> FrozenTrial:
+    (trial,) = [
+        t for t in study_of(folder / "runs/faults").get_trials() if t.params["fault"] == fault
+    ]
+    return trial
+
+
+@pytest.mark.parametrize("fault", ["none", "dies_once", "hangs_once"])
+def test_what_breaks_once_goes_on_to_its_last_epoch(folder: Path, fault: str) -> None:
+    trial = trial_of(folder, fault)
+    assert trial.state == TrialState.COMPLETE
+    assert sorted(trial.intermediate_values) == [1, 2, 3]
+
+
+@pytest.mark.parametrize(
+    ("fault", "reason"),
+    [
+        ("always_dies", "its worker died 4 times: "),
+        ("always_hangs", "it hung twice: no epoch within 15 s (--hang-timeout)"),
+        ("bug", "ZeroDivisionError: a bug in a plug-in"),
+    ],
+)
+def test_what_always_breaks_fails_with_its_reason(folder: Path, fault: str, reason: str) -> None:
+    trial = trial_of(folder, fault)
+    assert trial.state == TrialState.FAIL
+    assert sorted(trial.intermediate_values) == [1], "its first epoch was good, and counts"
+    assert trial.user_attrs["failure"].startswith(reason)
+    lines = [line.strip() for line in (folder / "output.txt").read_text().splitlines()]
+    assert len([line for line in lines if line.startswith(reason)]) == 1
+    client = MlflowClient(f"sqlite:///{folder}/runs/mlflow.db")
+    experiment = client.get_experiment_by_name("segsearch")
+    runs = client.search_runs([experiment.experiment_id], "tags.`segsearch.status` = 'failed'")
+    assert len(runs) == 3
+    assert any(run.data.tags["segsearch.reason"].startswith(reason) for run in runs)
+
+
+def test_the_log_of_a_bug_has_its_traceback(folder: Path) -> None:
+    number = trial_of(folder, "bug").number
+    text = (folder / f"runs/faults/failures/trial_{number:04d}.txt").read_text()
+    assert "faulty_space.py" in text and "ZeroDivisionError: a bug in a plug-in" in text
+
+
+def test_a_search_ends_when_its_first_trials_all_fail_alike(tmp_path: Path, blocks: Path) -> None:
+    done = search(
+        tmp_path, "--data", str(blocks), "--space", "tests.faulty_space:early_bug_space",
+        "--trials", "20", "--max-epochs", "2", "--name", "broken",
+    )  # fmt: skip
+    assert done.returncode == 2, done.stdout + done.stderr
+    message = "the first 3 trials all failed alike: ZeroDivisionError: a bug in a plug-in"
+    assert message in done.stderr
+    states = [trial.state for trial in study_of(tmp_path / "runs/broken").get_trials()]
+    assert 3 <= states.count(TrialState.FAIL) <= 4 and len(states) <= 6
+
+
+def test_a_full_disk_ends_the_search_which_goes_on_when_there_is_room(
+    tmp_path: Path, blocks: Path
+) -> None:
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=24m", "tmpfs", str(disk)]
+    if subprocess.run(mount, capture_output=True).returncode != 0:
+        pytest.skip("mounting a small disk needs root")
+    try:
+        arguments = ["--data", str(blocks), "--space", "tests.tiny_space:slow_space", "--trials",
+                     "6", "--max-epochs", "4", "--grace-epochs", "2", "--name", "full", "--out",
+                     str(disk), "--tracking-uri", f"sqlite:///{tmp_path}/mlflow.db"]  # fmt: skip
+        with subprocess.Popen(
+            [sys.executable, "-m", "search.run", *arguments], cwd=tmp_path, env=environment(),
+            text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        ) as process:  # fmt: skip
+            assert process.stdout is not None and process.stderr is not None
+            for line in process.stdout:
+                if line.startswith("trial "):
+                    fill(disk / "filler")
+                    break
+            process.stdout.read()
+            said = process.stderr.read()
+            assert process.wait(timeout=120) == 2, said
+        assert "the disk is full" in said and "Traceback" not in said
+
+        (disk / "filler").unlink()
+        done = search(tmp_path, "--resume", str(disk / "full"))
+        assert done.returncode == 0, done.stdout + done.stderr
+        trials = study_of(disk / "full").get_trials()
+        assert len(trials) == 6
+        assert {trial.state for trial in trials} <= {TrialState.COMPLETE, TrialState.PRUNED}
+        assert (disk / "full/ensemble/bundle.json").is_file()
+    finally:
+        subprocess.run(["umount", "-l", str(disk)], check=True)
+
+
+def fill(path: Path) -> None:
+    with contextlib.suppress(OSError), path.open("wb") as file:
+        while True:
+            file.write(b"x" * 4096)
+            file.flush()
+
+
+def test_a_search_that_could_not_keep_its_checkpoints_does_not_start(
+    tmp_path: Path, blocks: Path
+) -> None:
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=500k", "tmpfs", str(disk)]
+    if subprocess.run(mount, capture_output=True).returncode != 0:
+        pytest.skip("mounting a small disk needs root")
+    try:
+        done = search(
+            tmp_path, "--data", str(blocks), "--space", "tests.tiny_space", "--out", str(disk),
+            "--tracking-uri", f"sqlite:///{tmp_path}/mlflow.db", "--dry-run",
+        )  # fmt: skip
+        assert done.returncode == 2
+        assert f"--out {disk}: checkpoints will take up to " in done.stderr
+    finally:
+        subprocess.run(["umount", "-l", str(disk)], check=True)

@@ -1,0 +1,109 @@
+"""What a person reads of a search's trials, finished or going on."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from search import leaderboard
+from search.leaderboard import read_study
+from search.options import RunFolder
+from tests.drawn_run import draw_run
+
+TRIALS = 12
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory, blocks: Path) -> RunFolder:
+    return draw_run(tmp_path_factory.mktemp("finished"), blocks, trials=TRIALS)
+
+
+@pytest.fixture(scope="module")
+def going_on(tmp_path_factory: pytest.TempPathFactory, blocks: Path) -> RunFolder:
+    return draw_run(tmp_path_factory.mktemp("going_on"), blocks, trials=7, planned=TRIALS)
+
+
+def show(run: RunFolder, capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
+    assert leaderboard.main([str(run.path), *arguments]) == 0
+    return capsys.readouterr().out
+
+
+def as_json(run: RunFolder, capsys: pytest.CaptureFixture[str], *arguments: str) -> list[dict]:
+    return json.loads(show(run, capsys, "--json", *arguments))["trials"]
+
+
+def test_json_has_every_trial_with_its_score_and_its_whole_configuration(
+    finished: RunFolder, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = as_json(finished, capsys)
+    trials = {trial.number: trial for trial in read_study(finished).get_trials()}
+    assert {row["trial"] for row in rows} == set(trials) == set(range(TRIALS))
+    for row in rows:
+        trial = trials[row["trial"]]
+        assert row["score"] == max(trial.intermediate_values.values())
+        assert row["config"] == trial.user_attrs["config"]
+    scores = [row["score"] for row in rows]
+    assert scores == sorted(scores, reverse=True)
+    (failed,) = [row for row in rows if row["status"] == "failed"]
+    assert failed["failure"] == "the loss became NaN in epoch 3"
+
+
+def test_candidates_have_their_interval_and_say_if_they_may_be_the_best(
+    finished: RunFolder, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = {row["trial"]: row for row in as_json(finished, capsys)}
+    assert [rows[n]["indistinguishable"] for n in (0, 4, 8, 1)] == [True, True, False, None]
+    assert rows[0]["low"] < rows[0]["high"] and rows[1]["low"] is None
+    shown = show(finished, capsys, "--top", "12")
+    assert shown.count("≈") == 2 + 1, "two trials, and the sentence that explains it"
+
+
+@pytest.mark.parametrize(
+    ("sort", "key"), [("trial", "trial"), ("epochs", "epochs"), ("time", "duration_s")]
+)
+def test_sorting_puts_the_largest_first(
+    sort: str, key: str, finished: RunFolder, capsys: pytest.CaptureFixture[str]
+) -> None:
+    values = [row[key] for row in as_json(finished, capsys, "--sort", sort)]
+    assert values == sorted(values, reverse=True) and len(set(values)) > 1
+
+
+def test_a_short_list_still_says_what_failed_and_why(
+    finished: RunFolder, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shown = show(finished, capsys, "--top", "1")
+    assert "the loss became NaN in epoch 3" in " ".join(shown.split())
+    assert shown.count("stopped") == 0 or shown.count("finished") + shown.count("stopped") == 1
+
+
+def test_a_running_search_is_shown_and_not_disturbed(
+    going_on: RunFolder, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with going_on.study.open("ab") as file:
+        file.write(b'{"op_code": 6, "wor')  # the driver is in the middle of a line
+    before = going_on.study.read_bytes()
+    shown = show(going_on, capsys)
+    assert "6 of 12 ended" in shown and "running" in shown and "≈" not in shown
+    assert going_on.study.read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [(["/no/such/run"], "/no/such/run"), (["RUN", "--top", "0"], "--top 0: must be at least 1")],
+)
+def test_what_can_not_be_shown_is_said_in_one_line(
+    arguments: list[str],
+    message: str,
+    finished: RunFolder,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    arguments = [str(finished.path) if word == "RUN" else word for word in arguments]
+    assert leaderboard.main(arguments) == 2
+    error = capsys.readouterr().err
+    assert message in error and error.count("\n") == 1
+
+
+def test_a_run_without_a_trial_says_so(tmp_path: Path, finished: RunFolder) -> None:
+    run = RunFolder(tmp_path / "new")
+    run.write(finished.read())
+    assert leaderboard.main([str(run.path)]) == 2

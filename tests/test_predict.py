@@ -1,0 +1,323 @@
+"""Prediction from the command line: what is written, where it lies, and what is done twice."""
+
+import csv
+import json
+import os
+import subprocess
+import sys
+import time
+import warnings
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pyogrio
+import pytest
+import rasterio
+import shapely
+from PIL import Image
+
+from search import predict, predicted
+from segcore import photographs
+from segcore.config import TrialConfig
+from segcore.ensemble import write_bundle
+from segcore.training import fit
+from tests.conftest import CLASS_COLORS, CLASS_NAMES, SHARED, make_data
+
+warnings.filterwarnings("ignore", category=rasterio.errors.NotGeoreferencedWarning)
+
+TRANSFORM = rasterio.Affine(0.35, 0.0, 456828.3563822131, 0.0, -0.35, 6717452.690058491)
+UTM = "EPSG:31982"
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two members that tell lawn from roof."""
+    folder = tmp_path_factory.mktemp("models")
+    members = []
+    for seed in (0, 1):
+        config = TrialConfig(
+            height_px=48, width_px=48, tile_scale=1.0, architecture="scratch_unet", encoder=None,
+            model_kwargs={"base_channels": 4, "depth": 2}, batch_size=2, max_epochs=20, lr=0.01,
+            augment_strength=0.0, seed=seed,
+        )  # fmt: skip
+        data = replace(make_data(), preparation=config.preparation)
+        *_, last = fit(config, data)
+        last.save(folder / str(seed))
+        members.append((folder / str(seed), 1.0 + seed))
+    write_bundle(folder / "bundle", members, metric="dice", scores={})
+    return folder / "bundle"
+
+
+def scene(height_px: int = 100, width_px: int = 140) -> np.ndarray:
+    """A lawn with a roof; HWC."""
+    mask = np.zeros((height_px, width_px), int)
+    mask[30:70, 20:80] = 1
+    noise = np.random.default_rng(0).normal(0, 12, (height_px, width_px, 3))
+    return np.clip(np.array(CLASS_COLORS)[mask] + noise, 0, 255).astype(np.uint8)
+
+
+def write_map(path: Path, image: np.ndarray, **profile: object) -> Path:
+    """A GeoTIFF somewhere in Brazil."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    bands = image.transpose(2, 0, 1)
+    values = {
+        "driver": "GTiff", "dtype": "uint8", "count": len(bands), "height": bands.shape[1],
+        "width": bands.shape[2], "crs": UTM, "transform": TRANSFORM, **profile,
+    }  # fmt: skip
+    with rasterio.open(path, "w", **values) as raster:
+        raster.write(bands)
+    return path
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    folder = tmp_path / "photos"
+    (folder / "north").mkdir(parents=True)
+    Image.fromarray(scene()).save(folder / "lawn.v2.png")
+    Image.fromarray(scene(90, 60)).save(folder / "north" / "roof.jpg", quality=95)
+    write_map(folder / "map.tif", scene())
+    return folder
+
+
+def run(*arguments: object) -> int:
+    return predict.main([str(argument) for argument in arguments])
+
+
+def test_a_map_lies_where_its_photograph_lies_to_the_last_bit(bundle: Path, photos: Path) -> None:
+    out = photos.parent / "out"
+    assert run(bundle, photos, "--out", out) == 0
+    with rasterio.open(photos / "map.tif") as photo, rasterio.open(out / "map.tif") as mask:
+        assert mask.crs == photo.crs and mask.transform == photo.transform
+        assert mask.shape == photo.shape and mask.bounds == photo.bounds
+        assert mask.dtypes == ("uint8",) and mask.nodata == 255
+        assert mask.tags(ns="IMAGE_STRUCTURE")["LAYOUT"] == "COG"
+        assert mask.compression is not None and mask.profile["tiled"]
+        assert [mask.tags()[f"CLASS_{k}"] for k in range(3)] == list(CLASS_NAMES)
+        assert [mask.colormap(1)[k][:3] for k in range(3)] == list(CLASS_COLORS)
+        mask_HW = mask.read(1)
+    assert mask_HW[40:60, 30:70].mean() > 0.9, "the roof"
+    assert (mask_HW[:20] == 0).mean() > 0.9, "the lawn"
+    # The same pixels without a place on earth give the same mask, as a PNG.
+    np.testing.assert_array_equal(np.asarray(Image.open(out / "lawn.v2.png")), mask_HW)
+    assert Image.open(out / "north" / "roof.png").size == (60, 90)
+
+
+def test_large_maps_have_overviews(bundle: Path, tmp_path: Path) -> None:
+    path = write_map(tmp_path / "large.tif", scene(600, 700))
+    assert run(bundle, path, "--out", tmp_path / "out", "--tile-scale", 0.25) == 0
+    with rasterio.open(tmp_path / "out" / "large.tif") as mask:
+        assert mask.overviews(1) == [2]
+
+
+@pytest.mark.parametrize("kind", ["nodata", "alpha"])
+def test_what_has_no_data_is_no_class(bundle: Path, tmp_path: Path, kind: str) -> None:
+    image = scene()
+    image[:, 90:] = 0
+    if kind == "alpha":
+        alpha = np.full((*image.shape[:2], 1), 255, np.uint8)
+        alpha[:, 90:] = 0
+        path = write_map(tmp_path / "m.tif", np.concatenate([image, alpha], axis=2))
+    else:
+        path = write_map(tmp_path / "m.tif", image, nodata=0)
+    arguments = ["--probabilities", "--uncertainty", "--polygons", "gpkg"]
+    assert run(bundle, path, "--out", tmp_path / "out", *arguments) == 0
+    with rasterio.open(tmp_path / "out" / "m.tif") as mask:
+        mask_HW = mask.read(1)
+    assert (mask_HW[:, 90:] == 255).all() and (mask_HW[:, :90] < 3).all()
+    with rasterio.open(tmp_path / "out" / "probabilities" / "m.tif") as raster:
+        assert (raster.read()[:, :, 90:] == 0).all()
+    right = pyogrio.read_bounds(tmp_path / "out" / "polygons" / "m.gpkg")[1][2].max()
+    assert right == pytest.approx(TRANSFORM.c + 90 * 0.35)
+
+
+def test_every_file_that_can_be_wished_for(bundle: Path, photos: Path) -> None:
+    out = photos.parent / "out"
+    arguments = ["--overlay", "--probabilities", "--uncertainty", "--tta", "--polygons", "geojson"]
+    assert run(bundle, photos, "--out", out, *arguments) == 0
+
+    mask = np.asarray(Image.open(out / "lawn.v2.png"))
+    with rasterio.open(out / "probabilities" / "lawn.v2.tif") as raster:
+        probs_KHW = raster.read()
+        assert raster.descriptions == CLASS_NAMES
+    assert np.abs(probs_KHW.sum(axis=0, dtype=int) - 255).max() <= 2
+    assert (probs_KHW.argmax(axis=0) == mask).mean() > 0.99
+
+    overlay = np.asarray(Image.open(out / "overlays" / "lawn.v2.jpg"))
+    assert overlay.shape == (100, 140, 3)
+
+    with (out / "uncertainty.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert {Path(row["photograph"]).name for row in rows} == {"lawn.v2.png", "map.tif", "roof.jpg"}
+    picture = np.asarray(Image.open(out / "uncertainty" / "lawn.v2.png"))
+    (row,) = (row for row in rows if row["photograph"].endswith("lawn.v2.png"))
+    assert float(row["mean"]) == pytest.approx(picture.mean() / 255, abs=1e-4)
+    assert 0 < float(row["mean"]) <= float(row["p95"]) <= 1
+    with rasterio.open(out / "uncertainty" / "map.tif") as raster:
+        assert raster.transform == TRANSFORM
+
+
+def test_polygons_are_the_regions_of_the_mask(bundle: Path, photos: Path) -> None:
+    out = photos.parent / "out"
+    assert run(bundle, photos, "--out", out, "--polygons", "gpkg") == 0
+    mask = np.asarray(Image.open(out / "lawn.v2.png"))
+    for name, crs, pixel_area in (("map", UTM, 0.35**2), ("lawn.v2", None, 1.0)):
+        path = out / "polygons" / f"{name}.gpkg"
+        meta, _, geometry, (classes, names, area) = pyogrio.raw.read(path)
+        assert meta["crs"] == crs
+        for k in np.unique(mask):
+            expected = (mask == k).sum() * pixel_area
+            assert area[classes == k].sum() == pytest.approx(expected)
+            assert shapely.area(shapely.from_wkb(geometry[classes == k])).sum() == pytest.approx(
+                expected
+            )
+            assert set(names[classes == k]) == {CLASS_NAMES[k]}
+
+
+def test_geojson_is_in_longitude_and_latitude(bundle: Path, photos: Path) -> None:
+    out = photos.parent / "out"
+    assert run(bundle, photos / "map.tif", "--out", out, "--polygons", "geojson") == 0
+    collection = json.loads((out / "polygons" / "map.geojson").read_text())
+    longitude, latitude = collection["features"][0]["geometry"]["coordinates"][0][0]
+    assert -52 < longitude < -51 and -30 < latitude < -29
+
+
+def test_what_is_done_is_not_done_again(
+    bundle: Path, photos: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out, submission = photos.parent / "out", photos.parent / "submission.csv"
+    assert run(bundle, photos, "--out", out) == 0
+    written = {path: path.stat().st_mtime_ns for path in out.rglob("*.*")}
+    first = (out / "map.tif").stat().st_mtime_ns
+
+    # Another photograph, one that has changed, and one whose mask is gone.
+    Image.fromarray(scene(50, 50)).save(photos / "new.png")
+    time.sleep(0.01)
+    Image.fromarray(scene(60, 60)).save(photos / "lawn.v2.png")
+    (out / "north" / "roof.png").unlink()
+    capsys.readouterr()
+    assert run(bundle, photos, "--out", out, "--submission", submission) == 0
+    assert "4 of 4 photographs predicted, 1 of them earlier" in capsys.readouterr().err
+    assert (out / "map.tif").stat().st_mtime_ns == first
+    assert Image.open(out / "lawn.v2.png").size == (60, 60)
+    assert written[out / "lawn.v2.png"] < (out / "lawn.v2.png").stat().st_mtime_ns
+    with submission.open() as file:
+        ids = [row["ImageClassId"] for row in csv.DictReader(file)]
+    stems = ("lawn.v2", "map", "new", "roof")
+    assert sorted(ids) == sorted(f"{stem}_{k}" for stem in stems for k in (1, 2))
+
+    # Another wish, and other settings.
+    assert run(bundle, photos, "--out", out, "--overlay") == 0
+    assert len(list((out / "overlays").rglob("*.jpg"))) == 4
+    again = (out / "map.tif").stat().st_mtime_ns
+    assert run(bundle, photos, "--out", out, "--tta") == 0
+    assert (out / "map.tif").stat().st_mtime_ns > again
+
+
+def test_other_weights_are_another_bundle(bundle: Path, tmp_path: Path) -> None:
+    key = predicted.settings_key(bundle, {"tta": False})
+    assert key == predicted.settings_key(bundle, {"tta": False})
+    assert key != predicted.settings_key(bundle, {"tta": True})
+    members = [(bundle / "member_00", 1.0)]
+    write_bundle(tmp_path / "one", members, metric="dice", scores={})
+    assert key != predicted.settings_key(tmp_path / "one", {"tta": False})
+
+
+def test_a_log_that_was_cut_off_forgets_only_its_last_line(tmp_path: Path) -> None:
+    photo = tmp_path / "a.png"
+    photo.write_bytes(b"x")
+    (tmp_path / "mask.png").write_bytes(b"x")
+    record = predicted.Predicted(str(photo), "s", predicted.file_state(photo), {"mask": "mask.png"})
+    predicted.PredictionLog(tmp_path).add(record)
+    with (tmp_path / predicted.LOG_NAME).open("a") as file:
+        file.write('{"photo": "b.pn')
+    log = predicted.PredictionLog(tmp_path)
+    log.add(record)
+    assert predicted.PredictionLog(tmp_path).find(photo, "s", ["mask"]) == record
+    assert log.find(photo, "s", ["mask", "overlay"]) is None
+    assert log.find(photo, "other", ["mask"]) is None
+
+
+def test_a_broken_photograph_is_told_and_skipped(
+    bundle: Path, photos: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (photos / "broken.jpg").write_bytes(b"\xff\xd8\xff\xe0 no picture")
+    whole = (photos / "map.tif").read_bytes()
+    (photos / "cut.tif").write_bytes(whole[: len(whole) // 2])
+    monkeypatch.setattr(photographs, "WHOLE_PX", 1000)  # read piece by piece
+    out = photos.parent / "out"
+    assert run(bundle, photos, "--out", out) == 1
+    told = capsys.readouterr().err
+    assert "broken.jpg" in told and "cut.tif" in told
+    assert "3 of 5 photographs predicted" in told and "megapixels/s on cpu" in told
+    assert sorted(p.name for p in out.rglob("*") if p.is_file()) == [
+        "lawn.v2.png", "map.tif", "predicted.jsonl", "roof.png",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["--batch-size", 0], "allowed is 1 or more"),
+        (["--tile-scale", 2], "allowed is above 0, up to 1"),
+        (["--device", "toaster"], "allowed: cpu, cuda"),
+    ],
+)
+def test_bad_options_end_with_one_line(
+    bundle: Path,
+    photos: Path,
+    capsys: pytest.CaptureFixture[str],
+    arguments: list[object],
+    told: str,
+) -> None:
+    assert run(bundle, photos, "--out", photos.parent / "out", *arguments) == 2
+    error = capsys.readouterr().err
+    assert told in error and error.count("\n") == 1
+
+
+def test_masks_in_the_folder_of_photographs_are_no_photographs(bundle: Path, photos: Path) -> None:
+    assert run(bundle, photos, "--out", photos / "predictions") == 0
+    assert len(predict.find_photos([photos], photos / "predictions")) == 3
+
+
+MEASURED = """
+import resource, sys
+from search import predict
+from segcore import inference, photographs, rasters
+photographs.WHOLE_PX = 1_000_000
+inference.PANEL_BYTES = 4_000_000
+rasters.GDAL_OPTIONS["GDAL_CACHEMAX"] = 16
+assert predict.main(sys.argv[1:]) == 0
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1000)
+"""
+
+
+@pytest.mark.slow
+def test_memory_does_not_grow_with_the_mosaic(bundle: Path, tmp_path: Path) -> None:
+    def peak_mb(side_px: int) -> float:
+        path = tmp_path / f"{side_px}.tif"
+        tiles = (side_px // 100, side_px // 100, 1)
+        write_map(path, np.tile(scene(100, 100), tiles), tiled=True)
+        arguments = [bundle, path, "--out", tmp_path / "out", "--tile-scale", 0.1]
+        measured = subprocess.run(
+            [sys.executable, "-c", MEASURED, *map(str, arguments)],
+            capture_output=True, text=True, check=True,
+            env={**os.environ, "OMP_NUM_THREADS": "1"},
+        )  # fmt: skip
+        return float(measured.stdout)
+
+    # Held whole, 16 megapixels would be 48 MB, and three classes' probabilities 192 MB.
+    assert peak_mb(4000) - peak_mb(1200) < 60
+
+
+ORTHO = SHARED / "data" / "ortho_rs" / "images"
+
+
+@pytest.mark.skipif(not ORTHO.is_dir(), reason="no real orthophotos on this machine")
+def test_a_real_orthophoto_keeps_its_grid(bundle: Path, tmp_path: Path) -> None:
+    path = min(ORTHO.glob("*.tif"))
+    assert run(bundle, path, "--out", tmp_path, "--tile-scale", 0.25) == 0
+    with rasterio.open(path) as photo, rasterio.open(tmp_path / path.name) as mask:
+        assert mask.crs == photo.crs and mask.crs.to_epsg() == 31982
+        assert tuple(mask.transform) == tuple(photo.transform)
+        assert (mask.width, mask.height) == (photo.width, photo.height)

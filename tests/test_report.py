@@ -1,0 +1,185 @@
+"""The page on a search: what it says, and what it makes of a run's files."""
+
+import html
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+import optuna
+import pytest
+from optuna.trial import TrialState, create_trial
+
+from search import report
+from search.options import RunFolder, SearchOptions
+from search.report import write_report
+from search.reporting.history import History, TrialHistory, read_history
+from search.reporting.importance import find_importance
+from search.reporting.photographs import choose
+from search.result import PhotoScore, SearchResult
+from tests.drawn_run import draw_run
+
+FIGURES = re.compile(r'<script type="application/json" id="figures">(.*?)</script>', re.DOTALL)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory, blocks: Path) -> RunFolder:
+    return draw_run(tmp_path_factory.mktemp("finished"), blocks)
+
+
+@pytest.fixture(scope="module")
+def page(finished: RunFolder) -> str:
+    return write_report(finished).read_text()
+
+
+def words(page: str) -> str:
+    """What a person reads: without scripts, styles and tags."""
+    without = re.sub(r"<(script|style)\b.*?</\1>", " ", page, flags=re.DOTALL)
+    return " ".join(html.unescape(re.sub(r"<[^>]*>", " ", without)).split())
+
+
+def figures(page: str) -> dict:
+    found = FIGURES.search(page)
+    assert found is not None
+    return json.loads(found[1])
+
+
+def test_the_headline_is_the_honest_score_with_its_interval(finished: RunFolder, page: str) -> None:
+    result = SearchResult.read(finished.path)
+    assert result is not None
+    honest, flattering = result.ensemble.test.metrics["dice"], result.ensemble.val.metrics["dice"]
+    text = words(page)
+    assert f"dice of the ensemble on 4 test photographs {honest.value:.3f}" in text
+    assert f"95 % interval {honest.low:.3f} – {honest.high:.3f}" in text
+    assert f"{flattering.value:.3f}" in text
+    assert f"{abs(flattering.value - honest.value):.3f} " in text
+
+
+def test_every_part_of_a_finished_search_is_there(finished: RunFolder, page: str) -> None:
+    assert set(figures(page)) == {"curves", "parallel", "importance", "models", "confusion"}
+    pictures = page[: page.index("<script>")]
+    assert pictures.count('src="data:image/jpeg;base64,') == 4, "each test photograph once"
+    assert pictures.count('src="data:image/png;base64,') == 2 * 4
+    text = words(page)
+    assert "the loss became NaN in epoch 3" in text
+    assert "mean of the top 2" in json.dumps(figures(page)["models"])
+    assert f"python -m search.predict {finished.path}/ensemble PHOTOS" in text
+
+
+def test_gpu_hours_are_the_time_of_workers_times_their_share_of_a_gpu(
+    finished: RunFolder, page: str
+) -> None:
+    worker_s = sum(t.worker_s for t in read_history(finished.tracking_journal).trials.values())
+    assert f"{0.5 * worker_s / 3600:.2f} GPU-hours" in words(page)
+
+
+def test_in_mid_search_the_page_says_what_is_still_missing(tmp_path: Path, blocks: Path) -> None:
+    run = draw_run(tmp_path, blocks, trials=7, planned=20)
+    page = write_report(run).read_text()
+    assert "Not finished: 6 of 20 trials" in words(page)
+    assert "There is no honest score yet" in words(page)
+    assert set(figures(page)) == {"curves", "parallel"}
+    assert "Confusion matrix" not in words(page) and "data:image/jpeg" not in page
+
+
+def test_without_the_photographs_the_rest_is_told(finished: RunFolder, tmp_path: Path) -> None:
+    run = RunFolder(tmp_path / "moved")
+    for path in (finished.study, finished.tracking_journal, finished.path / "result.json"):
+        run.path.mkdir(exist_ok=True)
+        (run.path / path.name).write_bytes(path.read_bytes())
+    record = finished.read()
+    record.identity["data"] = "0" * 64
+    run.write(record)
+    page = write_report(run, out=tmp_path / "page.html").read_text()
+    assert "doesn't have the prepared photographs" in words(page)
+    assert "confusion" in figures(page) and "data:image/jpeg" not in page
+
+
+def test_the_same_search_again_is_a_command_that_can_be_typed(finished: RunFolder) -> None:
+    run = RunFolder(finished.path.parent / "quoted")
+    for path in (finished.study, finished.tracking_journal):
+        run.path.mkdir(exist_ok=True)
+        (run.path / path.name).write_bytes(path.read_bytes())
+    record = finished.read()
+    options = SearchOptions(
+        data="/my data/it's", trials=30, tracking_uri="http://host:5000", seed=7
+    )
+    run.write(type(record)(record.search_id, options, record.identity))
+    text = words(write_report(run).read_text())
+    assert """python -m search.run --data '/my data/it'"'"'s' --trials 30 --seed 7""" in text
+    assert "Compare trials in MLflow http://host:5000" in text
+
+
+@pytest.mark.parametrize(
+    "arguments", [["/no/such/run"], ["RUN", "--out", "/no/such/folder/x.html"]]
+)
+def test_what_can_not_be_reported_is_said_in_one_line(
+    arguments: list[str], finished: RunFolder, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert report.main([str(finished.path) if a == "RUN" else a for a in arguments]) == 2
+    error = capsys.readouterr().err
+    assert "/no/such" in error and error.count("\n") == 1
+
+
+def test_time_of_workers_leaves_out_the_pause_between_two_sessions(tmp_path: Path) -> None:
+    journal = tmp_path / "tracking.jsonl"
+    records = [
+        {"kind": "start", "trial": None, "time_ms": 0, "tags": {"gpus_per_trial": "1"}},
+        {"kind": "start", "trial": 3, "time_ms": 0},
+        {"kind": "epoch", "trial": 3, "time_ms": 10_000, "epoch": 1,
+         "metrics": {"train/epoch_s": 8.0, "dice/Trees - Shrubs": 0.25, "val/dice": 0.5}},
+        {"kind": "start", "trial": None, "time_ms": 90_000, "tags": {"gpus_per_trial": "1"}},
+        {"kind": "start", "trial": 3, "time_ms": 100_000},
+        {"kind": "epoch", "trial": 3, "time_ms": 105_000, "epoch": 2,
+         "metrics": {"train/epoch_s": 4.0}},
+        {"kind": "end", "trial": 3, "time_ms": 107_000},
+        {"kind": "artifact", "trial": 3, "time_ms": 999_000},
+    ]  # fmt: skip
+    text = "".join(json.dumps(record) + "\n" for record in records) + '{"kind": "epo'
+    journal.write_text(text)
+    history = read_history(journal)
+    assert history.trials[3].worker_s == 17
+    assert history.trials[3].training_s == 12
+    assert history.sessions == 2 and history.gpus_per_trial == 1
+    assert history.trials[3].dice(1, "Trees / Shrubs") == 0.25
+    assert journal.read_text() == text, "another process may be writing it"
+
+
+def test_importance_finds_what_decides_the_score_and_what_decides_a_class() -> None:
+    rng = np.random.default_rng(0)
+    floats = optuna.distributions.FloatDistribution(0, 1)
+    trials, history = [], History()
+    for number in range(60):
+        params = {name: float(rng.random()) for name in ("lr", "dropout", "crops")}
+        scores = {1: params["lr"], 2: params["lr"] + 0.01}
+        if number % 3:  # stopped after the first rung, as most are
+            del scores[2]
+        trial = create_trial(
+            state=TrialState.COMPLETE if 2 in scores else TrialState.PRUNED,
+            value=params["lr"] if 2 in scores else None,
+            params=params,
+            distributions=dict.fromkeys(params, floats),
+            intermediate_values=scores,
+        )
+        trial.number = number
+        trials.append(trial)
+        dice = {"dice/Boat": params["crops"], "dice/Never": 0.0}
+        history.trials[number] = TrialHistory({1: dice, 2: dice})
+    importance = find_importance(trials, history, [1, 2], ["Boat", "Never", "Not measured"])
+    assert importance is not None
+    assert (importance.epoch, importance.trials) == (1, 60), "only there all can be compared"
+    assert next(iter(importance.overall)) == "lr" and importance.overall["lr"] > 0.8
+    assert set(importance.by_class) == {"Boat"}, "no difference, nothing to explain"
+    assert importance.by_class["Boat"]["crops"] > 0.8
+
+
+def test_too_few_trials_have_no_importance() -> None:
+    assert find_importance([], History(), [1, 3], []) is None
+
+
+def test_photographs_are_the_best_the_worst_and_the_most_uncertain_of_the_rest() -> None:
+    photos = [PhotoScore(f"{n}.jpg", n, score=n / 20, uncertainty=n % 7 / 7) for n in range(20)]
+    chosen = {kind: [photo.photo for photo in some] for kind, some in choose(photos).items()}
+    assert chosen["Best"] == [19, 18, 17, 16]
+    assert chosen["Worst"] == [0, 1, 2, 3]
+    assert chosen["Most uncertain of the others"] == [6, 13, 5, 12]

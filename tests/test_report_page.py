@@ -1,0 +1,151 @@
+"""The report in a real browser: on a desk, on a telephone, in the dark, on paper."""
+
+import base64
+import json
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from selenium import webdriver
+from selenium.webdriver.common.by import By
+from selenium.webdriver.remote.webdriver import WebDriver
+from selenium.webdriver.support.ui import WebDriverWait
+
+from search.report import write_report
+from tests.conftest import write_blocks
+from tests.drawn_run import draw_run
+
+CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
+pytestmark = pytest.mark.skipif(
+    CHROMIUM is None or DRIVER is None, reason="needs chromium and chromedriver"
+)
+
+PLOTS = {"curves", "parallel", "importance", "models", "confusion"}
+HACK = "<img src=x onerror='hacked=1'>"
+CLASSES = [f"Grass {HACK}", "<b>Roof</b> & Sons", "</script><script>hacked=1</script>"]
+
+
+@pytest.fixture(scope="module")
+def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished search, of a data set whose names try to be more than names."""
+    folder = write_blocks(tmp_path_factory.mktemp("data") / "blocks")
+    settings = folder / "dataset.yaml"
+    text = settings.read_text().replace("[Grass, Roof, Pool]", json.dumps(CLASSES))
+    settings.write_text(text)
+    for kind in ("images", "masks"):
+        for path in (folder / kind).iterdir():
+            path.rename(path.with_name(f"{HACK} {path.name}"))
+    return write_report(draw_run(tmp_path_factory.mktemp("runs"), folder))
+
+
+@pytest.fixture(scope="module")
+def browser(page: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[WebDriver]:
+    """Chromium with the page drawn; each test chooses its own screen."""
+    options = webdriver.ChromeOptions()
+    options.binary_location = CHROMIUM
+    for argument in (
+        "headless", "no-sandbox", "disable-gpu", "no-first-run", "disable-dev-shm-usage",
+        "disable-background-networking", "disable-component-update", "disable-sync",
+        "enable-unsafe-swiftshader", f"user-data-dir={tmp_path_factory.mktemp('profile')}",
+    ):  # fmt: skip
+        options.add_argument(f"--{argument}")
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
+    driver = webdriver.Chrome(options=options, service=webdriver.ChromeService(DRIVER))
+    try:
+        driver.get(page.as_uri())
+        wait(driver, "return document.documentElement.dataset.drawn === 'yes'")
+        yield driver
+    finally:
+        driver.quit()
+
+
+def wait(driver: WebDriver, condition: str) -> None:
+    WebDriverWait(driver, 60).until(lambda _: driver.execute_script(condition))
+
+
+def show(driver: WebDriver, width_px: int, *, dark: bool = False) -> None:
+    """As a screen of that width, in that mode."""
+    scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
+    command: Any = driver.execute_cdp_cmd  # type: ignore[attr-defined]
+    command("Emulation.setEmulatedMedia", {"features": [scheme]})
+    screen = {"width": width_px, "height": 900, "deviceScaleFactor": 1, "mobile": width_px < 600}
+    command("Emulation.setDeviceMetricsOverride", screen)
+    wait(driver, f"return window.innerWidth === {width_px}")
+    # plotly.js redraws when it hears of the new width.
+    wait(
+        driver,
+        "return [...document.querySelectorAll('.plot')].every(plot => { const svg = "
+        "plot.querySelector('.main-svg'); return svg && "
+        "Math.abs(svg.getBoundingClientRect().width - plot.clientWidth) < 2; })",
+    )
+
+
+@pytest.mark.parametrize("dark", [False, True])
+@pytest.mark.parametrize("width_px", [1280, 390])
+def test_the_page_fits_and_its_plots_are_drawn(
+    width_px: int, dark: bool, browser: WebDriver
+) -> None:
+    show(browser, width_px, dark=dark)
+    root = "document.documentElement"
+    assert browser.execute_script(f"return {root}.scrollWidth <= {root}.clientWidth")
+    drawn = browser.execute_script(
+        "return Object.fromEntries([...document.querySelectorAll('.plot')].map(plot => [plot.id, "
+        "plot.querySelectorAll('.trace, .heatmaplayer image, .hm image, .parcoords-line-layer, "
+        ".y-axis').length]))"
+    )
+    assert set(drawn) == PLOTS and all(drawn.values()), drawn
+
+
+def test_dark_is_dark_and_light_is_light(browser: WebDriver) -> None:
+    def brightness(what: str, style: str) -> float:
+        color = browser.execute_script(
+            f"return getComputedStyle(document.querySelector('{what}')).{style}"
+        )
+        return sum(map(float, color.strip("rgba()").split(",")[:3])) / 3
+
+    for dark in (True, False):
+        show(browser, 1280, dark=dark)
+        paper, ink = brightness("body", "backgroundColor"), brightness("body", "color")
+        wait(browser, "return document.querySelector('#curves .xtick text') !== null")
+        plot_ink = brightness("#curves .xtick text", "fill")
+        assert (paper < 60 and min(ink, plot_ink) > 150) if dark else paper > 200 > 100 > ink
+        assert abs(paper - plot_ink) > 120
+
+
+def test_names_from_files_are_shown_as_they_are_and_run_nothing(browser: WebDriver) -> None:
+    show(browser, 1280)
+    assert browser.execute_script("return typeof hacked") == "undefined"
+    text = browser.find_element(By.TAG_NAME, "body").text
+    for name in CLASSES:
+        assert name in text
+    assert f"{HACK} photo_" in text
+    labels = browser.execute_script(
+        "return [...document.querySelectorAll('#confusion .ytick text')].map(e => e.textContent)"
+    )
+    assert any(label.startswith("<b>Roof</b> & Sons") for label in labels), labels
+
+
+def test_paper_gets_every_section_in_ink_on_white(browser: WebDriver) -> None:
+    show(browser, 1280, dark=True)
+    printed = browser.execute_cdp_cmd("Page.printToPDF", {})  # type: ignore[attr-defined]
+    assert base64.b64decode(printed["data"]).startswith(b"%PDF")
+    # The page goes back to its own colours afterwards.
+    wait(browser, "return !matchMedia('print').matches")
+    assert browser.execute_script("return document.querySelectorAll('.plot .main-svg').length")
+
+
+def test_nothing_was_fetched_and_nothing_complained(page: Path, browser: WebDriver) -> None:
+    show(browser, 1280)
+    requests = [
+        event["params"]["request"]["url"]
+        for entry in browser.get_log("performance")  # type: ignore[no-untyped-call]
+        for event in [json.loads(entry["message"])["message"]]
+        if event["method"] == "Network.requestWillBeSent"
+        and event["params"]["documentURL"].partition("#")[0] == page.as_uri()
+    ]
+    assert page.as_uri() in requests
+    assert {url.partition(":")[0] for url in requests} <= {"file", "data", "blob"}
+    severe = [e for e in browser.get_log("browser") if e["level"] == "SEVERE"]  # type: ignore[no-untyped-call]
+    assert not severe

@@ -1,0 +1,197 @@
+"""Selection picks what helps, within limits; its short cuts change no score."""
+
+import itertools
+
+import numpy as np
+import pytest
+import torch
+
+from segcore.config import IGNORE_INDEX
+from segcore.contested import WHOLE, Pool, ProbsNK, draw_pixels
+from segcore.metrics import METRICS, ScoreAccumulator, metric_of_counts
+from segcore.selection import Limits, greedy_picks, select
+
+K = 3
+
+
+@pytest.fixture(scope="module")
+def masks() -> np.ndarray:
+    """Eight tiles of four photographs; class 2 is rare, and a border counts nowhere."""
+    masks = np.random.default_rng(0).choice(K, (8, 16, 16), p=[0.6, 0.35, 0.05]).astype(np.uint8)
+    masks[:, 0] = IGNORE_INDEX
+    return masks
+
+
+PHOTO = np.array([3, 3, 5, 5, 6, 6, 9, 9], np.int32)
+
+
+def noisy(masks: np.ndarray, rng: np.random.Generator, noise: float) -> np.ndarray:
+    """``probs_MKHW``, in whole numbers."""
+    truth = np.eye(K)[np.minimum(masks, K - 1)].transpose(0, 3, 1, 2)
+    raw = np.exp(2 * truth + rng.normal(0, noise, truth.shape))
+    return np.round(raw / raw.sum(axis=1, keepdims=True) * WHOLE).astype(np.uint16)
+
+
+def pool_of(masks: np.ndarray, candidates: list[np.ndarray], limit: int = 10**9) -> Pool:
+    pixels = draw_pixels(masks, PHOTO, K, limit=limit)
+    return Pool.of(pixels, [at(pixels.position_N, probs) for probs in candidates])
+
+
+def at(position_N: np.ndarray, probs_MKHW: np.ndarray) -> ProbsNK:
+    return probs_MKHW.transpose(0, 2, 3, 1).reshape(-1, K)[position_N]
+
+
+def brute_force(masks: np.ndarray, candidates: list[np.ndarray], picks: tuple[int, ...]) -> object:
+    """``Scores`` of all pixels, without any short cut."""
+    total = np.sum([candidates[c].astype(np.int64) for c in picks], axis=0)
+    accumulator = ScoreAccumulator(K, 10, "cpu")
+    accumulator.update(
+        torch.from_numpy(total.argmax(axis=1)),
+        torch.from_numpy(masks.astype(np.int64)),
+        torch.from_numpy(PHOTO.astype(np.int64)),
+    )
+    return accumulator.scores()
+
+
+def every_photo() -> np.ndarray:
+    return np.ones(4, np.int64)
+
+
+@pytest.mark.parametrize("metric", METRICS)
+def test_contested_pixels_alone_give_every_score_exactly(metric, masks: np.ndarray) -> None:  # type: ignore[no-untyped-def]
+    rng = np.random.default_rng(1)
+    candidates = [noisy(masks, rng, noise) for noise in (0.5, 0.7, 0.9)]
+    pool = pool_of(masks, candidates)
+    assert (pool.weight_N > 0).sum() < 0.7 * (masks != IGNORE_INDEX).sum()
+    for picks in [(0,), (1, 2), (0, 0, 1), (0, 1, 2, 2, 2)]:
+        expected = brute_force(masks, candidates, picks)
+        for counts in (pool.counts(pool.mix(picks)), pool.counts(pool.mix(picks[1:]), picks[0])):
+            np.testing.assert_array_equal(counts, expected.counts_P3K)
+            assert metric_of_counts(metric, counts) == expected.metric(metric)
+
+
+def test_a_sample_stands_for_every_pixel_and_keeps_the_rare_ones(masks: np.ndarray) -> None:
+    pixels = draw_pixels(masks, PHOTO, K, limit=700)
+    assert 600 < len(pixels.position_N) <= 712  # rounded up in each of 12 strata
+    assert (np.diff(pixels.position_N) > 0).all()
+    np.testing.assert_array_equal(masks.ravel()[pixels.position_N], pixels.truth_N)
+    for p, photo in enumerate((3, 5, 6, 9)):
+        for k in range(K):
+            here = (pixels.photo_N == p) & (pixels.truth_N == k)
+            size = (masks[photo == PHOTO] == k).sum()
+            assert pixels.weight_N[here].sum() == pytest.approx(size)
+    share = [(pixels.truth_N == k).sum() / (masks == k).sum() for k in range(K)]
+    assert share[2] > 0.6 > share[0]
+
+
+def test_a_sample_scores_nearly_what_all_pixels_score(masks: np.ndarray) -> None:
+    rng = np.random.default_rng(2)
+    candidates = [noisy(masks, rng, 1.2) for _ in range(2)]
+    pool = pool_of(masks, candidates, limit=900)
+    sampled = metric_of_counts("dice", pool.counts(pool.mix((0, 1))))
+    assert sampled == pytest.approx(brute_force(masks, candidates, (0, 1)).dice, abs=0.03)
+
+
+def test_selection_prefers_different_errors_over_the_second_best(masks: np.ndarray) -> None:
+    rng = np.random.default_rng(3)
+    best = noisy(masks, rng, 1.5)
+    candidates = [best, best.copy(), noisy(masks, rng, 1.8)]  # a twin is as good, and of no help
+    selection = select(pool_of(masks, candidates), "dice")
+    assert selection.weights[2] > 0.2
+    assert selection.expected_gain > 0
+
+
+def test_where_others_only_harm_the_best_stays_alone(masks: np.ndarray) -> None:
+    rng = np.random.default_rng(4)
+    perfect, wrong = noisy(masks, rng, 0.0), noisy((masks + 1) % K, rng, 0.0)
+    selection = select(pool_of(masks, [wrong, perfect]), "iou")
+    assert selection.weights == (0.0, 1.0)
+    assert selection.expected_gain == 0.0
+
+
+def test_no_mixture_of_three_picks_is_much_better_than_the_greedy_one(masks: np.ndarray) -> None:
+    rng = np.random.default_rng(5)
+    candidates = [noisy(masks, rng, noise) for noise in (1.4, 1.5, 1.6, 1.8)]
+    pool = pool_of(masks, candidates)
+    scores = {
+        picks: brute_force(masks, candidates, picks).dice_per_image
+        for count in (1, 2, 3)
+        for picks in itertools.combinations_with_replacement(range(4), count)
+    }
+    picks = greedy_picks(pool, "dice_per_image", Limits(), among=range(4), times_P=every_photo())
+    found = metric_of_counts("dice_per_image", pool.counts(pool.mix(picks)))
+    best_single = max(scores[(c,)] for c in range(4))
+    assert found > best_single
+    assert found >= max(scores.values()) - 0.005
+
+
+def test_the_picks_begin_with_the_best_few_and_end_at_the_best_score(masks: np.ndarray) -> None:
+    rng = np.random.default_rng(6)
+    candidates = [noisy(masks, rng, noise) for noise in (2.2, 1.3, 1.4, 1.5)]
+    pool = pool_of(masks, candidates)
+    picks = greedy_picks(pool, "dice", Limits(), among=range(4), times_P=every_photo())
+    alone = [brute_force(masks, candidates, (c,)).dice for c in range(4)]
+    assert picks[0] == int(np.argmax(alone))
+    assert picks[:2] == sorted(range(4), key=lambda c: -alone[c])[:2]
+    final = metric_of_counts("dice", pool.counts(pool.mix(picks)))
+    for c in range(4):  # every further pick was tried, and did not help
+        assert metric_of_counts("dice", pool.counts(pool.mix(picks), c)) <= final
+
+
+def test_a_photograph_that_does_not_count_changes_nothing(masks: np.ndarray) -> None:
+    rng = np.random.default_rng(7)
+    candidates = [noisy(masks, rng, 1.5) for _ in range(3)]
+    times_P = np.array([2, 1, 1, 0])
+    picks = greedy_picks(
+        pool_of(masks, candidates), "dice", Limits(), among=range(3), times_P=times_P
+    )
+    for probs in candidates:
+        probs[6:] = rng.integers(0, WHOLE, probs[6:].shape)
+    again = greedy_picks(
+        pool_of(masks, candidates), "dice", Limits(), among=range(3), times_P=times_P
+    )
+    assert picks == again
+
+
+def test_the_same_seed_selects_the_same_members(masks: np.ndarray) -> None:
+    rng = np.random.default_rng(8)
+    pool = pool_of(masks, [noisy(masks, rng, 1.6) for _ in range(5)])
+    assert select(pool, "dice", seed=1) == select(pool, "dice", seed=1)
+    assert select(pool, "dice", seed=1) != select(pool, "dice", seed=2)
+
+
+@pytest.mark.parametrize("members", [1, 2, 3])
+def test_an_ensemble_has_no_more_members_than_allowed(members: int, masks: np.ndarray) -> None:
+    rng = np.random.default_rng(9)
+    pool = pool_of(masks, [noisy(masks, rng, 1.6) for _ in range(5)])
+    weights = select(pool, "dice", Limits(members)).weights
+    assert np.count_nonzero(weights) == members
+    assert sum(weights) == pytest.approx(1)
+
+
+def test_an_ensemble_is_as_fast_as_asked_for(masks: np.ndarray) -> None:
+    rng = np.random.default_rng(10)
+    latency_s = (0.5, 0.2, 0.2, 0.05, 0.3)
+    pool = pool_of(masks, [noisy(masks, rng, 1.6) for _ in range(5)])
+    weights = select(pool, "dice", Limits(8, 0.5, latency_s)).weights
+    taken_s = sum(s for s, weight in zip(latency_s, weights, strict=True) if weight > 0)
+    assert taken_s <= 0.5 and np.count_nonzero(weights) > 1
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_no_plain_mean_of_the_best_few_was_better(seed: int, masks: np.ndarray) -> None:
+    rng = np.random.default_rng(100 + seed)
+    candidates = [noisy(masks, rng, noise) for noise in rng.uniform(1.2, 2.5, 6)]
+    pool = pool_of(masks, candidates)
+    alone = [brute_force(masks, candidates, (c,)).iou for c in range(6)]
+    best_first = sorted(range(6), key=lambda c: -alone[c])
+    weights = select(pool, "iou").weights
+    picks = [c for c in range(6) for _ in range(round(100 * weights[c]))]
+    selected = metric_of_counts("iou", pool.counts(pool.mix(picks)))
+    for n in range(1, 7):
+        assert selected >= brute_force(masks, candidates, tuple(best_first[:n])).iou
+
+
+def test_one_candidate_is_selected_alone(masks: np.ndarray) -> None:
+    pool = pool_of(masks, [noisy(masks, np.random.default_rng(11), 1.0)])
+    assert select(pool, "dice").weights == (1.0,)

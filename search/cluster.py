@@ -98,7 +98,7 @@ def connected(options: SearchOptions) -> Iterator[Slots]:
             log_to_driver=False,
             logging_level=logging.ERROR,
             configure_logging=True,
-            runtime_env={"py_modules": own_modules()} if options.address else None,
+            runtime_env=_runtime_env() if options.address else None,
         )
     except OSError as error:  # ConnectionError is one
         raise UserError(
@@ -130,13 +130,18 @@ def check_shared(storage: Location) -> None:
         return
     there = [NodeAffinitySchedulingStrategy(node, soft=False) for node in nodes]
     seen = ray.get([probe.options(scheduling_strategy=node).remote(storage) for node in there])
-    blind = [name for name, sees in zip(nodes.values(), seen, strict=True) if not sees]
+    blind = sorted(name for name, sees in zip(nodes.values(), seen, strict=True) if not sees)
     if blind:
         raise UserError(
             f"--out {storage}: {len(blind)} of {len(nodes)} nodes don't see it "
             f"({', '.join(blind)}); on several nodes --out must be an s3:// or gs:// address, or a "
             "folder that all of them see"
         )
+
+
+def _runtime_env() -> dict[str, list[str]] | None:
+    modules = own_modules()
+    return {"py_modules": modules} if modules else None
 
 
 def own_modules() -> list[str]:

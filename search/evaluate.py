@@ -22,10 +22,10 @@ if TYPE_CHECKING:
 class EvaluateOptions:
     """Score the ensemble of a search on photographs with masks, at their own size."""
 
-    bundle: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="BUNDLE")]
-    """The ensemble's folder: runs/NAME/ensemble of a search."""
-    data: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="DATA")]
-    """A folder with a dataset.yaml, whose classes are the bundle's."""
+    bundle: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="BUNDLE")]
+    """The ensemble's folder, runs/NAME/ensemble of a search, or its s3:// or gs:// address."""
+    data: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="DATA")]
+    """A folder or address with a dataset.yaml, whose classes are the bundle's."""
     split: Literal["train", "val", "test", "all"] | None = None
     """Which photographs. Default: test where the bundle was trained on these data, else all."""
     json: Path | None = None
@@ -57,15 +57,18 @@ def evaluate(options: EvaluateOptions, console: Console) -> int:
     """Evaluate, print the report to standard output, and return the exit code."""
     # Imported here: torch takes seconds, and --help needs none of them.
     from search.evaluation_report import Report, print_report
+    from search.storage import on_this_machine
     from segcore.dataset import load_dataset
-    from segcore.ensemble import Ensemble, choose_device
+    from segcore.ensemble import MANIFEST, Ensemble, choose_device
 
     if options.batch_size < 1:
         raise UserError(f"--batch-size {options.batch_size}: allowed is 1 or more")
     ensemble = Ensemble.load(
-        options.bundle, choose_device(options.device), allow_plugins=options.allow_plugins
+        on_this_machine(options.bundle, "bundles", MANIFEST),
+        choose_device(options.device),
+        allow_plugins=options.allow_plugins,
     )
-    dataset = load_dataset(options.data)
+    dataset = load_dataset(on_this_machine(options.data, "data", "dataset.yaml"))
     _check_classes(options, ensemble.class_names, dataset.spec.class_names)
     split, photos = _choose(options, dataset, ensemble)
     scores, scored = _score(options, ensemble, dataset, photos, console)
@@ -102,7 +105,7 @@ def _choose(
     if options.split == "all":
         return "all", list(dataset.photos)
     # Preparing draws the split, as it was drawn for the search; where that was here, it is done.
-    data = prepare(options.data, ensemble.preparation)
+    data = prepare(dataset.folder, ensemble.preparation)
     split = options.split or ("test" if data.fingerprint == ensemble.data_fingerprint else "all")
     if split == "all":
         return "all", list(dataset.photos)

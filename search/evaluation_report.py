@@ -57,8 +57,8 @@ class Report:
     @classmethod
     def of(
         cls,
-        bundle: Path,
-        data: Path,
+        bundle: str,
+        data: str,
         split: str,
         class_names: Sequence[str],
         photos: Sequence[str],

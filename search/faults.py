@@ -52,7 +52,7 @@ class Faults(tune.Callback):
             timeout = show_duration(self._hang_timeout_s)
             return f"it hung twice: no epoch within {timeout} (--hang-timeout)"
         last_line = _last_error(trial).strip().rpartition("\n")[2]
-        return f"its worker died {WORKER_DEATHS + 1} times: {last_line}"
+        return f"its worker died {WORKER_DEATHS + 1} times: {last_line.partition('. ')[0]}"
 
     def on_trial_start(
         self, iteration: int, trials: list[Trial], trial: Trial, **info: Any

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from search.options import RunFolder, SearchOptions
 from search.space import Space, check_baselines, load_space, network_key, sample_space
-from search.storage import Location, NodeCopy, fetch_dataset, share
+from search.storage import Location, NodeCopy, on_this_machine, share
 from segcore.augment import build_augmentation
 from segcore.cache import PreparedData, prepare
 from segcore.config import Preparation, TrialConfig
@@ -81,8 +81,7 @@ def find_dataset(address: str | None) -> Path:
     """The data set that ``--data`` names, on this machine."""
     if address is None:
         return default_scenes()
-    source = Location.parse(address)
-    return Path(source.path) if source.is_local else fetch_dataset(source)
+    return on_this_machine(address, "data", "dataset.yaml")
 
 
 def _one_preparation(samples: list[TrialConfig]) -> Preparation:

@@ -30,8 +30,8 @@ class PredictOptions:
     What is done already in OUT, by the same bundle with the same options, is not done again.
     """
 
-    bundle: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="BUNDLE")]
-    """The ensemble's folder: runs/NAME/ensemble of a search."""
+    bundle: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="BUNDLE")]
+    """The ensemble's folder, runs/NAME/ensemble of a search, or its s3:// or gs:// address."""
     inputs: Annotated[tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="PHOTO …")]
     """Photographs, or folders of them (searched through to the bottom)."""
     out: Path = Path("predictions")
@@ -90,14 +90,16 @@ def predict(options: PredictOptions, console: Console) -> list[Path]:
     """Predict all photographs that aren't done; those that can't be read are told and returned."""
     # Imported here: torch takes seconds, and --help needs none of them.
     from search.products import Products
-    from segcore.ensemble import Ensemble, choose_device
+    from search.storage import on_this_machine
+    from segcore.ensemble import MANIFEST, Ensemble, choose_device
 
     _check_numbers(options)
     photos = find_photos(options.inputs, options.out)
     if options.submission is not None:
         _check_stems(photos)
+    bundle = on_this_machine(options.bundle, "bundles", MANIFEST)
     ensemble = Ensemble.load(
-        options.bundle, choose_device(options.device), allow_plugins=options.allow_plugins
+        bundle, choose_device(options.device), allow_plugins=options.allow_plugins
     )
     if options.uncertainty and len(ensemble.members) < 2:
         raise UserError(
@@ -108,7 +110,7 @@ def predict(options: PredictOptions, console: Console) -> list[Path]:
         ensemble, options.out, options.kinds, options.tta, options.batch_size, options.tile_scale
     )
     log = PredictionLog(options.out)
-    settings = settings_key(options.bundle, {"tta": options.tta, "tile_scale": options.tile_scale})
+    settings = settings_key(bundle, {"tta": options.tta, "tile_scale": options.tile_scale})
     todo = {
         photo: name
         for photo, name in photos.items()

@@ -55,7 +55,8 @@ class SearchProgress:
 
     def epoch_done(self, number: int, epoch: int, score: float | None) -> None:
         """A running trial reported; ``score`` None where its score isn't known yet."""
-        best = self._running.get(number, (0, None))[1]
+        before, best = self._running.get(number, (0, None))
+        epoch = max(epoch, before)  # a trial that starts again has not lost what it did
         if score is not None:
             best = score if best is None else max(best, score)
         self._running[number] = (epoch, best)

@@ -74,6 +74,7 @@ class StudySearcher(Searcher):  # type: ignore[misc]  # Ray has no types
         self._interrupted = [t for t in reversed(trials) if t.state == TrialState.RUNNING]
         self._n_started = sum(t.state != TrialState.WAITING for t in trials)
         self._live: dict[str, _Live] = {}
+        self._reasons: dict[str, str] = {}
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
         """Give the next trial, or None while there is no room.
@@ -134,9 +135,11 @@ class StudySearcher(Searcher):  # type: ignore[misc]  # Ray has no types
         values = self._live[trial_id].values
         if finished and not values:
             failure = f"no epoch had a finite {self.metric}"
-        if failure:
-            self.note_failure(trial_id, failure)
         trial = self._live.pop(trial_id).trial
+        if error:
+            failure = self._reasons.get(trial_id, "unknown")
+        if failure:
+            trial.set_user_attr("failure", failure)
         if error or failure:
             self.study.tell(trial, state=TrialState.FAIL)
         elif finished:
@@ -145,9 +148,8 @@ class StudySearcher(Searcher):  # type: ignore[misc]  # Ray has no types
             self.study.tell(trial, state=TrialState.PRUNED)
 
     def note_failure(self, trial_id: str, reason: str) -> None:
-        """Keep why a trial breaks. Comes before ``on_trial_complete``, which closes the trial."""
-        if trial_id in self._live:
-            self._live[trial_id].trial.set_user_attr("failure", reason)
+        """Say why a trial broke; it counts where ``on_trial_complete`` says that it ended so."""
+        self._reasons[trial_id] = reason
 
     def known_values(self, trial_id: str) -> Mapping[int, float]:
         """Every (epoch, score) of a trial that is out, those of earlier sessions included."""
@@ -206,7 +208,7 @@ class StudyScheduler(ASHAScheduler):  # type: ignore[misc]  # Ray has no types
         self._replay(trial, self._searcher.known_values(trial.trial_id))
 
     def on_trial_error(self, tune_controller: Any, trial: Any) -> None:
-        """Keep why: Ray's last call before the searcher is told that the trial broke."""
+        """Keep why: Ray's last call before the searcher is told, if the trial isn't tried again."""
         super().on_trial_error(tune_controller, trial)
         self._searcher.note_failure(trial.trial_id, self._why(trial))
 

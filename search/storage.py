@@ -114,10 +114,13 @@ class Location:
 
     def files(self) -> dict[str, int]:
         """Every file at any depth: its path below this folder, and its bytes."""
-        infos = self._list(recursive=True)
+        return {name: size for name, (size, _) in self.listing().items()}
+
+    def listing(self) -> dict[str, tuple[int, int]]:
+        """The same, with bytes and time of change (ns)."""
         return {
-            info.path.removeprefix(f"{self.path}/"): info.size
-            for info in infos
+            info.path.removeprefix(f"{self.path}/"): (info.size, info.mtime_ns)
+            for info in self._list(recursive=True)
             if info.type == fs.FileType.File
         }
 
@@ -235,19 +238,24 @@ def share(folder: Path, storage: Location | None, name: str | None = None) -> No
     return NodeCopy(name, shared, folder)
 
 
-def fetch_dataset(source: Location) -> Path:
-    """A data set in a bucket, fetched to this machine; again only when its listing changed."""
-    files = source.files()
-    if "dataset.yaml" not in files:
-        raise UserError(f"{source}: there is no dataset.yaml; README says what stands in it")
-    infos = [(i.path, i.size, i.mtime_ns) for i in source._list(recursive=True)]
-    digest = hashlib.sha256(json.dumps(sorted(map(str, infos))).encode()).hexdigest()[:24]
-    target = default_cache_dir() / "data" / digest
+def on_this_machine(address: str, kind: str, must_have: str) -> Path:
+    """A folder that a user names, such as a data set: if in a bucket, fetched to here first.
+
+    It is fetched again only when its listing changed. ``UserError`` where it lacks ``must_have``.
+    """
+    source = Location.parse(address)
+    if source.is_local:
+        return Path(address).expanduser()
+    listing = source.listing()
+    if must_have not in listing:
+        raise UserError(f"{source}: there is no {must_have}; name the folder that holds it")
+    digest = hashlib.sha256(json.dumps(sorted(listing.items())).encode()).hexdigest()[:24]
+    target = default_cache_dir() / kind / digest
     with locked(target.with_suffix(".lock")):
         if not target.is_dir():
             partial = target.with_suffix(".partial")
             shutil.rmtree(partial, ignore_errors=True)
-            source.fetch(partial, list(files))
+            source.fetch(partial, list(listing))
             partial.rename(target)
     return target
 

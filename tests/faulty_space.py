@@ -22,11 +22,6 @@ def space(trial: BaseTrial) -> TrialConfig:
     return tiny_space(trial).model_copy(update={"augmentation": f"tests.faulty_space:{fault}"})
 
 
-def early_bug_space(trial: BaseTrial) -> TrialConfig:
-    """Nothing that this space names can be trained for an epoch."""
-    return tiny_space(trial).model_copy(update={"augmentation": "tests.faulty_space:early_bug"})
-
-
 def _breaking(name: str, act: Any, *, image_number: int = 11, once: bool = False) -> Any:
     """An augmentation that calls ``act`` from a certain image of a trial on, whatever process.
 

@@ -10,7 +10,7 @@ import pytest
 from moto.server import ThreadedMotoServer
 
 from search.options import RunFolder, RunRecord, SearchOptions
-from search.storage import Location, NodeCopy, fetch_dataset, share
+from search.storage import Location, NodeCopy, on_this_machine, share
 from segcore.errors import UserError
 from tests.conftest import write_blocks
 
@@ -98,7 +98,7 @@ def test_a_node_fetches_once_however_many_ask_at_once(s3: str, cache: Path, tmp_
     again = boto3.client("s3").head_object(Bucket="bucket", Key="once/prepared/abc/images.npy")
     assert put_at["LastModified"] == again["LastModified"]
 
-    with multiprocessing.get_context("forkserver").Pool(4) as pool:
+    with multiprocessing.get_context("spawn").Pool(3) as pool:
         folders = set(pool.map(_copy_of, [node_copy] * 8))
     assert folders == {str(cache / "prepared" / "abc")}
     assert (cache / "prepared/abc/images.npy").read_bytes() == b"x" * 2_000_000
@@ -121,13 +121,15 @@ def test_a_data_set_in_a_bucket_is_fetched_again_only_when_it_changed(
 ) -> None:
     source = Location.parse(f"{s3}/photos")
     with pytest.raises(UserError, match=r"there is no dataset\.yaml"):
-        fetch_dataset(source)
+        on_this_machine(source.address, "data", "dataset.yaml")
     source.put(write_blocks(tmp_path / "blocks", count=4))
-    first = fetch_dataset(source)
+    first = on_this_machine(source.address, "data", "dataset.yaml")
     assert len(list((first / "images").iterdir())) == 4
-    assert fetch_dataset(source) == first
+    assert on_this_machine(source.address, "data", "dataset.yaml") == first
     source.write("dataset.yaml", b"images: images/*.png\n")
-    assert (fetch_dataset(source) / "dataset.yaml").read_bytes() == b"images: images/*.png\n"
+    assert (
+        on_this_machine(source.address, "data", "dataset.yaml") / "dataset.yaml"
+    ).read_bytes() == b"images: images/*.png\n"
 
 
 def test_a_run_in_a_bucket_is_opened_on_another_machine(

@@ -145,7 +145,8 @@ def _search(plan: Plan, slots: Slots, tracker: Tracker, uri: str, console: Conso
         raise KeyboardInterrupt  # Ray Tune took it for its own, and ended gently
     console.print("Choosing an ensemble …")
     built = build_ensemble(plan, rows, slots)
-    model = re.sub(r"[/:\s]+", "-", f"segsearch-{plan.data_folder.resolve().name}")
+    data = "scenes" if options.data is None else plan.data_folder.resolve().name
+    model = re.sub(r"[/:\s]+", "-", f"segsearch-{data}")
     _log_best_trials(plan, built, tracker)
     tracker.register(model_record(model, plan.run.ensemble, built.result))
     tracker.end_search("finished")

@@ -42,7 +42,9 @@ from segcore.selection import Limits, Selection, select
 
 PICTURES_PER_TRIAL = 4
 SAMPLE_BYTES = 1 << 30
-"""Of all candidates' probabilities together, in the driver's memory."""
+"""Of all candidates' probabilities together, in the driver's memory …"""
+SAMPLE_PX = 200_000
+"""… and no more pixels than that: members are weighed by it; what is reported counts all."""
 
 
 @dataclass(frozen=True)
@@ -173,7 +175,7 @@ def _predict_candidates(
         data.masks_MHW[items_M],
         data.photo_M[items_M],
         data.num_classes,
-        limit=SAMPLE_BYTES // pixel_bytes,
+        limit=min(SAMPLE_PX, SAMPLE_BYTES // pixel_bytes),
         seed=plan.options.seed,
     )
     position_N = ray.put(pixels.position_N)

@@ -26,7 +26,7 @@ class SearchOptions:
     """Folder, or s3:// or gs:// address, with dataset.yaml. Default: the embedded drawn scenes."""
     space: str = "spaces.quick:space"
     """Search space, as module:function. Shipped: spaces.quick, .competition and .aerial."""
-    trials: int = 12
+    trials: int = 10
     """Number of configurations to try. The space's known-good ones run first and count."""
     max_epochs: int = 18
     """Epochs of training of the trials that get furthest; weak ones are stopped sooner."""

@@ -100,3 +100,11 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(threads)
+
+
+LONGEST = ("test_search.py", "test_searcher.py", "test_mlflow_compare_page.py", "test_serving.py")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The longest files first: the last one to start would leave the other process idle."""
+    items.sort(key=lambda item: item.path.name not in LONGEST)

@@ -8,6 +8,7 @@ import re
 import signal
 import subprocess
 import sys
+import tomllib
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
@@ -156,7 +157,8 @@ print("IMPORTED", *sorted(tops))
     # Of the project's own direct dependencies, those that were imported come with the model.
     lines = (registered.folder / "requirements.txt").read_text().split()
     pinned = {plain(line) for line in lines}
-    direct = {plain(line) for line in metadata.requires("segsearch") or [] if "extra" not in line}
+    project = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text())["project"]
+    direct = {plain(line) for line in project["dependencies"]}
     owners = metadata.packages_distributions()
     used = {plain(owner) for name in imported for owner in owners.get(name, [])}
     assert used & direct <= pinned

@@ -8,9 +8,7 @@ Ray that hands out what the study says is unfinished.
 
 import functools
 import json
-import os
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from typing import Any
 
 import optuna
@@ -31,7 +29,7 @@ from search.space import finish
 from search.tracking import Tracker
 from search.trial import TrialSetting, run_trial, trial_name
 from segcore.config import TrialConfig
-from segcore.errors import DISK_FULL, UserError
+from segcore.errors import UserError
 from segcore.versions import versions
 
 
@@ -112,22 +110,23 @@ def run_trials(
             verbose=0,
         ),
     )
-    with _naming_full_disk():
+    try:
         tuner.fit()
+    except TuneError as error:
+        # What the searcher and the callbacks raise is in there as text.
+        raise _cause_of(error) from error
     if faults.reason is not None:
         raise UserError(f"{plan.run.address}: {faults.reason}")
 
 
-@contextmanager
-def _naming_full_disk() -> Iterator[None]:
-    """Ray wraps what the searcher and the callbacks raise in an error of its own, as text."""
-    try:
-        yield
-    except TuneError as error:
-        for number in DISK_FULL:
-            if os.strerror(number) in str(error):
-                raise OSError(number, os.strerror(number)) from error
-        raise
+def _cause_of(error: BaseException) -> BaseException:
+    """The error of ours, or of the disk, that Ray's was raised for; else Ray's own."""
+    inner: BaseException | None = error
+    while inner is not None:
+        if isinstance(inner, UserError | OSError):
+            return inner
+        inner = inner.__context__
+    return error
 
 
 def _trial_name(trial: Trial) -> str:

@@ -170,7 +170,7 @@ def test_a_search_survives_its_cluster(cluster: Lab, tmp_path: Path) -> None:
     wait_for(lambda: "8265" in lab.run("laptop", "ss -ltn"), 120, "the tunnel to the dashboard")
     # A folder of the head's own can't be shared: that is said at the start.
     alone = submit(lab, SEARCH.replace(f"--out {STORAGE}/runs", "--out /root/runs"))
-    wait_for(lambda: job_status(lab, alone) == "FAILED", 240, "the refusal of unshared storage")
+    wait_for(lambda: job_status(lab, alone) == "failed", 240, "the refusal of unshared storage")
     log = lab.run("laptop", f"ray job logs --address {DASHBOARD} {alone}")
     assert "--out /root/runs: 2 of 3 nodes don't see it (10.77.0.12, 10.77.0.13)" in log, log
 
@@ -187,12 +187,12 @@ def test_a_search_survives_its_cluster(cluster: Lab, tmp_path: Path) -> None:
 
     # The search's own process is killed; the run goes on from the bucket.
     lab.run("head", "pkill -9 -f '[s]earch.run --address'")
-    wait_for(lambda: "FAILED" in job_status(lab, job), 180, "the job's end")
+    wait_for(lambda: job_status(lab, job) == "failed", 180, "the job's end")
     again = submit(lab, f"python -m search.run --resume {STORAGE}/runs/lab")
     wait_for(lambda: "4.0/4.0 GPU" in ray_status(lab), 240, "the new worker is used")
     wait_for(lambda: job_status(lab, again) != "", 420, "the resumed search's end")
     log = lab.run("laptop", f"ray job logs --address {DASHBOARD} {again}")
-    assert "SUCCEEDED" in job_status(lab, again), log
+    assert job_status(lab, again) == "succeeded", log
 
     check_study(study_of(lab, tmp_path))
     check_mlflow(lab)
@@ -208,7 +208,8 @@ def test_a_search_survives_its_cluster(cluster: Lab, tmp_path: Path) -> None:
 def job_status(lab: Lab, job: str) -> str:
     """Empty while it runs."""
     out = lab.run("laptop", f"ray job status --address {DASHBOARD} {job}", check=False)
-    return next((word for word in ("SUCCEEDED", "FAILED", "STOPPED") if word in out), "")
+    found = re.search(rf"Job '{job}' (succeeded|failed|was stopped)", out)
+    return found[1] if found else ""
 
 
 def scored(lab: Lab, tmp_path: Path) -> int:

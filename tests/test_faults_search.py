@@ -29,7 +29,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory, blocks: Path) -> Path:
     cwd = tmp_path_factory.mktemp("faults")
     done = search(
         cwd, "--data", str(blocks), "--space", "tests.faulty_space", "--trials", str(len(FAULTS)),
-        "--max-epochs", "3", "--grace-epochs", "3", "--name", "faults", "--hang-timeout", "15s",
+        "--max-epochs", "3", "--grace-epochs", "3", "--name", "faults", "--hang-timeout", "20s",
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
     (cwd / "output.txt").write_text(done.stdout)
@@ -55,7 +55,7 @@ def test_what_breaks_once_goes_on_to_its_last_epoch(folder: Path, fault: str) ->
     ("fault", "reason"),
     [
         ("always_dies", "its worker died 4 times: "),
-        ("always_hangs", "it hung twice: no epoch within 15 s (--hang-timeout)"),
+        ("always_hangs", "it hung twice: no epoch within 20 s (--hang-timeout)"),
         ("bug", "ZeroDivisionError: a bug in a plug-in"),
     ],
 )

@@ -172,7 +172,7 @@ def test_a_search_survives_its_cluster(cluster: Lab, tmp_path: Path) -> None:
     alone = submit(lab, SEARCH.replace(f"--out {STORAGE}/runs", "--out /root/runs"))
     wait_for(lambda: job_status(lab, alone) == "failed", 240, "the refusal of unshared storage")
     log = lab.run("laptop", f"ray job logs --address {DASHBOARD} {alone}")
-    assert "--out /root/runs: 2 of 3 nodes don't see it (10.77.0.12, 10.77.0.13)" in log, log
+    assert "--out /root/runs/lab: 2 of 3 nodes don't see it (10.77.0.12, 10.77.0.13)" in log, log
 
     job = submit(lab, SEARCH)
     # All slots are used: 4 GPUs, two trials on each.

@@ -34,7 +34,7 @@ import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from search.options import SearchOptions
-from search.storage import Location
+from search.storage import SHARED, Location
 from segcore.errors import UserError
 
 CONNECT_TIMEOUT_S = 10
@@ -134,8 +134,7 @@ def check_shared(storage: Location) -> None:
     if blind:
         raise UserError(
             f"--out {storage}: {len(blind)} of {len(nodes)} nodes don't see it "
-            f"({', '.join(blind)}); on several nodes --out must be an s3:// or gs:// address, or a "
-            "folder that all of them see"
+            f"({', '.join(blind)}); {SHARED}"
         )
 
 

@@ -229,9 +229,7 @@ def _write(
     plan: Plan, result: SearchResult, candidates: Sequence[Candidate], members: Mixture
 ) -> BuiltEnsemble:
     folders = {
-        candidate.number: candidate.stored.local(
-            plan.run.path / "checkpoints" / trial_name(candidate.number)
-        )
+        candidate.number: candidate.stored.local(plan.run.fetched / trial_name(candidate.number))
         for candidate in candidates
     }
     write_bundle(

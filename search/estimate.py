@@ -21,7 +21,7 @@ def estimate_s(plan: Plan, slots: Slots) -> float:
     task = ray.remote(_measure).options(
         num_cpus=slots.cpus_per_trial, num_gpus=slots.gpus_per_trial
     )
-    data = plan.data_on_nodes()
+    data = plan.data_on_nodes
     seconds = ray.get(
         [
             task.remote(config, data, slots.cpus_per_trial, slots.gpus_per_trial)

@@ -40,6 +40,7 @@ class Faults(tune.Callback):
         self._any_score = False
         self._heard_at: dict[str, float] = {}
         self._hung: dict[str, int] = {}
+        self._ended_for_hanging: set[str] = set()
         self._deaths: dict[str, int] = {}
 
     def __getstate__(self) -> dict[str, Any]:
@@ -84,6 +85,7 @@ class Faults(tune.Callback):
                 self._hung[trial.trial_id] = self._hung.get(trial.trial_id, 0) + 1
                 if self._hung[trial.trial_id] > 1:
                     _give_up_next_time(trial)
+                self._ended_for_hanging.add(trial.trial_id)
                 self._heard_at[trial.trial_id] = now
                 ray.kill(trial.temporary_state.ray_actor)
 
@@ -94,7 +96,8 @@ class Faults(tune.Callback):
         self._heard_at[trial.trial_id] = time.monotonic()
         error = _last_error(trial)
         what = "its worker died"
-        if trial.trial_id in self._hung:
+        if trial.trial_id in self._ended_for_hanging:
+            self._ended_for_hanging.remove(trial.trial_id)
             what = "it hung"
         elif any(words in error for words in NOT_THE_TRIALS_FAULT):
             what = "its machine went away"

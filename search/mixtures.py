@@ -75,7 +75,7 @@ class Workers:
     """Starts tasks on the cluster, each with what a trial gets."""
 
     def __init__(self, plan: Plan, slots: Slots) -> None:
-        self.place = Workplace(plan.data_on_nodes(), slots.cpus_per_trial, slots.gpus_per_trial)
+        self.place = Workplace(plan.data_on_nodes, slots.cpus_per_trial, slots.gpus_per_trial)
         self._resources = {"num_cpus": slots.cpus_per_trial, "num_gpus": slots.gpus_per_trial}
 
     def start(self, function: Callable[..., Any], *arguments: Any) -> Any:

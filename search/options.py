@@ -213,15 +213,22 @@ class RunFolder:
             self.home.put(self.path, [name for name in STATE if (self.path / name).is_file()])
 
     def push(self) -> None:
-        """Bring all of the bucket up to date, but for what is still being made."""
+        """Bring all of the bucket up to date, but for what is still being made or came from it."""
         if self.home is not None:
-            files = (p.relative_to(self.path) for p in self.path.rglob("*") if p.is_file())
-            self.home.put(self.path, [str(p) for p in files if ".partial" not in str(p)])
+            files = [p.relative_to(self.path) for p in self.path.rglob("*") if p.is_file()]
+            fetched = self.fetched.relative_to(self.path)
+            ours = [p for p in files if ".partial" not in str(p) and fetched not in p.parents]
+            self.home.put(self.path, list(map(str, ours)))
 
     @property
     def weights(self) -> Path:
         """Pretrained encoders, fetched before the first trial."""
         return self.path / "weights"
+
+    @property
+    def fetched(self) -> Path:
+        """Checkpoints of a run in a bucket that were needed here."""
+        return self.path / "checkpoints"
 
     @property
     def ensemble(self) -> Path:
@@ -252,7 +259,7 @@ class RunFolder:
         }
         text = json.dumps(values, indent=2).encode()
         Location.parse(self.path).write(self.search_json.name, text)
-        self.storage.write(self.search_json.name, text)
+        self.push_state()
 
     def read(self) -> RunRecord:
         """What ``write`` wrote. Raises ``UserError`` where this is no run."""

@@ -46,10 +46,12 @@ class Plan:
             "max_epochs": str(self.options.max_epochs),
         }
 
+    @functools.cached_property
     def data_on_nodes(self) -> NodeCopy:
         """The prepared data, for workers. On a cluster they are put into storage beside the run."""
         return share(self.data.folder, self._shelf, f"prepared/{self.data.folder.name}")
 
+    @functools.cached_property
     def weights_on_nodes(self) -> NodeCopy:
         """The encoders' weights, likewise."""
         return share(self.run.weights, self._shelf)

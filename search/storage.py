@@ -8,18 +8,23 @@ S3 server is named by ``AWS_ENDPOINT_URL``.
 import hashlib
 import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 
 from pyarrow import ArrowException, fs
 
 from search.credentials import without_credentials
 from segcore.cache import default_cache_dir, locked
-from segcore.errors import UserError
+from segcore.errors import StorageError, UserError
+
+SHARED = (
+    "on several nodes --out must be an s3:// or gs:// address, or a folder that all of them see"
+)
+"""What to do where one doesn't."""
 
 SCHEMES = ("s3", "gs", "gcs")
 CONTENTS = "contents.json"
@@ -30,7 +35,7 @@ PARALLEL_TRANSFERS = 16
 
 @dataclass(frozen=True)
 class Location:
-    """A folder, local or in a bucket. Methods raise ``UserError`` naming it where it fails."""
+    """A folder, local or in a bucket. Methods raise ``StorageError`` naming it where it fails."""
 
     address: str
     """An absolute path, or an address such as s3://bucket/folder."""
@@ -100,9 +105,9 @@ class Location:
             if self.is_local:  # in a bucket, nothing is there before all of it is
                 path = Path(self.path, name)
                 path.parent.mkdir(parents=True, exist_ok=True)
-                partial = path.with_name(f"{path.name}.partial")
-                partial.write_bytes(content)
-                partial.replace(path)
+                unfinished = path.with_name(f"{path.name}.partial")
+                unfinished.write_bytes(content)
+                unfinished.replace(path)
                 return
             with self.filesystem.open_output_stream(f"{self.path}/{name}") as stream:
                 stream.write(content)
@@ -175,7 +180,7 @@ class Location:
             mend = "make room, or check its permissions"
             if not self.is_local:
                 mend = "check the address, the credentials and (AWS_ENDPOINT_URL) the server"
-            raise UserError(f"{self}: {reason}; {mend}") from error
+            raise StorageError(f"{self}: {reason}; {mend}") from error
 
 
 @dataclass(frozen=True)
@@ -193,29 +198,7 @@ class NodeCopy:
         """The node's copy: there, complete and checked. However many ask at once, one fetches."""
         if self.shared is None:
             return self.origin
-        target = default_cache_dir() / self.name
-        with locked(target.with_name(f"{target.name}.lock")):
-            if not target.is_dir():
-                self._fetch(target)
-        return target
-
-    def _fetch(self, target: Path) -> None:
-        assert self.shared is not None
-        text = self.shared.read(CONTENTS)
-        if text is None:
-            raise UserError(f"{self.shared}: has no {CONTENTS}; start the search again to make it")
-        contents = json.loads(text)
-        partial = target.with_name(f"{target.name}.partial")
-        shutil.rmtree(partial, ignore_errors=True)
-        partial.mkdir(parents=True)
-        self.shared.fetch(partial, list(contents))
-        wrong = [name for name, facts in contents.items() if _facts(partial / name) != facts]
-        if wrong:
-            raise UserError(
-                f"{self.shared}: {', '.join(wrong)} is damaged; delete that folder, and start the "
-                "search again: it is made anew"
-            )
-        partial.rename(target)
+        return _made_once(default_cache_dir() / self.name, partial(_fetch_checked, self.shared))
 
 
 def share(folder: Path, storage: Location | None, name: str | None = None) -> NodeCopy:
@@ -250,14 +233,35 @@ def on_this_machine(address: str, kind: str, must_have: str) -> Path:
     if must_have not in listing:
         raise UserError(f"{source}: there is no {must_have}; name the folder that holds it")
     digest = hashlib.sha256(json.dumps(sorted(listing.items())).encode()).hexdigest()[:24]
-    target = default_cache_dir() / kind / digest
-    with locked(target.with_suffix(".lock")):
+    fetch = partial(source.fetch, names=list(listing))
+    return _made_once(default_cache_dir() / kind / digest, fetch)
+
+
+def _made_once(target: Path, make: Callable[[Path], None]) -> Path:
+    """A folder that is there, whole, or made now; by one process of this machine, if many ask."""
+    with locked(target.with_name(f"{target.name}.lock")):
         if not target.is_dir():
-            partial = target.with_suffix(".partial")
-            shutil.rmtree(partial, ignore_errors=True)
-            source.fetch(partial, list(listing))
-            partial.rename(target)
+            unfinished = target.with_name(f"{target.name}.partial")
+            shutil.rmtree(unfinished, ignore_errors=True)
+            unfinished.mkdir()
+            make(unfinished)
+            unfinished.rename(target)
     return target
+
+
+def _fetch_checked(shared: Location, folder: Path) -> None:
+    """Fetch what ``share`` put there, and compare it with its contents."""
+    text = shared.read(CONTENTS)
+    if text is None:
+        raise UserError(f"{shared}: has no {CONTENTS}; start the search again to make it")
+    contents = json.loads(text)
+    shared.fetch(folder, list(contents))
+    wrong = [name for name, facts in contents.items() if _facts(folder / name) != facts]
+    if wrong:
+        raise UserError(
+            f"{shared}: {', '.join(wrong)} is damaged; delete that folder, and start the search "
+            "again: it is made anew"
+        )
 
 
 def _facts(file: Path) -> list[object]:

@@ -8,7 +8,8 @@ Ray that hands out what the study says is unfinished.
 
 import functools
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import optuna
@@ -29,7 +30,7 @@ from search.space import finish
 from search.tracking import Tracker
 from search.trial import TrialSetting, run_trial, trial_name
 from segcore.config import TrialConfig
-from segcore.errors import UserError
+from segcore.errors import StorageError, UserError
 from segcore.versions import versions
 
 
@@ -77,8 +78,8 @@ def run_trials(
     )
     setting = TrialSetting(
         storage=plan.run.storage,
-        data=plan.data_on_nodes(),
-        weights=plan.weights_on_nodes(),
+        data=plan.data_on_nodes,
+        weights=plan.weights_on_nodes,
         cpus=slots.cpus_per_trial,
         gpus=slots.gpus_per_trial,
     )
@@ -215,14 +216,23 @@ class _Watcher(tune.Callback):
         )
         self._progress.trial_ended(number, what, status, failure)
         self._push_state()
-        drop_checkpoints(
-            self._plan.run.trials, read_rows(self._study), self._plan.options.ensemble_candidates
-        )
+        with self._outages_told():
+            drop_checkpoints(
+                self._plan.run.trials,
+                read_rows(self._study),
+                self._plan.options.ensemble_candidates,
+            )
 
     def _push_state(self) -> None:
-        try:
+        with self._outages_told():
             self._plan.run.push_state()
-        except UserError as error:  # an outage; the next change brings all of it
+
+    @contextmanager
+    def _outages_told(self) -> Iterator[None]:
+        """An outage of the bucket ends nothing here: the next trial's end does all of it."""
+        try:
+            yield
+        except StorageError as error:
             self._progress.say(str(error))
 
 

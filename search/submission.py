@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from segcore.errors import DiskError
+from segcore.errors import StorageError
 
 SIDE_PX = 1024
 """Masks are handed in at this height and width, whatever the photograph's size."""
@@ -46,7 +46,7 @@ def submission_rows(
 class SubmissionFile:
     """Written row by row beside its final name, which it gets when all rows are there.
 
-    Its methods raise ``DiskError`` where the disk is full.
+    Its methods raise ``StorageError`` where the disk is full.
     """
 
     def __init__(self, path: Path, num_classes: int) -> None:
@@ -86,4 +86,4 @@ class SubmissionFile:
         try:
             yield
         except OSError as error:
-            raise DiskError(f"{self._path} can't be written: {error}; make room") from error
+            raise StorageError(f"{self._path} can't be written: {error}; make room") from error

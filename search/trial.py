@@ -16,12 +16,12 @@ import torch
 from ray import tune
 from threadpoolctl import threadpool_limits
 
-from search.storage import Location, NodeCopy
+from search.storage import SHARED, Location, NodeCopy
 from segcore import checkpoint
 from segcore.cache import open_prepared
 from segcore.checkpoint import CheckpointInfo
 from segcore.config import TrialConfig
-from segcore.errors import DISK_FULL, DiskError, TrainingFailedError, UserError
+from segcore.errors import DISK_FULL, StorageError, TrainingFailedError, UserError
 from segcore.metrics import METRICS
 from segcore.training import EpochResult, fit
 
@@ -68,6 +68,10 @@ def run_trial(assignment: dict[str, Any], *, setting: TrialSetting) -> None:
     """
     config = TrialConfig.from_dict(assignment["config"])
     results: list[dict[str, Any]] = []
+
+    def end(**why: str) -> None:
+        tune.report({"epoch": len(results), "finished": False, **why})
+
     try:
         _check_storage(setting.storage)
         device = prepare_process(setting.cpus, setting.gpus)
@@ -88,23 +92,16 @@ def run_trial(assignment: dict[str, Any], *, setting: TrialSetting) -> None:
                 metrics = epoch_metrics(epoch, data.class_names)
                 results.append({"epoch": epoch.epoch, "finished": epoch.finished, **metrics})
                 _report(epoch, results)
-    except (_ClusterError, DiskError) as error:
-        tune.report({"epoch": len(results), "finished": False, "fatal": str(error)})
+    except (_ClusterError, StorageError) as error:
+        end(fatal=str(error))
     except (TrainingFailedError, UserError) as error:
-        tune.report({"epoch": len(results), "finished": False, "failure": str(error)})
+        end(failure=str(error))
     except Exception as error:
         if isinstance(error, OSError) and error.errno in DISK_FULL:
-            full = f"the disk is full ({setting.storage}): make room, then resume the search"
-            tune.report({"epoch": len(results), "finished": False, "fatal": full})
-            return
-        tune.report(
-            {
-                "epoch": len(results),
-                "finished": False,
-                "failure": f"{type(error).__name__}: {error}",
-                "traceback": traceback.format_exc(),
-            }
-        )
+            end(fatal=f"the disk is full ({setting.storage}): make room, then resume the search")
+        else:
+            failure = f"{type(error).__name__}: {error}"
+            end(failure=failure, traceback=traceback.format_exc())
 
 
 def trial_name(number: int) -> str:
@@ -203,10 +200,7 @@ class _ClusterError(Exception):
 
 def _check_storage(storage: Location) -> None:
     if storage.read("search.json") is None:
-        raise _ClusterError(
-            f"node {os.uname().nodename} doesn't see {storage}; on several nodes --out must be an "
-            "s3:// or gs:// address, or a folder that all of them see"
-        )
+        raise _ClusterError(f"node {os.uname().nodename} doesn't see {storage}; {SHARED}")
 
 
 def prepare_process(cpus: int, gpus: float) -> torch.device:

@@ -4,7 +4,6 @@ A cache is a folder of npy files and one ``index.json``, named by the content of
 the settings. It is built under another name and renamed when it is complete; trials only read it.
 """
 
-import errno
 import fcntl
 import hashlib
 import json
@@ -27,7 +26,7 @@ from segcore.arrays import open_arrays, plan_arrays
 from segcore.building import CACHE_FORMAT, OnDone, PhotoFacts, Survey, build_cache, plan_job
 from segcore.config import Preparation
 from segcore.dataset import Dataset, Photo, problems_error, scan_dataset
-from segcore.errors import DiskError, Problem, UserError
+from segcore.errors import DISK_FULL, Problem, StorageError, UserError
 from segcore.fingerprint import FileState, hash_files
 from segcore.images import ImageError, read_pair
 from segcore.splits import SPLITS, Split
@@ -244,6 +243,8 @@ def _explaining_disk_errors(cache_dir: Path) -> Iterator[None]:
         yield
     except OSError as error:
         what = f"the cache in {cache_dir} can't be written: {error.strerror or error}"
-        if error.errno in {errno.ENOSPC, errno.EDQUOT}:
+        if error.errno in DISK_FULL:
             what = f"the disk of the cache is full: {cache_dir}"
-        raise DiskError(f"{what}; make room, or set SEGSEARCH_CACHE to another folder") from error
+        raise StorageError(
+            f"{what}; make room, or set SEGSEARCH_CACHE to another folder"
+        ) from error

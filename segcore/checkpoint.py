@@ -24,7 +24,7 @@ from safetensors.torch import load_file, save_file
 
 from segcore.arrays import sync
 from segcore.config import IGNORE_INDEX, TrialConfig, describe_validation_error
-from segcore.errors import DiskError, UserError
+from segcore.errors import StorageError, UserError
 from segcore.models import build_network, on_meta
 
 FORMAT = 1
@@ -77,7 +77,7 @@ def save_checkpoint(
 ) -> None:
     """Write a checkpoint into ``folder``; ``training`` None: for prediction only.
 
-    Raises ``DiskError`` where there is no room, and leaves an older checkpoint as it was.
+    Raises ``StorageError`` where there is no room, and leaves an older checkpoint as it was.
     """
     tensors = {MODEL: model} if training is None else {MODEL: model, TRAINING: training}
     partials = {name: folder / f"{name}.partial" for name in (*tensors, MANIFEST)}
@@ -104,7 +104,7 @@ def save_checkpoint(
         for partial in partials.values():
             with contextlib.suppress(OSError):
                 partial.unlink(missing_ok=True)
-        raise DiskError(_explain_failure(folder, [*tensors.values()], error)) from error
+        raise StorageError(_explain_failure(folder, [*tensors.values()], error)) from error
 
 
 def load_info(folder: Path) -> CheckpointInfo:

@@ -32,9 +32,9 @@ class ProblemsError(UserError):
         super().__init__("\n".join([headline, *(f"  {problem}" for problem in problems)]))
 
 
-class DiskError(UserError):
-    """A disk is full, or can't be written for another reason: what was being done may go on
-    from where it was when that is mended."""
+class StorageError(UserError):
+    """A disk is full, or a disk or bucket can't be used for another reason: what was being done may
+    go on from where it was when that is mended."""
 
 
 class TrainingFailedError(Exception):

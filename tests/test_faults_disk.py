@@ -14,7 +14,7 @@ from search.submission import SubmissionFile
 from segcore import checkpoint
 from segcore.cache import PreparedData, open_prepared, prepare
 from segcore.config import Preparation, TrialConfig
-from segcore.errors import DiskError, UserError
+from segcore.errors import StorageError, UserError
 from segcore.training import fit
 
 CPU = torch.device("cpu")
@@ -62,7 +62,7 @@ def test_a_checkpoint_that_finds_no_room_leaves_the_older_one_whole(
     first = checkpoint.load_model_tensors(folder), checkpoint.load_training_tensors(folder)
     ballast = fill(small_disk, leave)
     second = next(epochs)
-    with pytest.raises(DiskError, match=r"a checkpoint of 0\.\d MB can't be written.*make room"):
+    with pytest.raises(StorageError, match=r"a checkpoint of 0\.\d MB can't be written.*make room"):
         second.save(folder)
     assert checkpoint.load_info(folder).epoch == 1
     again = checkpoint.load_model_tensors(folder), checkpoint.load_training_tensors(folder)
@@ -82,7 +82,7 @@ def test_a_first_checkpoint_that_finds_no_room_is_none(
     small_disk: Path, data: PreparedData
 ) -> None:
     fill(small_disk, 100_000)
-    with pytest.raises(DiskError):
+    with pytest.raises(StorageError):
         next(fit(config(), data, device=CPU)).save(small_disk / "checkpoint")
     assert not checkpoint.is_complete(small_disk / "checkpoint")
 
@@ -93,7 +93,7 @@ def test_a_cache_that_finds_no_room_is_not_there_and_is_made_later(
 ) -> None:
     whole = Preparation(96, 96, None)  # 16 × 96 × 96 × 4 bytes and more
     ballast = fill(small_disk, room)
-    with pytest.raises(DiskError, match=r"the disk of the cache is full.*make room") as caught:
+    with pytest.raises(StorageError, match=r"the disk of the cache is full.*make room") as caught:
         prepare(blocks, whole, cache_dir=small_disk, progress=False)
     assert "\n" not in str(caught.value)
     for found in small_disk.glob("prepared/*"):
@@ -127,7 +127,7 @@ def test_a_submission_that_finds_no_room_is_not_there(small_disk: Path) -> None:
     fill(small_disk, 8192)
     noise = np.random.default_rng(0).integers(0, 5, (1024, 1024)).astype(np.uint8)
     with (
-        pytest.raises(DiskError, match=r"out\.csv can't be written.*No space left"),
+        pytest.raises(StorageError, match=r"out\.csv can't be written.*No space left"),
         SubmissionFile(small_disk / "out.csv", 5) as file,
     ):
         file.add("photo", noise)

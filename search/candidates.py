@@ -23,7 +23,7 @@ from segcore.cache import PreparedData, open_prepared
 from segcore.checkpoint import StateDict
 from segcore.config import MetricName
 from segcore.contested import WHOLE, ProbsNK
-from segcore.ensemble import load_network, spread
+from segcore.ensemble import disagreement, load_network
 from segcore.inference import batch_probs
 from segcore.loading import plain_loader
 from segcore.metrics import ScoreAccumulator, Scores
@@ -187,7 +187,7 @@ class _Batch:
     def uncertainty(self) -> NDArray[np.float64]:
         """Of each item, 0 to 1: how much members disagree; of a single one, its entropy."""
         if len(self.parts) > 1:
-            doubt_NHW = spread(self.parts, class_dim=1)
+            doubt_NHW = disagreement(self.parts, class_dim=1)
         else:
             probs_NKHW = self.mixture()
             doubt_NHW = torch.special.entr(probs_NKHW).sum(dim=1) / math.log(probs_NKHW.shape[1])

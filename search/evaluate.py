@@ -10,6 +10,7 @@ import tyro
 from rich.console import Console
 from rich.progress import track
 
+from search.commands import run_command
 from segcore.errors import UserError
 
 if TYPE_CHECKING:
@@ -45,12 +46,7 @@ class EvaluateOptions:
 def main(arguments: list[str] | None = None) -> int:
     """Evaluate, and return the exit code: 0 all, 1 some photographs failed, 2 bad input."""
     options = tyro.cli(EvaluateOptions, args=arguments, prog="python -m search.evaluate")
-    console = Console(stderr=True, highlight=False)
-    try:
-        return evaluate(options, console)
-    except UserError as error:
-        console.print(f"error: {error}", markup=False, soft_wrap=True)
-        return 2
+    return run_command(lambda: evaluate(options, Console(stderr=True, highlight=False)))
 
 
 def evaluate(options: EvaluateOptions, console: Console) -> int:

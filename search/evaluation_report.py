@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.table import Table
 
 from segcore.errors import UserError
+from segcore.files import whole_file
 from segcore.intervals import Interval, bootstrap_interval
 from segcore.metrics import METRICS, Scores, metric_of_counts
 
@@ -85,7 +86,7 @@ class Report:
         ]
         rows.sort(key=lambda row: (math.isnan(row.dice_per_image), row.dice_per_image))
         return cls(
-            str(bundle), str(data), split,
+            bundle, data, split,
             {name: bootstrap_interval(counts_P3K, name) for name in METRICS},
             tuple(classes),
             tuple(map(tuple, scores.confusion_KK.tolist())),
@@ -97,7 +98,8 @@ class Report:
         values = {**asdict(self), "definitions": METRICS}
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(json.dumps(_without_nan(values), indent=2), encoding="utf-8")
+            with whole_file(path) as unfinished:
+                unfinished.write_text(json.dumps(_without_nan(values), indent=2), encoding="utf-8")
         except OSError as error:
             raise UserError(f"{path} can't be written: {error}") from error
 

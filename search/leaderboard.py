@@ -17,6 +17,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from search.commands import run_command
 from search.options import RunFolder
 from search.result import CandidateScore, SearchResult
 from segcore.config import TrialConfig
@@ -202,15 +203,10 @@ def show_duration(seconds: float) -> str:
 def main(arguments: list[str] | None = None) -> int:
     """Print the leaderboard, and return the exit code: 0 done, 2 bad input."""
     options = tyro.cli(LeaderboardOptions, args=arguments, prog="python -m search.leaderboard")
-    try:
-        _print_leaderboard(options)
-    except UserError as error:
-        Console(stderr=True, highlight=False).print(f"error: {error}", markup=False, soft_wrap=True)
-        return 2
-    return 0
+    return run_command(lambda: _print_leaderboard(options))
 
 
-def _print_leaderboard(options: LeaderboardOptions) -> None:
+def _print_leaderboard(options: LeaderboardOptions) -> int:
     if options.top < 1:
         raise UserError(f"--top {options.top}: must be at least 1")
     run = RunFolder.opened(options.run)
@@ -221,7 +217,7 @@ def _print_leaderboard(options: LeaderboardOptions) -> None:
     if options.json:
         plain = _plain(run, record.options.metric, rows, result)
         sys.stdout.write(json.dumps(plain, indent=2) + "\n")
-        return
+        return 0
     ended = sum(row.status not in ("running", "waiting") for row in rows)
     state = "" if result else f" · {ended} of {record.options.trials} ended"
     Console(highlight=False).print(
@@ -233,6 +229,7 @@ def _print_leaderboard(options: LeaderboardOptions) -> None:
             title=f"{run.path.name} · {record.options.metric} on the validation split{state}",
         )
     )
+    return 0
 
 
 _SORT_KEYS: dict[SortKey, Callable[[TrialRow], float]] = {

@@ -12,6 +12,7 @@ import tyro
 from rich.console import Console
 from rich.progress import Progress
 
+from search.commands import run_command
 from search.predicted import Predicted, PredictionLog, file_state, settings_key, write_uncertainty
 from segcore.errors import UserError
 
@@ -78,12 +79,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Predict, and return the exit code: 0 all, 1 some photographs failed, 2 bad input."""
     options = tyro.cli(PredictOptions, args=arguments, prog="python -m search.predict")
     console = Console(stderr=True, highlight=False)
-    try:
-        failed = predict(options, console)
-    except UserError as error:
-        console.print(f"error: {error}", markup=False, soft_wrap=True)
-        return 2
-    return 1 if failed else 0
+    return run_command(lambda: 1 if predict(options, console) else 0)
 
 
 def predict(options: PredictOptions, console: Console) -> list[Path]:

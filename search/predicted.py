@@ -9,6 +9,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from segcore.files import whole_file
+
 LOG_NAME = "predicted.jsonl"
 UNCERTAINTY_NAME = "uncertainty.csv"
 
@@ -85,20 +87,21 @@ def settings_key(bundle: Path, options: Mapping[str, Any]) -> str:
 def write_uncertainty(folder: Path, records: Iterable[Predicted]) -> Path:
     """``uncertainty.csv``: how much the members disagree on each photograph, the most first."""
     path = folder / UNCERTAINTY_NAME
-    partial = path.with_name(f".{path.name}.partial")
     rows = [
         (record.uncertainty["mean"], record.uncertainty["p95"], record.photo)
         for record in records
         if record.uncertainty is not None
     ]
-    with partial.open("w", newline="", encoding="utf-8") as file:
+    with (
+        whole_file(path) as unfinished,
+        unfinished.open("w", newline="", encoding="utf-8") as file,
+    ):
         writer = csv.writer(file)
         writer.writerow(("photograph", "mean", "p95"))
         writer.writerows(
             (os.path.relpath(photo), f"{mean:.4f}", f"{p95:.4f}")
             for mean, p95, photo in sorted(rows, reverse=True)
         )
-    partial.replace(path)
     return path
 
 

@@ -11,6 +11,7 @@ import torch
 import tyro
 from rich.console import Console
 
+from search.commands import run_command
 from search.leaderboard import read_study
 from search.options import RunFolder, SearchOptions
 from search.plan import find_dataset
@@ -60,14 +61,14 @@ class PastTrial:
 def main(arguments: list[str] | None = None) -> int:
     """Replay, and return the exit code: 0 equal, 1 not, 2 bad input."""
     options = tyro.cli(ReplayOptions, args=arguments, prog="python -m search.replay")
-    console, errors = Console(highlight=False), Console(stderr=True, highlight=False)
-    try:
+    console = Console(highlight=False)
+
+    def work() -> int:
         equal = replay(options, console)
-    except UserError as error:
-        errors.print(f"error: {error}", markup=False, soft_wrap=True)
-        return 2
-    console.print("[bold green]equal[/]" if equal else "[bold red]not equal[/]")
-    return 0 if equal else 1
+        console.print("[bold green]equal[/]" if equal else "[bold red]not equal[/]")
+        return 0 if equal else 1
+
+    return run_command(work)
 
 
 def replay(options: ReplayOptions, console: Console) -> bool:

@@ -18,6 +18,7 @@ import plotly.offline
 import tyro
 from rich.console import Console
 
+from search.commands import run_command
 from search.leaderboard import by_trial, show_config, show_duration, varying_parameters
 from search.mlflow_runs import default_uri, ui_command
 from search.options import RunFolder, SearchOptions
@@ -28,6 +29,7 @@ from search.reporting.figures import Figure
 from search.reporting.photographs import Gallery, galleries
 from segcore.ensemble import Ensemble
 from segcore.errors import UserError
+from segcore.files import whole_file
 from segcore.metrics import METRICS
 
 REPORT = "report.html"
@@ -51,14 +53,14 @@ class ReportOptions:
 def main(arguments: list[str] | None = None) -> int:
     """Write a report, and return the exit code: 0 done, 2 bad input."""
     options = tyro.cli(ReportOptions, args=arguments, prog="python -m search.report")
-    try:
+
+    def work() -> int:
         run = RunFolder.opened(options.run)
         path = write_report(run, out=options.out, allow_plugins=options.allow_plugins)
-    except UserError as error:
-        Console(stderr=True, highlight=False).print(f"error: {error}", markup=False, soft_wrap=True)
-        return 2
-    Console(highlight=False).print(f"Report  {path}", soft_wrap=True)
-    return 0
+        Console(highlight=False).print(f"Report  {path}", soft_wrap=True)
+        return 0
+
+    return run_command(work)
 
 
 def write_report(run: RunFolder, *, out: Path | None = None, allow_plugins: bool = False) -> Path:
@@ -69,10 +71,9 @@ def write_report(run: RunFolder, *, out: Path | None = None, allow_plugins: bool
     """
     page = _render(gather(run), allow_plugins)
     path = out or run.path / REPORT
-    partial = path.with_name(f"{path.name}.partial")
     try:
-        partial.write_text(page, encoding="utf-8")
-        partial.rename(path)
+        with whole_file(path) as unfinished:
+            unfinished.write_text(page, encoding="utf-8")
     except OSError as error:
         raise UserError(f"{path}: {error.strerror}; write the page to another --out") from error
     if out is None and run.home is not None:

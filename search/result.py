@@ -8,6 +8,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from segcore.config import MetricName
 from segcore.errors import UserError
+from segcore.files import whole_file
 from segcore.intervals import Interval, bootstrap_interval
 from segcore.metrics import METRICS, Scores
 
@@ -125,9 +126,8 @@ class SearchResult:
 
     def write(self, folder: Path) -> None:
         """Write ``folder``/result.json, whole or not at all."""
-        partial = folder / f"{RESULT_JSON}.partial"
-        partial.write_bytes(_ADAPTER.dump_json(self, indent=1))
-        partial.rename(folder / RESULT_JSON)
+        with whole_file(folder / RESULT_JSON) as unfinished:
+            unfinished.write_bytes(_ADAPTER.dump_json(self, indent=1))
 
     @classmethod
     def read(cls, folder: Path) -> "SearchResult | None":
@@ -180,7 +180,8 @@ def result_text(result: SearchResult) -> str:
             f"  {metric} on {result.test_photos} test images that nothing before has seen (95 % "
             f"interval), and on the {result.val_photos} validation images:",
             *lines,
-            f"  Validation images flatter what they chose: here by {result.optimism:+.4f};",
+            f"  By the validation images it was chosen: there it scores "
+            f"{abs(result.optimism):.4f} {'higher' if result.optimism > 0 else 'lower'};",
             f"  {gain}.",
         ]
     )

@@ -6,8 +6,8 @@ import sys
 import tyro
 from rich.console import Console
 
+from search.commands import run_command
 from search.options import RunFolder, SearchOptions
-from segcore.errors import UserError
 
 INTERRUPTED = 130
 """Exit code after Ctrl-C, as shells have it."""
@@ -17,15 +17,16 @@ def main(arguments: list[str] | None = None) -> int:
     """Search, and return the exit code: 0 done, 2 bad input, 130 interrupted."""
     arguments = sys.argv[1:] if arguments is None else arguments
     console = Console(highlight=False)
-    try:
+
+    def work() -> int:
         options = parse_options(arguments)
         # Ray, MLflow and torch take seconds to import: not for --help or a misspelled option.
         from search.driver import search
 
         return 0 if search(options, console) else INTERRUPTED
-    except UserError as error:
-        Console(stderr=True, highlight=False).print(f"error: {error}", markup=False, soft_wrap=True)
-        return 2
+
+    try:
+        return run_command(work)
     except KeyboardInterrupt:
         console.print("\nInterrupted before the first trial started; nothing was trained.")
         return INTERRUPTED

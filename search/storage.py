@@ -20,6 +20,7 @@ from pyarrow import ArrowException, fs
 from search.credentials import without_credentials
 from segcore.cache import default_cache_dir, locked
 from segcore.errors import StorageError, UserError
+from segcore.files import whole_file
 
 SHARED = (
     "on several nodes --out must be an s3:// or gs:// address, or a folder that all of them see"
@@ -105,9 +106,8 @@ class Location:
             if self.is_local:  # in a bucket, nothing is there before all of it is
                 path = Path(self.path, name)
                 path.parent.mkdir(parents=True, exist_ok=True)
-                unfinished = path.with_name(f"{path.name}.partial")
-                unfinished.write_bytes(content)
-                unfinished.replace(path)
+                with whole_file(path) as unfinished:
+                    unfinished.write_bytes(content)
                 return
             with self.filesystem.open_output_stream(f"{self.path}/{name}") as stream:
                 stream.write(content)

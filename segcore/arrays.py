@@ -53,20 +53,5 @@ def open_arrays(folder: Path, layout: Layout) -> Arrays:
     return arrays
 
 
-def sync_folder(folder: Path) -> None:
-    """Force a folder's files and names to disk."""
-    for path in (*folder.iterdir(), folder):
-        sync(path)
-
-
-def sync(path: Path) -> None:
-    """Force a file, or the names in a folder, to disk."""
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
 def _file(folder: Path, name: str) -> Path:
     return folder / f"{name}.npy"

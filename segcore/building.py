@@ -12,11 +12,12 @@ from typing import Any
 
 import numpy as np
 
-from segcore.arrays import LOCATIONS, Arrays, create_arrays, plan_arrays, sync_folder
+from segcore.arrays import LOCATIONS, Arrays, create_arrays, plan_arrays
 from segcore.config import Preparation
 from segcore.dataset import Dataset, problems_error
 from segcore.duplicates import difference_hash, notes_on_duplicates
 from segcore.errors import Problem
+from segcore.files import sync_folder
 from segcore.fingerprint import FileState, read_stamp
 from segcore.images import ImageError, image_size_px, read_pair
 from segcore.items import Grid, count_classes, cut_items, locate_classes, plan_grid

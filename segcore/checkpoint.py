@@ -22,9 +22,9 @@ from pydantic import Field, TypeAdapter, ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from segcore.arrays import sync
 from segcore.config import IGNORE_INDEX, TrialConfig, describe_validation_error
 from segcore.errors import StorageError, UserError
+from segcore.files import sync
 from segcore.models import build_network, on_meta
 
 FORMAT = 1
@@ -138,15 +138,6 @@ def parse_manifest(manifest: bytes, sizes: Mapping[str, int], where: str) -> Che
         raise UserError(f"{where}: not a complete checkpoint ({what})") from error
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise UserError(f"{where}: not a complete checkpoint ({error!r})") from error
-
-
-def is_complete(folder: Path) -> bool:
-    """Whether ``folder`` holds a checkpoint that can be loaded."""
-    try:
-        load_info(folder)
-    except UserError:
-        return False
-    return True
 
 
 def load_model_tensors(folder: Path) -> dict[str, torch.Tensor]:

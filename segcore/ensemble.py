@@ -188,7 +188,7 @@ class Ensemble:
         mean_NKHW = weighted_mean(parts)
         if not uncertainty:
             return mean_NKHW
-        return torch.cat([mean_NKHW, spread(parts, class_dim=1)[:, None]], dim=1)
+        return torch.cat([mean_NKHW, disagreement(parts, class_dim=1)[:, None]], dim=1)
 
 
 def _turned(image_NCHW: torch.Tensor, turns: int, flip: bool) -> torch.Tensor:
@@ -200,19 +200,12 @@ def _turned_back(turned_NKHW: torch.Tensor, turns: int, flip: bool) -> torch.Ten
     return torch.rot90(turned_NKHW.flip(-1) if flip else turned_NKHW, -turns, dims=(-2, -1))
 
 
-def disagreement(probs: Sequence[tuple[float, NDArray[np.floating[Any]]]]) -> NDArray[np.float32]:
-    """How far members, given as (weight, ``probs_KHW``), differ at each pixel: 0 … 1, H×W.
+def disagreement(parts: Sequence[tuple[float, torch.Tensor]], class_dim: int) -> torch.Tensor:
+    """How far members' probabilities, given with their weights, differ: 0 … 1, without that axis.
 
     The weighted mean of each member's total variation from the ensemble, relative to the most that
     these weights allow: 0 where all members say the same, 1 where each is sure of a class of its
-    own. The class axis comes first; the others may be any. All 0 where there is one member.
-    """
-    parts = [(weight, torch.from_numpy(np.asarray(part, np.float32))) for weight, part in probs]
-    return spread(parts, class_dim=0).numpy()
-
-
-def spread(parts: Sequence[tuple[float, torch.Tensor]], class_dim: int) -> torch.Tensor:
-    """``disagreement`` of tensors on any device; the result lacks the axis of the classes.
+    own. All 0 where there is one member.
 
     Σ wᵢ · ½ |pᵢ − p̄|₁ can't exceed Σ wᵢ (1 − wᵢ), since member i itself is wᵢ of the mean p̄.
     """

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from PIL import ExifTags, Image, UnidentifiedImageError
 
 from segcore.errors import Problem, UserError
+from segcore.files import whole_file
 
 MAX_PIXELS = 1_000_000_000
 """Larger pictures are taken for decompression bombs: decoded, they fill several gigabytes."""
@@ -313,11 +314,9 @@ def write_image(path: Path, image: NDArray[np.uint8]) -> None:
 
     The file appears complete or not at all. Raises ``UserError`` where it can't be written.
     """
-    partial = path.with_name(f".{path.name}.partial")
+    kind = "JPEG" if path.suffix.lower() in {".jpg", ".jpeg"} else "PNG"
     try:
-        kind = "JPEG" if path.suffix.lower() in {".jpg", ".jpeg"} else "PNG"
-        Image.fromarray(image).save(partial, format=kind)
-        partial.replace(path)
+        with whole_file(path) as unfinished:
+            Image.fromarray(image).save(unfinished, format=kind)
     except OSError as error:
-        partial.unlink(missing_ok=True)
         raise UserError(f"{path} can't be written: {error}") from error

@@ -3,7 +3,6 @@
 import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 import pyogrio  # type: ignore[import-untyped]
@@ -13,8 +12,7 @@ import shapely  # type: ignore[import-untyped]
 from numpy.typing import NDArray
 
 from segcore.errors import UserError
-
-PolygonFormat = Literal["gpkg", "geojson"]
+from segcore.files import whole_file
 
 _DRIVERS = {".gpkg": "GPKG", ".geojson": "GeoJSON"}
 _CHUNK = 10_000
@@ -35,14 +33,12 @@ def write_polygons(path: Path, mask_path: Path, class_names: Sequence[str]) -> i
     geometry = np.concatenate([wkb for wkb, _, _ in chunks])
     classes = np.concatenate([k for _, k, _ in chunks])
     area = np.concatenate([a for _, _, a in chunks])
-    partial = path.with_name(f".{path.stem}.partial{path.suffix}")
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial.unlink(missing_ok=True)
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), whole_file(path) as unfinished:
             warnings.filterwarnings("ignore", message="'crs' was not provided")
             pyogrio.raw.write(
-                partial,
+                unfinished,
                 geometry,
                 field_data=[classes, np.array(class_names, object)[classes], area],
                 fields=["class", "name", "area"],
@@ -52,9 +48,7 @@ def write_polygons(path: Path, mask_path: Path, class_names: Sequence[str]) -> i
                 crs=crs.to_wkt() if crs else None,
                 layer_options={"RFC7946": "YES"} if crs and path.suffix == ".geojson" else None,
             )
-        partial.replace(path)
     except (OSError, pyogrio.errors.DataSourceError, pyogrio.errors.DataLayerError) as error:
-        partial.unlink(missing_ok=True)
         raise UserError(f"{path} can't be written: {error}") from error
     return len(classes)
 

@@ -18,6 +18,7 @@ from PIL import Image
 from rasterio.windows import Window
 
 from segcore.errors import UserError
+from segcore.files import whole_file
 from segcore.images import write_image
 from segcore.photographs import Georeference
 
@@ -63,9 +64,9 @@ def write_map(
         yield _ArrayWriter(values_HW)
         _write_png(path, values_HW, spec)
         return
-    draft, finished = (path.with_name(f".{path.stem}.{kind}.tif") for kind in ("draft", "partial"))
+    draft = path.with_name(f".{path.stem}.draft.tif")
     try:
-        with rasterio.Env(**GDAL_OPTIONS):
+        with rasterio.Env(**GDAL_OPTIONS), whole_file(path) as finished:
             with rasterio.open(draft, "w", **_profile(size_px, georeference, spec)) as raster:
                 _describe(raster, spec)
                 yield _RasterWriter(raster)
@@ -73,12 +74,10 @@ def write_map(
                 draft, finished, driver="COG", blocksize=BLOCK_PX, compress="DEFLATE",
                 predictor="NO", overview_resampling=spec.overviews, bigtiff="IF_SAFER",
             )  # fmt: skip
-        finished.replace(path)
     except (OSError, rasterio.errors.RasterioError) as error:
         raise UserError(f"{path} can't be written: {error}") from error
     finally:
         draft.unlink(missing_ok=True)
-        finished.unlink(missing_ok=True)
 
 
 def read_map(path: Path, size_px: tuple[int, int] | None = None) -> NDArray[np.uint8]:
@@ -134,12 +133,10 @@ def _write_png(path: Path, values_HW: NDArray[np.uint8], spec: MapSpec) -> None:
     if not spec.colors:
         write_image(path, values_HW)
         return
-    partial = path.with_name(f".{path.name}.partial")
+    picture = Image.fromarray(values_HW).convert("P")
+    picture.putpalette([channel for color in spec.colors for channel in color])
     try:
-        picture = Image.fromarray(values_HW).convert("P")
-        picture.putpalette([channel for color in spec.colors for channel in color])
-        picture.save(partial, format="PNG")
-        partial.replace(path)
+        with whole_file(path) as unfinished:
+            picture.save(unfinished, format="PNG")
     except OSError as error:
-        partial.unlink(missing_ok=True)
         raise UserError(f"{path} can't be written: {error}") from error

@@ -193,7 +193,7 @@ def test_a_person_reads_the_honest_score_and_what_was_too_good() -> None:
     assert "27 test images that nothing before has seen" in text
     assert "0.7500[/] (0.7000 – 0.8000)   0.8000" in text
     assert "mean of the top 5" in text
-    assert "+0.0500" in text and "+0.0123" in text
+    assert "there it scores 0.0500 higher" in text and "+0.0123" in text
 
 
 def test_a_person_reads_that_no_ensemble_was_better() -> None:

@@ -16,24 +16,17 @@ from segcore.cache import PreparedData, open_prepared, prepare
 from segcore.config import Preparation, TrialConfig
 from segcore.errors import StorageError, UserError
 from segcore.training import fit
+from tests.machinery import small_disk
 
 CPU = torch.device("cpu")
 pytestmark = pytest.mark.usefixtures("one_thread")
-SIZE = 4 << 20
 
 
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
+@pytest.fixture(name="small_disk")
+def disk(tmp_path: Path) -> Iterator[Path]:
     """A file system of 4 MB in memory."""
-    folder = tmp_path / "disk"
-    folder.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", f"size={SIZE}", "tmpfs", str(folder)]
-    try:
-        subprocess.run(mount, check=True, capture_output=True, timeout=10)
-    except (OSError, subprocess.SubprocessError) as error:
-        pytest.skip(f"no file system can be mounted here ({error})")
-    yield folder
-    subprocess.run(["umount", "--lazy", str(folder)], check=True, timeout=10)
+    with small_disk(tmp_path / "disk", "4m") as folder:
+        yield folder
 
 
 def fill(folder: Path, leave: int = 0) -> Path:
@@ -84,7 +77,8 @@ def test_a_first_checkpoint_that_finds_no_room_is_none(
     fill(small_disk, 100_000)
     with pytest.raises(StorageError):
         next(fit(config(), data, device=CPU)).save(small_disk / "checkpoint")
-    assert not checkpoint.is_complete(small_disk / "checkpoint")
+    with pytest.raises(UserError, match="not a complete checkpoint"):
+        checkpoint.load_info(small_disk / "checkpoint")
 
 
 @pytest.mark.parametrize("room", [0, 16_384, 60_000, 150_000])

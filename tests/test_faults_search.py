@@ -10,6 +10,7 @@ from mlflow.tracking import MlflowClient
 from optuna.trial import FrozenTrial, TrialState
 
 from tests.faulty_space import FAULTS
+from tests.machinery import small_disk
 from tests.test_search import environment, study_of
 
 pytestmark = [pytest.mark.faults, pytest.mark.timeout(600)]
@@ -94,12 +95,7 @@ def test_a_search_ends_when_its_first_trials_all_fail_alike(tmp_path: Path, bloc
 def test_a_full_disk_ends_the_search_which_goes_on_when_there_is_room(
     tmp_path: Path, blocks: Path
 ) -> None:
-    disk = tmp_path / "disk"
-    disk.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=24m", "tmpfs", str(disk)]
-    if subprocess.run(mount, capture_output=True).returncode != 0:
-        pytest.skip("mounting a small disk needs root")
-    try:
+    with small_disk(tmp_path / "disk", "24m") as disk:
         arguments = ["--data", str(blocks), "--space", "tests.tiny_space:slow_space", "--trials",
                      "6", "--max-epochs", "4", "--grace-epochs", "2", "--name", "full", "--out",
                      str(disk), "--tracking-uri", f"sqlite:///{tmp_path}/mlflow.db"]  # fmt: skip
@@ -124,8 +120,6 @@ def test_a_full_disk_ends_the_search_which_goes_on_when_there_is_room(
         assert len(trials) == 6
         assert {trial.state for trial in trials} <= {TrialState.COMPLETE, TrialState.PRUNED}
         assert (disk / "full/ensemble/bundle.json").is_file()
-    finally:
-        subprocess.run(["umount", "-l", str(disk)], check=True)
 
 
 def fill(path: Path) -> None:
@@ -138,17 +132,10 @@ def fill(path: Path) -> None:
 def test_a_search_that_could_not_keep_its_checkpoints_does_not_start(
     tmp_path: Path, blocks: Path
 ) -> None:
-    disk = tmp_path / "disk"
-    disk.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=500k", "tmpfs", str(disk)]
-    if subprocess.run(mount, capture_output=True).returncode != 0:
-        pytest.skip("mounting a small disk needs root")
-    try:
+    with small_disk(tmp_path / "disk", "500k") as disk:
         done = search(
             tmp_path, "--data", str(blocks), "--space", "tests.tiny_space", "--out", str(disk),
             "--tracking-uri", f"sqlite:///{tmp_path}/mlflow.db", "--dry-run",
         )  # fmt: skip
         assert done.returncode == 2
         assert f"--out {disk}: checkpoints will take up to " in done.stderr
-    finally:
-        subprocess.run(["umount", "-l", str(disk)], check=True)

@@ -1,17 +1,11 @@
 """What a person sees who opens MLflow's pages on a search, in a real browser."""
 
-import os
-import shutil
-import signal
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
 import optuna
 import pytest
-from selenium import webdriver
 from selenium.common.exceptions import WebDriverException
 from selenium.webdriver.common.by import By
 from selenium.webdriver.remote.webdriver import WebDriver
@@ -21,12 +15,9 @@ from search.mlflow_runs import UI_ADDRESS, check, default_uri, ui_command
 from search.tracking import Tracker
 from segcore.config import Scalar
 from spaces.aerial import space
-from tests.test_tracking import accepts, free_port, wait_until
+from tests.machinery import chromium, free_port, needs_browser, serving
 
-CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
-pytestmark = pytest.mark.skipif(
-    CHROMIUM is None or DRIVER is None, reason="needs chromium and chromedriver"
-)
+pytestmark = needs_browser
 
 TRIALS = 12
 CLASSES = ["Property Roof", "Trees / Shrubs", "Road/Highway", "Power Lines & Cables"]
@@ -80,38 +71,16 @@ def search(tmp_path_factory: pytest.TempPathFactory) -> LoggedSearch:
 def address(search: LoggedSearch) -> Iterator[str]:
     """Where the command that a search prints at its end serves MLflow's pages."""
     port = free_port()
-    server = subprocess.Popen(
-        f"{search.ui_command} --port {port} --workers 1",
-        shell=True,
-        env={**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"},
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        start_new_session=True,
-    )
-    try:
-        wait_until(lambda: accepts(port), 60)
-        yield f"http://127.0.0.1:{port}"
-    finally:
-        os.killpg(server.pid, signal.SIGKILL)
-        server.wait()
+    command = f"{search.ui_command} --port {port} --workers 1"
+    with serving(command, port, timeout_s=60) as server:
+        yield server
 
 
 @pytest.fixture
 def browser(tmp_path: Path) -> Iterator[WebDriver]:
-    options = webdriver.ChromeOptions()
-    options.binary_location = CHROMIUM
-    for argument in (
-        "headless", "no-sandbox", "disable-gpu", "no-first-run", "disable-dev-shm-usage",
-        "disable-background-networking", "disable-component-update", "disable-sync",
-        "window-size=1440,1300", f"user-data-dir={tmp_path / 'profile'}",
-    ):  # fmt: skip
-        options.add_argument(f"--{argument}")
-    driver = webdriver.Chrome(options=options, service=webdriver.ChromeService(DRIVER))
-    try:
+    with chromium(tmp_path / "profile", "window-size=1440,1300") as driver:
         yield driver
-    finally:
         driver.save_screenshot(str(tmp_path / "page.png"))
-        driver.quit()
 
 
 def wait_for(browser: WebDriver, what: Callable[[], T]) -> T:

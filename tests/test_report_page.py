@@ -2,13 +2,11 @@
 
 import base64
 import json
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from selenium import webdriver
 from selenium.webdriver.common.by import By
 from selenium.webdriver.remote.webdriver import WebDriver
 from selenium.webdriver.support.ui import WebDriverWait
@@ -16,11 +14,9 @@ from selenium.webdriver.support.ui import WebDriverWait
 from search.report import write_report
 from tests.conftest import write_blocks
 from tests.drawn_run import draw_run
+from tests.machinery import chromium, needs_browser
 
-CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
-pytestmark = pytest.mark.skipif(
-    CHROMIUM is None or DRIVER is None, reason="needs chromium and chromedriver"
-)
+pytestmark = needs_browser
 
 PLOTS = {"curves", "parallel", "importance", "models", "confusion"}
 HACK = "<img src=x onerror='hacked=1'>"
@@ -43,22 +39,12 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def browser(page: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[WebDriver]:
     """Chromium with the page drawn; each test chooses its own screen."""
-    options = webdriver.ChromeOptions()
-    options.binary_location = CHROMIUM
-    for argument in (
-        "headless", "no-sandbox", "disable-gpu", "no-first-run", "disable-dev-shm-usage",
-        "disable-background-networking", "disable-component-update", "disable-sync",
-        "enable-unsafe-swiftshader", f"user-data-dir={tmp_path_factory.mktemp('profile')}",
-    ):  # fmt: skip
-        options.add_argument(f"--{argument}")
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
-    driver = webdriver.Chrome(options=options, service=webdriver.ChromeService(DRIVER))
-    try:
+    logs = {"goog:loggingPrefs": {"browser": "ALL", "performance": "ALL"}}
+    profile = tmp_path_factory.mktemp("profile")
+    with chromium(profile, "enable-unsafe-swiftshader", capabilities=logs) as driver:
         driver.get(page.as_uri())
         wait(driver, "return document.documentElement.dataset.drawn === 'yes'")
         yield driver
-    finally:
-        driver.quit()
 
 
 def wait(driver: WebDriver, condition: str) -> None:

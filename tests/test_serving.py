@@ -5,7 +5,6 @@ import io
 import json
 import os
 import re
-import signal
 import subprocess
 import sys
 import tomllib
@@ -31,7 +30,7 @@ from segcore.ensemble import Ensemble
 from segcore.images import read_image
 from tests.conftest import CLASS_NAMES
 from tests.drawn_run import draw_run
-from tests.test_tracking import accepts, free_port, wait_until
+from tests.machinery import free_port, serving
 
 MODEL = "roofs"
 
@@ -70,21 +69,10 @@ def registered(tmp_path_factory: pytest.TempPathFactory, blocks: Path) -> Regist
 def address(registered: Registered, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """Where the command that a search prints serves the model, far from the checkout."""
     port = free_port()
-    server = subprocess.Popen(
-        serve_command(registered.uri, MODEL).replace("5001", str(port)),
-        shell=True,
-        cwd=tmp_path_factory.mktemp("elsewhere"),
-        env={**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"},
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        start_new_session=True,
-    )
-    try:
-        wait_until(lambda: accepts(port), 150)
-        yield f"http://127.0.0.1:{port}/invocations"
-    finally:
-        os.killpg(server.pid, signal.SIGKILL)
-        server.wait()
+    command = serve_command(registered.uri, MODEL).replace("5001", str(port))
+    elsewhere = tmp_path_factory.mktemp("elsewhere")
+    with serving(command, port, timeout_s=150, cwd=elsewhere) as server:
+        yield f"{server}/invocations"
 
 
 def ask(address: str, *images: bytes) -> Any:

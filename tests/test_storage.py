@@ -1,7 +1,6 @@
 """Runs, data and checkpoints in a bucket: a real S3 server on loopback."""
 
 import multiprocessing
-import socket
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,14 +12,13 @@ from search.options import RunFolder, RunRecord, SearchOptions
 from search.storage import Location, NodeCopy, on_this_machine, share
 from segcore.errors import UserError
 from tests.conftest import write_blocks
+from tests.machinery import free_port
 
 
 @pytest.fixture(scope="module")
 def s3() -> Iterator[str]:
     """A bucket: the address of a folder in it."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     server = ThreadedMotoServer("127.0.0.1", port)
     server.start()
     with pytest.MonkeyPatch.context() as patch:

@@ -6,7 +6,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 
@@ -20,6 +20,7 @@ from search.mlflow_runs import check, default_uri, metric_key, ui_command
 from search.tracking import Tracker
 from segcore.config import TrialConfig
 from segcore.errors import UserError
+from tests.machinery import accepts, free_port, wait_until
 
 CONFIG = TrialConfig(loss="focal", loss_kwargs={"gamma": 2.0}, lr=3e-4)
 
@@ -68,24 +69,6 @@ def find_runs(uri: str, search_id: str) -> dict[str, Run]:
 
 def steps(uri: str, run: Run, metric: str = "val/dice") -> list[int]:
     return [entry.step for entry in MlflowClient(uri).get_metric_history(run.info.run_id, metric)]
-
-
-def free_port() -> int:
-    with closing(socket.socket()) as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-def accepts(port: int) -> bool:
-    with closing(socket.socket()) as probe:
-        return probe.connect_ex(("127.0.0.1", port)) == 0
-
-
-def wait_until(condition: Callable[[], bool], timeout_s: float) -> None:
-    deadline = time.monotonic() + timeout_s
-    while not condition():
-        assert time.monotonic() < deadline, f"not within {timeout_s} s"
-        time.sleep(0.1)
 
 
 @contextmanager

@@ -117,10 +117,9 @@ def test_a_checkpoint_cut_off_anywhere_is_seen_as_incomplete(
     data: PreparedData, tmp_path: Path, name: str
 ) -> None:
     next(fit(config(), data, device=CPU)).save(tmp_path)
-    assert checkpoint.is_complete(tmp_path)
+    assert checkpoint.load_info(tmp_path).epoch == 1
     content = (tmp_path / name).read_bytes()
     (tmp_path / name).write_bytes(content[:-20])
-    assert not checkpoint.is_complete(tmp_path)
     with pytest.raises(UserError, match=r"checkpoint|cut off"):
         checkpoint.load_info(tmp_path)
 

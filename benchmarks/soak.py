@@ -1,17 +1,19 @@
 """A search that is shot at: is anything lost, or there twice?
 
-    python -m benchmarks.soak [--trials 200] [--seed 0]
+    python -m benchmarks.soak [--trials 200] [--seed 0] [--out FOLDER]
 
 A search of tiny trials runs against an MLflow server of its own, both as processes. Again and again
 a random one is killed (SIGKILL): mostly a worker, now and then the search's own process, which is
 then resumed, or the MLflow server, which stays away for some seconds. At the end trials, epochs and
-MLflow's runs are counted.
+MLflow's runs are counted, and how MLflow says that each trial ended. A search that ends in an error
+without having been shot ends the benchmark.
 
 Predicted before the first run: lost 0, doubled 0. A trial whose workers were killed four times
 counts as failed, with that reason; with a hundred trials and a hit every ten seconds, few are.
 """
 
 import argparse
+import contextlib
 import os
 import random
 import signal
@@ -25,11 +27,15 @@ from pathlib import Path
 
 import optuna
 import psutil
+from mlflow.entities import Run
 from mlflow.tracking import MlflowClient
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import BaseTrial
 
+from search.journal import Journal
+from search.leaderboard import STATUS
+from search.options import RunFolder
 from segcore.config import TrialConfig
 
 NAME = "soak"
@@ -51,7 +57,8 @@ class Soak:
     """The processes that are shot at."""
 
     def __init__(self, folder: Path, trials: int, seed: int) -> None:
-        self._folder, self._rng = folder, random.Random(seed)
+        self._folder, self._rng, self._trials = folder, random.Random(seed), trials
+        self._run = RunFolder(folder / NAME)
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             self._port = probe.getsockname()[1]
@@ -62,42 +69,66 @@ class Soak:
                        "--out", str(folder), "--tracking-uri", self.uri]  # fmt: skip
 
     def run(self) -> None:
-        """Search until it is done, shooting."""
-        server, server_is_due = self._start_server(), 0.0
+        """Search until it is done, shooting; then count."""
+        self._server, self._server_is_due = self._start_server(), 0.0
         self._wait_for_server()
-        driver = self._start_driver(self._first)
+        self._driver = self._start_driver()
         try:
-            while driver.poll() != 0:
-                if driver.poll() is not None:
-                    driver = self._start_driver(["--resume", str(self._folder / NAME)])
+            while self._driver.poll() is None:
                 time.sleep(self._rng.uniform(*HIT_EVERY_S))
-                if server.poll() is not None and time.monotonic() > server_is_due:
-                    server = self._start_server()
-                match self._rng.choice(TARGETS):
-                    case "worker":
-                        self._hit_worker(driver)
-                    case "driver":
-                        self._hit("driver", psutil.Process(driver.pid))
-                        driver.wait()
-                    case "server" if server.poll() is None:
-                        self._hit("server", *psutil.Process(server.pid).children(recursive=True))
-                        self._hit("server", psutil.Process(server.pid))
-                        server.wait()
-                        server_is_due = time.monotonic() + SERVER_AWAY_S
-            if server.poll() is not None:
-                server = self._start_server()
-                self._wait_for_server()
-                # What the last session could not deliver is delivered by the next.
-                self._start_driver(["--resume", str(self._folder / NAME)]).wait()
+                if self._driver.poll() is None:
+                    self._shoot()
+                self._go_on()
+            self._deliver_the_rest()
             self._count()
         finally:
-            for process in [driver, server]:
+            for process in (self._driver, self._server):
                 if process.poll() is None:
                     process.terminate()
+                    process.wait()
 
-    def _hit_worker(self, driver: subprocess.Popen[bytes]) -> None:
+    def _shoot(self) -> None:
+        match self._rng.choice(TARGETS):
+            case "worker":
+                self._hit_worker()
+            case "driver":
+                self._hit("driver", psutil.Process(self._driver.pid))
+                self._driver.wait()
+            case "server" if self._server.poll() is None:
+                server = psutil.Process(self._server.pid)
+                self._hit("server", *server.children(recursive=True), server)
+                self._server.wait()
+                self._server_is_due = time.monotonic() + SERVER_AWAY_S
+
+    def _go_on(self) -> None:
+        """Start again what was shot."""
+        if self._server.poll() is not None and time.monotonic() > self._server_is_due:
+            self._server = self._start_server()
+        if self._driver.poll() == -signal.SIGKILL:
+            self._driver = self._start_driver()
+        elif self._driver.poll() not in (None, 0):
+            raise SystemExit(
+                f"the search ended by itself with exit code {self._driver.poll()}:\n"
+                f"{self._output.read_text(errors='replace')[-5000:]}"
+            )
+
+    def _deliver_the_rest(self) -> None:
+        """What the last session could not deliver is delivered by the next."""
+        if self._server.poll() is not None:
+            self._server = self._start_server()
+        self._wait_for_server()
+        journal = Journal(self._run.tracking_journal)
+        unsent = journal.unsent_count
+        journal.close()
+        if unsent:
+            print(f"{unsent} records were left for one more session to deliver")
+            self._driver = self._start_driver()
+            self._driver.wait()
+            self._go_on()
+
+    def _hit_worker(self) -> None:
         try:
-            processes = psutil.Process(driver.pid).children(recursive=True)
+            processes = psutil.Process(self._driver.pid).children(recursive=True)
             workers = [p for p in processes if "ImplicitFunc" in " ".join(p.cmdline())]
         except psutil.NoSuchProcess:
             return
@@ -105,12 +136,10 @@ class Soak:
             self._hit("worker", self._rng.choice(workers))
 
     def _hit(self, what: str, *processes: psutil.Process) -> None:
+        self.hits[what] += 1
         for process in processes:
-            try:
+            with contextlib.suppress(psutil.NoSuchProcess):
                 process.send_signal(signal.SIGKILL)
-                self.hits[what] += 1
-            except psutil.NoSuchProcess:
-                continue
 
     def _start_server(self) -> subprocess.Popen[bytes]:
         return subprocess.Popen(
@@ -128,40 +157,61 @@ class Soak:
                     return
             time.sleep(0.5)
 
-    def _start_driver(self, arguments: list[str]) -> subprocess.Popen[bytes]:
-        with (self._folder / "output.txt").open("ab") as output:
+    @property
+    def _output(self) -> Path:
+        return self._folder / "output.txt"
+
+    def _start_driver(self) -> subprocess.Popen[bytes]:
+        # Killed before it wrote its record, there is nothing to resume: a person starts it again.
+        begun = self._run.search_json.is_file()
+        arguments = ["--resume", str(self._run.path)] if begun else self._first
+        with self._output.open("ab") as output:
             return subprocess.Popen(
                 [sys.executable, "-m", "search.run", *arguments], stdout=output, stderr=output
             )
 
     def _count(self) -> None:
-        journal = self._folder / NAME / "study.journal"
-        storage = JournalStorage(JournalFileBackend(str(journal)))
+        storage = JournalStorage(JournalFileBackend(str(self._run.study)))
         trials = optuna.load_study(study_name=NAME, storage=storage).trials
-        states = Counter(trial.state.name for trial in trials)
-        client = MlflowClient(self.uri)
-        experiment = client.get_experiment_by_name("segsearch")
-        assert experiment is not None
-        runs = [
-            run
-            for run in client.search_runs([experiment.experiment_id], max_results=5000)
-            if "segsearch.trial" in run.data.tags
-        ]
-        numbers = Counter(int(r.data.tags["segsearch.trial"].rpartition("/")[2]) for r in runs)
-        lost = doubled = 0
+        runs = self._trial_runs()
+        lost, doubled = Counter[str](), Counter[str]()
+        lost["trials"] = max(0, self._trials - len(trials))
+        doubled["trials"] = max(0, len(trials) - self._trials)
         for trial in trials:
-            epochs = sorted(trial.intermediate_values)
-            lost += len(set(range(1, max(epochs, default=0) + 1)) - set(epochs))
-            lost += numbers[trial.number] == 0
-            doubled += max(0, numbers[trial.number] - 1)
-        for run in runs:
-            number = int(run.data.tags["segsearch.trial"].rpartition("/")[2])
-            logged = client.get_metric_history(run.info.run_id, "val/dice")
-            steps = Counter(metric.step for metric in logged)
-            doubled += sum(count - 1 for count in steps.values())
-            lost += len(set(trials[number].intermediate_values) - set(steps))
-        print(f"{len(trials)} trials ({dict(states)}), {len(runs)} MLflow runs; {dict(self.hits)}")
-        print(f"lost {lost}, doubled {doubled}")
+            epochs = set(trial.intermediate_values)
+            lost["epochs in the study"] += len(set(range(1, max(epochs, default=0) + 1)) - epochs)
+            lost["ends of trials"] += not trial.state.is_finished()
+            of_trial = runs.pop(trial.number, [])
+            lost["runs"] += not of_trial
+            doubled["runs"] += max(0, len(of_trial) - 1)
+            for run in of_trial:
+                logged = self._client.get_metric_history(run.info.run_id, "val/dice")
+                steps = Counter(metric.step for metric in logged)
+                doubled["epochs in MLflow"] += sum(count - 1 for count in steps.values())
+                lost["epochs in MLflow"] += len(epochs - set(steps))
+                status = run.data.tags.get("segsearch.status")
+                lost["ends in MLflow"] += status != STATUS[trial.state]
+        doubled["runs"] += sum(map(len, runs.values()))  # of trials that the study hasn't
+        states = Counter(trial.state.name for trial in trials)
+        failures = Counter(trial.user_attrs.get("failure") for trial in trials) - Counter([None])
+        epochs_done = sum(len(trial.intermediate_values) for trial in trials)
+        print(f"{len(trials)} trials {dict(states)}, {epochs_done} epochs; shot: {dict(self.hits)}")
+        for reason, count in failures.items():
+            if reason is not None:
+                print(f"  {count} failed: {reason}")
+        print(f"lost {lost.total()} {dict(+lost)}, doubled {doubled.total()} {dict(+doubled)}")
+
+    def _trial_runs(self) -> dict[int, list[Run]]:
+        """MLflow's runs by the number of their trial."""
+        self._client = MlflowClient(self.uri)
+        experiment = self._client.get_experiment_by_name("segsearch")
+        assert experiment is not None
+        runs: dict[int, list[Run]] = {}
+        for run in self._client.search_runs([experiment.experiment_id], max_results=5000):
+            if "segsearch.trial" in run.data.tags:
+                number = int(run.data.tags["segsearch.trial"].rpartition("/")[2])
+                runs.setdefault(number, []).append(run)
+        return runs
 
 
 def main() -> None:
@@ -169,10 +219,13 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--trials", type=int, default=200)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--out", type=Path, help="a new folder to keep; default: a temporary one")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
+        kept: Path = options.out or Path(folder)
+        kept.mkdir(parents=True, exist_ok=kept == Path(folder))
         started = time.monotonic()
-        Soak(Path(folder), options.trials, options.seed).run()
+        Soak(kept.absolute(), options.trials, options.seed).run()
         print(f"{(time.monotonic() - started) / 60:.0f} minutes")
 
 

@@ -47,9 +47,10 @@ class Workplace:
     cpus: int
     gpus: float
 
-    def open(self) -> tuple[PreparedData, torch.device]:
-        """On a worker: the data, and the device of this process."""
-        return open_prepared(self.data.folder()), prepare_process(self.cpus, self.gpus)
+    def open(self, network: StoredCheckpoint) -> tuple[PreparedData, torch.device]:
+        """On a worker: the data as that network's training divided it, and the device."""
+        data = open_prepared(self.data.folder()).divided_for(network.info.config)
+        return data, prepare_process(self.cpus, self.gpus)
 
 
 @dataclass(frozen=True)
@@ -57,10 +58,19 @@ class CandidatePrediction:
     """What a candidate says of the validation split."""
 
     scores: Scores
-    classes_JHW: NDArray[np.uint8]
-    """Of the items that were asked for."""
+    class_HW: dict[int, NDArray[np.uint8]]
+    """Of those of the items that were asked for which are in the split."""
     latency_s: float
     """For one item."""
+
+    @classmethod
+    def joined(cls, parts: Sequence["CandidatePrediction"]) -> "CandidatePrediction":
+        """Of a candidate's networks, each of which was validated on another part of the data."""
+        return cls(
+            Scores.joined([part.scores for part in parts]),
+            {item: class_HW for part in parts for item, class_HW in part.class_HW.items()},
+            sum(part.latency_s for part in parts),
+        )
 
 
 @dataclass(frozen=True)
@@ -70,6 +80,14 @@ class MixtureScores:
     scores: Scores
     uncertainty_P: NDArray[np.float64]
     """Of each photograph, 0 to 1, in the order of ``scores.counts_P3K``."""
+
+    @classmethod
+    def joined(cls, parts: Sequence["MixtureScores"]) -> "MixtureScores":
+        """Of parts of the data that have no photograph in common."""
+        return cls(
+            Scores.joined([part.scores for part in parts]),
+            np.concatenate([part.uncertainty_P for part in parts]),
+        )
 
 
 @dataclass(frozen=True)
@@ -92,7 +110,7 @@ def predict_candidate(
 
     ``position_N`` counts the pixels of the split's items, ascending.
     """
-    data, device = place.open()
+    data, device = place.open(stored)
     item_px = data.masks_MHW[0].size
     accumulator = ScoreAccumulator(data.num_classes, len(data.photos), device)
     probs, shown, seconds = [], {}, []
@@ -110,19 +128,18 @@ def predict_candidate(
                 if item in shown_items:
                     shown[item] = class_NHW[i].cpu().numpy().astype(np.uint8)
                 done += 1
-    prediction = CandidatePrediction(
-        accumulator.scores(),
-        np.stack([shown[item] for item in shown_items]),
-        float(np.median(seconds)),
-    )
+    prediction = CandidatePrediction(accumulator.scores(), shown, float(np.median(seconds)))
     return prediction, np.concatenate(probs)
 
 
 def score_mixture(
     members: Sequence[tuple[StoredCheckpoint, float]], place: Workplace, split: Split
 ) -> MixtureScores:
-    """Score the weighted mean of members' probabilities on a split."""
-    data, device = place.open()
+    """Score the weighted mean of members' probabilities on a split.
+
+    That of "val" all of them must have been validated on.
+    """
+    data, device = place.open(members[0][0])
     with _networks([stored for stored, _ in members], device) as networks:
         weighted = [(net, weight) for net, (_, weight) in zip(networks, members, strict=True)]
         return _score(weighted, data, split, device)
@@ -132,7 +149,7 @@ def make_soup(
     ingredients: Sequence[StoredCheckpoint], place: Workplace, metric: MetricName
 ) -> Soup:
     """Average trials of one network, which come best first, greedily on the validation split."""
-    data, device = place.open()
+    data, device = place.open(ingredients[0])
     with _networks(ingredients[:1], device) as (network,), _folders(ingredients) as folders:
         tensors = [checkpoint.load_model_tensors(folder) for folder in folders]
 

@@ -4,17 +4,19 @@ import dataclasses
 import re
 import secrets
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+import optuna
 from rich.console import Console
 
 from search.cluster import Slots, check_shared, connected
-from search.ensemble import BuiltEnsemble, build_ensemble
+from search.ensemble import BuiltEnsemble, Contender, best_contenders, build_ensemble
 from search.estimate import estimate_s
+from search.folds import fold_contenders, open_folds
 from search.keeping import check_space
-from search.leaderboard import leaderboard_table, read_rows, show_duration
+from search.leaderboard import TrialRow, leaderboard_table, read_rows, show_duration
 from search.mlflow_runs import check, default_uri, serve_command, ui_command
 from search.options import RunFolder, RunRecord, SearchOptions
 from search.plan import Plan, default_name, make_plan
@@ -58,7 +60,7 @@ def search(options: SearchOptions, console: Console) -> bool:
         run.write(record)
         with _tracking(plan, record, uri) as tracker:
             try:
-                _search(plan, slots, tracker, uri, console)
+                _search(plan, record, slots, tracker, uri, console)
             except KeyboardInterrupt:
                 tracker.end_search("stopped", "interrupted")
                 console.print(
@@ -98,7 +100,7 @@ def _tracking(plan: Plan, record: RunRecord, uri: str) -> Iterator[Tracker]:
         with Tracker(
             uri,
             experiment=EXPERIMENT,
-            search_name=plan.run.path.name,
+            search_name=plan.name,
             search_id=record.search_id,
             score=plan.options.score_key,
             journal=plan.run.tracking_journal,
@@ -108,44 +110,19 @@ def _tracking(plan: Plan, record: RunRecord, uri: str) -> Iterator[Tracker]:
         plan.run.push()
 
 
-def _search(plan: Plan, slots: Slots, tracker: Tracker, uri: str, console: Console) -> None:
-    options = plan.options
-    # Parameters are what can't change when the search is resumed; MLflow would refuse that.
-    tracker.start_search(
-        plan.identity,
-        {
-            "trials": str(options.trials),
-            "time_budget": str(options.time_budget),
-            "seed": str(options.seed),
-            "gpus_per_trial": f"{slots.gpus_per_trial:g}",
-            **versions(),
-        },
-    )
-    study = open_plan_study(plan)
-    console.print(
-        f"{options.trials} trials of up to {options.max_epochs} epochs, {slots.count} at a time, "
-        f"on {len(plan.data.items('train'))} training images · Ctrl-C stops gently",
-        soft_wrap=True,
-    )
-    ended = sum(trial.state.is_finished() for trial in study.get_trials(deepcopy=False))
-    with SearchProgress(
-        console, metric=options.metric, planned_trials=options.trials, ended_trials=ended
-    ) as progress:
-        started = time.monotonic()
-        run_trials(plan, study, slots, tracker, progress)
-        spent_s = time.monotonic() - started
-    rows = read_rows(study)
+def _search(
+    plan: Plan, record: RunRecord, slots: Slots, tracker: Tracker, uri: str, console: Console
+) -> None:
+    rows = _run_study(plan, open_plan_study(plan), slots, tracker, console)
     console.print()
-    console.print(leaderboard_table(rows, options.metric))
-    unfinished = [row.number for row in rows if row.status == "running"]
-    out_of_time = options.time_budget_s is not None and spent_s >= options.time_budget_s
-    for number in unfinished:
-        tracker.end_trial(number, "stopped", "out of time" if out_of_time else "interrupted")
-    if (unfinished or len(rows) < options.trials) and not out_of_time:
-        raise KeyboardInterrupt  # Ray Tune took it for its own, and ended gently
+    console.print(leaderboard_table(rows, plan.options.metric))
+    if plan.options.folds > 1:
+        contenders = _train_folds(plan, record, rows, slots, uri, console)
+    else:
+        contenders = best_contenders(plan, rows)
     console.print("Choosing an ensemble …")
-    built = build_ensemble(plan, rows, slots)
-    data = "scenes" if options.data is None else plan.data_folder.resolve().name
+    built = build_ensemble(plan, contenders, slots)
+    data = "scenes" if plan.options.data is None else plan.data_folder.resolve().name
     model = re.sub(r"[/:\s]+", "-", f"segsearch-{data}")
     _log_best_trials(plan, built, tracker)
     tracker.register(model_record(model, plan.run.ensemble, built.result))
@@ -160,6 +137,74 @@ def _search(plan: Plan, slots: Slots, tracker: Tracker, uri: str, console: Conso
         f"Serve           {serve_command(uri, model)}",
         soft_wrap=True,
     )
+
+
+def _train_folds(
+    plan: Plan,
+    searched: RunRecord,
+    rows: Sequence[TrialRow],
+    slots: Slots,
+    uri: str,
+    console: Console,
+) -> list[Contender]:
+    """Train the best trials on every fold: a run of its own, in MLflow too."""
+    console.print(f"Training the best trials on {plan.options.folds} folds …")
+    fold_plan, study = open_folds(plan, rows)
+    record = RunRecord(f"{searched.search_id}-folds", fold_plan.options, fold_plan.identity)
+    fold_plan.run.write(record)
+    with _tracking(fold_plan, record, uri) as tracker:
+        try:
+            _run_study(fold_plan, study, slots, tracker, console)
+        except BaseException as error:
+            tracker.end_search("stopped", str(error) or "interrupted")
+            raise
+        tracker.end_search("finished")
+    return fold_contenders(fold_plan, study, rows)
+
+
+def _run_study(
+    plan: Plan, study: optuna.Study, slots: Slots, tracker: Tracker, console: Console
+) -> list[TrialRow]:
+    """Run what the study lacks; its trials, best first. KeyboardInterrupt where Ctrl-C ended it."""
+    options = plan.options
+    # Parameters are what can't change when the search is resumed; MLflow would refuse that.
+    tracker.start_search(
+        plan.identity,
+        {
+            "trials": str(options.trials),
+            "time_budget": str(options.time_budget),
+            "seed": str(options.seed),
+            "gpus_per_trial": f"{slots.gpus_per_trial:g}",
+            **versions(),
+        },
+    )
+    console.print(
+        f"{options.trials} trials of up to {options.max_epochs} epochs, {slots.count} at a time, "
+        f"on {_training_images(plan)} training images · Ctrl-C stops gently",
+        soft_wrap=True,
+    )
+    ended = sum(trial.state.is_finished() for trial in study.get_trials(deepcopy=False))
+    with SearchProgress(
+        console, metric=options.metric, planned_trials=options.trials, ended_trials=ended
+    ) as progress:
+        started = time.monotonic()
+        run_trials(plan, study, slots, tracker, progress)
+        spent_s = time.monotonic() - started
+    rows = read_rows(study)
+    unfinished = [row.number for row in rows if row.status == "running"]
+    out_of_time = options.time_budget_s is not None and spent_s >= options.time_budget_s
+    for number in unfinished:
+        tracker.end_trial(number, "stopped", "out of time" if out_of_time else "interrupted")
+    if (unfinished or len(rows) < options.trials) and not out_of_time:
+        raise KeyboardInterrupt  # Ray Tune took it for its own, and ended gently
+    return rows
+
+
+def _training_images(plan: Plan) -> int:
+    if plan.searched is None:
+        return len(plan.data.items("train"))
+    searched = len(plan.data.items("train")) + len(plan.data.items("val"))
+    return searched * (plan.options.folds - 1) // plan.options.folds
 
 
 def _open_run(options: SearchOptions) -> tuple[RunFolder, RunRecord | None]:
@@ -195,8 +240,10 @@ def _check_identity(plan: Plan, record: RunRecord | None) -> None:
 def _log_best_trials(plan: Plan, built: BuiltEnsemble, tracker: Tracker) -> None:
     for number, folder in built.pictures.items():
         tracker.log_artifacts(number, *sorted(folder.iterdir()), artifact_path="validation")
-    for number, folder in built.checkpoints.items():
-        tracker.log_artifacts(number, *sorted(folder.iterdir()), artifact_path="checkpoint")
+    for number, folders in built.checkpoints.items():
+        for fold, folder in enumerate(folders):
+            name = "checkpoint" if len(folders) == 1 else f"checkpoint/fold_{fold}"
+            tracker.log_artifacts(number, *sorted(folder.iterdir()), artifact_path=name)
     tracker.log_artifacts(None, plan.run.ensemble / "bundle.json", artifact_path="ensemble")
 
 
@@ -211,7 +258,15 @@ def _print_plan(plan: Plan, slots: Slots, needed_bytes: int, console: Console) -
         f"{images['val']} for validation, {images['test']} for the test\n"
         f"space      {plan.space.path}: {len(plan.networks)} networks, "
         f"{len(plan.space.baselines)} known-good configurations first\n"
+        f"{_planned_folds(options)}"
         f"disk       up to {needed_bytes / 1e9:.2g} GB for checkpoints\n"
         f"time       about {show_duration(seconds)}, from a few measured steps of each network\n"
         f"\nAll checks passed. Nothing was trained; leave out --dry-run to start."
     )
+
+
+def _planned_folds(options: SearchOptions) -> str:
+    if options.folds == 1:
+        return ""
+    trainings = f"{options.fold_trials} trials on {options.folds} folds each"
+    return f"folds      {options.folds * options.fold_trials} trainings follow: {trainings}\n"

@@ -1,8 +1,9 @@
 """From finished trials to a bundle, with a score from images that nothing before has seen."""
 
+import dataclasses
 import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,15 +11,21 @@ from typing import Any
 
 import numpy as np
 import ray
+from numpy.typing import NDArray
 
-from search.candidates import (
-    MixtureScores,
-    predict_candidate,
-)
+from search.candidates import CandidatePrediction, MixtureScores, predict_candidate
 from search.cluster import Slots
 from search.keeping import choose_candidates
 from search.leaderboard import TrialRow
-from search.mixtures import Candidate, Mixture, ScoredMixture, Workers, start_alternatives
+from search.mixtures import (
+    Candidate,
+    Mixture,
+    ScoredMixture,
+    Workers,
+    finished,
+    networks_of,
+    start_alternatives,
+)
 from search.plan import Plan
 from search.result import (
     Alternative,
@@ -29,9 +36,9 @@ from search.result import (
     SearchResult,
     SplitScores,
 )
-from search.trial import best_checkpoint, trial_name
+from search.trial import StoredCheckpoint, best_checkpoint, trial_name
 from segcore.config import MetricName
-from segcore.contested import Pool, draw_pixels
+from segcore.contested import Pool, ProbsNK, draw_pixels
 from segcore.ensemble import write_bundle
 from segcore.errors import UserError
 from segcore.images import write_image
@@ -52,26 +59,49 @@ class BuiltEnsemble:
     """What a search found, and files of it for people to look at."""
 
     result: SearchResult
-    checkpoints: dict[int, Path]
-    """Of the trials that could become members, by number; on this machine."""
+    checkpoints: dict[int, list[Path]]
+    """Of the trials that could become members, by number: a folder for each network, here."""
     pictures: dict[int, Path]
     """Of the same trials, a folder of what each predicts on the validation split."""
 
 
-def build_ensemble(plan: Plan, rows: Sequence[TrialRow], slots: Slots) -> BuiltEnsemble:
+Contender = tuple[TrialRow, tuple[StoredCheckpoint, ...]]
+"""A trial that is to become a candidate, and its networks."""
+
+
+def best_contenders(plan: Plan, rows: Sequence[TrialRow]) -> list[Contender]:
+    """The trials (``rows`` come best first) that the ensemble chooses from, with their networks.
+
+    Raises ``UserError`` where no trial got as far as a checkpoint.
+    """
+    chosen = choose_candidates(rows, plan.options.ensemble_candidates)
+    stored = [(row, best_checkpoint(plan.run.trials, row.number)) for row in chosen]
+    found: list[Contender] = [(row, (network,)) for row, network in stored if network is not None]
+    if not found:
+        raise UserError(
+            f"{plan.run.address}: no trial finished an epoch, so there is nothing to ensemble; "
+            "the trials' failures are above"
+        )
+    return found
+
+
+def build_ensemble(plan: Plan, contenders: Sequence[Contender], slots: Slots) -> BuiltEnsemble:
     """Select members on the validation split, score them once on the test split, write the bundle.
 
-    ``rows`` come best first. All networks run on the cluster's workers. The ensemble stands in the
-    bundle where it is better than the best single trial on all validation photographs *and* where
-    ensembles were better, in the mean over bags, on the photographs that their bags had left out.
-    Else the bundle holds that trial alone.
-    Raises ``UserError`` where no trial got as far as a checkpoint.
+    Contenders come best first; where they have a network for each fold, the validation split is all
+    folds together, and each photograph is predicted by the networks that didn't train on it. All
+    networks run on the cluster's workers. The ensemble stands in the bundle where it is better than
+    the best single trial on all validation photographs *and* where ensembles were better, in the
+    mean over bags, on the photographs that their bags had left out. Else the bundle holds that
+    trial alone.
     """
     metric, clock = plan.options.metric, _Clock()
     workers = Workers(plan, slots)
     with clock.timed("predict candidates"):
-        candidates, pool = _predict_candidates(plan, rows, workers)
+        candidates, pool = _predict_candidates(plan, contenders, workers)
     pending = start_alternatives(candidates, workers, metric)
+    if len(candidates[0].networks) > 1:
+        pending.append(_start_unfolded(plan, contenders[0][0], candidates[0], workers))
     with clock.timed("select"):
         latency_s = tuple(candidate.prediction.latency_s for candidate in candidates)
         limits = Limits(plan.options.ensemble_members, _latency_limit_s(plan), latency_s)
@@ -81,6 +111,19 @@ def build_ensemble(plan: Plan, rows: Sequence[TrialRow], slots: Slots) -> BuiltE
         alternatives = [*verdict.rejected, *(one for finish in pending for one in finish())]
     result = _result(plan, candidates, selection, verdict, alternatives, clock)
     return _write(plan, result, candidates, verdict.members)
+
+
+def _start_unfolded(
+    plan: Plan, best: TrialRow, any_candidate: Candidate, workers: Workers
+) -> Callable[[], list[Alternative]]:
+    """The search's best trial as the search trained it: what there would be without folds."""
+    stored = best_checkpoint(plan.run.trials, best.number)
+    if stored is None:
+        return list
+    alone = dataclasses.replace(any_candidate, row=best, networks=(stored,))
+    finish = workers.start_scoring([(alone, 1.0)])
+    name = f"trial {best.number} without folds"
+    return lambda: [finish().named(name, plan.options.metric)]
 
 
 def _latency_limit_s(plan: Plan) -> float:
@@ -130,6 +173,7 @@ def _result(
         val_photos=len(chosen.val.scores.counts_P3K),
         test_photos=len(chosen.test.scores.counts_P3K),
         members=tuple(Member(candidate.number, weight) for candidate, weight in verdict.members),
+        folds=len(candidates[0].networks),
         ensemble=chosen.evaluated(),
         single=verdict.single.evaluated(),
         single_trial=candidates[0].number,
@@ -155,22 +199,15 @@ class _Clock:
 
 
 def _predict_candidates(
-    plan: Plan, rows: Sequence[TrialRow], workers: Workers
+    plan: Plan, contenders: Sequence[Contender], workers: Workers
 ) -> tuple[list[Candidate], Pool]:
     """The candidates, best first by the scores that they have now, and their probabilities."""
-    found = []
-    for row in choose_candidates(rows, plan.options.ensemble_candidates):
-        stored = best_checkpoint(plan.run.trials, row.number)
-        if stored is not None:
-            found.append((row, stored))
-    if not found:
-        raise UserError(
-            f"{plan.run.address}: no trial finished an epoch, so there is nothing to ensemble; "
-            "the trials' failures are above"
-        )
     data = plan.data
-    items_M = data.items("val")
-    pixel_bytes = len(found) * data.num_classes * np.dtype(np.uint16).itemsize
+    part_items = [
+        data.divided_for(network.info.config).items("val") for network in contenders[0][1]
+    ]
+    items_M = np.concatenate(part_items)
+    pixel_bytes = len(contenders) * data.num_classes * np.dtype(np.uint16).itemsize
     pixels = draw_pixels(
         data.masks_MHW[items_M],
         data.photo_M[items_M],
@@ -178,16 +215,27 @@ def _predict_candidates(
         limit=min(SAMPLE_PX, SAMPLE_BYTES // pixel_bytes),
         seed=plan.options.seed,
     )
-    position_N = ray.put(pixels.position_N)
-    shown = _shown_items(plan)
+    # Where each part begins, in pixels of all items; each counts its own from 0.
+    firsts = np.cumsum([0, *map(len, part_items)]) * data.masks_MHW[0].size
+    bounds = np.searchsorted(pixels.position_N, firsts)
+    positions = [
+        ray.put(pixels.position_N[low:high] - first)
+        for low, high, first in zip(bounds[:-1], bounds[1:], firsts[:-1], strict=True)
+    ]
+    shown = _shown_items(items_M)
     tasks = [
-        workers.start(predict_candidate, stored, workers.place, position_N, shown)
-        for _, stored in found
+        [
+            workers.start(predict_candidate, network, workers.place, position_N, shown)
+            for network, position_N in zip(networks, positions, strict=True)
+        ]
+        for _, networks in contenders
     ]
-    predicted = [
-        (Candidate(row, stored, prediction), probs_NK)
-        for (row, stored), (prediction, probs_NK) in zip(found, map(ray.get, tasks), strict=True)
-    ]
+    predicted = []
+    for (row, networks), parts in zip(contenders, tasks, strict=True):
+        answers: list[tuple[CandidatePrediction, ProbsNK]] = [finished(task) for task in parts]
+        joined = CandidatePrediction.joined([prediction for prediction, _ in answers])
+        probs_NK = np.concatenate([probs_NK for _, probs_NK in answers])
+        predicted.append((Candidate(row, networks, joined), probs_NK))
     metric = plan.options.metric
     predicted.sort(key=lambda pair: -pair[0].prediction.scores.metric(metric))
     limit_s = _latency_limit_s(plan)
@@ -228,13 +276,19 @@ def _photo_scores(plan: Plan, test: MixtureScores) -> tuple[PhotoScore, ...]:
 def _write(
     plan: Plan, result: SearchResult, candidates: Sequence[Candidate], members: Mixture
 ) -> BuiltEnsemble:
+    fetched = plan.run.fetched
     folders = {
-        candidate.number: candidate.stored.local(plan.run.fetched / trial_name(candidate.number))
+        candidate.number: [
+            network.local(fetched / trial_name(candidate.number) / f"network_{number}")
+            for number, network in enumerate(candidate.networks)
+        ]
         for candidate in candidates
     }
+    chosen = [folder for candidate, _ in members for folder in folders[candidate.number]]
+    weights = [weight for _, weight in networks_of(members)]
     write_bundle(
         plan.run.ensemble,
-        [(folders[candidate.number], weight) for candidate, weight in members],
+        list(zip(chosen, weights, strict=True)),
         metric=result.metric,
         scores=_for_manifest(result),
     )
@@ -243,8 +297,7 @@ def _write(
     return BuiltEnsemble(result, folders, pictures)
 
 
-def _shown_items(plan: Plan) -> list[int]:
-    items_M = plan.data.items("val")
+def _shown_items(items_M: NDArray[np.int64]) -> list[int]:
     places = np.linspace(0, len(items_M) - 1, PICTURES_PER_TRIAL).round().astype(int)
     return [int(item) for item in np.unique(items_M[places])]
 
@@ -258,7 +311,7 @@ def _write_pictures(plan: Plan, candidate: Candidate) -> Path:
         folder / "confusion_matrix.png",
         confusion_matrix_picture(prediction.scores.confusion_KK, data.class_names),
     )
-    for item, class_HW in zip(_shown_items(plan), prediction.classes_JHW, strict=True):
+    for item, class_HW in prediction.class_HW.items():
         picture = comparison(
             data.images_MHWC[item],
             data.masks_MHW[item],

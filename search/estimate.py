@@ -34,7 +34,10 @@ def estimate_s(plan: Plan, slots: Slots) -> float:
         for step_s, config in zip(seconds, plan.networks, strict=True)
     ]
     mean_epoch_s = sum(epoch_s) / len(epoch_s)
-    return expected_epochs(plan) * mean_epoch_s / slots.count
+    options = plan.options
+    fold_epochs = options.folds * options.fold_trials * options.max_epochs
+    epochs = expected_epochs(plan) + (fold_epochs if options.folds > 1 else 0)
+    return epochs * mean_epoch_s / slots.count
 
 
 def expected_epochs(plan: Plan) -> float:

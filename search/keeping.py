@@ -61,7 +61,8 @@ def check_space(plan: Plan, slots: Slots) -> int:
     options = plan.options
     largest = max(checkpoint_bytes(config, plan.data.num_classes) for config in plan.networks)
     kept = options.ensemble_candidates * KEPT_PER_CANDIDATE
-    needed = largest * (2 * min(kept, options.trials) + 3 * slots.count)
+    folds = options.folds * options.fold_trials if options.folds > 1 else 0
+    needed = largest * (2 * (min(kept, options.trials) + folds) + 3 * slots.count)
     storage = plan.run.storage
     if storage.is_local:
         free = shutil.disk_usage(_existing(Path(storage.path))).free

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import ray
+from ray.exceptions import RayTaskError
 
 from search.candidates import (
     CandidatePrediction,
@@ -34,7 +35,8 @@ class Candidate:
     """A trial that may become a member, and what it says of the validation split."""
 
     row: TrialRow
-    stored: StoredCheckpoint
+    networks: tuple[StoredCheckpoint, ...]
+    """Its trial's; with --folds one for each fold, which was validated there."""
     prediction: CandidatePrediction
 
     @property
@@ -79,22 +81,48 @@ class Workers:
         self._resources = {"num_cpus": slots.cpus_per_trial, "num_gpus": slots.gpus_per_trial}
 
     def start(self, function: Callable[..., Any], *arguments: Any) -> Any:
-        """Ray's reference to what a function of ``search.candidates`` will give."""
+        """Begin a function of ``search.candidates``; ``finished`` waits for what it gives."""
         return ray.remote(function).options(**self._resources).remote(*arguments)
 
     def start_scoring(self, mixture: Mixture) -> Callable[[], ScoredMixture]:
         """Call the result to wait for the mixture's scores on both splits."""
-        members = [(candidate.stored, weight) for candidate, weight in mixture]
-        val, test = (
-            self.start(score_mixture, members, self.place, split) for split in ("val", "test")
+        # On "val" networks of one fold are mixed with each other, on "test" all of them.
+        parts = zip(*(candidate.networks for candidate, _ in mixture), strict=True)
+        weights = [weight for _, weight in mixture]
+        val = [
+            self.start(score_mixture, list(zip(part, weights, strict=True)), self.place, "val")
+            for part in parts
+        ]
+        test = self.start(score_mixture, networks_of(mixture), self.place, "test")
+        return lambda: ScoredMixture(
+            MixtureScores.joined([finished(task) for task in val]), finished(test)
         )
-        return lambda: ScoredMixture(ray.get(val), ray.get(test))
+
+
+def networks_of(mixture: Mixture) -> list[tuple[StoredCheckpoint, float]]:
+    """All networks of a mixture, with their weights, which sum to 1."""
+    return [
+        (network, weight / len(candidate.networks))
+        for candidate, weight in mixture
+        for network in candidate.networks
+    ]
+
+
+def finished(task: Any) -> Any:
+    """Wait for what ``Workers.start`` began. Raises what the function raised, as it was."""
+    try:
+        return ray.get(task)
+    except RayTaskError as error:
+        raise error.cause from error
 
 
 def start_alternatives(
     candidates: Sequence[Candidate], workers: Workers, metric: MetricName
 ) -> list[Callable[[], list[Alternative]]]:
-    """What else one could make of these trials; call each result to wait for it."""
+    """What else one could make of these trials; call each result to wait for it.
+
+    Networks of several folds have no weights in common to average.
+    """
     pending: list[Callable[[], list[Alternative]]] = []
     top = candidates[:TOP_MEAN]
     if len(top) > 1:
@@ -103,10 +131,12 @@ def start_alternatives(
         pending.append(lambda: [finish().named(name, metric)])
     alike: dict[tuple[object, ...], list[Candidate]] = {}
     for candidate in candidates:
-        alike.setdefault(network_key(candidate.stored.info.config), []).append(candidate)
+        if len(candidate.networks) == 1:
+            key = network_key(candidate.networks[0].info.config)
+            alike.setdefault(key, []).append(candidate)
     for group in alike.values():
         if len(group) > 1:
-            stored = [candidate.stored for candidate in group]
+            stored = [candidate.networks[0] for candidate in group]
             task = workers.start(make_soup, stored, workers.place, metric)
             numbers = [candidate.number for candidate in group]
             pending.append(functools.partial(_finish_soup, task, numbers, metric))
@@ -114,7 +144,7 @@ def start_alternatives(
 
 
 def _finish_soup(task: Any, numbers: Sequence[int], metric: MetricName) -> list[Alternative]:
-    soup: Soup = ray.get(task)
+    soup: Soup = finished(task)
     if len(soup.kept) == 1:
         return []  # the best of the group itself
     name = f"soup of trials {', '.join(str(numbers[i]) for i in soup.kept)}"

@@ -2,8 +2,10 @@
 
 import hashlib
 import json
+import logging
 import re
 from dataclasses import asdict, dataclass, fields, replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,7 @@ from search.storage import Location
 from segcore.cache import default_cache_dir
 from segcore.config import MetricName
 from segcore.errors import UserError
+from segcore.files import sync
 
 SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 ADDRESSES = ("data", "out", "tracking_uri")
@@ -63,6 +66,12 @@ class SearchOptions:
     """The ensemble has at most this many members."""
     ensemble_latency: float | None = None
     """Seconds that its members may take together for one image, as measured. Default: no limit."""
+    folds: int = 1
+    """With K > 1 the best trials are trained anew on K folds of the training and validation images,
+    after the search and its --time-budget; members are chosen on all of these images, and each is
+    the mean of its K networks."""
+    fold_trials: int = 4
+    """Trials that --folds trains anew: the best, and one of another kind."""
     resume: str | None = None
     """Folder or address of an earlier run to go on with. Its options hold unless given anew."""
     dry_run: bool = False
@@ -72,7 +81,7 @@ class SearchOptions:
         for name, least in (
             ("trials", 1), ("max_epochs", 1), ("grace_epochs", 1), ("reduction_factor", 2),
             ("cpus_per_trial", 1), ("parallel", 1), ("ensemble_candidates", 1),
-            ("ensemble_members", 1), ("seed", 0),
+            ("ensemble_members", 1), ("folds", 1), ("fold_trials", 1), ("seed", 0),
         ):  # fmt: skip
             value = getattr(self, name)
             if value is not None and value < least:
@@ -185,7 +194,8 @@ class RunFolder:
         """An earlier run, with all its files but checkpoints here."""
         run = cls.at(address)
         if run.home is not None:
-            sizes = {k: v for k, v in run.home.files().items() if not k.startswith("trials/")}
+            files = run.home.files()
+            sizes = {k: v for k, v in files.items() if "/trials/" not in f"/{k}"}
             # Where the driver died and its machine did not, the mirror is the newer one.
             here = run.study.stat().st_size if run.study.is_file() else -1
             if here < sizes.get(run.study.name, 0):
@@ -220,6 +230,11 @@ class RunFolder:
             ours = [p for p in files if ".partial" not in str(p) and fetched not in p.parents]
             self.home.put(self.path, list(map(str, ours)))
 
+    def folds(self, count: int) -> "RunFolder":
+        """The run of the trainings on folds that follow the search; it lies in this one."""
+        name = f"folds_{count}"
+        return RunFolder(self.path / name, self.home and self.home / name)
+
     @property
     def weights(self) -> Path:
         """Pretrained encoders, fetched before the first trial."""
@@ -250,27 +265,61 @@ class RunFolder:
         """The ``RunRecord``."""
         return self.path / "search.json"
 
+    @property
+    def previous_json(self) -> Path:
+        """What ``search_json`` held before it was last written; at first, the same."""
+        return self.path / "search.json.previous"
+
     def write(self, record: RunRecord) -> None:
-        """Keep the record, whole or not at all."""
+        """Keep the record, whole or not at all, and what was there before beside it."""
         values = {
             "search_id": record.search_id,
             "options": record.options.to_dict(),
             "identity": record.identity,
         }
         text = json.dumps(values, indent=2).encode()
-        Location.parse(self.path).write(self.search_json.name, text)
+        here = Location.parse(self.path)
+        before = here.read(self.search_json.name)
+        if before is None or isinstance(_parsed(before), Exception):
+            before = text
+        # One after the other, on the disk too: at any moment one of the two is whole.
+        for path, content in ((self.previous_json, before), (self.search_json, text)):
+            here.write(path.name, content)
+            sync(path)
+        if self.home is not None:
+            self.home.put(self.path, [self.previous_json.name])
         self.push_state()
 
     def read(self) -> RunRecord:
-        """What ``write`` wrote. Raises ``UserError`` where this is no run."""
-        try:
-            values = json.loads(self.storage.read(self.search_json.name) or b"")
-            return RunRecord(
-                values["search_id"],
-                SearchOptions.from_dict(values["options"]),
-                dict(values["identity"]),
+        """What ``write`` wrote; if that file is damaged, what it wrote before, and it says so.
+
+        Raises ``UserError`` where this is no run.
+        """
+        name = self.search_json.name
+        found = _parsed(self.storage.read(name) or b"")
+        if isinstance(found, RunRecord):
+            return found
+        before = _parsed(self.storage.read(self.previous_json.name) or b"")
+        if isinstance(before, RunRecord):
+            _say_once(
+                f"{self.address}: {name} is damaged ({found}); going on from its predecessor, "
+                f"{self.previous_json.name}"
             )
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise UserError(
-                f"{self.address}: not the folder of a run ({self.search_json.name}: {error})"
-            ) from error
+            return before
+        raise UserError(f"{self.address}: not the folder of a run ({name}: {found})") from found
+
+
+def _parsed(text: bytes) -> RunRecord | Exception:
+    """The record in a file, or why there is none."""
+    try:
+        values = json.loads(text)
+        options = SearchOptions.from_dict(values["options"])
+        return RunRecord(values["search_id"], options, dict(values["identity"]))
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        return error
+
+
+@cache
+def _say_once(line: str) -> None:
+    """A warning, once in a process: a resumed search reads its record twice."""
+    logging.getLogger(__name__).warning("%s", line)

@@ -35,6 +35,15 @@ class Plan:
     """The data set itself, where dataset.yaml is."""
     networks: tuple[TrialConfig, ...]
     """One configuration for each distinct network that the space can name."""
+    searched: "Plan | None" = None
+    """The search that this one follows, whose data and weights it shares; ``search.folds``."""
+
+    @property
+    def name(self) -> str:
+        """For people."""
+        if self.searched is not None:
+            return f"{self.searched.name} · {self.options.folds} folds"
+        return self.run.path.name
 
     @property
     def identity(self) -> dict[str, str]:
@@ -49,11 +58,15 @@ class Plan:
     @functools.cached_property
     def data_on_nodes(self) -> NodeCopy:
         """The prepared data, for workers. On a cluster they are put into storage beside the run."""
+        if self.searched is not None:
+            return self.searched.data_on_nodes
         return share(self.data.folder, self._shelf, f"prepared/{self.data.folder.name}")
 
     @functools.cached_property
     def weights_on_nodes(self) -> NodeCopy:
         """The encoders' weights, likewise."""
+        if self.searched is not None:
+            return self.searched.weights_on_nodes
         return share(self.run.weights, self._shelf)
 
     @property
@@ -74,6 +87,8 @@ def make_plan(options: SearchOptions, run: RunFolder) -> Plan:
             f"{data_folder}: the splits val and test must both have images: one to search by, one "
             "for the honest score; change `split` in dataset.yaml"
         )
+    if options.folds > 1:
+        data.divided_for(samples[0].model_copy(update={"fold": 0, "folds": options.folds}))
     networks = check_samples(samples, data)
     gather_weights(networks, run.weights)
     return Plan(options, run, space, data, data_folder, networks)

@@ -45,15 +45,15 @@ def model_record(name: str, bundle: Path, result: SearchResult) -> Record:
     metrics[f"test/{result.metric}_low"] = score.low
     metrics[f"test/{result.metric}_high"] = score.high
     metrics[f"val/{result.metric}"] = val[result.metric].value
-    members = ", ".join(f"trial {member.trial} ×{member.weight:.2f}" for member in result.members)
     return {
         "name": name,
         "bundle": str(bundle.resolve()),
         "metrics": metrics,
-        "tags": {"metric": result.metric, "score": str(score), "members": members},
+        "tags": {"metric": result.metric, "score": str(score), "members": result.members_text},
         "description": (
             f"**{result.metric} {score}**, with its 95 % interval, on {result.test_photos} test "
-            f"photographs that neither training nor selection saw.\n\nMembers: {members}."
+            "photographs that neither training nor selection saw.\n\n"
+            f"Members: {result.members_text}."
         ),
     }
 

@@ -18,12 +18,11 @@ RESULT_JSON = "result.json"
 
 @dataclass(frozen=True)
 class Member:
-    """One network of the bundle."""
+    """A trial of which the bundle holds the network; with --folds one for each fold."""
 
     trial: int
     weight: float
     """The weights of all members sum to 1."""
-    fold: int | None = None
 
 
 @dataclass(frozen=True)
@@ -117,6 +116,14 @@ class SearchResult:
     """Of the test split."""
     seconds: dict[str, float] = field(default_factory=dict)
     """Where the time went."""
+    folds: int = 1
+    """Networks of each trial. More than one: "val" holds each photograph of all folds together,
+    predicted by networks that didn't train on it."""
+
+    @property
+    def members_text(self) -> str:
+        """Such as ``trial 3 ×0.75, trial 7 ×0.25``."""
+        return ", ".join(f"trial {member.trial} ×{member.weight:.2f}" for member in self.members)
 
     @property
     def optimism(self) -> float:
@@ -149,10 +156,11 @@ class SearchResult:
 def result_text(result: SearchResult) -> str:
     """What a person reads at a search's end; with rich's markup."""
     metric, alone = result.metric, len(result.members) == 1
-    members = ", ".join(f"trial {member.trial} ×{member.weight:.2f}" for member in result.members)
-    headline = f"[bold]Ensemble[/] of {members}"
+    headline = f"[bold]Ensemble[/] of {result.members_text}"
     if alone:
         headline = f"[bold]Trial {result.single_trial}[/]: no ensemble was better than it alone"
+    if result.folds > 1:
+        headline += f"; each is the mean of its {result.folds} folds' networks"
     single = Alternative(
         f"best single (trial {result.single_trial})",
         result.single.val.metrics[metric],
@@ -163,6 +171,7 @@ def result_text(result: SearchResult) -> str:
     )
     rows = [single, *result.alternatives] if alone else [ensemble, single, *result.alternatives]
     width = max(len(row.name) for row in rows)
+    held_out = " of all folds, each by networks that didn't train on it" if result.folds > 1 else ""
     lines = [
         f"    {row.name:<{width}}  [bold]{row.test.value:.4f}[/] "
         f"({row.test.low:.4f} – {row.test.high:.4f})   {row.val.value:.4f}"
@@ -178,7 +187,7 @@ def result_text(result: SearchResult) -> str:
         [
             headline,
             f"  {metric} on {result.test_photos} test images that nothing before has seen (95 % "
-            f"interval), and on the {result.val_photos} validation images:",
+            f"interval), and on the {result.val_photos} validation images{held_out}:",
             *lines,
             f"  By the validation images it was chosen: there it scores "
             f"{abs(result.optimism):.4f} {'higher' if result.optimism > 0 else 'lower'};",

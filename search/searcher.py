@@ -223,7 +223,8 @@ def open_study(
     """Begin a study in a journal file, or open the one that is there; its metric is maximised.
 
     Optuna's own tools open it too: ``JournalStorage(JournalFileBackend("…/study.journal"))``.
-    Raises ``UserError`` where it exists already or, unless ``create``, where it doesn't.
+    Raises ``UserError`` where it exists already or, unless ``create``, where there is no such file,
+    or only other studies in it.
     """
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     if not create:
@@ -237,8 +238,9 @@ def open_study(
         raise UserError(
             f"{journal}: study {name!r} is there already; resume it, or use another name"
         )
-    if not create and name not in names:
-        raise UserError(f"{journal}: no study {name!r}; there: {', '.join(names) or 'none'}")
+    # A file without one whole line is that of a search which died, or was cut off, as it began.
+    if not create and names and name not in names:
+        raise UserError(f"{journal}: no study {name!r}; there: {', '.join(names)}")
     return optuna.create_study(
         study_name=name,
         storage=storage,

@@ -21,6 +21,7 @@ from search.credentials import without_credentials
 from segcore.cache import default_cache_dir, locked
 from segcore.errors import StorageError, UserError
 from segcore.files import whole_file
+from segcore.fingerprint import read_sha256
 
 SHARED = (
     "on several nodes --out must be an s3:// or gs:// address, or a folder that all of them see"
@@ -265,5 +266,4 @@ def _fetch_checked(shared: Location, folder: Path) -> None:
 
 
 def _facts(file: Path) -> list[object]:
-    with file.open("rb") as content:
-        return [file.stat().st_size, hashlib.file_digest(content, "sha256").hexdigest()]
+    return [file.stat().st_size, read_sha256(file)]

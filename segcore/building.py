@@ -23,7 +23,7 @@ from segcore.images import ImageError, image_size_px, read_pair
 from segcore.items import Grid, count_classes, cut_items, locate_classes, plan_grid
 from segcore.splits import assign_splits
 
-CACHE_FORMAT = 1
+CACHE_FORMAT = 2
 
 OnDone = Callable[[], None]
 
@@ -156,5 +156,6 @@ def _describe(job: Job, facts: Sequence[PhotoFacts], fingerprint: str) -> dict[s
         "class_colors": spec.class_colors,
         "photos": names,
         "photo_splits": splits,
+        "photo_groups": groups,
         "survey": asdict(Survey(tuple(facts), tuple(notes))),
     }

@@ -12,7 +12,7 @@ import shutil
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -24,12 +24,12 @@ from rich.progress import Progress
 
 from segcore.arrays import open_arrays, plan_arrays
 from segcore.building import CACHE_FORMAT, OnDone, PhotoFacts, Survey, build_cache, plan_job
-from segcore.config import Preparation
+from segcore.config import Preparation, TrialConfig
 from segcore.dataset import Dataset, Photo, problems_error, scan_dataset
 from segcore.errors import DISK_FULL, Problem, StorageError, UserError
 from segcore.fingerprint import FileState, hash_files
 from segcore.images import ImageError, read_pair
-from segcore.splits import SPLITS, Split
+from segcore.splits import SPLITS, Split, assign_folds
 
 
 @dataclass(frozen=True)
@@ -43,6 +43,8 @@ class PreparedData:
     photos: tuple[str, ...]
     """Relative names."""
     photo_splits: tuple[Split, ...]
+    photo_groups: tuple[str, ...]
+    """Photographs of one group never stand on two sides of a split."""
     fingerprint: str
     """Hex hash of the content of images and masks, the spec and the preparation."""
     photo_M: NDArray[np.int32]
@@ -61,7 +63,7 @@ class PreparedData:
 
     def __reduce__(self) -> tuple[Any, ...]:
         # A loading process maps the same files; pickled arrays would be copies of the whole cache.
-        return open_prepared, (self.folder,)
+        return _reopen, (self.folder, self.photo_splits)
 
     def items(self, split: Split) -> NDArray[np.int64]:
         """The items of a split that have labelled pixels; others could teach and score nothing."""
@@ -72,6 +74,26 @@ class PreparedData:
         """Labelled pixels of each class (K) in a split."""
         pixels_K: NDArray[np.int64] = self.class_pixels_MK[self.items(split)].sum(axis=0)
         return pixels_K
+
+    def divided_for(self, config: TrialConfig) -> "PreparedData":
+        """The same data, with the splits that a configuration trains and validates on.
+
+        For one with a fold that is "val", and the others are "train". Both come from what was
+        "train" and "val", the same each time; "test" stays as it is.
+        Raises ``UserError`` where there are too few groups of photographs.
+        """
+        if config.fold is None or config.folds is None:
+            return self
+        pixels_PK = np.zeros((len(self.photos), self.num_classes), np.int64)
+        np.add.at(pixels_PK, self.photo_M, self.class_pixels_MK)
+        searched_P = np.array([split != "test" for split in self.photo_splits])
+        groups = [g for g, searched in zip(self.photo_groups, searched_P, strict=True) if searched]
+        drawn = iter(assign_folds(pixels_PK[searched_P], groups, config.folds, seed=0))
+        splits: list[Split] = [
+            "test" if split == "test" else "val" if next(drawn) == config.fold else "train"
+            for split in self.photo_splits
+        ]
+        return replace(self, photo_splits=tuple(splits))
 
 
 def prepare(
@@ -142,6 +164,7 @@ def open_prepared(folder: Path) -> PreparedData:
             class_colors=tuple((red, green, blue) for red, green, blue in index["class_colors"]),
             photos=tuple(index["photos"]),
             photo_splits=tuple(SPLITS[SPLITS.index(split)] for split in index["photo_splits"]),
+            photo_groups=tuple(index["photo_groups"]),
             fingerprint=str(index["fingerprint"]),
             **open_arrays(folder, layout),
         )
@@ -149,6 +172,10 @@ def open_prepared(folder: Path) -> PreparedData:
         raise UserError(
             f"the prepared data in {folder} are damaged ({error}); delete it and prepare again"
         ) from error
+
+
+def _reopen(folder: Path, photo_splits: tuple[Split, ...]) -> PreparedData:
+    return replace(open_prepared(folder), photo_splits=photo_splits)
 
 
 def find_prepared(fingerprint: str, cache_dir: Path | None = None) -> PreparedData:

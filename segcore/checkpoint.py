@@ -2,10 +2,12 @@
 
     model.safetensors      the weights to predict with (the moving average, where there is one)
     training.safetensors   what going on needs besides: optimizer, and raw weights under an average
-    checkpoint.json        TrialConfig, epoch, classes, where it came from, and the files' sizes
+    checkpoint.json        TrialConfig, epoch, classes, where it came from, the files' sizes,
+                           and the SHA-256 of model.safetensors
 
 ``checkpoint.json`` is written last and lists the other files' sizes, so that a copy that was cut
-off anywhere is seen as such. A new checkpoint takes an older one's place when all of it is on the
+off anywhere is seen as such. The hash is compared where a bundle is made or loaded, not at every
+epoch of a training. A new checkpoint takes an older one's place when all of it is on the
 disk. Nothing is pickled.
 """
 
@@ -25,6 +27,7 @@ from safetensors.torch import load_file, save_file
 from segcore.config import IGNORE_INDEX, TrialConfig, describe_validation_error
 from segcore.errors import StorageError, UserError
 from segcore.files import sync
+from segcore.fingerprint import read_sha256
 from segcore.models import build_network, on_meta
 
 FORMAT = 1
@@ -90,6 +93,7 @@ def save_checkpoint(
             "format": FORMAT,
             "config": info.config.to_dict(),
             "files": {name: partials[name].stat().st_size for name in tensors},
+            "model_sha256": read_sha256(partials[MODEL]),
         }
         partials[MANIFEST].write_text(json.dumps(manifest, indent=2))
         for partial in partials.values():
@@ -107,14 +111,25 @@ def save_checkpoint(
         raise StorageError(_explain_failure(folder, [*tensors.values()], error)) from error
 
 
-def load_info(folder: Path) -> CheckpointInfo:
-    """Read a checkpoint's JSON and check its files. Raises ``UserError`` where it isn't whole."""
+def load_info(folder: Path, *, check_content: bool = False) -> CheckpointInfo:
+    """Read a checkpoint's JSON and check its files. Raises ``UserError`` where it isn't whole.
+
+    ``check_content`` compares the weights with the hash that was kept when they were written; the
+    checkpoints of older versions have none.
+    """
     try:
         manifest = (folder / MANIFEST).read_bytes()
         sizes = {path.name: path.stat().st_size for path in folder.iterdir()}
+        info = parse_manifest(manifest, sizes, str(folder))
+        written = json.loads(manifest).get("model_sha256")
+        if check_content and written not in (None, read_sha256(folder / MODEL)):
+            raise UserError(
+                f"{folder / MODEL}: damaged: its content is not what was written (by its SHA-256); "
+                "copy it again from its source"
+            )
     except OSError as error:
         raise UserError(f"{folder}: not a complete checkpoint ({error!r})") from error
-    return parse_manifest(manifest, sizes, str(folder))
+    return info
 
 
 def parse_manifest(manifest: bytes, sizes: Mapping[str, int], where: str) -> CheckpointInfo:

@@ -35,7 +35,8 @@ class TrialConfig(BaseModel):
     """One training run: input, network, loss, optimisation, augmentation and sampling of images.
 
     Frozen and checked on creation. Field names are the names of MLflow's parameters.
-    ``max_epochs``, ``metric`` and ``seed`` belong to the search: it overwrites what a space says.
+    ``max_epochs``, ``metric``, ``seed``, ``fold`` and ``folds`` belong to the search: it overwrites
+    what a space says.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
@@ -88,6 +89,9 @@ class TrialConfig(BaseModel):
     metric: MetricName = "dice"
     """The score that the plateau schedule, early stopping and the search look at."""
     seed: Annotated[int, Field(ge=0)] = 0
+    fold: Annotated[int, Field(ge=0)] | None = None
+    """The fold (0…``folds``−1) that is held out for validation; None: the data's own split."""
+    folds: Annotated[int, Field(ge=2)] | None = None
 
     @model_validator(mode="after")
     def _check_relations(self) -> "TrialConfig":
@@ -96,6 +100,8 @@ class TrialConfig(BaseModel):
                 f"warmup_epochs {self.warmup_epochs} leaves nothing of max_epochs "
                 f"{self.max_epochs}; shorten the warm-up"
             )
+        if (self.fold is None) != (self.folds is None) or (self.fold or 0) >= (self.folds or 1):
+            raise ValueError(f"fold {self.fold} of {self.folds}: must be below the number of folds")
         return self
 
     @property

@@ -9,6 +9,7 @@ A bundle is a folder that needs nothing else to predict:
 import functools
 import json
 import math
+import os
 import re
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
@@ -111,7 +112,10 @@ class Ensemble:
         device = device or choose_device(None)
         manifest = read_manifest(folder)
         total = sum(member["weight"] for member in manifest["members"])
-        infos = [checkpoint.load_info(folder / each["folder"]) for each in manifest["members"]]
+        infos = [
+            checkpoint.load_info(folder / each["folder"], check_content=True)
+            for each in manifest["members"]
+        ]
         info = infos[0]
         for other in infos:
             if (other.class_names, other.config.preparation) != (
@@ -247,7 +251,7 @@ def write_bundle(
         name = f"member_{number:02d}"
         checkpoint.save_checkpoint(
             partial / name,
-            checkpoint.load_info(source),
+            checkpoint.load_info(source, check_content=True),
             checkpoint.load_model_tensors(source),
             training=None,
         )
@@ -259,7 +263,8 @@ def write_bundle(
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
-    """``bundle.json``, checked: a bundle can name nothing outside of its folder."""
+    """``bundle.json``, checked: a bundle can name nothing outside of its folder, nor link there."""
+    _check_links(folder)
     path = folder / MANIFEST
     if not path.is_file():
         raise UserError(f"{folder}: not a bundle: it has no {MANIFEST}")
@@ -279,3 +284,21 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise UserError(f"{path}: damaged ({error!r})") from error
     return manifest
+
+
+def _check_links(bundle: Path) -> None:
+    """Raise ``UserError`` where a symbolic link in a bundle leads out of it, or nowhere."""
+    inside = bundle.resolve()
+    for folder, folders, files in os.walk(bundle):
+        for path in (Path(folder, name) for name in (*folders, *files)):
+            if not path.is_symlink():
+                continue
+            try:
+                leads_out = inside not in path.resolve(strict=True).parents
+            except (OSError, RuntimeError):  # nowhere, or round in a circle
+                leads_out = True
+            if leads_out:
+                raise UserError(
+                    f"{path}: a link out of the bundle ({path.readlink()}); a bundle holds all "
+                    "that it reads: replace the link with the file"
+                )

@@ -40,6 +40,12 @@ def read_stamp(path: Path) -> Stamp:
     return Stamp(status.st_size, status.st_mtime_ns, status.st_ctime_ns)
 
 
+def read_sha256(path: Path) -> str:
+    """The SHA-256 of a file's content, 64 hex digits. Raises ``OSError``."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
 def hash_files(
     paths: Iterable[Path], memory: Path, pool: Executor, on_done: Callable[[], None]
 ) -> tuple[dict[Path, FileState], list[Problem]]:
@@ -55,8 +61,7 @@ def hash_files(
             known = remembered.get(path)
             if known is not None and known.stamp == stamp:
                 return known
-            with path.open("rb") as file:
-                return FileState(stamp, hashlib.file_digest(file, "sha256").hexdigest())
+            return FileState(stamp, read_sha256(path))
         except OSError as error:
             what = f"can't be read: {error.strerror or error}"
             return Problem(str(path), what, "make it readable, or remove it")

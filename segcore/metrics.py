@@ -4,7 +4,7 @@ Pixels of ``IGNORE_INDEX`` in the truth count nowhere, whatever is predicted the
 is 2·TP / (predicted + true pixels); IoU is TP / (predicted + true pixels − TP).
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -58,10 +58,28 @@ class Scores:
     class_iou_K: NDArray[np.float64]
     """Over the whole split; NaN for a class that its truth lacks."""
     counts_P3K: Counts
-    """Rows in the order of the photographs' numbers: index them for a subset or a resample, which
-    ``metric_of_counts`` takes."""
+    """Rows in the order of the photographs' numbers, in each part of what was joined: index them
+    for a subset or a resample, which ``metric_of_counts`` takes."""
     confusion_KK: NDArray[np.int64]
     """Pixels by [truth, prediction]."""
+
+    @classmethod
+    def of(cls, counts_P3K: Counts, confusion_KK: NDArray[np.int64]) -> "Scores":
+        """All scores that follow from these counts."""
+        counts_3K = counts_P3K.sum(axis=0)
+        return cls(
+            **{name: metric_of_counts(name, counts_P3K) for name in METRICS},
+            class_dice_K=_dice_where_true(counts_3K),
+            class_iou_K=_iou_where_true(counts_3K),
+            counts_P3K=counts_P3K,
+            confusion_KK=confusion_KK,
+        )
+
+    @classmethod
+    def joined(cls, parts: Sequence["Scores"]) -> "Scores":
+        """Of all photographs of some parts that have none in common, part after part."""
+        counts_P3K = np.concatenate([part.counts_P3K for part in parts])
+        return cls.of(counts_P3K, np.sum([part.confusion_KK for part in parts], axis=0))
 
     def metric(self, name: MetricName) -> float:
         """The score of that name."""
@@ -117,14 +135,7 @@ class ScoreAccumulator:
                 f"{lost} labelled pixels: truth or prediction outside 0…{self._num_classes - 1}"
             )
         counts_P3K: Counts = self._counts_P3K[self._seen_P].cpu().numpy()
-        counts_3K = counts_P3K.sum(axis=0)
-        return Scores(
-            **{name: metric_of_counts(name, counts_P3K) for name in METRICS},
-            class_dice_K=_dice_where_true(counts_3K),
-            class_iou_K=_iou_where_true(counts_3K),
-            counts_P3K=counts_P3K,
-            confusion_KK=confusion_KK,
-        )
+        return Scores.of(counts_P3K, confusion_KK)
 
 
 def metric_of_counts(name: MetricName, counts_P3K: Counts | NDArray[np.float64]) -> float:

@@ -1,9 +1,12 @@
-"""Optimizer and learning-rate schedule."""
+"""Optimizer, learning-rate schedule, and the moving average of weights."""
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
 
 import torch
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from segcore.config import TrialConfig
 from segcore.models import SegmentationNetwork
@@ -63,33 +66,51 @@ def load_optimizer_tensors(
     optimizer.load_state_dict({**optimizer.state_dict(), "state": state})
 
 
-def lr_factor(config: TrialConfig, epochs_done: float, score_history: Sequence[float]) -> float:
-    """The schedule: what the learning rate is multiplied with.
+@dataclass(frozen=True)
+class Schedule:
+    """The learning-rate schedule that a training holds; it has no state to be resumed with.
 
-    ``epochs_done`` is a fraction within an epoch, 0 at the very first step. ``score_history`` holds
-    ``config.metric`` of each epoch so far; only "plateau" looks at it. A function of nothing else,
-    so that a resumed run needs no state of the schedule.
-
-    Warm-up is linear over ``warmup_epochs``; the schedule proper runs over the rest. "poly" has the
-    power 0.9 of DeepLab (Chen et al. 2018).
+    Warm-up is linear over ``warmup_epochs``; the schedule proper runs over the rest of
+    ``max_epochs``. "poly" has the power 0.9 of DeepLab (Chen et al. 2018).
     """
-    if epochs_done < config.warmup_epochs:
-        return max(epochs_done / config.warmup_epochs, FLOOR)
-    span = config.max_epochs - config.warmup_epochs
-    progress = min((epochs_done - config.warmup_epochs) / span, 1.0)
-    match config.schedule:
-        case "constant":
-            return 1.0
-        case "cosine":
-            return FLOOR + (1 - FLOOR) * 0.5 * (1 + math.cos(math.pi * progress))
-        case "poly":
-            return FLOOR + (1 - FLOOR) * (1 - progress) ** 0.9
-        case "plateau":
-            return PLATEAU_FACTOR ** _plateaus(score_history, _plateau_patience_epochs(config))
+
+    kind: Literal["constant", "cosine", "poly", "plateau"]
+    warmup_epochs: float
+    max_epochs: int
+
+    def factor(self, epochs_done: float, score_history: Sequence[float]) -> float:
+        """What the learning rate is multiplied with.
+
+        ``epochs_done`` is a fraction within an epoch, 0 at the very first step. ``score_history``
+        holds ``config.metric`` of each epoch so far; only "plateau" looks at it.
+        """
+        if epochs_done < self.warmup_epochs:
+            return max(epochs_done / self.warmup_epochs, FLOOR)
+        span = self.max_epochs - self.warmup_epochs
+        progress = min((epochs_done - self.warmup_epochs) / span, 1.0)
+        match self.kind:
+            case "constant":
+                return 1.0
+            case "cosine":
+                return FLOOR + (1 - FLOOR) * 0.5 * (1 + math.cos(math.pi * progress))
+            case "poly":
+                return FLOOR + (1 - FLOOR) * (1 - progress) ** 0.9
+            case "plateau":
+                patience_epochs = max(2, round(0.1 * self.max_epochs))
+                return PLATEAU_FACTOR ** _plateaus(score_history, patience_epochs)
 
 
-def _plateau_patience_epochs(config: TrialConfig) -> int:
-    return max(2, round(0.1 * config.max_epochs))
+def build_schedule(config: TrialConfig) -> Schedule:
+    """The schedule of a configuration."""
+    return Schedule(config.schedule, config.warmup_epochs, config.max_epochs)
+
+
+def build_average(config: TrialConfig, network: SegmentationNetwork) -> AveragedModel | None:
+    """The moving average of a network's weights, with ``ema_decay``; None where there is none."""
+    if config.ema_decay is None:
+        return None
+    follow = get_ema_multi_avg_fn(config.ema_decay)  # type: ignore[no-untyped-call]
+    return AveragedModel(network, multi_avg_fn=follow)
 
 
 def _plateaus(score_history: Sequence[float], patience_epochs: int) -> int:

@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel
 from torch.utils.data import DataLoader
 
 from segcore.cache import PreparedData
@@ -22,8 +23,11 @@ from segcore.errors import TrainingFailedError
 from segcore.loading import Batch, EpochSampler, TrainingImages, class_rarity
 from segcore.losses import loss_settings
 from segcore.models import SegmentationNetwork, bare_network, on_meta
+from segcore.optim import Schedule
 from segcore.plugins import is_import_path
 from segcore.weights import holds_weights
+
+_DECIMALS = 12
 
 Facts = dict[str, Scalar]
 """Plain values by name, such as ``optimizer.weight_decay``."""
@@ -41,6 +45,11 @@ class Built:
     weights_file: Path | None
     """What the encoder was loaded from."""
     optimizer: torch.optim.Optimizer
+    schedule: Schedule
+    clip_norm: float | None
+    """Gradients longer than this are shortened to it; None: never."""
+    average: AveragedModel | None
+    """Of the network's weights."""
     loss: nn.Module
     """As ``build_loss`` gives it."""
     loader: DataLoader[Batch]
@@ -72,6 +81,11 @@ def read_back(built: Built) -> Facts:
         "network.mean": _shown(network.mean_C11),
         "network.std": _shown(network.std_C11),
         **_optimizer_facts(built.optimizer),
+        "schedule": built.schedule.kind,
+        "schedule.warmup_epochs": built.schedule.warmup_epochs,
+        "schedule.max_epochs": built.schedule.max_epochs,
+        "clip_norm": built.clip_norm,
+        "ema_decay": None if built.average is None else _decay(built.average),
         **_loss_facts(built.loss.get_submodule("loss")),
         **_loader_facts(built.loader, built.data),
     }
@@ -96,6 +110,11 @@ def expected(config: TrialConfig, data: PreparedData) -> Facts:
         "optimizer.lr": config.lr,
         "optimizer.weight_decay": config.weight_decay,
         "optimizer.parameters": _count(network.parameters()),
+        "schedule": config.schedule,
+        "schedule.warmup_epochs": config.warmup_epochs,
+        "schedule.max_epochs": config.max_epochs,
+        "clip_norm": config.clip_norm,
+        "ema_decay": None if config.ema_decay is None else round(config.ema_decay, _DECIMALS),
         "loader.batch_size": config.batch_size,
         "loader.height_px": config.height_px,
         "loader.width_px": config.width_px,
@@ -136,17 +155,26 @@ def _optimizer_facts(optimizer: torch.optim.Optimizer) -> Facts:
     *encoder_groups, group = optimizer.param_groups
     facts: Facts = {
         "optimizer": type(optimizer).__name__.lower(),
-        "optimizer.lr": group["lr"],
+        "optimizer.lr": group["base_lr"],  # "lr" is set anew at each step, from this
         "optimizer.weight_decay": _one(each["weight_decay"] for each in optimizer.param_groups),
         "optimizer.parameters": _count(group["params"]),
     }
     if encoder_groups:
-        facts["optimizer.encoder_lr"] = _one(each["lr"] for each in encoder_groups)
+        facts["optimizer.encoder_lr"] = _one(each["base_lr"] for each in encoder_groups)
         facts["optimizer.encoder_parameters"] = sum(_count(g["params"]) for g in encoder_groups)
     for name in ("momentum", "betas", "eps"):
         if name in group:
             facts[f"optimizer.{name}"] = _one(each[name] for each in optimizer.param_groups)
     return facts
+
+
+def _decay(average: AveragedModel) -> float | None:
+    """What one step of the average leaves of its weights; None where it does something else."""
+    if average.multi_avg_fn is None:
+        return None
+    kept = torch.ones(1, dtype=torch.float64)
+    average.multi_avg_fn([kept], [torch.zeros_like(kept)], average.n_averaged)
+    return round(kept.item(), _DECIMALS)
 
 
 def _loss_facts(loss: nn.Module) -> Facts:

@@ -1,7 +1,7 @@
-"""Which photographs train, validate and test: a random split, stratified by the rare classes."""
+"""Which photographs train, validate and test: random, stratified by the rare classes; folds."""
 
 from collections.abc import Mapping, Sequence
-from typing import Literal, get_args
+from typing import Literal, TypeVar, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,6 +10,9 @@ from segcore.errors import UserError
 
 Split = Literal["train", "val", "test"]
 SPLITS: tuple[Split, ...] = get_args(Split)
+
+Side = TypeVar("Side", Split, int)
+"""Of a random division: a split, or a fold's number."""
 
 
 def assign_splits(
@@ -30,48 +33,81 @@ def assign_splits(
 
     Raises ``UserError`` where there are too few groups to give each split one.
     """
-    names, group_P = np.unique(np.asarray(groups, dtype=str), return_inverse=True)
-    # What a group weighs: for each class its photographs that hold it, and last all of them.
-    holds_PK = np.column_stack([class_pixels_PK > 0, class_pixels_PK.sum(axis=1) > 0])
-    weight_GK = np.zeros((len(names), holds_PK.shape[1]), np.int64)
-    np.add.at(weight_GK, group_P, holds_PK)
-
+    group_P, weight_GK = _weigh(class_pixels_PK, groups)
     fixed_groups: dict[int, Split] = {}
     for group, split in zip(group_P, fixed or [None] * len(group_P), strict=True):
         if split is not None:
             fixed_groups[int(group)] = split
-    drawn_groups = _draw(weight_GK, fractions, fixed_groups, np.random.default_rng(seed))
+    total_K = weight_GK.sum(axis=0)
+    lacks_K = {split: fraction * total_K for split, fraction in fractions.items()}
+    lacks_K["train"] = total_K - sum(lacks_K.values())
+    drawn_groups = _draw(weight_GK, lacks_K, fixed_groups, np.random.default_rng(seed))
     _fill_empty_splits(drawn_groups, fixed_groups, weight_GK)
     split_of_group = drawn_groups | fixed_groups
     return [split_of_group[int(group)] for group in group_P]
 
 
+def assign_folds(
+    class_pixels_PK: NDArray[np.int64], groups: Sequence[str], folds: int, seed: int
+) -> list[int]:
+    """Give each of P photographs one of the folds 0…``folds``−1, as ``assign_splits`` does splits.
+
+    Raises ``UserError`` where there are fewer groups with labelled pixels than folds.
+    """
+    group_P, weight_GK = _weigh(class_pixels_PK, groups)
+    labelled = int(np.count_nonzero(weight_GK[:, -1]))
+    if labelled < folds:
+        raise UserError(
+            f"--folds {folds}: there are only {labelled} groups of labelled photographs outside of "
+            "the test split; choose fewer folds, or make groups smaller"
+        )
+    lacks_K = {fold: weight_GK.sum(axis=0) / folds for fold in range(folds)}
+    drawn = _draw(weight_GK, lacks_K, {}, np.random.default_rng(seed))
+    return [drawn[int(group)] for group in group_P]
+
+
+def _weigh(
+    class_pixels_PK: NDArray[np.int64], groups: Sequence[str]
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Each photograph's group as a number, and what the groups weigh.
+
+    That is for each class the photographs of the group that hold it, and last all labelled ones.
+    """
+    names, group_P = np.unique(np.asarray(groups, dtype=str), return_inverse=True)
+    holds_PK = np.column_stack([class_pixels_PK > 0, class_pixels_PK.sum(axis=1) > 0])
+    weight_GK = np.zeros((len(names), holds_PK.shape[1]), np.int64)
+    np.add.at(weight_GK, group_P, holds_PK)
+    return group_P, weight_GK
+
+
 def _draw(
     weight_GK: NDArray[np.int64],
-    fractions: Mapping[Split, float],
-    fixed_groups: Mapping[int, Split],
+    lacks_K: dict[Side, NDArray[np.float64]],
+    fixed_groups: Mapping[int, Side],
     rng: np.random.Generator,
-) -> dict[int, Split]:
-    """Hand out the groups that aren't fixed, those of the rarest class first, where it lacks."""
-    total_K = weight_GK.sum(axis=0)
-    lacks_K = {split: fraction * total_K for split, fraction in fractions.items()}
-    lacks_K["train"] = total_K - sum(lacks_K.values())
-    for group, split in fixed_groups.items():
-        lacks_K[split if split in lacks_K else "train"] -= weight_GK[group]
+) -> dict[int, Side]:
+    """Hand out the groups that aren't fixed, those of the rarest class first, where it lacks.
 
-    drawn: dict[int, Split] = {}
+    ``lacks_K``: how much of each class every side is to get. What weighs nothing goes to the last.
+    """
+    last = list(lacks_K)[-1]
+    for group, side in fixed_groups.items():
+        short = side if side in lacks_K else last
+        lacks_K[short] = lacks_K[short] - weight_GK[group]
+
+    drawn: dict[int, Side] = {}
     left = [int(g) for g in rng.permutation(len(weight_GK)) if int(g) not in fixed_groups]
     while left:
         left_K = weight_GK[left].sum(axis=0)
         if not left_K.any():
-            return drawn | dict.fromkeys(left, "train")  # Nothing labelled: weighs nothing.
+            return drawn | dict.fromkeys(left, last)  # nothing labelled: weighs nothing
         rarest = int(np.argmin(np.where(left_K > 0, left_K, np.iinfo(np.int64).max)))
         holders = sorted((g for g in left if weight_GK[g, rarest]), key=lambda g: -weight_GK[g, -1])
         for group in holders:
-            # Of splits that lack the class equally, the one that lacks most photographs.
-            split = max(lacks_K, key=lambda s: (lacks_K[s][rarest], lacks_K[s][-1]))
-            drawn[group] = split
-            lacks_K[split] = lacks_K[split] - weight_GK[group]
+            # Of sides that lack the class equally, the one that lacks most photographs.
+            side = max(lacks_K, key=lambda s: (lacks_K[s][rarest], lacks_K[s][-1]))
+            drawn[group] = side
+            lacks_K[side] = lacks_K[side] - weight_GK[group]
         left = [group for group in left if group not in drawn]
     return drawn
 

@@ -17,7 +17,6 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from segcore import checkpoint
 from segcore.cache import PreparedData
@@ -31,9 +30,10 @@ from segcore.metrics import Scores
 from segcore.microbatches import MicroBatches, naming_memory
 from segcore.models import SegmentationNetwork, build_network
 from segcore.optim import (
+    build_average,
     build_optimizer,
+    build_schedule,
     load_optimizer_tensors,
-    lr_factor,
     optimizer_tensors,
     set_lr,
 )
@@ -88,7 +88,7 @@ def fit(
     weights_dir: Path | None = None,
     loader_workers: int = 0,
 ) -> Iterator[EpochResult]:
-    """Train on the split "train" and score on "val" after each epoch.
+    """Train on the split "train" and score on "val" after each epoch; ``config.fold`` divides anew.
 
     ``device``: CUDA where there is one, by default. ``resume_from``: a checkpoint of the same
     configuration; on a CPU the epochs that follow have the same numbers as those of a run that was
@@ -99,7 +99,8 @@ def fit(
     """
     device = device or torch.device("cuda" if torch.cuda.is_available() else "cpu")
     with naming_memory():
-        training = _Training(config, data, device, weights_dir, loader_workers)
+        divided = data.divided_for(config)
+        training = _Training(config, divided, device, weights_dir, loader_workers)
         if resume_from is not None:
             training.restore(resume_from)
     while not training.finished:
@@ -143,6 +144,9 @@ def _build(
         network=network,
         weights_file=encoder_weights_file(config, weights_dir),
         optimizer=build_optimizer(config, network),
+        schedule=build_schedule(config),
+        clip_norm=config.clip_norm,
+        average=build_average(config, network),
         loss=build_loss(config, data.class_pixels("train")).to(device),
         loader=training_loader(
             data, config, workers=loader_workers, pin_memory=device.type == "cuda"
@@ -167,12 +171,8 @@ class _Training:
         self._built_hash = check_built(config, built)
         self._network, self._optimizer = built.network, built.optimizer
         self._loss, self._train_loader = built.loss, built.loader
-        self._average: AveragedModel | None = None
-        if config.ema_decay is not None:
-            self._average = AveragedModel(
-                built.network,
-                multi_avg_fn=get_ema_multi_avg_fn(config.ema_decay),  # type: ignore[no-untyped-call]
-            )
+        self._schedule, self._clip_norm = built.schedule, built.clip_norm
+        self._average = built.average
         self._scaler = torch.amp.GradScaler(device.type, enabled=amp_dtype(device) is torch.float16)
         self._val_loader = plain_loader(
             data,
@@ -307,7 +307,7 @@ class _Training:
         pixels = torch.zeros(IGNORE_INDEX + 1, dtype=torch.int64)
         for step, batch in enumerate(self._train_loader):
             epochs_done = self._epoch - 1 + step / steps
-            set_lr(self._optimizer, lr_factor(self._config, epochs_done, self._score_history))
+            set_lr(self._optimizer, self._schedule.factor(epochs_done, self._score_history))
             image_NCHW, mask_NHW, _ = to_device(batch, self._device)
             unseen.append(self._step(image_NCHW, mask_NHW))
             # On the host, while the device works: bincount on CUDA waits for it.
@@ -332,9 +332,9 @@ class _Training:
     def _step(self, image_NCHW: torch.Tensor, mask_NHW: torch.Tensor) -> torch.Tensor:
         """One step of the optimizer; the loss of its batch."""
         loss = self._micro_batches.attempt(partial(self._backward, image_NCHW, mask_NHW))
-        if self._config.clip_norm is not None:
+        if self._clip_norm is not None:
             self._scaler.unscale_(self._optimizer)
-            torch.nn.utils.clip_grad_norm_(self._network.parameters(), self._config.clip_norm)
+            torch.nn.utils.clip_grad_norm_(self._network.parameters(), self._clip_norm)
         self._scaler.step(self._optimizer)
         self._scaler.update()
         if self._average is not None:

@@ -55,6 +55,7 @@ def make_data(count: int = 16, side_px: int = 48, seed: int = 0) -> PreparedData
         class_colors=CLASS_COLORS,
         photos=tuple(f"{m}.png" for m in range(count)),
         photo_splits=tuple(splits),  # type: ignore[arg-type]
+        photo_groups=tuple(f"{m}.png" for m in range(count)),
         fingerprint=f"blocks-{count}-{side_px}-{seed}",
         photo_M=np.arange(count, dtype=np.int32),
         images_MHWC=np.stack([image for image, _ in pairs]),

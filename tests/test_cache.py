@@ -2,6 +2,7 @@
 
 import json
 import os
+import pickle
 import subprocess
 import sys
 from collections.abc import Callable
@@ -17,7 +18,7 @@ import segcore.building
 from segcore import prepare as command
 from segcore.arrays import LOCATIONS
 from segcore.cache import PreparedData, open_prepared, prepare, read_survey
-from segcore.config import IGNORE_INDEX, Preparation
+from segcore.config import IGNORE_INDEX, Preparation, TrialConfig
 from segcore.errors import ProblemsError, UserError
 from segcore.images import read_pair
 
@@ -176,6 +177,32 @@ def test_arrays_and_split_follow_from_the_content_and_the_seed_in_dataset_yaml(
         (folder / "dataset.yaml").write_text(yaml.safe_dump(SPEC | {"split": split}))
         drawn.add(run(folder).photo_splits)
     assert len(drawn) > 1
+
+
+def test_folds_divide_what_is_not_test_and_each_photograph_is_held_out_once(folder: Path) -> None:
+    data = run(folder)
+    held_out = []
+    for fold in range(3):
+        config = TrialConfig(fold=fold, folds=3)
+        divided = data.divided_for(config)
+        assert [split == "test" for split in divided.photo_splits] == [
+            split == "test" for split in data.photo_splits
+        ]
+        held_out += divided.items("val").tolist()
+        assert not set(divided.items("val")) & set(divided.items("train"))
+        # In a loading process too, which opens the files anew.
+        assert pickle.loads(pickle.dumps(divided)).photo_splits == divided.photo_splits
+    assert sorted(held_out) == sorted([*data.items("train"), *data.items("val")])
+    assert data.divided_for(TrialConfig()) is data
+
+
+def test_photographs_of_one_group_are_in_one_fold(folder: Path) -> None:
+    (folder / "dataset.yaml").write_text(yaml.safe_dump(SPEC | {"group": r"(\w)\d\."}))
+    data = run(folder)
+    for fold in range(2):
+        divided = data.divided_for(TrialConfig(fold=fold, folds=2))
+        sides = zip(data.photo_groups, divided.photo_splits, strict=True)
+        assert len(set(sides)) == len(set(data.photo_groups))
 
 
 def truncate_image(folder: Path) -> None:

@@ -98,7 +98,9 @@ def test_what_candidates_send_gives_the_score_of_their_mixture(
     ]
     for stored, (prediction, probs_NK) in zip(trials, answers, strict=False):
         assert prediction.scores.dice == pytest.approx(stored.info.score)
-        assert prediction.classes_JHW.shape == (1, 48, 48)
+        assert {m: class_HW.shape for m, class_HW in prediction.class_HW.items()} == {
+            int(items_M[1]): (48, 48)
+        }
         assert prediction.latency_s > 0
         np.testing.assert_allclose(probs_NK.sum(axis=1, dtype=np.int64), WHOLE, atol=2)
     pool = Pool.of(pixels, [probs_NK for _, probs_NK in answers])

@@ -202,7 +202,7 @@ def test_a_search_survives_its_cluster(cluster: Lab, tmp_path: Path) -> None:
     tunnel.terminate()
     lab.run("laptop", "cd segsearch && ray down -y cluster.yaml", timeout_s=120)
     for name in ("head", "w1", "w2"):
-        wait_for(lambda name=name: not left_on(lab, name), 150, f"nothing runs on {name}")
+        wait_for(lambda name=name: not left_on(lab, name), 180, f"nothing runs on {name}")
 
 
 def job_status(lab: Lab, job: str) -> str:

@@ -1,6 +1,7 @@
 """A bundle predicts without anything else."""
 
 import json
+import random
 import shutil
 from pathlib import Path
 
@@ -64,6 +65,64 @@ def test_a_bundle_cannot_name_what_is_outside_of_it(bundle: Path, name: str) -> 
     (bundle / "bundle.json").write_text(json.dumps(manifest))
     with pytest.raises(UserError, match="allowed: a folder member_NN"):
         Ensemble.load(bundle, CPU)
+
+
+@pytest.mark.parametrize(
+    "name", ["bundle.json", "member_01", "member_00/model.safetensors", "member_00/checkpoint.json"]
+)
+def test_a_bundle_cannot_link_to_what_is_outside_of_it(bundle: Path, name: str) -> None:
+    outside = bundle.with_name("outside")
+    (bundle / name).rename(outside)
+    (bundle / name).symlink_to(outside)
+    with pytest.raises(UserError, match=rf"{name}: a link out of the bundle \(/.*outside\)"):
+        Ensemble.load(bundle, CPU)
+
+
+def test_a_link_may_lead_to_the_bundle_and_within_it(bundle: Path, tmp_path: Path) -> None:
+    kept = bundle / "member_01" / "weights.safetensors"
+    (bundle / "member_01" / "model.safetensors").rename(kept)
+    (bundle / "member_01" / "model.safetensors").symlink_to("weights.safetensors")
+    (tmp_path / "newest").symlink_to(bundle)
+    assert len(Ensemble.load(tmp_path / "newest", CPU).members) == 2
+    kept.unlink()  # then it leads nowhere
+    with pytest.raises(UserError, match=r"member_01/model\.safetensors: a link out"):
+        Ensemble.load(bundle, CPU)
+
+
+def flip_bit(path: Path, bit: int) -> None:
+    content = bytearray(path.read_bytes())
+    content[bit // 8] ^= 1 << bit % 8
+    path.write_bytes(content)
+
+
+def test_one_flipped_bit_in_a_bundles_weights_is_refused_by_name(bundle: Path) -> None:
+    path = bundle / "member_01" / "model.safetensors"
+    bits = path.stat().st_size * 8
+    for bit in (0, bits - 1, *(random.Random(0).randrange(bits) for _ in range(20))):
+        flip_bit(path, bit)
+        with pytest.raises(UserError, match=r"member_01/model\.safetensors: damaged"):
+            Ensemble.load(bundle, CPU)
+        flip_bit(path, bit)
+    assert len(Ensemble.load(bundle, CPU).members) == 2
+
+
+def test_a_bundle_is_not_made_of_a_damaged_checkpoint(
+    checkpoints: list[Path], tmp_path: Path
+) -> None:
+    damaged = tmp_path / "trial"
+    shutil.copytree(checkpoints[0], damaged)
+    flip_bit(damaged / "model.safetensors", 50_000)
+    with pytest.raises(UserError, match=r"trial/model\.safetensors: damaged"):
+        write_bundle(tmp_path / "bundle", [(damaged, 1.0)], metric="dice", scores={})
+    assert not (tmp_path / "bundle").exists()
+
+
+def test_a_bundle_from_before_there_was_a_hash_still_loads(bundle: Path) -> None:
+    for path in bundle.glob("member_*/checkpoint.json"):
+        manifest = json.loads(path.read_text())
+        assert len(manifest.pop("model_sha256")) == 64
+        path.write_text(json.dumps(manifest))
+    assert len(Ensemble.load(bundle, CPU).members) == 2
 
 
 def test_code_that_a_bundle_names_runs_only_when_allowed(bundle: Path) -> None:

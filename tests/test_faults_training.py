@@ -255,6 +255,13 @@ RESNET = {
         ("build_optimizer", {"momentum": 0.5}, "optimizer.momentum: sampled 0.8, built 0.5"),
         ("build_optimizer", {"optimizer": "adam"}, "optimizer: sampled 'sgd', built 'adam'"),
         ("build_optimizer", {"encoder_lr_factor": 1.0}, "encoder_lr: sampled 0.01, built 0.02"),
+        ("build_schedule", {"schedule": "constant"}, "schedule: sampled 'poly', built 'constant'"),
+        ("build_schedule", {"warmup_epochs": 0.0}, "schedule.warmup_epochs: sampled 0.5, built 0"),
+        ("build_schedule", {"max_epochs": 50}, "schedule.max_epochs: sampled 2, built 50"),
+        ("build_average", {"ema_decay": 0.9}, "ema_decay: sampled 0.99, built 0.9"),
+        ("build_average", {"ema_decay": None}, "ema_decay: sampled 0.99, built None"),
+        ("_build", {"clip_norm": 5.0}, "clip_norm: sampled 0.5, built 5.0"),
+        ("_build", {"clip_norm": None}, "clip_norm: sampled 0.5, built None"),
         (
             "build_network",
             {"encoder": "resnet34", "encoder_weights": None},
@@ -291,6 +298,7 @@ def test_a_builder_that_ignores_a_parameter_fails_the_training_before_its_first_
     sampled = config(
         **RESNET | {"model_kwargs": {"decoder_use_norm": False}},
         encoder_weights=str(weights), lr=0.02, weight_decay=0.03, momentum=0.8,
+        schedule="poly", warmup_epochs=0.5, clip_norm=0.5, ema_decay=0.99,
         loss="dice_focal", oversample_ratio=4.0, rare_crop_prob=0.2, seed=7, augment_strength=0.1,
         loss_kwargs={"smooth": 3.0, "region_share": 0.3, "class_weight_power": 0.5},
     )  # fmt: skip
@@ -316,7 +324,9 @@ def test_what_was_built_rightly_passes_and_has_a_hash_of_its_own(
         chosen = config(loss=loss, max_epochs=1, **changes)
         return next(fit(chosen, data, device=CPU)).built_hash
 
-    assert built_hash() == built_hash(clip_norm=1.0)
+    assert built_hash() == built_hash()
+    settings = ({"clip_norm": 1.0}, {"ema_decay": 0.9}, {"schedule": "poly"})
+    assert len({built_hash(), *(built_hash(**each) for each in settings)}) == 4
     assert len({built_hash(optimizer=name) for name in ("adam", "adamw", "sgd")}) == 3
 
 

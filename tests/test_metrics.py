@@ -207,3 +207,15 @@ def test_scores_lie_between_0_and_1_and_iou_below_dice(pixels: list[tuple[int, i
     assert scores.confusion_KK.sum() == np.sum(truth != IGNORE_INDEX)
     # One photograph: the mean over photographs is the photograph's own.
     assert scores.dice_per_image == scores.dice or math.isnan(scores.dice)
+
+
+def test_scores_of_parts_are_joined_to_those_of_the_whole() -> None:
+    photographs = random_photographs(seed=3, num_classes=4, count=7)
+    whole, joined = (
+        score(photographs, 4),
+        Scores.joined([score(photographs[:3], 4), score(photographs[3:], 4)]),
+    )
+    for name in METRICS:
+        assert joined.metric(name) == whole.metric(name)
+    np.testing.assert_array_equal(joined.confusion_KK, whole.confusion_KK)
+    np.testing.assert_array_equal(joined.counts_P3K, whole.counts_P3K)

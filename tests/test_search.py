@@ -18,6 +18,7 @@ from optuna.trial import TrialState
 from PIL import Image
 
 from search import predict, run
+from search.result import SearchResult
 from segcore import checkpoint
 
 ROOT = Path(__file__).parents[1]
@@ -218,3 +219,45 @@ def test_a_dry_run_checks_all_and_trains_nothing(blocks: Path, tmp_path: Path) -
     assert "8 training images, 4 for validation, 4 for the test" in result.stdout
     assert "about" in result.stdout and "Nothing was trained" in result.stdout
     assert not list(tmp_path.glob("runs/*/trials"))
+
+
+def test_with_folds_members_are_chosen_on_all_images_but_the_tests(
+    blocks: Path, tmp_path: Path
+) -> None:
+    """And the trainings on folds are a run of their own, which is resumed with the search."""
+    space = "tests.tiny_space:slow_space"
+    arguments = ["--data", str(blocks), "--space", space, "--trials", "2", "--folds", "2",
+                 "--fold-trials", "2", "--max-epochs", "3", "--name", "folded"]  # fmt: skip
+    with subprocess.Popen(
+        [*SEARCH, *arguments], cwd=tmp_path, env=environment(), text=True, stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+    ) as process:  # fmt: skip
+        assert process.stdout is not None
+        seen = ""
+        for line in process.stdout:
+            seen += line
+            if "trial   1" in line and "on 2 folds" in seen:
+                process.send_signal(signal.SIGINT)
+                break
+        seen += process.stdout.read()
+    assert process.returncode == 130, seen
+    resumed = search(tmp_path, "--resume", "runs/folded")
+    assert resumed.returncode == 0, resumed.stdout + resumed.stderr
+    folder = tmp_path / "runs" / "folded"
+    trained = study_of(folder / "folds_2").get_trials()
+    assert [trial.state for trial in trained] == [TrialState.COMPLETE] * 4
+    assert all(len(trial.intermediate_values) == 3 for trial in trained), "none is stopped"
+
+    result = SearchResult.read(folder)
+    assert result is not None
+    assert (result.folds, result.val_photos, result.test_photos) == (2, 12, 4)
+    assert any(row.name.endswith("without folds") for row in result.alternatives)
+    assert "mean of its 2 folds' networks" in resumed.stdout
+    members = json.loads((folder / "ensemble" / "bundle.json").read_text())["members"]
+    assert len(members) == 2 * len(result.members)
+    assert sum(member["weight"] for member in members) == pytest.approx(1)
+    folds = [
+        checkpoint.load_info(folder / "ensemble" / member["folder"]).config.fold
+        for member in members
+    ]
+    assert folds == [0, 1] * len(result.members)

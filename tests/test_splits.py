@@ -1,4 +1,4 @@
-"""The random split: stratified by rare classes, in groups, the same for the same seed."""
+"""Random splits and folds: stratified by rare classes, in groups, the same for the same seed."""
 
 from collections import Counter
 
@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from segcore.errors import UserError
-from segcore.splits import SPLITS, Split, assign_splits
+from segcore.splits import SPLITS, Split, assign_folds, assign_splits
 
 FRACTIONS: dict[Split, float] = {"val": 0.2, "test": 0.2}
 
@@ -88,3 +88,20 @@ def test_unlabelled_photographs_count_as_nothing() -> None:
 def test_too_few_groups_are_an_error_that_says_how_many() -> None:
     with pytest.raises(UserError, match=r"2 groups .* can't fill train, val and test"):
         assign_splits(np.ones((9, 2), np.int64), ["a", "b", "b"] * 3, FRACTIONS, 0)
+
+
+def test_every_fold_has_its_share_of_every_class_and_no_group_is_torn() -> None:
+    class_pixels_PK = photographs(300)
+    groups = [f"flight {index // 3}" for index in range(300)]
+    folds = np.array(assign_folds(class_pixels_PK, groups, 5, seed=0))
+    assert Counter(folds.tolist()).keys() == set(range(5))
+    assert all(len(set(folds[start : start + 3])) == 1 for start in range(0, 300, 3))
+    for k in range(6):
+        holders = np.bincount(folds[class_pixels_PK[:, k] > 0], minlength=5)
+        assert np.ptp(holders) <= max(1, 0.12 * holders.mean()), f"class {k}: {holders}"
+    assert folds.tolist() == assign_folds(class_pixels_PK, groups, 5, seed=0)
+
+
+def test_more_folds_than_groups_are_refused() -> None:
+    with pytest.raises(UserError, match="--folds 5: there are only 4 groups"):
+        assign_folds(photographs(8) + 1, [str(index % 4) for index in range(8)], 5, seed=0)

@@ -138,12 +138,13 @@ def test_a_run_in_a_bucket_is_opened_on_another_machine(
     run.write(RunRecord("id", options, {"data": "abc"}))
     run.study.write_text("line 1\n")
     run.push()
+    Location.parse(f"{s3}/runs/storm").write("search.json", run.search_json.read_bytes()[:50])
 
     monkeypatch.setenv("SEGSEARCH_CACHE", str(tmp_path / "another"))
     there = RunFolder.opened(f"{s3}/runs/storm")
     assert there.study.read_text() == "line 1\n"
     with pytest.raises(UserError, match=r"--tracking-uri http://\*\*\*@host:5000: its password"):
-        there.read().options.check_complete()
+        there.read().options.check_complete()  # from the predecessor, in the bucket too
     # Where only the process died, this machine's own files are newer than the bucket's.
     there.study.write_text("line 1\nline 2\n")
     assert RunFolder.opened(f"{s3}/runs/storm").study.read_text() == "line 1\nline 2\n"

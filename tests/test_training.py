@@ -11,7 +11,8 @@ from segcore.cache import PreparedData
 from segcore.config import TrialConfig
 from segcore.ensemble import load_network
 from segcore.errors import UserError
-from segcore.optim import lr_factor
+from segcore.models import build_network
+from segcore.optim import build_schedule
 from segcore.training import DivergedError, EpochResult, fit
 
 CPU = torch.device("cpu")
@@ -104,6 +105,34 @@ def test_a_checkpoint_predicts_as_the_network_did(data: PreparedData, tmp_path: 
     assert right == pytest.approx(epoch.scores.pixel_accuracy, abs=1e-6)
 
 
+STEP_AN_EPOCH = {
+    "optimizer": "sgd", "momentum": 0.0, "weight_decay": 0.0, "schedule": "constant", "lr": 0.1,
+    "batch_size": 8, "max_epochs": 2,
+}  # fmt: skip
+
+
+def test_a_step_is_as_long_as_the_clipped_gradient(data: PreparedData, tmp_path: Path) -> None:
+    chosen = config(**STEP_AN_EPOCH, clip_norm=1e-3)
+    next(fit(chosen, data, device=CPU)).save(tmp_path)
+    torch.manual_seed(chosen.seed)
+    start = dict(build_network(chosen, data.num_classes).named_parameters())
+    end = checkpoint.load_model_tensors(tmp_path)
+    step = torch.cat([(end[name] - start[name]).flatten() for name in start])
+    assert step.norm().item() == pytest.approx(0.1 * 1e-3, rel=1e-3)
+
+
+def test_the_average_moves_by_its_decay(data: PreparedData, tmp_path: Path) -> None:
+    raw, average = [], []
+    for epoch in fit(config(**STEP_AN_EPOCH, ema_decay=0.75), data, device=CPU):
+        epoch.save(tmp_path)
+        raw.append(checkpoint.load_training_tensors(tmp_path))
+        average.append(checkpoint.load_model_tensors(tmp_path))
+    for name, tensor in average[1].items():
+        if tensor.is_floating_point() and "running" not in name:
+            expected = 0.75 * raw[0][f"network.{name}"] + 0.25 * raw[1][f"network.{name}"]
+            torch.testing.assert_close(tensor, expected)
+
+
 def test_a_checkpoint_of_another_configuration_is_refused(
     data: PreparedData, tmp_path: Path
 ) -> None:
@@ -130,13 +159,13 @@ def test_a_checkpoint_cut_off_anywhere_is_seen_as_incomplete(
 )
 def test_schedules_by_hand(schedule: str, at_start: float, at_middle: float, at_end: float) -> None:
     chosen = config(schedule=schedule, max_epochs=10)
-    found = [lr_factor(chosen, epochs, []) for epochs in (0.0, 5.0, 10.0)]
+    found = [build_schedule(chosen).factor(epochs, []) for epochs in (0.0, 5.0, 10.0)]
     assert found == pytest.approx([at_start, at_middle, at_end], abs=1e-3)
 
 
 def test_warm_up_rises_to_the_full_rate_before_the_schedule_begins() -> None:
     chosen = config(schedule="cosine", max_epochs=12, warmup_epochs=2.0)
-    rising = [lr_factor(chosen, epochs, []) for epochs in (0.0, 1.0, 2.0, 7.0)]
+    rising = [build_schedule(chosen).factor(epochs, []) for epochs in (0.0, 1.0, 2.0, 7.0)]
     assert rising == pytest.approx([0.01, 0.5, 1.0, 0.505])
 
 
@@ -144,7 +173,7 @@ def test_a_plateau_halves_the_rate_after_its_patience() -> None:
     chosen = config(schedule="plateau", max_epochs=20)  # patience: 2 epochs
 
     def factor(history: list[float]) -> float:
-        return lr_factor(chosen, float(len(history)), history)
+        return build_schedule(chosen).factor(float(len(history)), history)
 
     assert factor([0.1, 0.2, 0.3]) == 1
     assert factor([0.3, 0.2]) == 1

@@ -1,8 +1,11 @@
 """Where a search's time went."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
+from search.leaderboard import TrialRow
 from search.reporting.facts import RunFacts
+from search.reporting.history import History
 
 STATUSES = ("finished", "stopped", "failed", "running")
 
@@ -12,6 +15,7 @@ class StatusCost:
     """All trials of one status together."""
 
     status: str
+    """Or "on folds": of --folds, whatever became of them."""
     trials: int
     epochs: int
     worker_s: float
@@ -48,19 +52,23 @@ class Costs:
 def costs(facts: RunFacts) -> Costs:
     """Add up the trials."""
     history = facts.history
-    by_status = []
-    for status in STATUSES:
-        rows = [row for row in facts.rows if row.status == status]
-        pasts = [history.trials[row.number] for row in rows if row.number in history.trials]
-        if rows:
-            by_status.append(
-                StatusCost(
-                    status,
-                    trials=len(rows),
-                    epochs=sum(row.epochs for row in rows),
-                    worker_s=sum(past.worker_s for past in pasts),
-                    training_s=sum(past.training_s for past in pasts),
-                )
-            )
+    by_status = [
+        _cost(status, rows, history)
+        for status in STATUSES
+        if (rows := [row for row in facts.rows if row.status == status])
+    ]
+    if facts.folded is not None:
+        by_status.append(_cost("on folds", *facts.folded))
     wall_ms = (history.ended_ms or 0) - (history.started_ms or 0)
     return Costs(tuple(by_status), wall_ms / 1000, history.sessions, history.gpus_per_trial)
+
+
+def _cost(status: str, rows: Sequence[TrialRow], history: History) -> StatusCost:
+    pasts = [history.trials[row.number] for row in rows if row.number in history.trials]
+    return StatusCost(
+        status,
+        trials=len(rows),
+        epochs=sum(row.epochs for row in rows),
+        worker_s=sum(past.worker_s for past in pasts),
+        training_s=sum(past.training_s for past in pasts),
+    )

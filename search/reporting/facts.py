@@ -46,6 +46,8 @@ class RunFacts:
     rungs: Sequence[int]
     """Epochs at which weak trials are stopped, and the last one."""
     history: History
+    folded: tuple[Sequence[TrialRow], History] | None
+    """The trainings on folds that followed; None without --folds, and before them."""
     result: SearchResult | None
     """None before the search's end."""
     data: PreparedData | None
@@ -93,12 +95,19 @@ def gather(run: RunFolder) -> RunFacts:
         rows=read_rows(study),
         rungs=milestones,
         history=history,
+        folded=_folded(run.folds(options.folds)),
         result=result,
         data=data,
         importance=find_importance(trials, history, milestones, names),
         classes=classes,
         notes=notes,
     )
+
+
+def _folded(run: RunFolder) -> tuple[Sequence[TrialRow], History] | None:
+    if not run.study.is_file():
+        return None
+    return read_rows(read_study(run)), read_history(run.tracking_journal)
 
 
 def _classes(data: PreparedData | None, result: SearchResult | None) -> list[ClassFacts]:

@@ -1,0 +1,151 @@
+"""A run's three state files, cut off at any byte by a disk: what is whole is read, and goes on."""
+
+import random
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import optuna
+import pytest
+
+from search.journal import Journal, read_records
+from search.leaderboard import read_rows, read_study
+from search.options import RunFolder, RunRecord, SearchOptions, _say_once
+from search.searcher import StudySearcher, open_study
+from segcore.config import TrialConfig
+from segcore.errors import UserError
+
+PLANNED = 6
+
+
+def cuts(content: bytes, count: int) -> Iterator[bytes]:
+    """The beginnings of a file: none of it, at random bytes, and all but the last."""
+    random_ = random.Random(0)
+    places = {0, 1, len(content) - 1, *(random_.randrange(len(content)) for _ in range(count))}
+    return (content[:place] for place in sorted(places))
+
+
+def records() -> tuple[RunRecord, RunRecord]:
+    """Of a search, and of the same with more trials."""
+    first = RunRecord("id", SearchOptions(data="/data", trials=5), {"data": "abc"})
+    return first, RunRecord("id", SearchOptions(data="/data", trials=9), {"data": "abc"})
+
+
+def test_a_cut_off_record_is_recovered_from_its_predecessor(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    run = RunFolder(tmp_path)
+    first, second = records()
+    run.write(first)
+    run.write(second)
+    whole = run.search_json.read_bytes()
+    assert run.read().options.trials == 9 and not caplog.messages
+    for cut in cuts(whole, 50):
+        _say_once.cache_clear()
+        caplog.clear()
+        run.search_json.write_bytes(cut)
+        for _ in range(2):  # the command line reads it, and then the search
+            found = run.read()
+            assert (found.search_id, found.identity) == ("id", {"data": "abc"})
+            assert found.options.trials == 5
+        assert len(caplog.messages) == 1 and "\n" not in caplog.messages[0]
+        assert f"{tmp_path}: search.json is damaged" in caplog.messages[0]
+        assert "search.json.previous" in caplog.messages[0]
+
+
+def test_a_record_that_was_written_once_has_a_predecessor_too(tmp_path: Path) -> None:
+    run = RunFolder(tmp_path)
+    run.write(records()[0])
+    run.search_json.write_bytes(run.search_json.read_bytes()[:40])
+    assert run.read().options.trials == 5
+    # What is written next doesn't push a damaged file into the predecessor's place.
+    run.write(records()[1])
+    assert run.read().options.trials == 9
+    run.search_json.write_bytes(b"")
+    assert run.read().options.trials == 9
+
+
+def test_where_both_are_cut_off_the_error_is_of_the_record(tmp_path: Path) -> None:
+    run = RunFolder(tmp_path)
+    run.write(records()[0])
+    for path in (run.search_json, run.previous_json):
+        path.write_bytes(path.read_bytes()[:40])
+    with pytest.raises(UserError, match=r"not the folder of a run \(search.json: "):
+        run.read()
+
+
+def space(trial: optuna.Trial) -> TrialConfig:
+    return TrialConfig(lr=trial.suggest_float("lr", 1e-4, 1e-1, log=True), batch_size=4)
+
+
+def opened(run: RunFolder, *, create: bool) -> optuna.Study:
+    sampler = optuna.samplers.RandomSampler(seed=0)
+    return open_study(run.study, name="torn", sampler=sampler, create=create)
+
+
+def go_on(study: optuna.Study, until: int) -> None:
+    """Train all trials that are unfinished, and start more; leave the last one RUNNING."""
+    searcher = StudySearcher(
+        study, space, metric="val/dice", planned_trials=PLANNED,
+        finish=lambda config, number: config.model_copy(update={"seed": number}),
+        capacity=lambda: 9,
+    )  # fmt: skip
+    for n in range(PLANNED + 1):
+        work = searcher.suggest(str(n))
+        if not isinstance(work, Mapping):
+            return
+        result: dict[str, Any] = {}  # as of a training that was at its end when it was resumed
+        for epoch in range(work["known_epochs"] + 1, 4):
+            result = {"epoch": epoch, "val/dice": epoch / 10, "finished": epoch == 3}
+            searcher.on_trial_result(str(n), result)
+            if work["trial_number"] == until:
+                return
+        searcher.on_trial_complete(str(n), result)
+
+
+def what_it_knows(study: optuna.Study) -> list[tuple[Any, ...]]:
+    return [(t.state, t.params, t.intermediate_values, t.user_attrs) for t in study.trials]
+
+
+def test_a_cut_off_study_keeps_its_whole_lines_and_goes_on(tmp_path: Path) -> None:
+    run = RunFolder(tmp_path)
+    go_on(opened(run, create=True), until=3)
+    whole = run.study.read_bytes()
+    for cut in cuts(whole, 40):
+        run.study.write_bytes(cut[: cut.rfind(b"\n") + 1])
+        expected = what_it_knows(opened(run, create=False))
+        run.study.write_bytes(cut)
+        if b"\n" in cut:  # the leaderboard reads it before anybody goes on
+            assert len(read_rows(read_study(run))) == len(expected)
+        study = opened(run, create=False)
+        assert what_it_knows(study) == expected
+        go_on(study, until=PLANNED)
+        again = optuna.load_study(study_name="torn", storage=study._storage)
+        assert [trial.state.name for trial in again.trials] == ["COMPLETE"] * PLANNED
+        assert all(t.intermediate_values == {1: 0.1, 2: 0.2, 3: 0.3} for t in again.trials)
+
+
+def test_a_cut_off_journal_keeps_its_whole_records_and_goes_on(tmp_path: Path) -> None:
+    path = tmp_path / "tracking.jsonl"
+    journal = Journal(path)
+    for number in range(30):
+        journal.append({"number": number, "text": "ä\n" * (number % 4)})
+        if number == 17:
+            batch = journal.next_batch()
+            assert batch is not None
+            journal.mark_sent(batch)
+    journal.close()
+    whole, sent = path.read_bytes(), (tmp_path / "tracking.jsonl.sent").read_bytes()
+    for cut in cuts(whole, 60):
+        path.write_bytes(cut)
+        (tmp_path / "tracking.jsonl.sent").write_bytes(sent)
+        kept = cut.count(b"\n")
+        assert [record["number"] for record in read_records(path)] == [*range(kept)]
+        journal = Journal(path)
+        assert [record["number"] for record in journal.history()] == [*range(kept)]
+        # Where what was delivered is cut off too, all that is left is delivered once more.
+        assert journal.unsent_count == (kept - 18 if kept >= 18 else kept)
+        journal.append({"number": 99})
+        assert [record["number"] for record in journal.history()] == [*range(kept), 99]
+        journal.close()
+        assert path.stat().st_size == cut.rfind(b"\n") + 1 + len(b'{"number": 99}\n')

@@ -6,7 +6,8 @@ A search of tiny trials runs against an MLflow server of its own, both as proces
 a random one is killed (SIGKILL): mostly a worker, now and then the search's own process, which is
 then resumed, or the MLflow server, which stays away for some seconds. At the end trials, epochs and
 MLflow's runs are counted, and how MLflow says that each trial ended. A search that ends in an error
-without having been shot ends the benchmark.
+without having been shot ends the benchmark, but for one that was started while the server was away:
+that is refused in one line, and started again.
 
 Predicted before the first run: lost 0, doubled 0. A trial whose workers were killed four times
 counts as failed, with that reason; with a hundred trials and a hit every ten seconds, few are.
@@ -33,6 +34,7 @@ from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import BaseTrial
 
+from search.commands import BAD_INPUT
 from search.journal import Journal
 from search.leaderboard import STATUS
 from search.options import RunFolder
@@ -98,6 +100,7 @@ class Soak:
                 server = psutil.Process(self._server.pid)
                 self._hit("server", *server.children(recursive=True), server)
                 self._server.wait()
+                self._server_was_away = True
                 self._server_is_due = time.monotonic() + SERVER_AWAY_S
 
     def _go_on(self) -> None:
@@ -105,6 +108,12 @@ class Soak:
         if self._server.poll() is not None and time.monotonic() > self._server_is_due:
             self._server = self._start_server()
         if self._driver.poll() == -signal.SIGKILL:
+            self._driver = self._start_driver()
+        elif self._driver.poll() == BAD_INPUT and self._server_was_away:
+            self.hits["a start that was refused, for the server was away"] += 1
+            if self._server.poll() is not None:
+                self._server = self._start_server()
+            self._wait_for_server()
             self._driver = self._start_driver()
         elif self._driver.poll() not in (None, 0):
             raise SystemExit(
@@ -151,11 +160,12 @@ class Soak:
         )  # fmt: skip
 
     def _wait_for_server(self) -> None:
-        while True:
-            with socket.socket() as knock:
-                if knock.connect_ex(("127.0.0.1", self._port)) == 0:
-                    return
+        while not self._server_answers():
             time.sleep(0.5)
+
+    def _server_answers(self) -> bool:
+        with socket.socket() as knock:
+            return knock.connect_ex(("127.0.0.1", self._port)) == 0
 
     @property
     def _output(self) -> Path:
@@ -164,6 +174,7 @@ class Soak:
     def _start_driver(self) -> subprocess.Popen[bytes]:
         # Killed before it wrote its record, there is nothing to resume: a person starts it again.
         begun = self._run.search_json.is_file()
+        self._server_was_away = not self._server_answers()
         arguments = ["--resume", str(self._run.path)] if begun else self._first
         with self._output.open("ab") as output:
             return subprocess.Popen(

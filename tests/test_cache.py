@@ -197,8 +197,12 @@ def test_folds_divide_what_is_not_test_and_each_photograph_is_held_out_once(fold
 
 
 def test_photographs_of_one_group_are_in_one_fold(folder: Path) -> None:
-    (folder / "dataset.yaml").write_text(yaml.safe_dump(SPEC | {"group": r"(\w)\d\."}))
+    for path in [*folder.glob("images/*"), *folder.glob("masks/*")]:
+        index = int(path.stem.removeprefix("photo "))
+        path.rename(path.with_stem(f"flight {index // 2} photo {index}"))
+    (folder / "dataset.yaml").write_text(yaml.safe_dump(SPEC | {"group": r"flight (\d)"}))
     data = run(folder)
+    assert len(set(data.photo_groups)) == 4
     for fold in range(2):
         divided = data.divided_for(TrialConfig(fold=fold, folds=2))
         sides = zip(data.photo_groups, divided.photo_splits, strict=True)

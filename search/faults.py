@@ -1,11 +1,13 @@
 """What to do about trials that break: when to go on, when to give up a trial, when the search.
 
 A trial whose worker process died goes on from its checkpoint a few times, one that hung once, one
-whose machine went away always. A failure that a trial reports itself is its configuration's own,
-and final; but when the first trials all fail alike it isn't, and the search ends.
+whose machine went away always, if need be in another session of Ray. A failure that a trial reports
+itself is its configuration's own, and final; but when the first trials all fail alike it isn't, and
+the search ends.
 """
 
 import time
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -27,7 +29,10 @@ NOT_THE_TRIALS_FAULT = ("node has died", "temporarily unavailable", "preempted")
 
 
 class Faults(tune.Callback):
-    """Counts what breaks, and says so. It also ends the search: ``reason`` is why, if it did."""
+    """Counts what breaks, in all of Ray's sessions, and says so.
+
+    It also ends the search: ``reason`` is why, if it did.
+    """
 
     def __init__(
         self, *, hang_timeout_s: float, planned_trials: int, say: Callable[[str], None]
@@ -38,28 +43,37 @@ class Faults(tune.Callback):
         self._alike_needed = min(ALIKE, planned_trials)
         self._failures: list[str] = []
         self._any_score = False
-        self._heard_at: dict[str, float] = {}
-        self._hung: dict[str, int] = {}
-        self._ended_for_hanging: set[str] = set()
-        self._deaths: dict[str, int] = {}
+        # By the number that a trial has in the study.
+        self._heard_at: dict[int, float] = {}
+        self._hung: Counter[int] = Counter()
+        self._ended_for_hanging: set[int] = set()
+        self._deaths: Counter[int] = Counter()
 
     def __getstate__(self) -> dict[str, Any]:
         # Ray pickles its Tuner for a restore that isn't used; a console can't be.
         return {}
 
-    def why(self, trial: Trial) -> str:
-        """Why a trial was given up."""
-        if self._hung.get(trial.trial_id, 0) > 1:
+    def why(self, trial: Trial) -> str | None:
+        """Why a trial that Ray won't try again is given up; None where it is not.
+
+        Ray drops trials of its own accord: it handles the error of a worker that dies just when it
+        takes up its next trial twice, and one that ran out of deaths is dropped for its machine's.
+        """
+        number = _number(trial)
+        if self._hung[number] > 1:
             timeout = show_duration(self._hang_timeout_s)
             return f"it hung twice: no epoch within {timeout} (--hang-timeout)"
-        last_line = _last_error(trial).strip().rpartition("\n")[2]
+        error = _last_error(trial)
+        if self._deaths[number] < WORKER_DEATHS or _is_the_machines(error):
+            return None
+        last_line = error.strip().rpartition("\n")[2]
         return f"its worker died {WORKER_DEATHS + 1} times: {last_line.partition('. ')[0]}"
 
     def on_trial_start(
         self, iteration: int, trials: list[Trial], trial: Trial, **info: Any
     ) -> None:
         """Begin to wait for its first epoch."""
-        self._heard_at[trial.trial_id] = time.monotonic()
+        self._heard_at[_number(trial)] = time.monotonic()
 
     def on_trial_result(
         self,
@@ -70,7 +84,7 @@ class Faults(tune.Callback):
         **info: Any,
     ) -> None:
         """It lives."""
-        self._heard_at[trial.trial_id] = time.monotonic()
+        self._heard_at[_number(trial)] = time.monotonic()
         if "fatal" in result:
             self.reason = result["fatal"]
         elif "failure" not in result:
@@ -80,49 +94,53 @@ class Faults(tune.Callback):
         """End the workers that have been silent for too long."""
         now = time.monotonic()
         for trial in trials:
-            heard_at = self._heard_at.get(trial.trial_id, now)
+            number = _number(trial)
+            heard_at = self._heard_at.get(number, now)
             if trial.status == Trial.RUNNING and now - heard_at > self._hang_timeout_s:
-                self._hung[trial.trial_id] = self._hung.get(trial.trial_id, 0) + 1
-                if self._hung[trial.trial_id] > 1:
+                self._hung[number] += 1
+                if self._hung[number] > 1:
                     _give_up_next_time(trial)
-                self._ended_for_hanging.add(trial.trial_id)
-                self._heard_at[trial.trial_id] = now
+                self._ended_for_hanging.add(number)
+                self._heard_at[number] = now
                 ray.kill(trial.temporary_state.ray_actor)
 
     def on_trial_recover(
         self, iteration: int, trials: list[Trial], trial: Trial, **info: Any
     ) -> None:
         """Its worker is gone, and it goes on with another."""
-        self._heard_at[trial.trial_id] = time.monotonic()
-        error = _last_error(trial)
+        number = _number(trial)
+        self._heard_at[number] = time.monotonic()
         what = "its worker died"
-        if trial.trial_id in self._ended_for_hanging:
-            self._ended_for_hanging.remove(trial.trial_id)
+        if number in self._ended_for_hanging:
+            self._ended_for_hanging.remove(number)
             what = "it hung"
-        elif any(words in error for words in NOT_THE_TRIALS_FAULT):
+        elif _is_the_machines(_last_error(trial)):
             what = "its machine went away"
-        number = trial.config["trial_number"]
         self._say(f"trial {number:>3}  {what}; it goes on from its last checkpoint")
         if what != "its worker died":
             return
-        self._deaths[trial.trial_id] = self._deaths.get(trial.trial_id, 0) + 1
-        if self._deaths[trial.trial_id] >= WORKER_DEATHS:
+        self._deaths[number] += 1
+        if self._deaths[number] >= WORKER_DEATHS:
             _give_up_next_time(trial)
 
     def on_trial_complete(
         self, iteration: int, trials: list[Trial], trial: Trial, **info: Any
     ) -> None:
         """End the search when its first trials all failed for one reason."""
-        self._heard_at.pop(trial.trial_id, None)
+        self._heard_at.pop(_number(trial), None)
         if "failure" in trial.last_result:
             self._count_failure(trial.last_result["failure"])
 
     def on_trial_error(
         self, iteration: int, trials: list[Trial], trial: Trial, **info: Any
     ) -> None:
-        """Likewise."""
-        self._heard_at.pop(trial.trial_id, None)
-        self._count_failure(self.why(trial))
+        """Likewise, where it was given up."""
+        self._heard_at.pop(_number(trial), None)
+        reason = self.why(trial)
+        if reason is None:
+            self._say(f"trial {_number(trial):>3}  Ray dropped it; it goes on at the search's end")
+        else:
+            self._count_failure(reason)
 
     def _count_failure(self, failure: str) -> None:
         self._failures.append(failure)
@@ -144,6 +162,14 @@ class EndOnFault(tune.Stopper):
     def stop_all(self) -> bool:
         """Whether nothing more should run."""
         return self._faults.reason is not None
+
+
+def _number(trial: Trial) -> int:
+    return int(trial.config["trial_number"])
+
+
+def _is_the_machines(error: str) -> bool:
+    return any(words in error for words in NOT_THE_TRIALS_FAULT)
 
 
 def _give_up_next_time(trial: Trial) -> None:

@@ -49,7 +49,9 @@ class StudySearcher(Searcher):  # type: ignore[misc]  # Ray has no types
     being the epochs that the study has values of; each of its results holds ``epoch``
     (1-based), ``metric`` and ``finished``: True in the last one of a training that ended by itself.
     A last result may instead say in ``failure`` why the training can't go on, or in ``fatal`` why
-    no training can: such a trial stays RUNNING in the study, for a session that mends it.
+    no training can: such a trial stays RUNNING in the study, for a session that mends it. So does
+    one that Ray dropped though nobody gave it up: ``dropped_only`` says that such ones are all that
+    is left, and another session may take them up.
 
     ``capacity()`` is asked before each suggestion: no more trials are out than that.
     """
@@ -74,7 +76,14 @@ class StudySearcher(Searcher):  # type: ignore[misc]  # Ray has no types
         self._interrupted = [t for t in reversed(trials) if t.state == TrialState.RUNNING]
         self._n_started = sum(t.state != TrialState.WAITING for t in trials)
         self._live: dict[str, _Live] = {}
-        self._reasons: dict[str, str] = {}
+        self._reasons: dict[str, str | None] = {}
+        self._n_dropped = 0
+
+    @property
+    def dropped_only(self) -> bool:
+        """Whether every trial has ended but for some that Ray dropped."""
+        all_out = not self._interrupted and self._n_started >= self._planned_trials
+        return self._n_dropped > 0 and all_out and not self._live
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
         """Give the next trial, or None while there is no room.
@@ -126,7 +135,9 @@ class StudySearcher(Searcher):  # type: ignore[misc]  # Ray has no types
         if trial_id not in self._live:
             return  # Ray tells twice where stopping a trial fails
         last = result or {}
-        if "fatal" in last:
+        dropped = error and self._reasons.get(trial_id) is None
+        self._n_dropped += dropped
+        if dropped or "fatal" in last:
             del self._live[trial_id]
             return
         self.on_trial_result(trial_id, last)  # Ray gives the last result of a stop only here
@@ -137,7 +148,7 @@ class StudySearcher(Searcher):  # type: ignore[misc]  # Ray has no types
             failure = f"no epoch had a finite {self.metric}"
         trial = self._live.pop(trial_id).trial
         if error:
-            failure = self._reasons.get(trial_id, "unknown")
+            failure = self._reasons[trial_id]
         if failure:
             trial.set_user_attr("failure", failure)
         if error or failure:
@@ -147,8 +158,8 @@ class StudySearcher(Searcher):  # type: ignore[misc]  # Ray has no types
         else:
             self.study.tell(trial, state=TrialState.PRUNED)
 
-    def note_failure(self, trial_id: str, reason: str) -> None:
-        """Say why a trial broke; it counts where ``on_trial_complete`` says that it ended so."""
+    def note_failure(self, trial_id: str, reason: str | None) -> None:
+        """Say why a trial is given up, or None: it isn't. ``on_trial_complete`` may follow."""
         self._reasons[trial_id] = reason
 
     def known_values(self, trial_id: str) -> Mapping[int, float]:
@@ -173,7 +184,7 @@ class StudyScheduler(ASHAScheduler):  # type: ignore[misc]  # Ray has no types
     Their values fill the rungs before the first trial starts, so that cut-offs survive. A trial
     that is resumed brings its own values along when it is added, under its new Ray id: it has one
     entry in each rung that it passed, and none more when it passes that epoch a second time.
-    ``why(trial)`` says why Ray's trial was given up.
+    ``why(trial)`` says why Ray's trial is given up, or None where it isn't.
     """
 
     def __init__(
@@ -183,7 +194,7 @@ class StudyScheduler(ASHAScheduler):  # type: ignore[misc]  # Ray has no types
         grace_epochs: int,
         max_epochs: int,
         reduction_factor: int,
-        why: Callable[[Any], str],
+        why: Callable[[Any], str | None],
     ) -> None:
         super().__init__(
             time_attr="epoch",

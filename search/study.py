@@ -8,9 +8,10 @@ Ray that hands out what the study says is unfinished.
 
 import functools
 import json
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, cast
 
 import optuna
 from ray import tune
@@ -20,7 +21,7 @@ from ray.tune.experiment import Trial
 from search.cluster import Slots
 from search.faults import EndOnFault, Faults
 from search.keeping import drop_checkpoints
-from search.leaderboard import read_rows, show_config
+from search.leaderboard import STATUS, read_rows, show_config
 from search.mlflow_runs import Status
 from search.plan import Plan
 from search.progress import SearchProgress
@@ -28,7 +29,7 @@ from search.sampler import RungTPESampler, rungs
 from search.searcher import StudyScheduler, StudySearcher, enqueue_baselines, open_study
 from search.space import finish
 from search.tracking import Tracker
-from search.trial import TrialSetting, run_trial, trial_name
+from search.trial import TrialSetting, kept_results, run_trial, trial_name
 from segcore.config import TrialConfig
 from segcore.errors import StorageError, UserError
 from segcore.versions import versions
@@ -61,6 +62,26 @@ def run_trials(
     faults = Faults(
         hang_timeout_s=options.hang_timeout_s, planned_trials=options.trials, say=progress.say
     )
+    watcher = _Watcher(plan, study, tracker, progress, faults)
+    watcher.tell_what_was_not_told()
+    started = time.monotonic()
+    while _run_session(plan, study, slots, faults, watcher, time.monotonic() - started):
+        pass
+
+
+def _run_session(
+    plan: Plan,
+    study: optuna.Study,
+    slots: Slots,
+    faults: Faults,
+    watcher: "_Watcher",
+    spent_s: float,
+) -> bool:
+    """One session of Ray Tune; whether another one has to take up trials that this one dropped."""
+    options = plan.options
+    budget_s = options.time_budget_s
+    if budget_s is not None and spent_s >= budget_s:
+        return False
     searcher = StudySearcher(
         study,
         plan.space.sample,
@@ -90,7 +111,7 @@ def run_trials(
             scheduler=scheduler,
             num_samples=options.trials,
             max_concurrent_trials=options.trials,  # the searcher knows how many there is room for
-            time_budget_s=options.time_budget_s,
+            time_budget_s=None if budget_s is None else budget_s - spent_s,
             reuse_actors=True,
             trial_name_creator=_trial_name,
             trial_dirname_creator=_trial_name,
@@ -107,7 +128,7 @@ def run_trials(
                 checkpoint_score_attribute=options.score_key,
                 checkpoint_score_order="max",
             ),
-            callbacks=[faults, _Watcher(plan, study, tracker, progress, faults)],
+            callbacks=[faults, watcher],
             verbose=0,
         ),
     )
@@ -118,6 +139,7 @@ def run_trials(
         raise _cause_of(error) from error
     if faults.reason is not None:
         raise UserError(f"{plan.run.address}: {faults.reason}")
+    return searcher.dropped_only
 
 
 def _cause_of(error: BaseException) -> BaseException:
@@ -159,16 +181,40 @@ class _Watcher(tune.Callback):
     ) -> None:
         """Open the trial's run in MLflow."""
         number = trial.config["trial_number"]
-        config = TrialConfig.from_dict(trial.config["config"])
+        self._start(number, TrialConfig.from_dict(trial.config["config"]))
+        self._progress.epoch_done(number, 0, None)
+        self._push_state()
+
+    def _start(self, number: int, config: TrialConfig) -> None:
         tags = {"data_fingerprint": self._plan.data.fingerprint, **versions()}
+        is_new = self._tracker.status_of(number) is None
         self._tracker.start_trial(number, config, tags)
-        path = self._plan.run.path / "configs" / f"{_trial_name(trial)}.json"
-        if not path.exists():
+        if is_new:
+            path = self._plan.run.path / "configs" / f"{trial_name(number)}.json"
             path.parent.mkdir(exist_ok=True)
             path.write_text(json.dumps(config.to_dict(), indent=2))
             self._tracker.log_artifacts(number, path)
-        self._progress.epoch_done(number, 0, None)
-        self._push_state()
+
+    def tell_what_was_not_told(self) -> None:
+        """What a driver that was killed had told the study, and not yet MLflow's journal.
+
+        An epoch whose checkpoint is gone has but its score there.
+        """
+        for trial in self._study.get_trials(deepcopy=False):
+            if "config" not in trial.user_attrs:
+                continue  # it waits, or the space failed
+            number, status = trial.number, self._tracker.status_of(trial.number)
+            if status is None:
+                self._start(number, TrialConfig.from_dict(trial.user_attrs["config"]))
+            last_epoch = self._tracker.last_epoch(number)
+            untold = {e: v for e, v in trial.intermediate_values.items() if e > last_epoch}
+            kept = kept_results(self._plan.run.trials, number) if untold else {}
+            for epoch, value in sorted(untold.items()):
+                score = {self._plan.options.score_key: value}
+                self._tracker.log_epoch(number, epoch, _our_metrics(kept.get(epoch, score)))
+            if trial.state.is_finished() and status != STATUS[trial.state]:
+                ended = cast(Status, STATUS[trial.state])
+                self._tracker.end_trial(number, ended, trial.user_attrs.get("failure"))
 
     def on_trial_result(
         self,
@@ -182,8 +228,7 @@ class _Watcher(tune.Callback):
         if "failure" in result or "fatal" in result:
             return
         number = trial.config["trial_number"]
-        metrics = {k: v for k, v in result.items() if _is_ours(k) and isinstance(v, float)}
-        self._tracker.log_epoch(number, result["epoch"], metrics)
+        self._tracker.log_epoch(number, result["epoch"], _our_metrics(result))
         score = result[self._plan.options.score_key]
         self._progress.epoch_done(number, result["epoch"], score)
 
@@ -206,7 +251,9 @@ class _Watcher(tune.Callback):
         self, iteration: int, trials: list[Trial], trial: Trial, **info: Any
     ) -> None:
         """Close the run of a trial that was given up."""
-        self._end(trial, "failed", self._faults.why(trial))
+        reason = self._faults.why(trial)
+        if reason is not None:
+            self._end(trial, "failed", reason)
 
     def _end(self, trial: Trial, status: Status, failure: str | None) -> None:
         number = trial.config["trial_number"]
@@ -244,6 +291,6 @@ def status_of(result: Mapping[str, Any]) -> Status:
     return "finished" if result.get("finished", True) else "stopped"
 
 
-def _is_ours(key: str) -> bool:
-    """Whether ``search.trial.epoch_metrics`` made this key; Ray adds its own, without a slash."""
-    return "/" in key
+def _our_metrics(result: Mapping[str, Any]) -> dict[str, float]:
+    """What ``search.trial.epoch_metrics`` put into a result; Ray adds its own, without a slash."""
+    return {k: v for k, v in result.items() if "/" in k and isinstance(v, float)}

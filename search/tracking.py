@@ -68,10 +68,12 @@ class Tracker:
         self._score = metric_key(score)
         self._last_epoch: dict[int | None, int] = {}
         self._best: dict[int | None, float] = {}
+        self._status: dict[int | None, str] = {}
         for record in self._journal.history():
             if record["kind"] == "epoch":
                 self._last_epoch[record["trial"]] = record["epoch"]
                 self._best[record["trial"]] = record["metrics"].get(BEST_SCORE, -math.inf)
+            self._note_status(record)
         self._problem: str | None = None
         self._refused = 0
         self._abandoned = threading.Event()
@@ -93,7 +95,7 @@ class Tracker:
         Adds ``best_score``, the best so far of the metric that the tracker was given as ``score``.
         Values that are not finite are left out, because MLflow would draw them as numbers.
         """
-        if epoch <= self._last_epoch.get(number, 0):
+        if epoch <= self.last_epoch(number):
             return
         finite = {metric_key(k): float(v) for k, v in metrics.items() if math.isfinite(v)}
         score = finite.get(self._score, -math.inf)
@@ -124,6 +126,14 @@ class Tracker:
         The bundle is read when it is delivered: leave it in place.
         """
         self._append("model", None, **record)
+
+    def status_of(self, number: int) -> str | None:
+        """ "running", or how a trial's run ended last; None where it was never begun."""
+        return self._status.get(number)
+
+    def last_epoch(self, number: int) -> int:
+        """The last epoch of a trial that was logged; 0 where none was."""
+        return self._last_epoch.get(number, 0)
 
     @property
     def state(self) -> TrackingState:
@@ -156,8 +166,16 @@ class Tracker:
         self.close()
 
     def _append(self, kind: str, number: int | None, **content: object) -> None:
-        record = {"kind": kind, "trial": number, "time_ms": time.time_ns() // 1_000_000}
-        self._journal.append(record | content)
+        time_ms = time.time_ns() // 1_000_000
+        record: Record = {"kind": kind, "trial": number, "time_ms": time_ms, **content}
+        self._journal.append(record)
+        self._note_status(record)
+
+    def _note_status(self, record: Record) -> None:
+        if record["kind"] == "start":
+            self._status[record["trial"]] = "running"
+        elif record["kind"] == "end":
+            self._status[record["trial"]] = record["status"]
 
     def _append_epoch(
         self, number: int | None, epoch: int, metrics: dict[str, float], score: float

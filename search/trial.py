@@ -128,6 +128,13 @@ def checkpoints(trials: Location, number: int) -> Iterator[StoredCheckpoint]:
             yield StoredCheckpoint(location, info)
 
 
+def kept_results(trials: Location, number: int) -> dict[int, dict[str, Any]]:
+    """What a trial reported, by epoch, as far as its newest checkpoint tells."""
+    newest = max(checkpoints(trials, number), key=lambda stored: stored.info.epoch, default=None)
+    text = newest.location.read(RESULTS) if newest else None
+    return {result["epoch"]: result for result in json.loads(text or b"[]")}
+
+
 def best_checkpoint(trials: Location, number: int) -> StoredCheckpoint | None:
     """The checkpoint with the best score on the validation split, the earlier of equals."""
     found = sorted(checkpoints(trials, number), key=lambda stored: stored.info.epoch)

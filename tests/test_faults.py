@@ -47,7 +47,7 @@ def goes_on_after(watcher: Faults, broken: Any, error: str) -> bool:
 
 def hang(watcher: Faults, broken: Any) -> None:
     watcher.on_trial_start(0, [], broken)
-    watcher._heard_at["a"] -= 100
+    watcher._heard_at[7] -= 100
     watcher.on_step_end(0, [broken])
 
 
@@ -69,6 +69,14 @@ def test_a_trial_that_hung_once_is_still_given_up_when_its_workers_keep_dying(
     assert all(goes_on_after(watcher, broken, WORKER_DIED) for _ in range(WORKER_DEATHS))
     assert not goes_on_after(watcher, broken, WORKER_DIED)
     assert watcher.why(broken).startswith("its worker died 4 times: The actor is dead because")
+
+
+def test_a_trial_whose_machine_goes_away_after_its_last_chance_is_not_given_up(
+    watcher: Faults, broken: Any
+) -> None:
+    assert all(goes_on_after(watcher, broken, WORKER_DIED) for _ in range(WORKER_DEATHS))
+    assert not goes_on_after(watcher, broken, NODE_DIED), "Ray drops it"
+    assert watcher.why(broken) is None
 
 
 def test_a_second_hang_is_the_last(watcher: Faults, broken: Any) -> None:

@@ -1,6 +1,7 @@
 """What a search does about trials that break: real processes, killed, hanging and failing."""
 
 import contextlib
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -9,6 +10,8 @@ import pytest
 from mlflow.tracking import MlflowClient
 from optuna.trial import FrozenTrial, TrialState
 
+from search.journal import read_records
+from search.options import RunFolder
 from tests.faulty_space import FAULTS
 from tests.machinery import small_disk
 from tests.test_search import environment, study_of
@@ -78,6 +81,56 @@ def test_the_log_of_a_bug_has_its_traceback(folder: Path) -> None:
     number = trial_of(folder, "bug").number
     text = (folder / f"runs/faults/failures/trial_{number:04d}.txt").read_text()
     assert "faulty_space.py" in text and "ZeroDivisionError: a bug in a plug-in" in text
+
+
+def test_what_ray_drops_when_a_worker_dies_between_two_trials_is_trained_all_the_same(
+    tmp_path: Path, blocks: Path
+) -> None:
+    done = search(
+        tmp_path, "--data", str(blocks), "--space", "tests.reusing_space",
+        "--trials", "4", "--max-epochs", "2", "--grace-epochs", "2", "--name", "reused",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "Ray dropped it; it goes on at the search's end" in done.stdout
+    states = [trial.state for trial in study_of(tmp_path / "runs/reused").get_trials()]
+    assert states == [TrialState.COMPLETE] * 4
+
+
+def test_mlflow_gets_what_a_killed_driver_had_told_the_study_alone(
+    tmp_path: Path, blocks: Path
+) -> None:
+    done = search(
+        tmp_path, "--data", str(blocks), "--space", "tests.tiny_space",
+        "--trials", "2", "--max-epochs", "3", "--grace-epochs", "3", "--name", "killed",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    run = tmp_path / "runs/killed"
+    journal = RunFolder(run).tracking_journal
+    # Nothing of trial 1 was told, and not the last epoch of trial 0, nor its end.
+    told = [
+        record
+        for record in read_records(journal)
+        if record["trial"] is None
+        or (record["trial"] == 0 and record["kind"] != "end" and record.get("epoch") != 3)
+    ]
+    journal.write_text("".join(json.dumps(record) + "\n" for record in told))
+    journal.with_name(journal.name + ".sent").unlink()
+    (tmp_path / "runs/mlflow.db").unlink()
+    done = search(tmp_path, "--resume", str(run))
+    assert done.returncode == 0, done.stdout + done.stderr
+
+    client = MlflowClient(f"sqlite:///{tmp_path}/runs/mlflow.db")
+    experiment = client.get_experiment_by_name("segsearch")
+    runs = client.search_runs([experiment.experiment_id], "tags.`segsearch.status` = 'finished'")
+    trials = {
+        r.data.tags["segsearch.trial"].rpartition("/")[2]: r
+        for r in runs
+        if "segsearch.trial" in r.data.tags
+    }
+    assert sorted(trials) == ["0", "1"]
+    for trial in trials.values():
+        history = client.get_metric_history(trial.info.run_id, "train/loss")
+        assert sorted(metric.step for metric in history) == [1, 2, 3]
 
 
 def test_a_search_ends_when_its_first_trials_all_fail_alike(tmp_path: Path, blocks: Path) -> None:

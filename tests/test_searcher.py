@@ -312,6 +312,29 @@ def recorded(scheduler: StudyScheduler) -> dict[int, list[float]]:
     return {rung: values for rung, values in sorted(entries.items()) if values}
 
 
+def test_a_trial_that_ray_dropped_though_nobody_gave_it_up_goes_on_in_the_next_session(
+    tmp_path: Path,
+) -> None:
+    study = study_in(tmp_path)
+    searcher = searcher_of(study, planned=2)
+    for trial_id in ("a", "b"):
+        searcher.suggest(trial_id)
+    searcher.on_trial_result("a", {"epoch": 1, METRIC: 0.3})
+    searcher.note_failure("a", None)
+    searcher.on_trial_complete("a", error=True)
+    assert not searcher.dropped_only, "b is still out"
+    searcher.on_trial_complete("b", {"epoch": 1, METRIC: 0.5, "finished": True})
+    assert searcher.dropped_only
+    assert [trial.state for trial in study.trials] == [TrialState.RUNNING, TrialState.COMPLETE]
+
+    following = searcher_of(study, planned=2)
+    assignment = following.suggest("c")
+    assert isinstance(assignment, dict)
+    assert (assignment["trial_number"], assignment["known_epochs"]) == (0, 1)
+    assert following.suggest("d") == "FINISHED"
+    assert not following.dropped_only
+
+
 def test_a_space_that_raises_names_what_it_had_sampled(tmp_path: Path) -> None:
     def bad_space(trial: optuna.Trial) -> TrialConfig:
         return TrialConfig(warmup_epochs=trial.suggest_int("warmup_epochs", 60, 60))

@@ -66,6 +66,8 @@ class TrialRow:
     status: str
     score: float | None
     """The best over its epochs, on the validation split; None before the first."""
+    interval: tuple[float, float] | None
+    """The ends of its 95 % interval."""
     epochs: int
     duration: timedelta | None
     config: TrialConfig | None
@@ -101,6 +103,7 @@ def _row(trial: FrozenTrial) -> TrialRow:
         number=trial.number,
         status=STATUS[trial.state],
         score=max(values.values(), default=None),
+        interval=tuple(trial.user_attrs["interval"]) if "interval" in trial.user_attrs else None,
         epochs=max(values, default=0),
         duration=trial.duration,
         config=TrialConfig.from_dict(config) if config else None,
@@ -118,8 +121,8 @@ def leaderboard_table(
 ) -> Table:
     """The first trials, and all that failed; of each, the parameters in which trials differ.
 
-    With a search's ``result`` also the intervals of its candidates; a ``≈`` stands at those that
-    can't be told from the best.
+    With a search's ``result`` a ``≈`` stands at those of its candidates that can't be told from
+    the best.
     """
     table = Table(
         title=title or f"Best trials by {metric} on the validation split",
@@ -130,7 +133,7 @@ def leaderboard_table(
         else None,
         caption_justify="left",
     )
-    for column in ("trial", metric, *(["95 %"] if result else []), "epochs", "time"):
+    for column in ("trial", metric, "95 %", "epochs", "time"):
         table.add_column(column, justify="right", no_wrap=True)
     table.add_column("status", no_wrap=True)
     table.add_column("configuration")
@@ -141,7 +144,7 @@ def leaderboard_table(
         table.add_row(
             str(row.number),
             "–" if row.score is None else f"{row.score:.4f}",
-            *([_interval(candidates.get(row.number))] if result else []),
+            _interval(row, candidates.get(row.number)),
             str(row.epochs),
             "–" if row.duration is None else show_duration(row.duration.total_seconds()),
             row.status,
@@ -155,11 +158,12 @@ def by_trial(result: SearchResult | None) -> Mapping[int, CandidateScore]:
     return {c.trial: c for c in result.candidates} if result else {}
 
 
-def _interval(candidate: CandidateScore | None) -> str:
-    if candidate is None:
+def _interval(row: TrialRow, candidate: CandidateScore | None) -> str:
+    if row.interval is None:
         return ""
-    mark = "≈" if candidate.indistinguishable else " "
-    return f"{mark} {candidate.val.low:.3f} – {candidate.val.high:.3f}"
+    mark = "≈ " if candidate and candidate.indistinguishable else ""
+    low, high = row.interval
+    return f"{mark}{low:.3f} – {high:.3f}"
 
 
 def _describe(row: TrialRow, names: Sequence[str]) -> Text:
@@ -253,8 +257,8 @@ def _plain(
                 "trial": row.number,
                 "status": row.status,
                 "score": row.score,
-                "low": candidate.val.low if candidate else None,
-                "high": candidate.val.high if candidate else None,
+                "low": row.interval[0] if row.interval else None,
+                "high": row.interval[1] if row.interval else None,
                 "indistinguishable": candidate.indistinguishable if candidate else None,
                 "epochs": row.epochs,
                 "duration_s": row.duration.total_seconds() if row.duration else None,

@@ -3,7 +3,8 @@
 Optuna's states say how a trial ended: COMPLETE, its training ended by itself; PRUNED, the scheduler
 stopped it; FAIL, it broke, and the user attribute ``failure`` says why; RUNNING, it is training, or
 was when its session ended (killed, interrupted, out of time), and the next session takes it up. The
-user attribute ``config`` holds the TrialConfig, the intermediate values every (epoch, score) pair.
+user attribute ``config`` holds the TrialConfig, the intermediate values every (epoch, score) pair,
+``interval`` the ends of the best score's 95 % interval.
 """
 
 import math
@@ -121,8 +122,12 @@ class StudySearcher(Searcher):  # type: ignore[misc]  # Ray has no types
         live = self._live[trial_id]
         epoch, value = result.get("epoch", 0), result.get(self.metric, math.nan)
         if math.isfinite(value) and epoch not in live.values:
+            is_best = value > max(live.values.values(), default=-math.inf)
             live.trial.report(value, epoch)
             live.values[epoch] = value
+            ends = [result.get(f"{self.metric}_{end}", math.nan) for end in ("low", "high")]
+            if is_best and all(map(math.isfinite, ends)):
+                live.trial.set_user_attr("interval", ends)
 
     def on_trial_complete(
         self, trial_id: str, result: Mapping[str, Any] | None = None, error: bool = False

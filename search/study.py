@@ -101,6 +101,7 @@ def _run_session(
         storage=plan.run.storage,
         data=plan.data_on_nodes,
         weights=plan.weights_on_nodes,
+        metric=options.metric,
         cpus=slots.cpus_per_trial,
         gpus=slots.gpus_per_trial,
     )

@@ -20,8 +20,9 @@ from search.storage import SHARED, Location, NodeCopy
 from segcore import checkpoint
 from segcore.cache import open_prepared
 from segcore.checkpoint import CheckpointInfo
-from segcore.config import TrialConfig
+from segcore.config import MetricName, TrialConfig
 from segcore.errors import DISK_FULL, StorageError, TrainingFailedError, UserError
+from segcore.intervals import bootstrap_interval
 from segcore.metrics import METRICS
 from segcore.training import EpochResult, fit
 
@@ -40,6 +41,8 @@ class TrialSetting:
     """The run's home: its search.json, its trials' checkpoints."""
     data: NodeCopy
     weights: NodeCopy
+    metric: MetricName
+    """What is maximised."""
     cpus: int
     gpus: float
 
@@ -89,7 +92,7 @@ def run_trial(assignment: dict[str, Any], *, setting: TrialSetting) -> None:
                 loader_workers=setting.cpus if device.type == "cuda" else 0,
             )
             for epoch in epochs:
-                metrics = epoch_metrics(epoch, data.class_names)
+                metrics = epoch_metrics(epoch, data.class_names, setting.metric)
                 results.append({"epoch": epoch.epoch, "finished": epoch.finished, **metrics})
                 _report(epoch, results)
     except (_ClusterError, StorageError) as error:
@@ -178,11 +181,15 @@ def _report(epoch: EpochResult, results: list[dict[str, Any]]) -> None:
         tune.report(results[-1], checkpoint=tune.Checkpoint.from_directory(folder))
 
 
-def epoch_metrics(epoch: EpochResult, class_names: Sequence[str]) -> dict[str, float]:
+def epoch_metrics(
+    epoch: EpochResult, class_names: Sequence[str], metric: MetricName
+) -> dict[str, float]:
     """What MLflow keeps of an epoch; "val/…" are the scores on the validation split.
 
+    "…_low" and "…_high" are the ends of the 95 % interval of the score that is maximised.
     A class that the validation split doesn't have has no Dice there, so no value.
     """
+    interval = bootstrap_interval(epoch.scores.counts_P3K, metric)
     metrics = {
         "train/loss": epoch.train_loss,
         "val/loss": epoch.val_loss,
@@ -192,6 +199,7 @@ def epoch_metrics(epoch: EpochResult, class_names: Sequence[str]) -> dict[str, f
         "train/micro_batch_size": float(epoch.micro_batch_size),
     }
     metrics |= {f"val/{name}": epoch.scores.metric(name) for name in METRICS}
+    metrics |= {f"val/{metric}_low": interval.low, f"val/{metric}_high": interval.high}
     for name, dice, drawn in zip(
         class_names, epoch.scores.class_dice_K, epoch.drawn_share_K, strict=True
     ):

@@ -84,9 +84,11 @@ def _draw_trials(
         share = 0.3 + 0.7 * trial.params["lr"] / 3e-2
         last = MAX_EPOCHS if number % 4 == 0 else GRACE_EPOCHS
         for epoch in epochs[:last]:
-            metrics = {k: share * v for k, v in epoch_metrics(epoch, data.class_names).items()}
+            drawn = epoch_metrics(epoch, data.class_names, "dice")
+            metrics = {key: share * value for key, value in drawn.items()}
             tracker.log_epoch(number, epoch.epoch, metrics)
             trial.report(metrics["val/dice"], epoch.epoch)
+            trial.set_user_attr("interval", [metrics["val/dice_low"], metrics["val/dice_high"]])
         if number == trials - 1 and trials % 4 == 3:
             continue  # still running
         if number == 5:

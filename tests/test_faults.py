@@ -95,7 +95,7 @@ def test_a_bucket_that_does_not_answer_is_not_the_trials_fault(
     reports: list[dict[str, Any]] = []
     monkeypatch.setattr(trial.tune, "report", lambda result, **_: reports.append(result))
     here = NodeCopy("", None, tmp_path)
-    setting = TrialSetting(Location.parse("s3://bucket/run"), here, here, cpus=1, gpus=0)
+    setting = TrialSetting(Location.parse("s3://bucket/run"), here, here, "dice", cpus=1, gpus=0)
     config = TrialConfig(architecture="scratch_unet", encoder=None).to_dict()
     run_trial({"trial_number": 0, "config": config, "known_epochs": 0}, setting=setting)
     (report,) = reports

@@ -24,6 +24,7 @@ for name, value in {
     "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",
     "TUNE_GLOBAL_CHECKPOINT_S": "3600",
     "RAY_AIR_NEW_OUTPUT": "0",  # its tables are printed even when it is told to be quiet
+    "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",  # ``faults`` says each in a line
     "TUNE_WARN_THRESHOLD_S": "5",
     "RAY_CHDIR_TO_TRIAL_DIR": "0",  # relative paths of a space mean the folder where one started
     "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
@@ -38,6 +39,8 @@ from search.storage import SHARED, Location
 from segcore.errors import UserError
 
 CONNECT_TIMEOUT_S = 10
+OURS = [Path(__file__).parents[1] / name for name in ("search", "segcore", "spaces")]
+"""The folders of our own packages."""
 PROBE = "seen-by-all-nodes"
 """A file of the driver's that each node looks for."""
 NODES_KNOWN_FOR_S = 2.0
@@ -87,7 +90,8 @@ class Slots:
 def connected(options: SearchOptions) -> Iterator[Slots]:
     """A Ray cluster for the length of a block: a running one, or this machine alone.
 
-    Comes after the space was loaded: what that imported goes to the workers of a cluster.
+    Comes after the space was loaded: what that imported goes to the workers of a cluster, as do our
+    own packages, so that all nodes run what the driver runs, and one that was set up anew can.
     Raises ``UserError`` where there is none at the address, or where no trial fits on it.
     """
     try:
@@ -98,7 +102,9 @@ def connected(options: SearchOptions) -> Iterator[Slots]:
             log_to_driver=False,
             logging_level=logging.ERROR,
             configure_logging=True,
-            runtime_env=_runtime_env() if options.address else None,
+            runtime_env={"py_modules": [*map(str, OURS), *own_modules()]}
+            if options.address
+            else None,
         )
     except OSError as error:  # ConnectionError is one
         raise UserError(
@@ -106,6 +112,7 @@ def connected(options: SearchOptions) -> Iterator[Slots]:
             "start one with `ray up cluster.yaml` or `ray start --head`"
         ) from error
     logging.getLogger("ray.tune").setLevel(logging.ERROR)
+    logging.getLogger("ray.tune.tune").setLevel(logging.CRITICAL)  # names what failed once more
     # Of a record that we don't use.
     logging.getLogger("ray.tune.execution.experiment_state").setLevel(logging.CRITICAL)
     # A kilobyte of what may have killed a worker, at any setting; ``faults`` says it in a line.
@@ -138,11 +145,6 @@ def check_shared(storage: Location) -> None:
         )
 
 
-def _runtime_env() -> dict[str, list[str]] | None:
-    modules = own_modules()
-    return {"py_modules": modules} if modules else None
-
-
 def own_modules() -> list[str]:
     """Files and folders of what a user's space and plug-ins imported from folders of the user's.
 
@@ -151,9 +153,7 @@ def own_modules() -> list[str]:
     if "working_dir" in os.environ.get("RAY_JOB_CONFIG_JSON_ENV_VAR", ""):
         return []
     installed = [Path(sysconfig.get_path(name)) for name in ("stdlib", "platlib", "purelib")]
-    checkout = Path(__file__).parents[1]
-    installed += [checkout / own for own in ("search", "segcore", "spaces")]
-    known = tuple(f"{folder.resolve()}{os.sep}" for folder in installed)
+    known = tuple(f"{folder.resolve()}{os.sep}" for folder in [*installed, *OURS])
     paths = set()
     for name, module in list(sys.modules.items()):
         file = getattr(module, "__file__", None)

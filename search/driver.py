@@ -122,21 +122,30 @@ def _search(
         contenders = best_contenders(plan, rows)
     console.print("Choosing an ensemble …")
     built = build_ensemble(plan, contenders, slots)
-    data = "scenes" if plan.options.data is None else plan.data_folder.resolve().name
-    model = re.sub(r"[/:\s]+", "-", f"segsearch-{data}")
+    model = _model_name(plan.options.data)
     _log_best_trials(plan, built, tracker)
     tracker.register(model_record(model, plan.run.ensemble, built.result))
     tracker.end_search("finished")
-    report = write_report(plan.run, allow_plugins=True)  # the driver has run them already
+    write_report(plan.run, allow_plugins=True)  # the driver has run them already
     console.print(f"\n{result_text(built.result)}", soft_wrap=True)
     console.print(
-        f"\nReport          {report}\n"
+        f"\nReport          {plan.run.address}/report.html\n"
         f"Compare trials  {ui_command(uri)}\n"
         f"                and open {tracker.trials_url}\n"
         f"Predict         python -m search.predict {plan.run.address}/ensemble PHOTOS --overlay\n"
         f"Serve           {serve_command(uri, model)}",
         soft_wrap=True,
     )
+
+
+def _model_name(data: str | None) -> str:
+    """The registered model's: after the data set's folder or the last part of its address."""
+    if data is None:
+        return "segsearch-scenes"
+    location = Location.parse(data)
+    path = Path(location.path)
+    name = path.resolve().name if location.is_local else path.name
+    return re.sub(r"[/:\s]+", "-", f"segsearch-{name}")
 
 
 def _train_folds(

@@ -27,7 +27,7 @@ def choose_candidates(rows: Sequence[TrialRow], limit: int) -> list[TrialRow]:
     Another kind: an architecture, encoder or loss that no better candidate has. Which errors are
     other ones is for the selection itself to see, on the score.
     """
-    scored = [row for row in rows if row.score is not None and row.config is not None]
+    scored = [row for row in rows if row.score is not None and row.plain_config]
     chosen = scored[: limit - int(limit * DIFFERENT_SHARE)]
     seen = {part for row in chosen for part in _kind(row)}
     for row in scored[len(chosen) :]:
@@ -41,10 +41,8 @@ def choose_candidates(rows: Sequence[TrialRow], limit: int) -> list[TrialRow]:
 
 
 def _kind(row: TrialRow) -> set[tuple[str, str | None]]:
-    config = row.config
-    assert config is not None  # for the type checker: choose_candidates left those out
-    parts = {"architecture": config.architecture, "encoder": config.encoder, "loss": config.loss}
-    return set(parts.items())
+    config = row.plain_config or {}
+    return {(name, config.get(name)) for name in ("architecture", "encoder", "loss")}
 
 
 def kept_trials(rows: Sequence[TrialRow], candidates: int) -> set[int]:

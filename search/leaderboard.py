@@ -5,6 +5,7 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
+from functools import cached_property
 from typing import Annotated, Any, Literal
 
 import optuna
@@ -70,9 +71,14 @@ class TrialRow:
     """The ends of its 95 % interval."""
     epochs: int
     duration: timedelta | None
-    config: TrialConfig | None
-    """None for a trial that waits for its turn."""
+    plain_config: Mapping[str, Any] | None
+    """As the study holds it; None for a trial that waits for its turn."""
     failure: str | None
+
+    @cached_property
+    def config(self) -> TrialConfig | None:
+        """Checked only where it is asked for: the driver reads all rows at each trial's end."""
+        return TrialConfig.from_dict(self.plain_config) if self.plain_config else None
 
 
 def read_study(run: RunFolder) -> optuna.Study:
@@ -97,7 +103,6 @@ def read_rows(study: optuna.Study) -> list[TrialRow]:
 
 
 def _row(trial: FrozenTrial) -> TrialRow:
-    config: dict[str, Any] | None = trial.user_attrs.get("config")
     values = trial.intermediate_values
     return TrialRow(
         number=trial.number,
@@ -106,7 +111,7 @@ def _row(trial: FrozenTrial) -> TrialRow:
         interval=tuple(trial.user_attrs["interval"]) if "interval" in trial.user_attrs else None,
         epochs=max(values, default=0),
         duration=trial.duration,
-        config=TrialConfig.from_dict(config) if config else None,
+        plain_config=trial.user_attrs.get("config"),
         failure=trial.user_attrs.get("failure"),
     )
 
@@ -263,7 +268,7 @@ def _plain(
                 "epochs": row.epochs,
                 "duration_s": row.duration.total_seconds() if row.duration else None,
                 "failure": row.failure,
-                "config": row.config.to_dict() if row.config else None,
+                "config": row.plain_config,
             }
         )
     return {"run": run.address, "metric": metric, "split": "val", "trials": trials}

@@ -36,7 +36,7 @@ CPU = torch.device("cpu")
 
 def row(number: int, score: float | None, **config: object) -> TrialRow:
     values = {"encoder": "resnet18", **config}
-    return TrialRow(number, "finished", score, None, 3, None, TrialConfig.from_dict(values), None)
+    return TrialRow(number, "finished", score, None, 3, None, values, None)
 
 
 def numbers(rows: list[TrialRow]) -> list[int]:

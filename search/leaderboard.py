@@ -141,7 +141,7 @@ def leaderboard_table(
     for column in ("trial", metric, "95 %", "epochs", "time"):
         table.add_column(column, justify="right", no_wrap=True)
     table.add_column("status", no_wrap=True)
-    table.add_column("configuration")
+    table.add_column("configuration", overflow="fold")
     differing = varying_parameters(rows)
     candidates = by_trial(result)
     failed = [row for row in rows[top:] if row.status == "failed"]
@@ -168,7 +168,7 @@ def _interval(row: TrialRow, candidate: CandidateScore | None) -> str:
         return ""
     mark = "≈ " if candidate and candidate.indistinguishable else ""
     low, high = row.interval
-    return f"{mark}{low:.3f} – {high:.3f}"
+    return f"{mark}{low:.3f}–{high:.3f}"
 
 
 def _describe(row: TrialRow, names: Sequence[str]) -> Text:

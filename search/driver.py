@@ -22,7 +22,7 @@ from search.options import RunFolder, RunRecord, SearchOptions
 from search.plan import Plan, default_name, make_plan
 from search.progress import SearchProgress
 from search.registry import model_record
-from search.report import write_report
+from search.report import REPORT, write_report
 from search.result import result_text
 from search.storage import Location
 from search.study import open_plan_study, run_trials
@@ -129,7 +129,7 @@ def _search(
     write_report(plan.run, allow_plugins=True)  # the driver has run them already
     console.print(f"\n{result_text(built.result)}", soft_wrap=True)
     console.print(
-        f"\nReport          {plan.run.address}/report.html\n"
+        f"\nReport          {plan.run.address}/{REPORT}\n"
         f"Compare trials  {ui_command(uri)}\n"
         f"                and open {tracker.trials_url}\n"
         f"Predict         python -m search.predict {plan.run.address}/ensemble PHOTOS --overlay\n"

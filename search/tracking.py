@@ -128,7 +128,7 @@ class Tracker:
         self._append("model", None, **record)
 
     def status_of(self, number: int) -> str | None:
-        """ "running", or how a trial's run ended last; None where it was never begun."""
+        """How a trial's run ended last, or "running"; None where it was never begun."""
         return self._status.get(number)
 
     def last_epoch(self, number: int) -> int:

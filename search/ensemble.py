@@ -42,7 +42,7 @@ from segcore.contested import Pool, ProbsNK, draw_pixels
 from segcore.ensemble import write_bundle
 from segcore.errors import UserError
 from segcore.images import write_image
-from segcore.intervals import bootstrap_interval, indistinguishable
+from segcore.intervals import bootstrap_interval
 from segcore.metrics import metric_of_each
 from segcore.pictures import comparison, confusion_matrix_picture
 from segcore.selection import Limits, Selection, select
@@ -252,14 +252,11 @@ def _predict_candidates(
 def _candidate_scores(
     candidates: Sequence[Candidate], metric: MetricName
 ) -> tuple[CandidateScore, ...]:
-    counts = [candidate.prediction.scores.counts_P3K for candidate in candidates]
     return tuple(
         CandidateScore(
-            candidate.number,
-            bootstrap_interval(own, metric),
-            indistinguishable(own, counts[0], metric),
+            candidate.number, bootstrap_interval(candidate.prediction.scores.counts_P3K, metric)
         )
-        for candidate, own in zip(candidates, counts, strict=True)
+        for candidate in candidates
     )
 
 

@@ -2,12 +2,13 @@
 
 import json
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import cached_property
 from typing import Annotated, Any, Literal
 
+import numpy as np
 import optuna
 import rich.box
 import tyro
@@ -20,9 +21,10 @@ from rich.text import Text
 
 from search.commands import run_command
 from search.options import RunFolder
-from search.result import CandidateScore, SearchResult
+from search.result import SearchResult
 from segcore.config import TrialConfig
 from segcore.errors import UserError
+from segcore.intervals import Resampled
 
 STATUS = {
     TrialState.COMPLETE: "finished",
@@ -69,6 +71,8 @@ class TrialRow:
     """The best over its epochs, on the validation split; None before the first."""
     interval: tuple[float, float] | None
     """The ends of its 95 % interval."""
+    plain_resampled: tuple[int, Sequence[float]] | None
+    """As ``search.trial.RESAMPLED`` says; None before the first epoch."""
     epochs: int
     duration: timedelta | None
     plain_config: Mapping[str, Any] | None
@@ -79,6 +83,14 @@ class TrialRow:
     def config(self) -> TrialConfig | None:
         """Checked only where it is asked for: the driver reads all rows at each trial's end."""
         return TrialConfig.from_dict(self.plain_config) if self.plain_config else None
+
+    @cached_property
+    def resampled(self) -> Resampled | None:
+        """What it takes to compare the score with that of another trial."""
+        if self.score is None or self.plain_resampled is None:
+            return None
+        photos, scores = self.plain_resampled
+        return Resampled(self.score, photos, np.array(scores))
 
 
 def read_study(run: RunFolder) -> optuna.Study:
@@ -109,6 +121,7 @@ def _row(trial: FrozenTrial) -> TrialRow:
         status=STATUS[trial.state],
         score=max(values.values(), default=None),
         interval=tuple(trial.user_attrs["interval"]) if "interval" in trial.user_attrs else None,
+        plain_resampled=trial.user_attrs.get("resampled"),
         epochs=max(values, default=0),
         duration=trial.duration,
         plain_config=trial.user_attrs.get("config"),
@@ -121,20 +134,19 @@ def leaderboard_table(
     metric: str,
     *,
     top: int = 10,
-    result: SearchResult | None = None,
     title: str | None = None,
 ) -> Table:
     """The first trials, and all that failed; of each, the parameters in which trials differ.
 
-    With a search's ``result`` a ``≈`` stands at those of its candidates that can't be told from
-    the best.
+    A ``≈`` stands at those that can't be told from the best.
     """
+    equals = like_the_best(rows)
     table = Table(
         title=title or f"Best trials by {metric} on the validation split",
         title_justify="left",
         box=rich.box.SIMPLE,
         caption="≈ not distinguishable from the best: the difference may be chance"
-        if result
+        if equals
         else None,
         caption_justify="left",
     )
@@ -143,13 +155,12 @@ def leaderboard_table(
     table.add_column("status", no_wrap=True)
     table.add_column("configuration", overflow="fold")
     differing = varying_parameters(rows)
-    candidates = by_trial(result)
     failed = [row for row in rows[top:] if row.status == "failed"]
     for row in [*rows[:top], *failed]:
         table.add_row(
             str(row.number),
             "–" if row.score is None else f"{row.score:.4f}",
-            _interval(row, candidates.get(row.number)),
+            _interval(row, equals),
             str(row.epochs),
             "–" if row.duration is None else show_duration(row.duration.total_seconds()),
             row.status,
@@ -158,15 +169,31 @@ def leaderboard_table(
     return table
 
 
-def by_trial(result: SearchResult | None) -> Mapping[int, CandidateScore]:
-    """The candidates of a search's result by their trials' numbers; none without a result."""
-    return {c.trial: c for c in result.candidates} if result else {}
+def like_the_best(rows: Sequence[TrialRow]) -> set[int]:
+    """Numbers of the trials that can't be told from the best one, which isn't among them.
+
+    The 95 % interval of the difference holds 0. Trials of another fold, which have other
+    photographs, can't be compared.
+    """
+    known = [(row, row.resampled) for row in rows if row.resampled is not None]
+    if not known:
+        return set()
+    best, best_score = max(known, key=lambda pair: (pair[1].value, -pair[0].number))
+    return {
+        row.number
+        for row, score in known
+        if row is not best and _fold(row) == _fold(best) and score.may_equal(best_score)
+    }
 
 
-def _interval(row: TrialRow, candidate: CandidateScore | None) -> str:
+def _fold(row: TrialRow) -> Any:
+    return (row.plain_config or {}).get("fold")
+
+
+def _interval(row: TrialRow, equals: Container[int]) -> str:
     if row.interval is None:
         return ""
-    mark = "≈ " if candidate and candidate.indistinguishable else ""
+    mark = "≈ " if row.number in equals else ""
     low, high = row.interval
     return f"{mark}{low:.3f}–{high:.3f}"
 
@@ -224,7 +251,7 @@ def _print_leaderboard(options: LeaderboardOptions) -> int:
     # Sorting keeps the order of equals: the best first.
     rows = sorted(read_rows(read_study(run)), key=_SORT_KEYS[options.sort])
     if options.json:
-        plain = _plain(run, record.options.metric, rows, result)
+        plain = _plain(run, record.options.metric, rows)
         sys.stdout.write(json.dumps(plain, indent=2) + "\n")
         return 0
     ended = sum(row.status not in ("running", "waiting") for row in rows)
@@ -234,7 +261,6 @@ def _print_leaderboard(options: LeaderboardOptions) -> int:
             rows,
             record.options.metric,
             top=options.top,
-            result=result,
             title=f"{run.path.name} · {record.options.metric} on the validation split{state}",
         )
     )
@@ -249,28 +275,24 @@ _SORT_KEYS: dict[SortKey, Callable[[TrialRow], float]] = {
 }
 
 
-def _plain(
-    run: RunFolder, metric: str, rows: Sequence[TrialRow], result: SearchResult | None
-) -> dict[str, Any]:
+def _plain(run: RunFolder, metric: str, rows: Sequence[TrialRow]) -> dict[str, Any]:
     """JSON values; what isn't known is null."""
-    candidates = by_trial(result)
-    trials = []
-    for row in rows:
-        candidate = candidates.get(row.number)
-        trials.append(
-            {
-                "trial": row.number,
-                "status": row.status,
-                "score": row.score,
-                "low": row.interval[0] if row.interval else None,
-                "high": row.interval[1] if row.interval else None,
-                "indistinguishable": candidate.indistinguishable if candidate else None,
-                "epochs": row.epochs,
-                "duration_s": row.duration.total_seconds() if row.duration else None,
-                "failure": row.failure,
-                "config": row.plain_config,
-            }
-        )
+    equals = like_the_best(rows)
+    trials = [
+        {
+            "trial": row.number,
+            "status": row.status,
+            "score": row.score,
+            "low": row.interval[0] if row.interval else None,
+            "high": row.interval[1] if row.interval else None,
+            "like_the_best": row.number in equals,
+            "epochs": row.epochs,
+            "duration_s": row.duration.total_seconds() if row.duration else None,
+            "failure": row.failure,
+            "config": row.plain_config,
+        }
+        for row in rows
+    ]
     return {"run": run.address, "metric": metric, "split": "val", "trials": trials}
 
 

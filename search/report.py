@@ -19,7 +19,7 @@ import tyro
 from rich.console import Console
 
 from search.commands import run_command
-from search.leaderboard import by_trial, show_config, show_duration, varying_parameters
+from search.leaderboard import like_the_best, show_config, show_duration, varying_parameters
 from search.mlflow_runs import default_uri, ui_command
 from search.options import RunFolder, SearchOptions
 from search.reporting import figures
@@ -134,13 +134,13 @@ def _figures(facts: RunFacts) -> dict[str, Figure]:
 
 def _trial_table(facts: RunFacts) -> list[dict[str, Any]]:
     differing = varying_parameters(facts.rows)
-    candidates = by_trial(facts.result)
+    equals = like_the_best(facts.rows)
     best = facts.rows[:TABLE_TRIALS]
     failed = [row for row in facts.rows[TABLE_TRIALS:] if row.status == "failed"]
     return [
         {
             "row": row,
-            "candidate": candidates.get(row.number),
+            "like_the_best": row.number in equals,
             "config": show_config(row.config, differing) if row.config else "",
             "seconds": facts.history.trials[row.number].worker_s
             if row.number in facts.history.trials

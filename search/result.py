@@ -74,8 +74,6 @@ class CandidateScore:
 
     trial: int
     val: Interval
-    indistinguishable: bool
-    """From the single best on the validation split: the difference's interval holds 0."""
 
 
 @dataclass(frozen=True)

@@ -293,5 +293,5 @@ def status_of(result: Mapping[str, Any]) -> Status:
 
 
 def _our_metrics(result: Mapping[str, Any]) -> dict[str, float]:
-    """What ``search.trial.epoch_metrics`` put into a result; Ray adds its own, without a slash."""
+    """The numbers that ``search.trial`` put into a result; Ray adds its own, without a slash."""
     return {k: v for k, v in result.items() if "/" in k and isinstance(v, float)}

@@ -22,12 +22,17 @@ from segcore.cache import open_prepared
 from segcore.checkpoint import CheckpointInfo
 from segcore.config import MetricName, TrialConfig
 from segcore.errors import DISK_FULL, StorageError, TrainingFailedError, UserError
-from segcore.intervals import bootstrap_interval
+from segcore.intervals import Resampled
 from segcore.metrics import METRICS
 from segcore.training import EpochResult, fit
 
 RESULTS = "results.json"
 """Beside a checkpoint, everything that was reported up to its epoch."""
+
+RESAMPLED = "resampled"
+"""In a result that is the best so far: the number of photographs, and the scores of some resamples
+of them, by which ``search.leaderboard`` compares trials."""
+RESAMPLES_KEPT = 400
 
 PRETEND_GPUS = "SEGSEARCH_PRETEND_GPUS"
 """Set where Ray was told of GPUs that don't exist, to try a cluster: trials run on the CPU."""
@@ -92,8 +97,7 @@ def run_trial(assignment: dict[str, Any], *, setting: TrialSetting) -> None:
                 loader_workers=setting.cpus if device.type == "cuda" else 0,
             )
             for epoch in epochs:
-                metrics = epoch_metrics(epoch, data.class_names, setting.metric)
-                results.append({"epoch": epoch.epoch, "finished": epoch.finished, **metrics})
+                _add_result(results, epoch, data.class_names, setting.metric)
                 _report(epoch, results)
     except (_ClusterError, StorageError) as error:
         end(fatal=str(error))
@@ -181,15 +185,43 @@ def _report(epoch: EpochResult, results: list[dict[str, Any]]) -> None:
         tune.report(results[-1], checkpoint=tune.Checkpoint.from_directory(folder))
 
 
-def epoch_metrics(
-    epoch: EpochResult, class_names: Sequence[str], metric: MetricName
-) -> dict[str, float]:
+def _add_result(
+    results: list[dict[str, Any]],
+    epoch: EpochResult,
+    class_names: Sequence[str],
+    metric: MetricName,
+) -> None:
+    """Add an epoch's; of all, only the best one keeps its resamples: they would fill the disk."""
+    resampled = Resampled.of(epoch.scores.counts_P3K, metric)
+    interval = resampled.interval()
+    ends = {f"val/{metric}_low": interval.low, f"val/{metric}_high": interval.high}
+    score = f"val/{metric}"
+    value = resampled.value
+    is_best = math.isfinite(value) and not any(result[score] >= value for result in results)
+    results.append(
+        {
+            "epoch": epoch.epoch,
+            "finished": epoch.finished,
+            **epoch_metrics(epoch, class_names),
+            **ends,
+        }
+    )
+    if is_best:
+        for result in results:
+            result.pop(RESAMPLED, None)
+        results[-1][RESAMPLED] = kept_resamples(resampled)
+
+
+def kept_resamples(resampled: Resampled) -> tuple[int, list[float]]:
+    """What a result has under ``RESAMPLED``."""
+    return resampled.photos, resampled.score_S[:RESAMPLES_KEPT].round(5).tolist()
+
+
+def epoch_metrics(epoch: EpochResult, class_names: Sequence[str]) -> dict[str, float]:
     """What MLflow keeps of an epoch; "val/…" are the scores on the validation split.
 
-    "…_low" and "…_high" are the ends of the 95 % interval of the score that is maximised.
     A class that the validation split doesn't have has no Dice there, so no value.
     """
-    interval = bootstrap_interval(epoch.scores.counts_P3K, metric)
     metrics = {
         "train/loss": epoch.train_loss,
         "val/loss": epoch.val_loss,
@@ -199,7 +231,6 @@ def epoch_metrics(
         "train/micro_batch_size": float(epoch.micro_batch_size),
     }
     metrics |= {f"val/{name}": epoch.scores.metric(name) for name in METRICS}
-    metrics |= {f"val/{metric}_low": interval.low, f"val/{metric}_high": interval.high}
     for name, dice, drawn in zip(
         class_names, epoch.scores.class_dice_K, epoch.drawn_share_K, strict=True
     ):

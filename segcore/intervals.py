@@ -43,44 +43,55 @@ class Interval:
         return f"{self.value:.4f} ({self.low:.4f} – {self.high:.4f})"
 
 
+@dataclass(frozen=True, eq=False)
+class Resampled:
+    """A score, and those of resamples of its photographs: all that a comparison needs.
+
+    Two of the same photographs, with the same number of samples and the same seed, have the same
+    resamples.
+    """
+
+    value: float
+    photos: int
+    score_S: NDArray[np.float64]
+
+    @classmethod
+    def of(
+        cls, counts_P3K: Counts, metric: MetricName, *, samples: int = SAMPLES, seed: int = 0
+    ) -> "Resampled":
+        """Score photographs, and ``samples`` resamples of them."""
+        photos = len(counts_P3K)
+        score_S = resampled_scores(counts_P3K, metric, resamples(photos, samples, seed))
+        return cls(metric_of_counts(metric, counts_P3K), photos, score_S)
+
+    def interval(self) -> Interval:
+        """The score with its interval; one photograph says nothing: 0 to 1."""
+        if self.photos < 2:
+            return Interval(self.value, 0.0, 1.0)
+        return _interval(self.value, self.score_S, self.photos)
+
+    def minus(self, other: "Resampled") -> Interval:
+        """How much better this is than another model on the same photographs.
+
+        Much of what makes one resample harder than another is the same for both models and falls
+        out: the interval is narrower than those of the two scores suggest.
+        """
+        value = self.value - other.value
+        if self.photos < 2:
+            return Interval(value, -1.0, 1.0)
+        return _interval(value, self.score_S - other.score_S, self.photos)
+
+    def may_equal(self, other: "Resampled") -> bool:
+        """Whether the interval of their difference holds 0: either may be the better one."""
+        difference = self.minus(other)
+        return difference.low <= 0 <= difference.high
+
+
 def bootstrap_interval(
     counts_P3K: Counts, metric: MetricName, *, samples: int = SAMPLES, seed: int = 0
 ) -> Interval:
-    """The score of these photographs, and its interval; one photograph says nothing: 0 to 1."""
-    if len(counts_P3K) < 2:
-        return Interval(metric_of_counts(metric, counts_P3K), 0.0, 1.0)
-    resampled_S = resampled_scores(counts_P3K, metric, resamples(len(counts_P3K), samples, seed))
-    return _interval(metric_of_counts(metric, counts_P3K), resampled_S, len(counts_P3K))
-
-
-def paired_difference(
-    counts_a_P3K: Counts,
-    counts_b_P3K: Counts,
-    metric: MetricName,
-    *,
-    samples: int = SAMPLES,
-    seed: int = 0,
-) -> Interval:
-    """How much better ``a`` is than ``b`` on the same photographs, both in every resample.
-
-    Much of what makes one resample harder than another is the same for both models and falls out:
-    the interval is narrower than those of the two scores suggest.
-    """
-    photos = len(counts_a_P3K)
-    value = metric_of_counts(metric, counts_a_P3K) - metric_of_counts(metric, counts_b_P3K)
-    if photos < 2:
-        return Interval(value, -1.0, 1.0)
-    resamples_SP = resamples(photos, samples, seed)
-    difference_S = resampled_scores(counts_a_P3K, metric, resamples_SP) - resampled_scores(
-        counts_b_P3K, metric, resamples_SP
-    )
-    return _interval(value, difference_S, photos)
-
-
-def indistinguishable(counts_a_P3K: Counts, counts_b_P3K: Counts, metric: MetricName) -> bool:
-    """Whether the 95 % interval of the paired difference holds 0: either may be the better one."""
-    difference = paired_difference(counts_a_P3K, counts_b_P3K, metric)
-    return difference.low <= 0 <= difference.high
+    """The score of these photographs, and its interval."""
+    return Resampled.of(counts_P3K, metric, samples=samples, seed=seed).interval()
 
 
 @functools.lru_cache(maxsize=8)

@@ -19,10 +19,11 @@ from search.result import (
 )
 from search.searcher import open_study
 from search.tracking import Tracker
-from search.trial import epoch_metrics
+from search.trial import epoch_metrics, kept_resamples
 from segcore.cache import PreparedData, prepare
 from segcore.config import IGNORE_INDEX, Preparation, TrialConfig
 from segcore.ensemble import Ensemble, write_bundle
+from segcore.intervals import Resampled
 from segcore.metrics import ScoreAccumulator
 from segcore.splits import Split
 from segcore.training import EpochResult, fit
@@ -84,11 +85,15 @@ def _draw_trials(
         share = 0.3 + 0.7 * trial.params["lr"] / 3e-2
         last = MAX_EPOCHS if number % 4 == 0 else GRACE_EPOCHS
         for epoch in epochs[:last]:
-            drawn = epoch_metrics(epoch, data.class_names, "dice")
+            drawn = epoch_metrics(epoch, data.class_names)
             metrics = {key: share * value for key, value in drawn.items()}
+            resampled = Resampled.of(epoch.scores.counts_P3K, "dice")
+            resampled = dataclasses.replace(resampled, score_S=share * resampled.score_S)
+            interval = dataclasses.replace(resampled, value=metrics["val/dice"]).interval()
             tracker.log_epoch(number, epoch.epoch, metrics)
             trial.report(metrics["val/dice"], epoch.epoch)
-            trial.set_user_attr("interval", [metrics["val/dice_low"], metrics["val/dice_high"]])
+            trial.set_user_attr("interval", [interval.low, interval.high])
+            trial.set_user_attr("resampled", kept_resamples(resampled))
         if number == trials - 1 and trials % 4 == 3:
             continue  # still running
         if number == 5:
@@ -123,10 +128,7 @@ def add_result(run: RunFolder, data: PreparedData, members: list[tuple[Path, flo
         single_trial=0,
         expected_gain=0.004,
         alternatives=(Alternative("mean of the top 2", val.metrics["dice"], test.metrics["dice"]),),
-        candidates=tuple(
-            CandidateScore(number, val.metrics["dice"], indistinguishable=number != 8)
-            for number in (0, 4, 8)
-        ),
+        candidates=tuple(CandidateScore(number, val.metrics["dice"]) for number in (0, 4, 8)),
         photos=_photos(ensemble, data),
         seconds={"predict candidates": 12.0, "select": 1.5, "test": 3.0},
     ).write(run.path)

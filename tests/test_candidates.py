@@ -36,7 +36,7 @@ CPU = torch.device("cpu")
 
 def row(number: int, score: float | None, **config: object) -> TrialRow:
     values = {"encoder": "resnet18", **config}
-    return TrialRow(number, "finished", score, None, 3, None, values, None)
+    return TrialRow(number, "finished", score, None, None, 3, None, values, None)
 
 
 def numbers(rows: list[TrialRow]) -> list[int]:
@@ -170,7 +170,7 @@ def search_result(members: tuple[Member, ...], gain: float | None) -> SearchResu
         alternatives=(
             Alternative("mean of the top 5", Interval(0.77, 0.7, 0.8), Interval(0.73, 0.7, 0.8)),
         ),
-        candidates=(CandidateScore(3, Interval(0.78, 0.7, 0.8), indistinguishable=True),),
+        candidates=(CandidateScore(3, Interval(0.78, 0.7, 0.8)),),
         photos=(PhotoScore("a.jpg", 5, 0.7, 0.1),),
         seconds={"select": 2.0},
     )

@@ -3,12 +3,16 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from search import leaderboard
-from search.leaderboard import read_study
+from search.leaderboard import TrialRow, like_the_best, read_study
 from search.options import RunFolder
+from search.trial import kept_resamples
+from segcore.intervals import Resampled
 from tests.drawn_run import draw_run
+from tests.test_intervals import counts_of
 
 TRIALS = 12
 
@@ -48,14 +52,38 @@ def test_json_has_every_trial_with_its_score_and_its_whole_configuration(
     assert failed["failure"] == "the loss became NaN in epoch 3"
 
 
-def test_every_score_has_its_interval_and_candidates_say_if_they_may_be_the_best(
+def test_every_score_has_its_interval_and_says_if_it_may_be_as_good_as_the_best(
     finished: RunFolder, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    rows = {row["trial"]: row for row in as_json(finished, capsys)}
-    assert [rows[n]["indistinguishable"] for n in (0, 4, 8, 1)] == [True, True, False, None]
-    assert all(0 <= row["low"] < row["high"] <= 1 for row in rows.values())
+    rows = as_json(finished, capsys)
+    assert all(0 <= row["low"] < row["high"] <= 1 for row in rows)
+    equals = [row["trial"] for row in rows if row["like_the_best"]]
+    # All trials of this run are the same training, times a factor: only equal factors are equal.
+    best = rows[0]["score"]
+    assert equals == [row["trial"] for row in rows[1:] if row["score"] > 0.999 * best]
     shown = show(finished, capsys, "--top", "12")
-    assert shown.count("≈") == 2 + 1, "two trials, and the sentence that explains it"
+    assert shown.count("≈") == len(equals) + bool(equals), "and the sentence that explains it"
+
+
+def row_of(counts_P3K: np.ndarray, number: int, **config: int) -> TrialRow:
+    resampled = Resampled.of(counts_P3K, "dice")
+    return TrialRow(
+        number, "finished", resampled.value, (0.0, 1.0), kept_resamples(resampled), 1, None,
+        config, None,
+    )  # fmt: skip
+
+
+def test_photographs_that_both_find_hard_do_not_hide_which_trial_is_better() -> None:
+    rng = np.random.default_rng(0)
+    difficulty_P = rng.normal(0, 0.1, 40)
+    best = counts_of(0.72 + difficulty_P)
+    worse_everywhere = counts_of(0.69 + difficulty_P + rng.normal(0, 0.005, 40))
+    worse_by_chance = counts_of(0.715 + difficulty_P + rng.normal(0, 0.05, 40))
+    rows = [row_of(c, i) for i, c in enumerate((worse_by_chance, best, worse_everywhere))]
+    assert like_the_best(rows) == {0}
+    assert like_the_best(rows[1:2]) == like_the_best([]) == set()
+    folds = [row_of(best, 0, fold=0), row_of(worse_by_chance, 1, fold=1)]
+    assert like_the_best(folds) == set(), "these are other photographs"
 
 
 @pytest.mark.parametrize(
@@ -83,7 +111,7 @@ def test_a_running_search_is_shown_and_not_disturbed(
         file.write(b'{"op_code": 6, "wor')  # the driver is in the middle of a line
     before = going_on.study.read_bytes()
     shown = show(going_on, capsys)
-    assert "6 of 12 ended" in shown and "running" in shown and "≈" not in shown
+    assert "6 of 12 ended" in shown and "running" in shown
     assert "95 %" in shown
     assert going_on.study.read_bytes() == before
 

@@ -18,6 +18,7 @@ from optuna.trial import TrialState
 from PIL import Image
 
 from search import predict, run
+from search.leaderboard import read_rows
 from search.result import SearchResult
 from segcore import checkpoint
 
@@ -82,6 +83,15 @@ def test_an_interrupted_search_ends_with_exactly_the_planned_trials(
     finished = [trial for trial in trials if trial.state == TrialState.COMPLETE]
     assert finished
     assert all(max(trial.intermediate_values) == 3 for trial in finished)
+
+
+def test_every_trial_can_be_compared_with_the_best(folder: Path, output: str) -> None:
+    rows = read_rows(study_of(folder / "runs" / "road"))
+    assert all(row.resampled is not None and row.resampled.photos > 1 for row in rows)
+    for row in rows:
+        interval = row.resampled.interval()  # type: ignore[union-attr]
+        # Of fewer resamples than the stored one.
+        assert row.interval == pytest.approx((interval.low, interval.high), abs=0.05)
 
 
 def test_mlflow_has_one_run_for_the_search_and_one_for_each_trial(

@@ -3,7 +3,7 @@
 import dataclasses
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +20,7 @@ from search.leaderboard import TrialRow
 from search.mixtures import (
     Candidate,
     Mixture,
+    Pending,
     ScoredMixture,
     Workers,
     finished,
@@ -93,37 +94,42 @@ def build_ensemble(plan: Plan, contenders: Sequence[Contender], slots: Slots) ->
     networks run on the cluster's workers. The ensemble stands in the bundle where it is better than
     the best single trial on all validation photographs *and* where ensembles were better, in the
     mean over bags, on the photographs that their bags had left out. Else the bundle holds that
-    trial alone.
+    trial alone. What can't be computed (a damaged checkpoint, too little memory) is left out, and
+    the result says so, as long as one trial is left.
     """
     metric, clock = plan.options.metric, _Clock()
-    workers = Workers(plan, slots)
+    workers, losses = Workers(plan, slots), _Losses()
     with clock.timed("predict candidates"):
-        candidates, pool = _predict_candidates(plan, contenders, workers)
+        candidates, pool = _predict_candidates(plan, contenders, workers, losses)
     pending = start_alternatives(candidates, workers, metric)
     if len(candidates[0].networks) > 1:
-        pending.append(_start_unfolded(plan, contenders[0][0], candidates[0], workers))
+        pending += _start_unfolded(plan, contenders[0][0], candidates[0], workers)
     with clock.timed("select"):
         latency_s = tuple(candidate.prediction.latency_s for candidate in candidates)
         limits = Limits(plan.options.ensemble_members, _latency_limit_s(plan), latency_s)
         selection = select(pool, metric, limits, seed=plan.options.seed)
     with clock.timed("score"):
-        verdict = _judge(candidates, selection, workers, metric)
-        alternatives = [*verdict.rejected, *(one for finish in pending for one in finish())]
+        verdict = _judge(candidates, selection, workers, metric, losses)
+        alternatives = list(verdict.rejected)
+        for name, finish in pending:
+            with losses.noted(f"the {name} could not be scored"):
+                alternatives += finish()
     result = _result(plan, candidates, selection, verdict, alternatives, clock)
+    result = dataclasses.replace(result, left_out=tuple(losses.sentences))
     return _write(plan, result, candidates, verdict.members)
 
 
 def _start_unfolded(
     plan: Plan, best: TrialRow, any_candidate: Candidate, workers: Workers
-) -> Callable[[], list[Alternative]]:
+) -> list[Pending]:
     """The search's best trial as the search trained it: what there would be without folds."""
     stored = best_checkpoint(plan.run.trials, best.number)
     if stored is None:
-        return list
+        return []
     alone = dataclasses.replace(any_candidate, row=best, networks=(stored,))
     finish = workers.start_scoring([(alone, 1.0)])
     name = f"trial {best.number} without folds"
-    return lambda: [finish().named(name, plan.options.metric)]
+    return [(name, lambda: [finish().named(name, plan.options.metric)])]
 
 
 def _latency_limit_s(plan: Plan) -> float:
@@ -143,12 +149,21 @@ class _Verdict:
 
 
 def _judge(
-    candidates: Sequence[Candidate], selection: Selection, workers: Workers, metric: MetricName
+    candidates: Sequence[Candidate],
+    selection: Selection,
+    workers: Workers,
+    metric: MetricName,
+    losses: "_Losses",
 ) -> _Verdict:
     mixture = [(c, w) for c, w in zip(candidates, selection.weights, strict=True) if w > 0]
     alone = [(candidates[0], 1.0)]
-    started = [workers.start_scoring(mixture), workers.start_scoring(alone)]
-    ensemble, single = [finish() for finish in started]
+    finish_ensemble, finish_single = workers.start_scoring(mixture), workers.start_scoring(alone)
+    single = finish_single()
+    ensemble = single
+    with losses.noted(f"the ensemble of {len(mixture)} trials could not be scored"):
+        ensemble = finish_ensemble()
+    if ensemble is single:
+        return _Verdict(alone, single, single, ())
     better = ensemble.val.scores.metric(metric) > single.val.scores.metric(metric)
     if better and selection.expected_gain > 0:
         return _Verdict(mixture, ensemble, single, ())
@@ -185,6 +200,21 @@ def _result(
     )
 
 
+class _Losses:
+    """What could not be computed, and why."""
+
+    def __init__(self) -> None:
+        self.sentences: list[str] = []
+
+    @contextmanager
+    def noted(self, sentence: str) -> Iterator[None]:
+        """Take what a block raises as a reason to go on without it."""
+        try:
+            yield
+        except Exception as error:  # of plug-ins, of damaged files, of workers that died
+            self.sentences.append(f"{sentence}: {str(error).strip() or repr(error)}")
+
+
 class _Clock:
     """Where the time went, by the name of each step."""
 
@@ -199,7 +229,7 @@ class _Clock:
 
 
 def _predict_candidates(
-    plan: Plan, contenders: Sequence[Contender], workers: Workers
+    plan: Plan, contenders: Sequence[Contender], workers: Workers, losses: _Losses
 ) -> tuple[list[Candidate], Pool]:
     """The candidates, best first by the scores that they have now, and their probabilities."""
     data = plan.data
@@ -232,10 +262,13 @@ def _predict_candidates(
     ]
     predicted = []
     for (row, networks), parts in zip(contenders, tasks, strict=True):
-        answers: list[tuple[CandidatePrediction, ProbsNK]] = [finished(task) for task in parts]
-        joined = CandidatePrediction.joined([prediction for prediction, _ in answers])
-        probs_NK = np.concatenate([probs_NK for _, probs_NK in answers])
-        predicted.append((Candidate(row, networks, joined), probs_NK))
+        with losses.noted(f"trial {row.number} could not predict, and is no candidate"):
+            answers: list[tuple[CandidatePrediction, ProbsNK]] = [finished(task) for task in parts]
+            joined = CandidatePrediction.joined([prediction for prediction, _ in answers])
+            probs_NK = np.concatenate([probs_NK for _, probs_NK in answers])
+            predicted.append((Candidate(row, networks, joined), probs_NK))
+    if not predicted:
+        raise UserError(f"{plan.run.address}: there is no ensemble; {'; '.join(losses.sentences)}")
     metric = plan.options.metric
     predicted.sort(key=lambda pair: -pair[0].prediction.scores.metric(metric))
     limit_s = _latency_limit_s(plan)

@@ -116,19 +116,23 @@ def finished(task: Any) -> Any:
         raise error.cause from error
 
 
+Pending = tuple[str, Callable[[], list[Alternative]]]
+"""What is being computed, and what to call to wait for it."""
+
+
 def start_alternatives(
     candidates: Sequence[Candidate], workers: Workers, metric: MetricName
-) -> list[Callable[[], list[Alternative]]]:
-    """What else one could make of these trials; call each result to wait for it.
+) -> list[Pending]:
+    """What else one could make of these trials.
 
     Networks of several folds have no weights in common to average.
     """
-    pending: list[Callable[[], list[Alternative]]] = []
+    pending: list[Pending] = []
     top = candidates[:TOP_MEAN]
     if len(top) > 1:
         finish = workers.start_scoring([(candidate, 1 / len(top)) for candidate in top])
         name = f"mean of the top {len(top)}"
-        pending.append(lambda: [finish().named(name, metric)])
+        pending.append((name, lambda: [finish().named(name, metric)]))
     alike: dict[tuple[object, ...], list[Candidate]] = {}
     for candidate in candidates:
         if len(candidate.networks) == 1:
@@ -139,7 +143,8 @@ def start_alternatives(
             stored = [candidate.networks[0] for candidate in group]
             task = workers.start(make_soup, stored, workers.place, metric)
             numbers = [candidate.number for candidate in group]
-            pending.append(functools.partial(_finish_soup, task, numbers, metric))
+            finish_soup = functools.partial(_finish_soup, task, numbers, metric)
+            pending.append((_soup_name(numbers), finish_soup))
     return pending
 
 
@@ -147,5 +152,9 @@ def _finish_soup(task: Any, numbers: Sequence[int], metric: MetricName) -> list[
     soup: Soup = finished(task)
     if len(soup.kept) == 1:
         return []  # the best of the group itself
-    name = f"soup of trials {', '.join(str(numbers[i]) for i in soup.kept)}"
+    name = _soup_name([numbers[i] for i in soup.kept])
     return [_alternative(name, soup.val, soup.test, metric)]
+
+
+def _soup_name(numbers: Sequence[int]) -> str:
+    return f"soup of trials {', '.join(map(str, numbers))}"

@@ -82,7 +82,7 @@ def write_report(run: RunFolder, *, out: Path | None = None, allow_plugins: bool
 
 
 def _render(facts: RunFacts, allow_plugins: bool) -> str:
-    notes = list(facts.notes)
+    notes = [*facts.notes, *(facts.result.left_out if facts.result else ())]
     pictures: list[Gallery] = []
     if facts.result is not None and facts.data is not None:
         try:

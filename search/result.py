@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from pydantic import TypeAdapter, ValidationError
+from rich.markup import escape
 
 from segcore.config import MetricName
 from segcore.errors import UserError
@@ -114,6 +115,8 @@ class SearchResult:
     """Of the test split."""
     seconds: dict[str, float] = field(default_factory=dict)
     """Where the time went."""
+    left_out: tuple[str, ...] = ()
+    """What could not be computed, and why: a sentence each."""
     folds: int = 1
     """Networks of each trial. More than one: "val" holds each photograph of all folds together,
     predicted by networks that didn't train on it."""
@@ -190,6 +193,7 @@ def result_text(result: SearchResult) -> str:
             f"  By the validation images it was chosen: there it scores "
             f"{abs(result.optimism):.4f} {'higher' if result.optimism > 0 else 'lower'};",
             f"  {gain}.",
+            *(f"  [red]{escape(sentence)}[/]" for sentence in result.left_out),
         ]
     )
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -166,6 +167,22 @@ def test_prediction_writes_masks_overlays_and_a_submission_and_skips_what_is_bro
     assert (out / "flight 2" / "ü.png").is_file()
     assert (out / "overlays" / "a.jpg").is_file()
     assert len((out / "submission.csv").read_text().splitlines()) == 1 + 2 * 2
+
+
+def test_a_trial_that_can_not_predict_is_no_candidate_and_the_others_are(
+    folder: Path, output: str
+) -> None:
+    shutil.copytree(folder / "runs/road", folder / "damaged/road")
+    best = read_rows(study_of(folder / "runs/road"))[0].number
+    weights = list((folder / "damaged/road/trials").glob(f"*/trial_{best:04d}/*/model.safetensors"))
+    for path in weights:
+        path.write_bytes(b"?" * path.stat().st_size)
+    again = search(folder, "--resume", "damaged/road")
+    assert again.returncode == 0, again.stdout + again.stderr
+    assert f"trial {best} could not predict, and is no candidate: " in again.stdout
+    result = SearchResult.read(folder / "damaged/road")
+    assert result is not None and best not in {candidate.trial for candidate in result.candidates}
+    assert result.single_trial != best and result.left_out
 
 
 def test_a_finished_run_can_get_more_trials_until_its_time_is_up(folder: Path, output: str) -> None:

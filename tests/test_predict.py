@@ -292,7 +292,6 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1000)
 """
 
 
-@pytest.mark.slow
 def test_memory_does_not_grow_with_the_mosaic(bundle: Path, tmp_path: Path) -> None:
     def peak_mb(side_px: int) -> float:
         path = tmp_path / f"{side_px}.tif"

@@ -27,11 +27,13 @@ _POLYGONS: tuple[Kind, ...] = ("gpkg", "geojson")
 OVERLAY_PX = 4096
 """The longer side of the overlay of a mosaic; others are as large as their photograph."""
 
+SHADES = np.sqrt(np.linspace(0, 1, 256))
 HEAT = [
     (round(red), round(green), round(blue))
-    for red, green, blue in matplotlib.colormaps["magma"](range(256))[:, :3] * 255
+    for red, green, blue in matplotlib.colormaps["magma"](SHADES)[:, :3] * 255
 ]
-"""The colours of uncertainty: 0 is black, 255 nearly white."""
+"""The colours of uncertainty: 0 is black, 255 nearly white. They follow its square root, as most of
+what there is to see is below 0.3."""
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
     python -m benchmarks.selection bias [--searches 300]
     python -m benchmarks.selection ensembles [--searches 20]
+    python -m benchmarks.selection run --run runs/NAME [--searches 20]
     python -m benchmarks.selection size [--candidates 50] [--photos 112]
 
 "bias" simulates searches: 200 trials are scored on 40 validation photographs, the best is chosen
@@ -13,6 +14,10 @@ split than in a large one, whatever was chosen.
 "ensembles" draws small maps of probabilities, of candidates whose errors are partly shared, and
 selects by several rules on 20 validation photographs; what counts is the score on 150 others.
 
+"run" does the same with a finished search of yours: its candidates predict all photographs that no
+training saw, those of the validation and of the test split, which are then halved at random, again
+and again: rules select on one half, and what counts is the score on the other.
+
 "size" selects among 50 candidates on 112 photographs of 368×368 with 25 classes, from synthetic
 probabilities at the pixels that workers would send; it times the driver's part, not the networks.
 
@@ -23,14 +28,25 @@ and 2.5 GB.
 """
 
 import argparse
+import dataclasses
 import resource
 import time
 
 import cv2
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
-from segcore.contested import WHOLE, Pool, ProbsNK, draw_pixels
+from search.candidates import Workplace, predict_candidate
+from search.keeping import choose_candidates
+from search.leaderboard import read_rows, read_study
+from search.options import RunFolder
+from search.plan import find_dataset
+from search.storage import NodeCopy
+from search.trial import StoredCheckpoint, best_checkpoint
+from segcore.cache import PreparedData, prepare
+from segcore.config import MetricName
+from segcore.contested import WHOLE, PixelSample, Pool, ProbsNK, draw_pixels
 from segcore.intervals import bootstrap_interval
 from segcore.metrics import metric_of_counts, metric_of_each
 from segcore.selection import Limits, greedy_picks, select
@@ -47,7 +63,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("part", choices=["bias", "ensembles", "size"])
+    parser.add_argument("part", choices=["bias", "ensembles", "run", "size"])
+    parser.add_argument("--run")
     parser.add_argument("--searches", type=int)
     parser.add_argument("--candidates", type=int, default=50)
     parser.add_argument("--photos", type=int, default=112)
@@ -57,6 +74,8 @@ def main() -> None:
             measure_bias(arguments.searches or 300)
         case "ensembles":
             compare_rules(arguments.searches or 20)
+        case "run":
+            compare_rules_on(RunFolder.opened(arguments.run), arguments.searches or 20)
         case "size":
             measure_size(arguments.candidates, arguments.photos)
 
@@ -148,39 +167,109 @@ def pool_of(masks_MHW: NDArray[np.uint8], probs: list[NDArray[np.float32]], clas
 def compare_rules(searches: int) -> None:
     """Print each rule's score where it selected, and on photographs that it hasn't seen."""
     val, world, candidates, classes = 20, 150, 16, 6
-    found: dict[str, list[tuple[float, float]]] = {}
-    gains = []
+    results = []
     for seed in range(searches):
         rng = np.random.default_rng(seed)
         masks, probs = draw_maps(rng, val + world, candidates, classes, side_px=32)
         seen = pool_of(masks[:val], [p[:val] for p in probs], classes)
         unseen = pool_of(masks[val:], [p[val:] for p in probs], classes)
-        alone = [metric_of_counts("dice", seen.counts(seen.mix([c]))) for c in range(candidates)]
-        best_first = np.argsort(alone)[::-1].tolist()
-        every_photo = np.ones(val, np.int64)
-        greedy = greedy_picks(seen, "dice", Limits(), among=range(candidates), times_P=every_photo)
-        bagged, halves = select(seen, "dice"), select(seen, "dice", bag_share=0.5)
-        picks = {
-            "best single": best_first[:1],
-            "mean of the top 5": best_first[:5],
-            "greedy, once": greedy,
-            "bags of photographs (ours)": as_picks(bagged.weights),
-            "bags, also of half the candidates": as_picks(halves.weights),
-        }
-        for name, members in picks.items():
-            scores = [metric_of_counts("dice", p.counts(p.mix(members))) for p in (seen, unseen)]
-            found.setdefault(name, []).append((scores[0], scores[1]))
-        gains.append(bagged.expected_gain)
-    print(
-        f"| {searches} searches | selected on | unseen | too high by |\n| --- | --- | --- | --- |"
+        results.append(try_rules(seen, unseen, "dice"))
+    print_rules(results)
+
+
+@dataclasses.dataclass(frozen=True)
+class Tried:
+    """What the rules did with one choice of photographs."""
+
+    scores: dict[str, tuple[float, float]]
+    """By rule: where it selected, and on other photographs."""
+    expected_gain: float
+
+
+def try_rules(seen: Pool, unseen: Pool, metric: MetricName) -> Tried:
+    """Select by several rules on one pool, and score on both."""
+
+    def score(pool: Pool, members: list[int]) -> float:
+        return metric_of_counts(metric, pool.counts(pool.mix(members)))
+
+    candidates = range(len(seen.probs))
+    best_first = sorted(candidates, key=lambda c: -score(seen, [c]))
+    every_photo = np.ones(seen.photos, np.int64)
+    bagged, halves = select(seen, metric), select(seen, metric, bag_share=0.5)
+    ours = as_picks(bagged.weights)
+    is_better = score(seen, ours) > score(seen, best_first[:1]) and bagged.expected_gain > 0
+    picks = {
+        "best single": best_first[:1],
+        "mean of the top 5": best_first[:5],
+        "greedy, once": greedy_picks(seen, metric, Limits(), among=candidates, times_P=every_photo),
+        "bags, also of half the candidates": as_picks(halves.weights),
+        "bags of photographs": ours,
+        "the same where it promises to be better, else the best single (ours)": ours
+        if is_better
+        else best_first[:1],
+    }
+    scores = {name: (score(seen, picked), score(unseen, picked)) for name, picked in picks.items()}
+    return Tried(scores, bagged.expected_gain)
+
+
+def print_rules(results: list[Tried]) -> None:
+    """Print the mean over searches, and by how much each rule beats the best single candidate."""
+    print(f"| {len(results)} searches | selected on | unseen | over the best single, unseen |")
+    print("| --- | --- | --- | --- |")
+    single = np.array([tried.scores["best single"] for tried in results])
+    for name in results[0].scores:
+        pairs = np.array([tried.scores[name] for tried in results])
+        gain = pairs[:, 1] - single[:, 1]
+        error = gain.std() / len(gain) ** 0.5
+        on, off = pairs.mean(axis=0)
+        print(f"| {name} | {on:.4f} | {off:.4f} | {gain.mean():+.4f} ± {error:.4f} |")
+    print(f"expected gain {np.mean([tried.expected_gain for tried in results]):+.4f}")
+
+
+class Unseen(Workplace):
+    """Where all photographs that no training saw are the validation split."""
+
+    def open(self, network: StoredCheckpoint) -> tuple[PreparedData, torch.device]:
+        """As ``Workplace`` does."""
+        data, device = super().open(network)
+        splits = tuple("train" if s == "train" else "val" for s in data.photo_splits)
+        return dataclasses.replace(data, photo_splits=splits), device
+
+
+def compare_rules_on(run: RunFolder, searches: int) -> None:
+    """Print each rule's score on random halves of a run's photographs."""
+    record, rows = run.read(), read_rows(read_study(run))
+    metric, limit = record.options.metric, record.options.ensemble_candidates
+    found = [best_checkpoint(run.trials, row.number) for row in choose_candidates(rows, limit)]
+    networks = [stored for stored in found if stored is not None]
+    data = prepare(find_dataset(record.options.data), networks[0].info.config.preparation)
+    place = Unseen(NodeCopy("", None, data.folder), cpus=torch.get_num_threads(), gpus=0)
+    items_M = place.open(networks[0])[0].items("val")
+    pixels = draw_pixels(
+        data.masks_MHW[items_M], data.photo_M[items_M], data.num_classes, limit=300_000
     )
-    for name, pairs in found.items():
-        on, off = np.mean(pairs, axis=0)
-        print(f"| {name} | {on:.4f} | {off:.4f} | {on - off:+.4f} |")
-    single, ours = (
-        np.array(found[name])[:, 1] for name in ("best single", "bags of photographs (ours)")
+    probs = [predict_candidate(network, place, pixels.position_N, [])[1] for network in networks]
+    photos = int(pixels.photo_N.max()) + 1
+    print(f"{len(networks)} candidates, {photos} photographs, {metric}")
+    rng, results = np.random.default_rng(0), []
+    for _ in range(searches):
+        is_seen_P = rng.permutation(photos) < photos // 2
+        seen, unseen = (part_of(pixels, probs, part_P) for part_P in (is_seen_P, ~is_seen_P))
+        results.append(try_rules(seen, unseen, metric))
+    print_rules(results)
+
+
+def part_of(pixels: PixelSample, probs: list[ProbsNK], wanted_P: NDArray[np.bool_]) -> Pool:
+    """Some of the photographs."""
+    wanted_N = wanted_P[pixels.photo_N]
+    part = PixelSample(
+        pixels.position_N[wanted_N],
+        (wanted_P.cumsum() - 1)[pixels.photo_N[wanted_N]],
+        pixels.truth_N[wanted_N],
+        pixels.weight_N[wanted_N],
+        pixels.num_classes,
     )
-    print(f"expected gain {np.mean(gains):.4f}, real gain {np.mean(ours - single):.4f}")
+    return Pool.of(part, [probs_NK[wanted_N] for probs_NK in probs])
 
 
 def as_picks(weights: tuple[float, ...]) -> list[int]:

@@ -10,13 +10,12 @@ from typing import Annotated, Any, Literal
 
 import numpy as np
 import optuna
-import rich.box
 import tyro
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, TrialState
-from rich.console import Console
-from rich.table import Table
+from rich.console import Console, Group, RenderableType
+from rich.padding import Padding
 from rich.text import Text
 
 from search.commands import run_command
@@ -135,38 +134,39 @@ def leaderboard_table(
     *,
     top: int = 10,
     title: str | None = None,
-) -> Table:
-    """The first trials, and all that failed; of each, the parameters in which trials differ.
+) -> RenderableType:
+    """The first trials, and all that failed; below each, the parameters in which trials differ.
 
     A ``≈`` stands at those that can't be told from the best.
     """
-    equals = like_the_best(rows)
-    table = Table(
-        title=title or f"Best trials by {metric} on the validation split",
-        title_justify="left",
-        box=rich.box.SIMPLE,
-        caption="≈ not distinguishable from the best: the difference may be chance"
-        if equals
-        else None,
-        caption_justify="left",
-    )
-    for column in ("trial", metric, "95 %", "epochs", "time"):
-        table.add_column(column, justify="right", no_wrap=True)
-    table.add_column("status", no_wrap=True)
-    table.add_column("configuration", overflow="fold")
-    differing = varying_parameters(rows)
-    failed = [row for row in rows[top:] if row.status == "failed"]
-    for row in [*rows[:top], *failed]:
-        table.add_row(
+    equals, differing = like_the_best(rows), varying_parameters(rows)
+    shown = [*rows[:top], *(row for row in rows[top:] if row.status == "failed")]
+    table = [("trial", metric, "95 %", "epochs", "time", "status")]
+    table += [
+        (
             str(row.number),
             "–" if row.score is None else f"{row.score:.4f}",
             _interval(row, equals),
             str(row.epochs),
             "–" if row.duration is None else show_duration(row.duration.total_seconds()),
             row.status,
-            _describe(row, differing),
         )
-    return table
+        for row in shown
+    ]
+    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
+    lines = ["  " + "  ".join([*map(str.rjust, cells[:-1], widths), cells[-1]]) for cells in table]
+    parts: list[RenderableType] = [
+        Text(title or f"Best trials by {metric} on the validation split", style="italic"),
+        Text(f"\n{lines[0]}", style="bold"),
+    ]
+    for row, line in zip(shown, lines[1:], strict=True):
+        parts.append(Text(line))
+        if what := _describe(row, differing):
+            parts.append(Padding(what, (0, 0, 0, widths[0] + 4)))
+    if equals:
+        sentence = "≈ not distinguishable from the best: the difference may be chance"
+        parts.append(Text(f"\n  {sentence}", style="dim italic"))
+    return Group(*parts)
 
 
 def like_the_best(rows: Sequence[TrialRow]) -> set[int]:
@@ -200,9 +200,9 @@ def _interval(row: TrialRow, equals: Container[int]) -> str:
 
 def _describe(row: TrialRow, names: Sequence[str]) -> Text:
     """The configuration in short, and why the trial failed."""
-    text = Text(show_config(row.config, names) if row.config else "")
+    text = Text(show_config(row.config, names) if row.config else "", style="dim")
     if row.failure:
-        text.append(f"\n{row.failure}", style="red")
+        text.append(f"\n{row.failure}", style="not dim red")
     return text
 
 

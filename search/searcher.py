@@ -236,7 +236,7 @@ class StudyScheduler(ASHAScheduler):  # type: ignore[misc]  # Ray has no types
 
 
 def open_study(
-    journal: Path, *, name: str, sampler: optuna.samplers.BaseSampler, create: bool
+    journal: Path, *, name: str, create: bool, sampler: optuna.samplers.BaseSampler | None = None
 ) -> optuna.Study:
     """Begin a study in a journal file, or open the one that is there; its metric is maximised.
 

@@ -41,11 +41,12 @@ def open_plan_study(plan: Plan) -> optuna.Study:
     study = open_study(
         plan.run.study,
         name=plan.run.path.name,
-        sampler=RungTPESampler(
-            rungs(options.grace_epochs, options.max_epochs, options.reduction_factor),
-            seed=options.seed,
-        ),
         create=not plan.run.study.exists(),
+    )
+    study.sampler = RungTPESampler(
+        rungs(options.grace_epochs, options.max_epochs, options.reduction_factor),
+        # A resumed search must not begin its draws again: it would try the same a second time.
+        seed=options.seed + len(study.get_trials(deepcopy=False)),
     )
     enqueue_baselines(study, plan.space.baselines)
     return study

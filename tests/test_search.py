@@ -81,6 +81,7 @@ def test_an_interrupted_search_ends_with_exactly_the_planned_trials(
     assert len(trials) == 4
     assert {trial.state for trial in trials} <= {TrialState.COMPLETE, TrialState.PRUNED}
     assert trials[0].params["lr"] == 1e-2, "the known-good configuration runs first"
+    assert len({trial.params["lr"] for trial in trials}) == 4, "none is sampled a second time"
     finished = [trial for trial in trials if trial.state == TrialState.COMPLETE]
     assert finished
     assert all(max(trial.intermediate_values) == 3 for trial in finished)

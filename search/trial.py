@@ -97,7 +97,7 @@ def run_trial(assignment: dict[str, Any], *, setting: TrialSetting) -> None:
                 loader_workers=setting.cpus if device.type == "cuda" else 0,
             )
             for epoch in epochs:
-                _add_result(results, epoch, data.class_names, setting.metric)
+                add_result(results, epoch, data.class_names, setting.metric)
                 _report(epoch, results)
     except (_ClusterError, StorageError) as error:
         end(fatal=str(error))
@@ -185,7 +185,7 @@ def _report(epoch: EpochResult, results: list[dict[str, Any]]) -> None:
         tune.report(results[-1], checkpoint=tune.Checkpoint.from_directory(folder))
 
 
-def _add_result(
+def add_result(
     results: list[dict[str, Any]],
     epoch: EpochResult,
     class_names: Sequence[str],

@@ -125,6 +125,8 @@ def resampled_scores(
         return metric_of_each(metric, sums_S3K[:, None])
     whole_K = class_scores(metric, counts_P3K.sum(axis=0))
     occurs_K = ~np.isnan(whole_K)
+    if not occurs_K.any():
+        return np.full(len(times_SP), math.nan)
     score_SK = class_scores(metric, sums_S3K[..., occurs_K])
     return np.where(np.isnan(score_SK), whole_K[occurs_K], score_SK).mean(axis=1)
 

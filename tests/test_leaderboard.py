@@ -1,6 +1,7 @@
 """What a person reads of a search's trials, finished or going on."""
 
 import json
+import math
 from pathlib import Path
 
 import numpy as np
@@ -9,8 +10,10 @@ import pytest
 from search import leaderboard
 from search.leaderboard import TrialRow, like_the_best, read_study
 from search.options import RunFolder
-from search.trial import kept_resamples
+from search.trial import RESAMPLED, add_result, kept_resamples
 from segcore.intervals import Resampled
+from segcore.metrics import Scores
+from segcore.training import EpochResult
 from tests.drawn_run import draw_run
 from tests.test_intervals import counts_of
 
@@ -71,6 +74,29 @@ def row_of(counts_P3K: np.ndarray, number: int, **config: int) -> TrialRow:
         number, "finished", resampled.value, (0.0, 1.0), kept_resamples(resampled), 1, None,
         config, None,
     )  # fmt: skip
+
+
+def test_of_a_trials_results_the_best_one_keeps_what_comparisons_need() -> None:
+    def epoch_of(number: int, accuracy: float) -> EpochResult:
+        is_nan = math.isnan(accuracy)
+        counts_P3K = counts_of(
+            np.full(5, 0.0 if is_nan else accuracy), pixels=0 if is_nan else 1000
+        )
+        scores = Scores.of(counts_P3K, np.zeros((2, 2), np.int64))
+        return EpochResult(
+            epoch=number, finished=False, train_loss=1.0, val_loss=1.0, scores=scores, lr=0.1,
+            images_per_s=1.0, epoch_s=1.0, drawn_share_K=np.full(2, 0.5), micro_batch_size=4,
+            built_hash="", save=lambda folder: None,
+        )  # fmt: skip
+
+    results: list[dict] = []
+    kept = []
+    for number, accuracy in enumerate((math.nan, 0.5, 0.8, 0.8, 0.6, 0.9), start=1):
+        add_result(results, epoch_of(number, accuracy), ("Roof", "Road"), "dice")
+        kept.append([result["epoch"] for result in results if RESAMPLED in result])
+    assert kept == [[], [2], [3], [3], [3], [6]]
+    photos, scores = results[-1][RESAMPLED]
+    assert photos == 5 and set(scores) == {0.9}
 
 
 def test_photographs_that_both_find_hard_do_not_hide_which_trial_is_better() -> None:

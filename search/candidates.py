@@ -4,7 +4,6 @@ Nothing is written to disk. A candidate's answer is its scores, its probabilitie
 were asked for, and its classes on a few items for pictures; mixtures answer with scores only.
 """
 
-import math
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
@@ -23,7 +22,7 @@ from segcore.cache import PreparedData, open_prepared
 from segcore.checkpoint import StateDict
 from segcore.config import MetricName
 from segcore.contested import WHOLE, ProbsNK
-from segcore.ensemble import disagreement, load_network
+from segcore.ensemble import disagreement, load_network, weighted_mean
 from segcore.inference import batch_probs
 from segcore.loading import plain_loader
 from segcore.metrics import ScoreAccumulator, Scores
@@ -32,7 +31,7 @@ from segcore.soup import average_weights, greedy_soup, mend_normalisation
 from segcore.splits import Split
 
 BATCH_SIZE = 4
-NORMALISATION_IMAGES = 256
+NORMALISATION_IMAGES = 64
 """Training images from which a soup's batch normalisation learns."""
 
 Networks = Sequence[tuple[SegmentationNetwork, float]]
@@ -117,7 +116,7 @@ def predict_candidate(
     done = 0
     with _networks([stored], device) as (network,):
         for batch in _batches([(network, 1.0)], data, "val", device):
-            probs_NKHW = batch.mixture()
+            probs_NKHW = batch.probs_NKHW
             class_NHW = batch.count(accumulator, data)
             seconds.append(batch.seconds / len(batch.item_N))
             for i, item in enumerate(batch.item_N.tolist()):
@@ -183,17 +182,13 @@ class _Batch:
     """A few items of a split under some networks."""
 
     item_N: NDArray[np.int64]
-    parts: list[tuple[float, torch.Tensor]]
-    """Of each network its weight and ``probs_NKHW``."""
+    probs_NKHW: torch.Tensor
+    """The weighted mean of the networks'."""
     seconds: float
-
-    def mixture(self) -> torch.Tensor:
-        """``probs_NKHW``."""
-        return torch.stack([weight * probs_NKHW for weight, probs_NKHW in self.parts]).sum(dim=0)
 
     def count(self, accumulator: ScoreAccumulator, data: PreparedData) -> torch.Tensor:
         """Count the classes of the mixture, N×H×W, and give them."""
-        class_NHW = self.mixture().argmax(dim=1)
+        class_NHW = self.probs_NKHW.argmax(dim=1)
         accumulator.update(
             class_NHW,
             torch.from_numpy(data.masks_MHW[self.item_N].astype(np.int64)),
@@ -202,12 +197,8 @@ class _Batch:
         return class_NHW
 
     def uncertainty(self) -> NDArray[np.float64]:
-        """Of each item, 0 to 1: how much members disagree; of a single one, its entropy."""
-        if len(self.parts) > 1:
-            doubt_NHW = disagreement(self.parts, class_dim=1)
-        else:
-            probs_NKHW = self.mixture()
-            doubt_NHW = torch.special.entr(probs_NKHW).sum(dim=1) / math.log(probs_NKHW.shape[1])
+        """The ``disagreement`` of each item, 0 to 1."""
+        doubt_NHW = disagreement(self.probs_NKHW, class_dim=1)
         return doubt_NHW.double().mean(dim=(1, 2)).cpu().numpy()
 
 
@@ -221,7 +212,7 @@ def _batches(
         parts = [(weight, batch_probs(network, image_NCHW, device)) for network, weight in networks]
         if device.type == "cuda":
             torch.cuda.synchronize(device)
-        yield _Batch(item_N.numpy(), parts, time.perf_counter() - started)
+        yield _Batch(item_N.numpy(), weighted_mean(parts), time.perf_counter() - started)
 
 
 def _score(

@@ -137,7 +137,7 @@ def _score(
         number = torch.tensor([len(scored)])
         for strip in ensemble.strips(image, tta=options.tta, batch_size=options.batch_size):
             truth_HW = torch.from_numpy(pair.mask_HW[strip.rows, strip.columns])
-            accumulator.update(strip.planes_PHW.argmax(dim=0)[None], truth_HW[None], number)
+            accumulator.update(strip.probs_KHW.argmax(dim=0)[None], truth_HW[None], number)
         scored.append(photo.name)
     if not scored:
         raise UserError(f"{options.data}: there was no photograph to score")

@@ -162,7 +162,7 @@ def leaderboard_table(
     for row, line in zip(shown, lines[1:], strict=True):
         parts.append(Text(line))
         if what := _describe(row, differing):
-            parts.append(Padding(what, (0, 0, 0, widths[0] + 4)))
+            parts.append(Padding(what, (0, 0, 0, widths[0] + 4), expand=False))
     if equals:
         sentence = "≈ not distinguishable from the best: the difference may be chance"
         parts.append(Text(f"\n  {sentence}", style="dim italic"))

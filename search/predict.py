@@ -43,8 +43,8 @@ class PredictOptions:
     probabilities: bool = False
     """Also write OUT/probabilities: a TIFF with a band for each class, 0 … 255."""
     uncertainty: bool = False
-    """Also write OUT/uncertainty: how much the members disagree, as pictures (0 … 255); and
-    OUT/uncertainty.csv, the mean of each photograph."""
+    """Also write OUT/uncertainty: how much the members disagree with the class that they name
+    together, as pictures (0 … 255); and OUT/uncertainty.csv, the mean of each photograph."""
     polygons: Literal["gpkg", "geojson"] | None = None
     """Also write OUT/polygons: the outline of each region, as GeoPackage or GeoJSON."""
     submission: Path | None = None
@@ -97,11 +97,6 @@ def predict(options: PredictOptions, console: Console) -> list[Path]:
     ensemble = Ensemble.load(
         bundle, choose_device(options.device), allow_plugins=options.allow_plugins
     )
-    if options.uncertainty and len(ensemble.members) < 2:
-        raise UserError(
-            f"{options.bundle} has a single member, which no other can disagree with; "
-            "leave out --uncertainty"
-        )
     products = Products(
         ensemble, options.out, options.kinds, options.tta, options.batch_size, options.tile_scale
     )

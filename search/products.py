@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 
 from segcore.config import IGNORE_INDEX
-from segcore.ensemble import Ensemble
+from segcore.ensemble import Ensemble, disagreement
 from segcore.images import write_image
 from segcore.inference import Strip
 from segcore.items import Grid
@@ -88,20 +88,19 @@ class Products:
         return self.ensemble.strips(
             photo,
             tta=self.tta,
-            uncertainty="uncertainty" in self.kinds,
             batch_size=self.batch_size,
             tile_scale=self.tile_scale,
         )
 
     def _values(self, photo: Photograph, strip: Strip) -> dict[Kind, NDArray[np.uint8]]:
         """What the maps hold on a strip (BHW); where there are no data the mask is ignored."""
-        probs_KHW = strip.planes_PHW[: len(self.ensemble.class_names)]
+        probs_KHW = strip.probs_KHW
         mask_HW = probs_KHW.max(dim=0).indices.to(torch.uint8).cpu().numpy()  # argmax is slower
         values: dict[Kind, NDArray[np.uint8]] = {"mask": mask_HW[None]}
         if "probabilities" in self.kinds:
             values["probabilities"] = _eight_bits(probs_KHW)
         if "uncertainty" in self.kinds:
-            values["uncertainty"] = _eight_bits(strip.planes_PHW[-1:])
+            values["uncertainty"] = _eight_bits(disagreement(probs_KHW, class_dim=0)[None])
         if photo.has_holes:
             hole_HW = ~photo.valid(strip.rows, strip.columns)
             for kind, values_BHW in values.items():
@@ -141,8 +140,8 @@ def _place(kind: Kind, name: str, photo: Photograph) -> str:
     return places[kind]
 
 
-def _eight_bits(planes_PHW: torch.Tensor) -> NDArray[np.uint8]:
-    return (planes_PHW * 255).round().to(torch.uint8).cpu().numpy()
+def _eight_bits(values_CHW: torch.Tensor) -> NDArray[np.uint8]:
+    return (values_CHW * 255).round().to(torch.uint8).cpu().numpy()
 
 
 def _write_overlay(

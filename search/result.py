@@ -87,7 +87,7 @@ class PhotoScore:
     score: float
     """Mean Dice over the classes that occur in its truth."""
     uncertainty: float
-    """0 to 1: how much the members disagree; of a single model, how undecided it is."""
+    """0 to 1, ``segcore.ensemble.disagreement``."""
 
 
 @dataclass(frozen=True)

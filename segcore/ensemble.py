@@ -144,40 +144,39 @@ class Ensemble:
         photo: Photograph,
         *,
         tta: bool = False,
-        uncertainty: bool = False,
         batch_size: int = 4,
         tile_scale: float | None = None,
     ) -> Iterator[Strip]:
         """Predict a photograph piece by piece, at its own size.
 
-        A strip's planes are the K classes' probabilities, and with ``uncertainty`` the members'
-        ``disagreement``. ``tta``: the mean over the 8 flips and rotations. ``tile_scale``: slide
-        tiles over the photograph at this scale, however the members were trained.
+        ``tta``: the mean over the 8 flips and
+        rotations. ``tile_scale``: slide tiles over the photograph at this scale, however the
+        members were trained.
         Raises ``ImageError`` where the file turns out to be damaged.
         """
         preparation = self.preparation
         if tile_scale is not None:
             preparation = preparation._replace(tile_scale=tile_scale)
-        predict = functools.partial(self._planes, tta=tta, uncertainty=uncertainty)
-        planes = len(self.class_names) + uncertainty
-        return predict_strips(predict, planes, photo, preparation, batch_size=batch_size)
+        predict = functools.partial(self._probs, tta=tta)
+        classes = len(self.class_names)
+        return predict_strips(predict, classes, photo, preparation, batch_size=batch_size)
 
     def probs(self, image_HWC: NDArray[np.uint8]) -> NDArray[np.float32]:
         """``probs_KHW`` of one RGB picture, at its own size; the classes of a pixel sum to 1."""
         probs_KHW = np.empty((len(self.class_names), *image_HWC.shape[:2]), np.float32)
         for strip in self.strips(Photograph.in_memory(image_HWC)):
-            probs_KHW[:, strip.rows, strip.columns] = strip.planes_PHW.cpu().numpy()
+            probs_KHW[:, strip.rows, strip.columns] = strip.probs_KHW.cpu().numpy()
         return probs_KHW
 
     def predict(self, image_HWC: NDArray[np.uint8]) -> NDArray[np.uint8]:
         """``mask_HW`` of class indices of one RGB picture, at its own size."""
         mask_HW = np.empty(image_HWC.shape[:2], np.uint8)
         for strip in self.strips(Photograph.in_memory(image_HWC)):
-            mask_HW[strip.rows, strip.columns] = strip.planes_PHW.argmax(dim=0).cpu().numpy()
+            mask_HW[strip.rows, strip.columns] = strip.probs_KHW.argmax(dim=0).cpu().numpy()
         return mask_HW
 
-    def _planes(self, image_NCHW: torch.Tensor, *, tta: bool, uncertainty: bool) -> torch.Tensor:
-        """``planes_NPHW`` of images of the working size."""
+    def _probs(self, image_NCHW: torch.Tensor, *, tta: bool) -> torch.Tensor:
+        """``probs_NKHW`` of images of the working size."""
         image_NCHW = image_NCHW.to(self.device)
         parts = []
         for network, weight in self.members:
@@ -189,10 +188,7 @@ class Ensemble:
             )
             sum_NKHW = functools.reduce(torch.add, views)
             parts.append((weight, sum_NKHW / len(_VIEWS) if tta else sum_NKHW))
-        mean_NKHW = weighted_mean(parts)
-        if not uncertainty:
-            return mean_NKHW
-        return torch.cat([mean_NKHW, disagreement(parts, class_dim=1)[:, None]], dim=1)
+        return weighted_mean(parts)
 
 
 def _turned(image_NCHW: torch.Tensor, turns: int, flip: bool) -> torch.Tensor:
@@ -204,22 +200,16 @@ def _turned_back(turned_NKHW: torch.Tensor, turns: int, flip: bool) -> torch.Ten
     return torch.rot90(turned_NKHW.flip(-1) if flip else turned_NKHW, -turns, dims=(-2, -1))
 
 
-def disagreement(parts: Sequence[tuple[float, torch.Tensor]], class_dim: int) -> torch.Tensor:
-    """How far members' probabilities, given with their weights, differ: 0 … 1, without that axis.
+def disagreement(probs: torch.Tensor, class_dim: int) -> torch.Tensor:
+    """How much of the members' probability is for other classes than the ensemble's: 0 … 1 − 1/K.
 
-    The weighted mean of each member's total variation from the ensemble, relative to the most that
-    these weights allow: 0 where all members say the same, 1 where each is sure of a class of its
-    own. All 0 where there is one member.
-
-    Σ wᵢ · ½ |pᵢ − p̄|₁ can't exceed Σ wᵢ (1 − wᵢ), since member i itself is wᵢ of the mean p̄.
+    Given the ensemble's probabilities, without that axis. Since they are the weighted mean p̄ of the
+    members' pᵢ, it is 1 − max p̄ = Σ wᵢ (1 − pᵢ[k]), k the class that the ensemble names: 0 where
+    all members are sure of the same class, large where they name different ones, and where they
+    are unsure together. It finds errors better than the members' distance from each other, in which
+    a member that is trained little outweighs everything (benchmarks/README.md).
     """
-    mean = weighted_mean(parts)
-    variation = weighted_mean(
-        [(weight, (part - mean).abs().sum(dim=class_dim) / 2) for weight, part in parts]
-    )
-    total = sum(weight for weight, _ in parts)
-    most = sum(weight / total * (1 - weight / total) for weight, _ in parts)
-    return (variation / most).clamp(0, 1) if most > 0 else torch.zeros_like(variation)
+    return 1 - probs.max(dim=class_dim).values
 
 
 def weighted_mean(parts: Sequence[tuple[float, torch.Tensor]]) -> torch.Tensor:

@@ -27,11 +27,8 @@ PANEL_BYTES = 256_000_000
 """A photograph so wide that a row of blended tiles takes more is done in panels side by side."""
 STRIP_BYTES = 8_000_000
 
-Planes = torch.Tensor
-"""``planes_NPHW`` float32: the K classes' probabilities, and whatever else is to be blended and
-enlarged like them."""
-Predict = Callable[[torch.Tensor], Planes]
-"""From uint8 ``image_NCHW`` of the working size to planes, on any device."""
+Predict = Callable[[torch.Tensor], torch.Tensor]
+"""From uint8 ``image_NCHW`` of the working size to ``probs_NKHW`` float32, on any device."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,7 +37,7 @@ class Strip:
 
     rows: slice
     columns: slice
-    planes_PHW: torch.Tensor
+    probs_KHW: torch.Tensor
 
 
 @torch.inference_mode()
@@ -56,7 +53,7 @@ def batch_probs(
 
 def predict_strips(
     predict: Predict,
-    num_planes: int,
+    num_classes: int,
     photo: Photograph,
     preparation: Preparation,
     *,
@@ -64,30 +61,30 @@ def predict_strips(
 ) -> Iterator[Strip]:
     """Predict a photograph piece by piece; the pieces cover it once, in no promised order.
 
-    Where a tile has no valid pixel, nothing is computed and its planes are 0.
+    Where a tile has no valid pixel, nothing is computed and its probabilities are 0.
     Raises ``ImageError`` where the file turns out to be damaged.
     """
     # As segcore.items does for training: a network must see what it was trained on.
     image = photo.on_grid(plan_grid(photo.size_px, preparation))
-    tile_bytes_per_px = 4 * num_planes * preparation.height_px
+    tile_bytes_per_px = 4 * num_classes * preparation.height_px
     panels = -(-tile_bytes_per_px * image.grid.width_px // PANEL_BYTES)
     bounds = np.linspace(0, photo.width_px, panels + 1).round().astype(int).tolist()
     for left, right in itertools.pairwise(bounds):
         x_W = _centres(slice(left, right), photo.width_px, image.grid.width_px)
         columns = _needed(x_W, image.grid.width_px)
-        rows = _blended_rows(predict, num_planes, image, columns, preparation, batch_size)
+        rows = _blended_rows(predict, num_classes, image, columns, preparation, batch_size)
         yield from _enlarged(rows, image, slice(left, right), x_W - columns.start)
 
 
 def _blended_rows(
     predict: Predict,
-    num_planes: int,
+    num_classes: int,
     image: GridImage,
     columns: slice,
     preparation: Preparation,
     batch_size: int,
 ) -> Iterator[torch.Tensor]:
-    """Consecutive rows of the working grid, ``planes_PHW``, as soon as no tile will add to them.
+    """Consecutive rows of the working grid, ``probs_KHW``, as soon as no tile will add to them.
 
     Tiles overlap, and weigh less towards their rim, so that no seam shows.
     """
@@ -98,28 +95,28 @@ def _blended_rows(
         for left in _tile_starts(image.grid.width_px, width)
         if left < columns.stop and left + width > columns.start
     ]
-    sum_PHW: torch.Tensor | None = None
+    sum_KHW: torch.Tensor | None = None
     for top, next_top in zip(tops, [*tops[1:], image.grid.height_px], strict=True):
         for batch in _chunks(_whole_tiles(image, top, lefts, preparation), batch_size):
             tiles_NCHW = torch.from_numpy(np.stack([tile_CHW for _, tile_CHW in batch]))
-            planes_NPHW = predict(tiles_NCHW)
-            if sum_PHW is None:
-                device = planes_NPHW.device
-                sum_PHW = torch.zeros(num_planes + 1, height, _length(columns), device=device)
+            probs_NKHW = predict(tiles_NCHW)
+            if sum_KHW is None:
+                device = probs_NKHW.device
+                sum_KHW = torch.zeros(num_classes + 1, height, _length(columns), device=device)
                 window_HW = _gaussian_window(height, width).to(device)
-            for (left, _), planes_PHW in zip(batch, planes_NPHW, strict=True):
+            for (left, _), probs_KHW in zip(batch, probs_NKHW, strict=True):
                 shared = slice(max(left, columns.start), min(left + width, columns.stop))
-                into = sum_PHW[..., shared.start - columns.start : shared.stop - columns.start]
+                into = sum_KHW[..., shared.start - columns.start : shared.stop - columns.start]
                 here = slice(shared.start - left, shared.stop - left)
-                into[:-1] += planes_PHW[..., here] * window_HW[:, here]
+                into[:-1] += probs_KHW[..., here] * window_HW[:, here]
                 into[-1] += window_HW[:, here]
         done = next_top - top
-        if sum_PHW is None:  # no data so far
-            yield torch.zeros(num_planes, done, _length(columns))
+        if sum_KHW is None:  # no data so far
+            yield torch.zeros(num_classes, done, _length(columns))
             continue
-        yield sum_PHW[:-1, :done] / sum_PHW[-1, :done].clamp_min(1e-12)
-        sum_PHW[:, : height - done] = sum_PHW[:, done:].clone()
-        sum_PHW[:, height - done :] = 0
+        yield sum_KHW[:-1, :done] / sum_KHW[-1, :done].clamp_min(1e-12)
+        sum_KHW[:, : height - done] = sum_KHW[:, done:].clone()
+        sum_KHW[:, height - done :] = 0
 
 
 def _whole_tiles(
@@ -151,33 +148,33 @@ def _enlarged(
     where the photograph's columns lie in the blocks.
     """
     photo_px, grid_px = image.photo.height_px, image.grid.height_px
-    buffer_PHW = next(blocks)
+    buffer_KHW = next(blocks)
     first = 0  # the row of the grid with which the buffer begins
-    step = max(1, STRIP_BYTES // (4 * len(buffer_PHW) * len(x_W)))
+    step = max(1, STRIP_BYTES // (4 * len(buffer_KHW) * len(x_W)))
     for top in range(0, photo_px, step):
         rows = slice(top, min(top + step, photo_px))
         y_H = _centres(rows, photo_px, grid_px)
         needed = _needed(y_H, grid_px)
-        while first + buffer_PHW.shape[1] < needed.stop:
-            drop = min(needed.start - first, buffer_PHW.shape[1])
-            buffer_PHW = torch.cat([buffer_PHW[:, drop:], next(blocks)], dim=1)
+        while first + buffer_KHW.shape[1] < needed.stop:
+            drop = min(needed.start - first, buffer_KHW.shape[1])
+            buffer_KHW = torch.cat([buffer_KHW[:, drop:], next(blocks)], dim=1)
             first += drop
-        source_PHW = buffer_PHW[:, needed.start - first : needed.stop - first]
-        yield Strip(rows, columns, _sample(source_PHW, y_H - needed.start, x_W))
+        source_KHW = buffer_KHW[:, needed.start - first : needed.stop - first]
+        yield Strip(rows, columns, _sample(source_KHW, y_H - needed.start, x_W))
 
 
 def _sample(
-    planes_PHW: torch.Tensor, y_H: NDArray[np.float64], x_W: NDArray[np.float64]
+    probs_KHW: torch.Tensor, y_H: NDArray[np.float64], x_W: NDArray[np.float64]
 ) -> torch.Tensor:
     """Bilinear values at rows ``y_H`` and columns ``x_W``; beyond the rim, those at the rim."""
-    _, height, width = planes_PHW.shape
+    _, height, width = probs_KHW.shape
     if np.array_equal(y_H, np.arange(height)) and np.array_equal(x_W, np.arange(width)):
-        return planes_PHW
+        return probs_KHW
     # grid_sample's coordinates go from -1 to 1, from the first pixel's edge to the last one's.
     x_HW, y_HW = np.meshgrid((x_W + 0.5) * 2 / width - 1, (y_H + 0.5) * 2 / height - 1)
     at_HW2 = torch.from_numpy(np.stack([x_HW, y_HW], axis=-1).astype(np.float32))
     return F.grid_sample(
-        planes_PHW[None], at_HW2[None].to(planes_PHW.device),
+        probs_KHW[None], at_HW2[None].to(probs_KHW.device),
         mode="bilinear", padding_mode="border", align_corners=False,
     )[0]  # fmt: skip
 

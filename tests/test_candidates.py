@@ -130,16 +130,17 @@ def test_a_mixture_scores_what_its_bundle_predicts(
     assert scored.scores.pixel_accuracy == pytest.approx(right / total, abs=1e-3)
 
 
-def test_uncertainty_is_disagreement_or_a_single_models_doubt(
+def test_mixing_in_another_trial_can_but_add_to_the_disagreement(
     trials: list[StoredCheckpoint], place: Workplace
 ) -> None:
     twins = score_mixture([(trials[0], 0.5), (trials[0], 0.5)], place, "test")
     mixed = score_mixture([(trials[0], 0.5), (trials[2], 0.5)], place, "test")
     alone = score_mixture([(trials[0], 1.0)], place, "test")
     assert len(twins.uncertainty_P) == 4
-    np.testing.assert_allclose(twins.uncertainty_P, 0, atol=1e-6)
-    for scored in (mixed, alone):
-        assert (scored.uncertainty_P > 0).all() and (scored.uncertainty_P < 1).all()
+    np.testing.assert_allclose(twins.uncertainty_P, alone.uncertainty_P, atol=1e-6)
+    other = score_mixture([(trials[2], 1.0)], place, "test")
+    mean_P = (alone.uncertainty_P + other.uncertainty_P) / 2
+    assert (mixed.uncertainty_P > mean_P - 1e-6).all() and (mixed.uncertainty_P < 1).all()
 
 
 def test_a_soup_of_twins_is_as_good_as_either(

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from segcore import inference, photographs
 from segcore.config import Preparation
-from segcore.ensemble import Ensemble
+from segcore.ensemble import Ensemble, disagreement, weighted_mean
 from segcore.images import read_image
 from segcore.items import plan_grid, scale_image
 from segcore.models import SegmentationNetwork
@@ -111,27 +111,26 @@ def test_tta_is_the_mean_over_all_flips_and_rotations(photo: np.ndarray) -> None
     model = ensemble(Preparation(64, 64, None), Slope())
     square = Photograph.in_memory(photo[:64, :64])
     (strip,) = model.strips(square, tta=True)
-    probs = strip.planes_PHW.numpy()
+    probs = strip.probs_KHW.numpy()
     np.testing.assert_allclose(probs.sum(axis=0), 1, atol=1e-5)
     for turned in (probs[:, ::-1], probs[:, :, ::-1], probs.swapaxes(1, 2)):
         np.testing.assert_allclose(probs, turned, atol=1e-5)
     (plain,) = model.strips(square)
-    assert np.abs(plain.planes_PHW.numpy() - probs).max() > 0.3
+    assert np.abs(plain.probs_KHW.numpy() - probs).max() > 0.3
 
 
-def test_uncertainty_is_where_members_disagree(photo: np.ndarray) -> None:
-    preparation = Preparation(64, 64, 1.0)
+def test_members_disagree_by_the_probability_that_they_give_to_other_classes() -> None:
+    sure_of_0, sure_of_1 = torch.tensor([1.0, 0.0, 0.0]), torch.tensor([0.0, 1.0, 0.0])
+    unsure = torch.full((3,), 1 / 3)
 
-    def uncertainty(*modules: nn.Module) -> np.ndarray:
-        strips = ensemble(preparation, *modules).strips(
-            Photograph.in_memory(photo), uncertainty=True
-        )
-        return np.concatenate([strip.planes_PHW[3].numpy() for strip in strips])
+    def of(*parts: tuple[float, torch.Tensor]) -> float:
+        return float(disagreement(weighted_mean(parts), class_dim=0))
 
-    assert uncertainty(Blur(), Blur()).max() < 1e-5
-    differing = uncertainty(Blur(), Slope())
-    assert differing.shape == (160, 200)
-    assert differing.min() >= 0 and 0.3 < differing.max() <= 1
+    assert of((0.5, sure_of_0), (0.5, sure_of_0)) == of((1.0, sure_of_1)) == 0
+    assert of((0.5, sure_of_0), (0.5, sure_of_1)) == 0.5
+    assert of((0.75, sure_of_0), (0.25, sure_of_1)) == 0.25
+    assert of((0.5, unsure), (0.5, unsure)) == pytest.approx(2 / 3)
+    assert of((0.75, sure_of_0), (0.25, unsure)) == pytest.approx(0.25 * 2 / 3)
 
 
 @pytest.mark.parametrize("dtype", ["uint8", "uint16"])
@@ -183,7 +182,7 @@ def test_a_mosaic_without_data_is_not_predicted(
         valid = photo.valid(slice(0, 256), slice(0, 256))
         strips = list(inference.predict_strips(predict, 1, photo, Preparation(64, 64, 1.0)))
     assert valid[:, :100].all() and not valid[:, 100:].any()
-    planes = np.concatenate([strip.planes_PHW.numpy() for strip in strips], axis=1)
-    np.testing.assert_allclose(planes[0, :, :100], 1, atol=1e-6)
-    assert (planes[0, :, 200:] == 0).all()
+    probs = np.concatenate([strip.probs_KHW.numpy() for strip in strips], axis=1)
+    np.testing.assert_allclose(probs[0, :, :100], 1, atol=1e-6)
+    assert (probs[0, :, 200:] == 0).all()
     assert seen == 7 * 4  # of 7 columns of tiles those that begin before pixel 100

@@ -74,6 +74,8 @@ def main() -> None:
             measure_bias(arguments.searches or 300)
         case "ensembles":
             compare_rules(arguments.searches or 20)
+        case "run" if arguments.run is None:
+            parser.error("name a finished search: --run runs/NAME")
         case "run":
             compare_rules_on(RunFolder.opened(arguments.run), arguments.searches or 20)
         case "size":

@@ -202,7 +202,8 @@ def _describe(row: TrialRow, names: Sequence[str]) -> Text:
     """The configuration in short, and why the trial failed."""
     text = Text(show_config(row.config, names) if row.config else "", style="dim")
     if row.failure:
-        text.append(f"\n{row.failure}", style="not dim red")
+        text.append("\n" if text else "")
+        text.append(row.failure, style="not dim red")
     return text
 
 

@@ -11,9 +11,11 @@ import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import rasterio
+import rasterio.shutil
 import torch
 import tyro
 from rasterio.windows import Window
@@ -35,6 +37,8 @@ class Options:
     classes: int = 5
     tile_px: int = 256
     tile_scale: float = 0.25
+    plain: Literal["jpg", "png"] | None = None
+    """Predict a file of this kind instead, which has no place on earth and is decoded whole."""
     folder: Path | None = None
     """Where the files go, 2 GB of them; default: a temporary folder."""
 
@@ -46,17 +50,24 @@ def main() -> None:
         folder = Path(name)
         mosaic = write_mosaic(folder / "mosaic.tif", options.side_px)
         bundle = write_random_bundle(folder / "bundle", options)
+        photo = mosaic
+        if options.plain is not None:
+            photo = folder / f"mosaic.{options.plain}"
+            driver = {"jpg": "JPEG", "png": "PNG"}[options.plain]
+            rasterio.shutil.copy(mosaic, photo, driver=driver)
         began = time.monotonic()
         process = subprocess.Popen(
-            [sys.executable, "-m", "search.predict", bundle, mosaic, "--out", folder / "out"],
+            [sys.executable, "-m", "search.predict", bundle, photo, "--out", folder / "out"],
         )
         _, status, usage = os.wait4(process.pid, 0)
         seconds = time.monotonic() - began
         if status:
             sys.exit("the prediction failed")
-        with rasterio.open(mosaic) as photo, rasterio.open(folder / "out" / "mosaic.tif") as mask:
-            assert (mask.shape, mask.transform) == (photo.shape, photo.transform)
-            overviews = mask.overviews(1)
+        overviews: list[int] = []
+        if options.plain is None:
+            with rasterio.open(mosaic) as source, rasterio.open(folder / "out/mosaic.tif") as mask:
+                assert (mask.shape, mask.transform) == (source.shape, source.transform)
+                overviews = mask.overviews(1)
         print(
             f"{options.side_px}×{options.side_px} px, {options.classes} classes, tiles of "
             f"{options.tile_px} px at scale {options.tile_scale}: {seconds:.0f} s, peak "

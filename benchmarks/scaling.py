@@ -57,7 +57,9 @@ def sleeping_space(trial: BaseTrial) -> TrialConfig:
 
 def sleeping(strength: float, height_px: int, width_px: int) -> Any:
     """An augmentation that waits."""
-    from segcore.augment import A, aerial
+    import albumentations as A
+
+    from segcore.augment import aerial
 
     def wait(image: Any, **_: Any) -> Any:
         time.sleep(IMAGE_S)

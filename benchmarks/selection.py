@@ -50,6 +50,7 @@ from segcore.contested import WHOLE, PixelSample, Pool, ProbsNK, draw_pixels
 from segcore.intervals import bootstrap_interval
 from segcore.metrics import metric_of_counts, metric_of_each
 from segcore.selection import Limits, greedy_picks, select
+from segcore.splits import Split
 
 TRIALS, VAL, TEST, TRUTH = 200, 40, 40, 4000
 PIXELS = 20_000
@@ -234,8 +235,8 @@ class Unseen(Workplace):
     def open(self, network: StoredCheckpoint) -> tuple[PreparedData, torch.device]:
         """As ``Workplace`` does."""
         data, device = super().open(network)
-        splits = tuple("train" if s == "train" else "val" for s in data.photo_splits)
-        return dataclasses.replace(data, photo_splits=splits), device
+        splits: list[Split] = ["train" if s == "train" else "val" for s in data.photo_splits]
+        return dataclasses.replace(data, photo_splits=tuple(splits)), device
 
 
 def compare_rules_on(run: RunFolder, searches: int) -> None:

@@ -1,0 +1,36 @@
+"""The space of the search on real photographs (benchmarks/README.md): small pretrained encoders.
+
+The environment variable WEIGHTS names the folder of the two encoders' files, ENCODER.pth.
+"""
+
+import os
+
+from optuna.trial import BaseTrial
+
+from segcore.config import TrialConfig
+
+
+def space(trial: BaseTrial) -> TrialConfig:
+    """Windows of 192 px at 0.3 of the photographs' resolution."""
+    encoder = trial.suggest_categorical("encoder", ["tu-tf_efficientnet_lite0", "mobilenet_v2"])
+    return TrialConfig(
+        height_px=192,
+        width_px=192,
+        tile_scale=0.3,
+        architecture=trial.suggest_categorical(
+            "architecture", ["unet", "fpn", "linknet", "deeplabv3plus", "pspnet"]
+        ),
+        encoder=encoder,
+        encoder_weights=f"{os.environ['WEIGHTS']}/{encoder}.pth",
+        loss=trial.suggest_categorical("loss", ["ce", "focal", "dice_ce", "lovasz_ce"]),
+        optimizer="adamw",
+        lr=trial.suggest_float("lr", 1e-4, 5e-3, log=True),
+        encoder_lr_factor=trial.suggest_float("encoder_lr_factor", 0.1, 1.0, log=True),
+        schedule="cosine",
+        warmup_epochs=0.5,
+        clip_norm=1.0,
+        batch_size=8,
+        augment_strength=trial.suggest_float("augment_strength", 0.0, 0.8),
+        oversample_ratio=trial.suggest_float("oversample_ratio", 1.0, 4.0, log=True),
+        rare_crop_prob=trial.suggest_float("rare_crop_prob", 0.0, 0.4),
+    )

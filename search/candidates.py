@@ -212,7 +212,8 @@ def _batches(
         parts = [(weight, batch_probs(network, image_NCHW, device)) for network, weight in networks]
         if device.type == "cuda":
             torch.cuda.synchronize(device)
-        yield _Batch(item_N.numpy(), weighted_mean(parts), time.perf_counter() - started)
+        seconds = time.perf_counter() - started
+        yield _Batch(item_N.numpy(), weighted_mean(parts), seconds)
 
 
 def _score(

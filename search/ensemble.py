@@ -114,8 +114,7 @@ def build_ensemble(plan: Plan, contenders: Sequence[Contender], slots: Slots) ->
         for name, finish in pending:
             with losses.noted(f"the {name} could not be scored"):
                 alternatives += finish()
-    result = _result(plan, candidates, selection, verdict, alternatives, clock)
-    result = dataclasses.replace(result, left_out=tuple(losses.sentences))
+    result = _result(plan, candidates, selection, verdict, alternatives, losses, clock)
     return _write(plan, result, candidates, verdict.members)
 
 
@@ -158,19 +157,16 @@ def _judge(
     mixture = [(c, w) for c, w in zip(candidates, selection.weights, strict=True) if w > 0]
     alone = [(candidates[0], 1.0)]
     finish_ensemble, finish_single = workers.start_scoring(mixture), workers.start_scoring(alone)
-    single = finish_single()
-    ensemble = single
-    with losses.noted(f"the ensemble of {len(mixture)} trials could not be scored"):
+    single, name = finish_single(), f"ensemble of {len(mixture)} trials"
+    rejected: tuple[Alternative, ...] = ()
+    with losses.noted(f"the {name} could not be scored"):
         ensemble = finish_ensemble()
-    if ensemble is single:
-        return _Verdict(alone, single, single, ())
-    better = ensemble.val.scores.metric(metric) > single.val.scores.metric(metric)
-    if better and selection.expected_gain > 0:
-        return _Verdict(mixture, ensemble, single, ())
-    if len(mixture) == 1:
-        return _Verdict(alone, single, single, ())
-    rejected = ensemble.named(f"ensemble of {len(mixture)} trials", metric)
-    return _Verdict(alone, single, single, (rejected,))
+        better = ensemble.val.scores.metric(metric) > single.val.scores.metric(metric)
+        if better and selection.expected_gain > 0:
+            return _Verdict(mixture, ensemble, single, ())
+        if len(mixture) > 1:
+            rejected = (ensemble.named(name, metric),)
+    return _Verdict(alone, single, single, rejected)
 
 
 def _result(
@@ -179,6 +175,7 @@ def _result(
     selection: Selection,
     verdict: _Verdict,
     alternatives: Sequence[Alternative],
+    losses: "_Losses",
     clock: "_Clock",
 ) -> SearchResult:
     metric, chosen = plan.options.metric, verdict.chosen
@@ -196,6 +193,7 @@ def _result(
         alternatives=tuple(alternatives),
         candidates=_candidate_scores(candidates, metric),
         photos=_photo_scores(plan, chosen.test),
+        left_out=tuple(losses.sentences),
         seconds=clock.seconds,
     )
 

@@ -240,6 +240,7 @@ def open_study(
 ) -> optuna.Study:
     """Begin a study in a journal file, or open the one that is there; its metric is maximised.
 
+    Without a sampler it has Optuna's own until ``study.sampler`` is set.
     Optuna's own tools open it too: ``JournalStorage(JournalFileBackend("…/study.journal"))``.
     Raises ``UserError`` where it exists already or, unless ``create``, where there is no such file,
     or only other studies in it.

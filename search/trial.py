@@ -191,12 +191,15 @@ def add_result(
     class_names: Sequence[str],
     metric: MetricName,
 ) -> None:
-    """Add an epoch's; of all, only the best one keeps its resamples: they would fill the disk."""
+    """Add an epoch's; of all, only the best one keeps its resamples: they would fill the disk.
+
+    Beside ``epoch_metrics``, "…_low" and "…_high" are the ends of the 95 % interval of the score
+    that is maximised.
+    """
     resampled = Resampled.of(epoch.scores.counts_P3K, metric)
     interval = resampled.interval()
     ends = {f"val/{metric}_low": interval.low, f"val/{metric}_high": interval.high}
-    score = f"val/{metric}"
-    value = resampled.value
+    score, value = f"val/{metric}", resampled.value
     is_best = math.isfinite(value) and not any(result[score] >= value for result in results)
     results.append(
         {

@@ -149,9 +149,8 @@ class Ensemble:
     ) -> Iterator[Strip]:
         """Predict a photograph piece by piece, at its own size.
 
-        ``tta``: the mean over the 8 flips and
-        rotations. ``tile_scale``: slide tiles over the photograph at this scale, however the
-        members were trained.
+        ``tta``: the mean over the 8 flips and rotations. ``tile_scale``: slide tiles over the
+        photograph at this scale, however the members were trained.
         Raises ``ImageError`` where the file turns out to be damaged.
         """
         preparation = self.preparation

@@ -1,14 +1,16 @@
 """What a person reads of a search's trials, finished or going on."""
 
+import io
 import json
 import math
 from pathlib import Path
 
 import numpy as np
 import pytest
+from rich.console import Console
 
 from search import leaderboard
-from search.leaderboard import TrialRow, like_the_best, read_study
+from search.leaderboard import TrialRow, leaderboard_table, like_the_best, read_study
 from search.options import RunFolder
 from search.trial import RESAMPLED, add_result, kept_resamples
 from segcore.intervals import Resampled
@@ -107,6 +109,10 @@ def test_photographs_that_both_find_hard_do_not_hide_which_trial_is_better() -> 
     worse_by_chance = counts_of(0.715 + difficulty_P + rng.normal(0, 0.05, 40))
     rows = [row_of(c, i) for i, c in enumerate((worse_by_chance, best, worse_everywhere))]
     assert like_the_best(rows) == {0}
+    console = Console(width=80, record=True, file=io.StringIO())
+    console.print(leaderboard_table(rows, "dice"))
+    marked, *others = [line for line in console.export_text().splitlines() if "0.000–" in line]
+    assert marked.split()[0] == "0" and "≈" in marked and not any("≈" in line for line in others)
     assert like_the_best(rows[1:2]) == like_the_best([]) == set()
     folds = [row_of(best, 0, fold=0), row_of(worse_by_chance, 1, fold=1)]
     assert like_the_best(folds) == set(), "these are other photographs"

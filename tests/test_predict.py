@@ -152,6 +152,7 @@ def test_every_file_that_can_be_wished_for(bundle: Path, photos: Path) -> None:
     picture = np.asarray(Image.open(out / "uncertainty" / "lawn.v2.png"))
     (row,) = (row for row in rows if row["photograph"].endswith("lawn.v2.png"))
     assert float(row["mean"]) == pytest.approx(picture.mean() / 255, abs=1e-4)
+    assert np.abs(picture.astype(int) - (255 - probs_KHW.max(axis=0))).max() <= 2
     assert 0 < float(row["mean"]) <= float(row["p95"]) <= 1
     with rasterio.open(out / "uncertainty" / "map.tif") as raster:
         assert raster.transform == TRANSFORM

@@ -20,11 +20,11 @@ import torch
 import tyro
 from rasterio.windows import Window
 
-from segcore.checkpoint import CheckpointInfo, save_checkpoint
 from segcore.config import TrialConfig
-from segcore.ensemble import write_bundle
-from segcore.models import build_network
-from segcore.pictures import distinct_colors
+from segcore.networks.models import build_network
+from segcore.predicting.ensemble import write_bundle
+from segcore.predicting.pictures import distinct_colors
+from segcore.training.checkpoint import CheckpointInfo, save_checkpoint
 
 BLOCK_PX = 500
 

@@ -32,9 +32,9 @@ from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2 import functional as transforms
 
 from segcore.config import Preparation
-from segcore.dataset import load_dataset
-from segcore.images import MaskCoding, read_image, read_mask
-from segcore.items import cut_items, plan_grid
+from segcore.data.dataset import load_dataset
+from segcore.data.images import MaskCoding, read_image, read_mask
+from segcore.data.items import cut_items, plan_grid
 
 SIZE_PX = 368
 PREPARATION = Preparation(SIZE_PX, SIZE_PX, None)

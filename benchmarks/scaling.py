@@ -30,13 +30,14 @@ from typing import Any
 import optuna
 from optuna.trial import BaseTrial, TrialState
 
-from search.keeping import drop_checkpoints
-from search.leaderboard import read_rows
-from search.options import SearchOptions
-from search.sampler import RungTPESampler, rungs
-from search.searcher import StudyScheduler, StudySearcher, open_study
-from search.space import finish
-from search.storage import Location
+from search.planning.sampler import RungTPESampler, rungs
+from search.planning.space import finish
+from search.runs.options import SearchOptions
+from search.runs.rows import read_rows
+from search.runs.storage import Location
+from search.runs.study import open_study
+from search.trials.keeping import drop_checkpoints
+from search.trials.searcher import StudyScheduler, StudySearcher
 from segcore.config import TrialConfig
 from spaces.aerial import space as aerial
 
@@ -59,7 +60,7 @@ def sleeping(strength: float, height_px: int, width_px: int) -> Any:
     """An augmentation that waits."""
     import albumentations as A
 
-    from segcore.augment import aerial
+    from segcore.training.augment import aerial
 
     def wait(image: Any, **_: Any) -> Any:
         time.sleep(IMAGE_S)

@@ -37,20 +37,21 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from search.candidates import Workplace, predict_candidate
-from search.keeping import choose_candidates
-from search.leaderboard import read_rows, read_study
-from search.options import RunFolder
-from search.plan import find_dataset
-from search.storage import NodeCopy
-from search.trial import StoredCheckpoint, best_checkpoint
-from segcore.cache import PreparedData, prepare
+from search.ensembles.tasks import Workplace, predict_candidate
+from search.planning.plan import find_dataset
+from search.runs.folder import RunFolder
+from search.runs.rows import read_rows
+from search.runs.storage import NodeCopy
+from search.runs.study import read_study
+from search.trials.keeping import choose_candidates
+from search.trials.worker import StoredCheckpoint, best_checkpoint
+from segcore.choosing.pool import WHOLE, PixelSample, Pool, ProbsNK, draw_pixels
+from segcore.choosing.selection import Limits, greedy_picks, select
 from segcore.config import MetricName
-from segcore.contested import WHOLE, PixelSample, Pool, ProbsNK, draw_pixels
-from segcore.intervals import bootstrap_interval
-from segcore.metrics import metric_of_counts, metric_of_each
-from segcore.selection import Limits, greedy_picks, select
-from segcore.splits import Split
+from segcore.data.prepared import PreparedData, prepare_data
+from segcore.data.splits import Split
+from segcore.scores.intervals import bootstrap_interval
+from segcore.scores.metrics import metric_of_counts, metric_of_each
 
 TRIALS, VAL, TEST, TRUTH = 200, 40, 40, 4000
 PIXELS = 20_000
@@ -245,7 +246,7 @@ def compare_rules_on(run: RunFolder, searches: int) -> None:
     metric, limit = record.options.metric, record.options.ensemble_candidates
     found = [best_checkpoint(run.trials, row.number) for row in choose_candidates(rows, limit)]
     networks = [stored for stored in found if stored is not None]
-    data = prepare(find_dataset(record.options.data), networks[0].info.config.preparation)
+    data = prepare_data(find_dataset(record.options.data), networks[0].info.config.preparation)
     place = Unseen(NodeCopy("", None, data.folder), cpus=torch.get_num_threads(), gpus=0)
     items_M = place.open(networks[0])[0].items("val")
     pixels = draw_pixels(

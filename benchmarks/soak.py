@@ -34,10 +34,10 @@ from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import BaseTrial
 
-from search.commands import BAD_INPUT
-from search.journal import Journal
-from search.leaderboard import STATUS
-from search.options import RunFolder
+from search.reporting.terminal import BAD_INPUT
+from search.runs.folder import RunFolder
+from search.runs.rows import STATUS
+from search.tracking.outbox import Journal
 from segcore.config import TrialConfig
 
 NAME = "soak"

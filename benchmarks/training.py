@@ -14,10 +14,10 @@ from statistics import median
 import torch
 import tyro
 
-from segcore.cache import prepare
 from segcore.config import TrialConfig
+from segcore.data.prepared import prepare_data
 from segcore.scenes import default_scenes
-from segcore.training import time_steps
+from segcore.training.fit import time_steps
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ def main(options: Options) -> None:
         height_px=options.side_px, width_px=options.side_px, architecture=options.architecture,
         encoder=options.encoder, batch_size=options.batch_size, rare_crop_prob=0.2,
     )  # fmt: skip
-    data = prepare(default_scenes(), config.preparation)
+    data = prepare_data(default_scenes(), config.preparation)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     seconds: dict[bool, list[float]] = {True: [], False: []}
     for _ in range(options.rounds):

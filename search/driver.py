@@ -11,24 +11,25 @@ from pathlib import Path
 import optuna
 from rich.console import Console
 
-from search.cluster import Slots, check_shared, connected
-from search.ensemble import BuiltEnsemble, Contender, best_contenders, build_ensemble
-from search.estimate import estimate_s
-from search.folds import fold_contenders, open_folds
-from search.keeping import check_space
-from search.leaderboard import TrialRow, leaderboard_table, read_rows, show_duration
-from search.mlflow_runs import check, default_uri, serve_command, ui_command
-from search.options import RunFolder, RunRecord, SearchOptions
-from search.plan import Plan, default_name, make_plan
-from search.progress import SearchProgress
-from search.registry import model_record
-from search.report import REPORT, write_report
-from search.result import result_text
-from search.storage import Location
-from search.study import open_plan_study, run_trials
-from search.tracking import Tracker
+from search.ensembles.building import BuiltEnsemble, Contender, best_contenders, build_ensemble
+from search.ensembles.folds import fold_contenders, open_folds
+from search.planning.plan import Plan, default_name, make_plan
+from search.reporting.page import REPORT, write_report
+from search.reporting.terminal import leaderboard_table, result_text
+from search.runs.folder import RunFolder, RunRecord
+from search.runs.options import SearchOptions
+from search.runs.rows import TrialRow, read_rows, show_duration
+from search.runs.storage import Location
+from search.tracking.mlflow_runs import check, default_uri, serve_command, ui_command
+from search.tracking.registry import model_record
+from search.tracking.tracker import Tracker
+from search.trials.cluster import Slots, check_shared, connected
+from search.trials.estimate import estimate_s
+from search.trials.keeping import check_space
+from search.trials.progress import SearchProgress
+from search.trials.session import open_plan_study, run_trials
+from segcore.data.splits import SPLITS
 from segcore.errors import DISK_FULL, UserError
-from segcore.splits import SPLITS
 from segcore.versions import versions
 
 EXPERIMENT = "segsearch"

@@ -10,13 +10,13 @@ import tyro
 from rich.console import Console
 from rich.progress import track
 
-from search.commands import run_command
+from search.reporting.terminal import run_command
 from segcore.errors import UserError
 
 if TYPE_CHECKING:
-    from segcore.dataset import Dataset, Photo
-    from segcore.ensemble import Ensemble
-    from segcore.metrics import Scores
+    from segcore.data.dataset import Dataset, Photo
+    from segcore.predicting.ensemble import Ensemble
+    from segcore.scores.metrics import Scores
 
 
 @dataclass(frozen=True)
@@ -52,10 +52,11 @@ def main(arguments: list[str] | None = None) -> int:
 def evaluate(options: EvaluateOptions, console: Console) -> int:
     """Evaluate, print the report to standard output, and return the exit code."""
     # Imported here: torch takes seconds, and --help needs none of them.
-    from search.evaluation_report import Report, print_report
-    from search.storage import on_this_machine
-    from segcore.dataset import load_dataset
-    from segcore.ensemble import MANIFEST, Ensemble, choose_device
+    from search.reporting.evaluation import Report, print_report
+    from search.runs.storage import on_this_machine
+    from segcore.data.dataset import load_dataset
+    from segcore.devices import choose_device
+    from segcore.predicting.ensemble import MANIFEST, Ensemble
 
     if options.batch_size < 1:
         raise UserError(f"--batch-size {options.batch_size}: allowed is 1 or more")
@@ -96,12 +97,12 @@ def _choose(
     options: EvaluateOptions, dataset: "Dataset", ensemble: "Ensemble"
 ) -> tuple[str, list["Photo"]]:
     """The photographs to score, and what to call them."""
-    from segcore.cache import prepare
+    from segcore.data.prepared import prepare_data
 
     if options.split == "all":
         return "all", list(dataset.photos)
     # Preparing draws the split, as it was drawn for the search; where that was here, it is done.
-    data = prepare(dataset.folder, ensemble.preparation)
+    data = prepare_data(dataset.folder, ensemble.preparation)
     split = options.split or ("test" if data.fingerprint == ensemble.data_fingerprint else "all")
     if split == "all":
         return "all", list(dataset.photos)
@@ -121,9 +122,9 @@ def _score(
     """Scores of the photographs that could be read, and their names."""
     import torch
 
-    from segcore.images import ImageError, read_pair
-    from segcore.metrics import ScoreAccumulator
-    from segcore.photographs import Photograph
+    from segcore.data.images import ImageError, read_pair
+    from segcore.predicting.photographs import Photograph
+    from segcore.scores.metrics import ScoreAccumulator
 
     accumulator = ScoreAccumulator(len(ensemble.class_names), len(photos), ensemble.device)
     scored: list[str] = []

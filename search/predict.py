@@ -12,13 +12,19 @@ import tyro
 from rich.console import Console
 from rich.progress import Progress
 
-from search.commands import run_command
-from search.predicted import Predicted, PredictionLog, file_state, settings_key, write_uncertainty
+from search.predicting.prediction_log import (
+    Predicted,
+    PredictionLog,
+    file_state,
+    settings_key,
+    write_uncertainty,
+)
+from search.reporting.terminal import run_command
 from segcore.errors import UserError
 
 if TYPE_CHECKING:
-    from search.products import Kind, Products
-    from segcore.photographs import Photograph
+    from search.predicting.products import Kind, Products
+    from segcore.predicting.photographs import Photograph
 
 PHOTO_SUFFIXES = {".jpg", ".jpeg", ".png", ".tif", ".tiff"}
 """What is taken from a folder; a file that is named itself may have any."""
@@ -85,9 +91,10 @@ def main(arguments: list[str] | None = None) -> int:
 def predict(options: PredictOptions, console: Console) -> list[Path]:
     """Predict all photographs that aren't done; those that can't be read are told and returned."""
     # Imported here: torch takes seconds, and --help needs none of them.
-    from search.products import Products
-    from search.storage import on_this_machine
-    from segcore.ensemble import MANIFEST, Ensemble, choose_device
+    from search.predicting.products import Products
+    from search.runs.storage import on_this_machine
+    from segcore.devices import choose_device
+    from segcore.predicting.ensemble import MANIFEST, Ensemble
 
     _check_numbers(options)
     photos = find_photos(options.inputs, options.out)
@@ -181,8 +188,8 @@ def _predict_all(
     console: Console,
 ) -> int:
     """Predict, keep a record of each photograph, and return how many pixels they had."""
-    from segcore.images import ImageError
-    from segcore.photographs import Photograph
+    from segcore.data.images import ImageError
+    from segcore.predicting.photographs import Photograph
 
     pixels = 0
     with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
@@ -218,8 +225,8 @@ def _write_submission(
     path: Path, out: Path, done: Mapping[Path, Predicted], num_classes: int
 ) -> None:
     """From the masks on disk, so that what an earlier run predicted is in it too."""
-    from search.submission import SubmissionFile
-    from segcore.rasters import read_map
+    from search.predicting.submission import SubmissionFile
+    from segcore.predicting.rasters import read_map
 
     with SubmissionFile(path, num_classes) as submission:
         for photo, record in done.items():

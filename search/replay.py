@@ -11,16 +11,17 @@ import torch
 import tyro
 from rich.console import Console
 
-from search.commands import run_command
-from search.leaderboard import read_study
-from search.options import RunFolder, SearchOptions
-from search.plan import find_dataset
-from search.trial import best_checkpoint, prepare_process
-from segcore.cache import PreparedData, prepare
-from segcore.checkpoint import CheckpointInfo
+from search.planning.plan import find_dataset
+from search.reporting.terminal import run_command
+from search.runs.folder import RunFolder
+from search.runs.options import SearchOptions
+from search.runs.study import read_study
+from search.trials.worker import best_checkpoint, prepare_process
 from segcore.config import TrialConfig
+from segcore.data.prepared import PreparedData, prepare_data
 from segcore.errors import TrainingFailedError, UserError
-from segcore.training import EpochResult, fit
+from segcore.training.checkpoint import CheckpointInfo
+from segcore.training.fit import EpochResult, fit
 from segcore.versions import versions
 
 
@@ -76,7 +77,7 @@ def replay(options: ReplayOptions, console: Console) -> bool:
     run = RunFolder.opened(options.run)
     record = run.read()
     past = read_trial(run, options.trial)
-    data = prepare(find_dataset(record.options.data), past.config.preparation)
+    data = prepare_data(find_dataset(record.options.data), past.config.preparation)
     if data.fingerprint != record.identity["data"]:
         raise UserError(
             f"{record.options.data or 'the embedded data set'}: the data are not those of the "

@@ -4,38 +4,18 @@ The page needs nothing but itself: it opens from a file, without a network.
 """
 
 import dataclasses
-import math
-import shlex
 import sys
-import time
-from collections.abc import Callable
-from importlib import resources
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
-import jinja2
-import plotly.offline
 import tyro
 from rich.console import Console
 
-from search.commands import run_command
-from search.leaderboard import like_the_best, show_config, show_duration, varying_parameters
-from search.mlflow_runs import default_uri, ui_command
-from search.options import RunFolder, SearchOptions
-from search.reporting import figures
-from search.reporting.costs import costs
-from search.reporting.facts import RunFacts, gather
-from search.reporting.figures import Figure
-from search.reporting.photographs import Gallery, galleries
-from segcore.ensemble import Ensemble
-from segcore.errors import UserError
-from segcore.files import whole_file
-from segcore.metrics import METRICS
-
-REPORT = "report.html"
-TABLE_TRIALS = 20
-NOT_REPEATED = {"name", "out", "tracking_uri", "resume", "dry_run", "address"}
-"""Options that say where a search ran, not what it did."""
+from search.reporting.page import (
+    write_report,
+)
+from search.reporting.terminal import run_command
+from search.runs.folder import RunFolder
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,148 +41,6 @@ def main(arguments: list[str] | None = None) -> int:
         return 0
 
     return run_command(work)
-
-
-def write_report(run: RunFolder, *, out: Path | None = None, allow_plugins: bool = False) -> Path:
-    """Write the page of a run; what isn't known yet is left out, and the page says so.
-
-    Without ``out`` it is RUN/report.html, in the run's bucket too where it has one. Raises
-    ``UserError`` where this is no run, none of its trials has begun, or ``out`` can't be written.
-    """
-    page = _render(gather(run), allow_plugins)
-    path = out or run.path / REPORT
-    try:
-        with whole_file(path) as unfinished:
-            unfinished.write_text(page, encoding="utf-8")
-    except OSError as error:
-        raise UserError(f"{path}: {error.strerror}; write the page to another --out") from error
-    if out is None and run.home is not None:
-        run.home.put(run.path, [REPORT])
-    return path
-
-
-def _render(facts: RunFacts, allow_plugins: bool) -> str:
-    notes = [*facts.notes, *(facts.result.left_out if facts.result else ())]
-    pictures: list[Gallery] = []
-    if facts.result is not None and facts.data is not None:
-        try:
-            ensemble = Ensemble.load(facts.run.ensemble, allow_plugins=allow_plugins)
-            pictures = galleries(facts.result.photos, facts.data, ensemble)
-        except UserError as error:
-            notes.append(f"There are no photographs: {error}")
-    environment = jinja2.Environment(
-        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    environment.filters.update(_FILTERS)
-    template = resources.files("search.reporting").joinpath("page.html").read_text("utf-8")
-    return environment.from_string(template).render(
-        facts=facts,
-        options=facts.record.options,
-        result=facts.result,
-        metric=facts.record.options.metric,
-        definition=METRICS[facts.record.options.metric],
-        notes=notes,
-        galleries=pictures,
-        figures=_figures(facts),
-        trials=_trial_table(facts),
-        table_trials=TABLE_TRIALS,
-        members=_members(facts),
-        costs=costs(facts),
-        commands=_commands(facts),
-        written=time.strftime("%d %B %Y, %H:%M"),
-        plotly_js=plotly.offline.get_plotlyjs(),
-    )
-
-
-def _figures(facts: RunFacts) -> dict[str, Figure]:
-    """The plots by the ids of their places in the page; what can't be drawn yet is missing."""
-    result, metric = facts.result, facts.record.options.metric
-    members = [member.trial for member in result.members] if result else []
-    plots: dict[str, Figure | None] = {
-        "curves": figures.learning_curves(facts.trials, members, facts.rungs, metric),
-        "parallel": figures.parallel_coordinates(facts.trials, facts.importance, metric),
-    }
-    if facts.importance is not None:
-        plots["importance"] = figures.importance_map(facts.importance, facts.class_names)
-    if result is not None:
-        plots["models"] = figures.compared_models(figures.models_of(result), metric)
-        plots["confusion"] = figures.confusion_map(
-            result.ensemble.test.confusion, result.class_names
-        )
-    return {name: plot for name, plot in plots.items() if plot is not None}
-
-
-def _trial_table(facts: RunFacts) -> list[dict[str, Any]]:
-    differing = varying_parameters(facts.rows)
-    equals = like_the_best(facts.rows)
-    best = facts.rows[:TABLE_TRIALS]
-    failed = [row for row in facts.rows[TABLE_TRIALS:] if row.status == "failed"]
-    return [
-        {
-            "row": row,
-            "like_the_best": row.number in equals,
-            "config": show_config(row.config, differing) if row.config else "",
-            "seconds": facts.history.trials[row.number].worker_s
-            if row.number in facts.history.trials
-            else None,
-        }
-        for row in [*best, *failed]
-    ]
-
-
-def _members(facts: RunFacts) -> list[dict[str, Any]]:
-    if facts.result is None:
-        return []
-    configs = {row.number: row.config for row in facts.rows}
-    return [
-        {"member": member, "config": show_config(config) if config else ""}
-        for member in facts.result.members
-        for config in [configs.get(member.trial)]
-    ]
-
-
-def _commands(facts: RunFacts) -> list[tuple[str, str]]:
-    """What to type, with what it does. Addresses in a run's record have no passwords."""
-    options, address = facts.record.options, shlex.quote(facts.run.address)
-    again = ["python -m search.run"]
-    for field in dataclasses.fields(SearchOptions):
-        value = getattr(options, field.name)
-        if field.name not in NOT_REPEATED and value != field.default:
-            again.append(f"--{field.name.replace('_', '-')} {shlex.quote(str(value))}")
-    uri = options.tracking_uri or default_uri(facts.run.path.parent)
-    commands = [
-        ("The same search again", " ".join(again)),
-        ("Go on with this one", f"python -m search.run --resume {address}"),
-        ("All trials, sorted otherwise", f"python -m search.leaderboard {address} --sort time"),
-        ("Compare trials in MLflow", ui_command(uri)),
-    ]
-    if facts.result is not None:
-        bundle = f"{address}/ensemble"
-        commands.insert(1, ("Predict", f"python -m search.predict {bundle} PHOTOS --overlay"))
-    return commands
-
-
-def _score(value: float | None) -> str:
-    return "–" if value is None or math.isnan(value) else f"{value:.3f}"
-
-
-def _percent(share: float) -> str:
-    if 0 < share < 0.001:
-        return "<0.1 %"
-    return f"{100 * share:.1f} %" if share < 0.1 else f"{100 * share:.0f} %"
-
-
-def _css_color(color: tuple[int, int, int]) -> str:
-    red, green, blue = color
-    return f"rgb({red},{green},{blue})"
-
-
-_FILTERS: dict[str, Callable[..., str]] = {
-    "score": _score,
-    "percent": _percent,
-    "duration": show_duration,
-    "css_color": _css_color,
-}
 
 
 if __name__ == "__main__":

@@ -6,8 +6,9 @@ import sys
 import tyro
 from rich.console import Console
 
-from search.commands import run_command
-from search.options import RunFolder, SearchOptions
+from search.reporting.terminal import run_command
+from search.runs.folder import RunFolder
+from search.runs.options import SearchOptions
 
 INTERRUPTED = 130
 """Exit code after Ctrl-C, as shells have it."""

@@ -11,7 +11,7 @@ IGNORE_INDEX = 255
 """The value of a mask's pixel that counts nowhere: in no loss, score or class statistic."""
 
 MetricName = Literal["dice", "iou", "dice_per_image", "dice_kaggle", "pixel_accuracy"]
-"""The scores that a search can maximise; ``segcore.metrics`` defines them."""
+"""The scores that a search can maximise; ``segcore.scores.metrics`` defines them."""
 
 Scalar = bool | int | float | str | None
 Fraction = Annotated[float, Field(ge=0, le=1)]

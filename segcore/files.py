@@ -1,19 +1,32 @@
-"""Files that are there whole, or not at all."""
+"""Files and folders that are there whole or not at all, locks, hashes, and the cache folder."""
 
+import fcntl
+import hashlib
 import os
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 
+def user_cache() -> Path:
+    """Where segsearch keeps what it can make again: ``$SEGSEARCH_CACHE``, or ~/.cache/segsearch.
+
+    The path is absolute, so that a process with another working folder means the same place.
+    """
+    chosen = os.environ.get("SEGSEARCH_CACHE")
+    return Path(chosen).absolute() if chosen else Path.home() / ".cache" / "segsearch"
+
+
 @contextmanager
 def whole_file(path: Path) -> Iterator[Path]:
-    """Where to write a file: it has its name when the block ends without an error, else it is gone.
+    """Give a path to write to; the file gets the name ``path`` if the block raises no error.
 
-    The other name has the same ending, by which libraries choose a format.
+    The unfinished file has the same ending, because libraries choose a format by it. One process
+    at a time may write a ``path`` (``locked``): the next one deletes what a killed one left behind.
     """
     unfinished = path.with_name(f".{path.stem}.partial{path.suffix}")
-    unfinished.unlink(missing_ok=True)  # of a process that was killed
+    unfinished.unlink(missing_ok=True)
     try:
         yield unfinished
         unfinished.replace(path)
@@ -21,14 +34,69 @@ def whole_file(path: Path) -> Iterator[Path]:
         unfinished.unlink(missing_ok=True)
 
 
+@contextmanager
+def whole_folder(path: Path) -> Iterator[Path]:
+    """Give a new folder to fill; it gets the name ``path`` if the block raises no error.
+
+    A folder that already has that name is replaced. What a killed process left unfinished is
+    deleted first, so call it for one ``path`` from one process at a time (``locked``).
+    """
+    unfinished = path.with_name(f".{path.name}.partial")
+    shutil.rmtree(unfinished, ignore_errors=True)
+    unfinished.mkdir(parents=True)
+    try:
+        yield unfinished
+        shutil.rmtree(path, ignore_errors=True)
+        unfinished.rename(path)
+    finally:
+        shutil.rmtree(unfinished, ignore_errors=True)
+
+
+@contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Wait until no other process holds the lock file ``path``, and hold it during the block.
+
+    The operating system frees the lock of a process that died.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def cut_torn_line(path: Path) -> None:
+    """Shorten a file to its last complete line, where a full disk or a power cut tore the last one.
+
+    A reader of JSON lines would otherwise fail, and a writer would append to half a line.
+    """
+    with path.open("r+b") as file:
+        size = file.seek(0, os.SEEK_END)
+        start = size
+        while start > 0:
+            length = min(start, 1 << 16)
+            start -= length
+            file.seek(start)
+            newline = file.read(length).rfind(b"\n")
+            if newline >= 0:
+                file.truncate(start + newline + 1)
+                return
+        file.truncate(0)
+
+
+def sha256_of(path: Path) -> str:
+    """The SHA-256 of a file's content, as 64 hex digits. Raises ``OSError``."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
 def sync_folder(folder: Path) -> None:
-    """Force a folder's files and names to disk."""
+    """Force the files of a folder, and their names, to the disk."""
     for path in (*folder.iterdir(), folder):
         sync(path)
 
 
 def sync(path: Path) -> None:
-    """Force a file, or the names in a folder, to disk."""
+    """Force a file, or the names in a folder, to the disk."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)

@@ -14,11 +14,11 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from segcore.building import Survey
-from segcore.cache import PreparedData, prepare, read_survey
 from segcore.config import Preparation
+from segcore.data.building import Survey
+from segcore.data.prepared import PreparedData, prepare_data, read_survey
+from segcore.data.splits import SPLITS
 from segcore.errors import UserError
-from segcore.splits import SPLITS
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     preparation = Preparation(options.height_px, options.width_px, options.tile_scale)
     begin_s = time.perf_counter()
     try:
-        data = prepare(options.folder, preparation, workers=options.workers)
+        data = prepare_data(options.folder, preparation, workers=options.workers)
         survey = read_survey(data.folder)
     except UserError as error:
         errors.print(Text(str(error)), soft_wrap=True)

@@ -13,8 +13,8 @@ from PIL import Image
 os.environ["RAY_AUTH_MODE"] = "disabled"
 os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
 
-from segcore.cache import PreparedData
 from segcore.config import IGNORE_INDEX, Preparation
+from segcore.data.prepared import PreparedData
 
 SHARED = Path(__file__).parents[2] / "shared"
 """Real photographs and weights, on machines that have them."""

@@ -7,8 +7,9 @@ import numpy as np
 import optuna
 import torch
 
-from search.options import RunFolder, RunRecord, SearchOptions
-from search.result import (
+from search.runs.folder import RunFolder, RunRecord
+from search.runs.options import SearchOptions
+from search.runs.result import (
     Alternative,
     CandidateScore,
     Evaluated,
@@ -17,16 +18,16 @@ from search.result import (
     SearchResult,
     SplitScores,
 )
-from search.searcher import open_study
-from search.tracking import Tracker
-from search.trial import epoch_metrics, kept_resamples
-from segcore.cache import PreparedData, prepare
+from search.runs.study import open_study
+from search.tracking.tracker import Tracker
+from search.trials.worker import epoch_metrics, kept_resamples
 from segcore.config import IGNORE_INDEX, Preparation, TrialConfig
-from segcore.ensemble import Ensemble, write_bundle
-from segcore.intervals import Resampled
-from segcore.metrics import ScoreAccumulator
-from segcore.splits import Split
-from segcore.training import EpochResult, fit
+from segcore.data.prepared import PreparedData, prepare_data
+from segcore.data.splits import Split
+from segcore.predicting.ensemble import Ensemble, write_bundle
+from segcore.scores.intervals import Resampled
+from segcore.scores.metrics import ScoreAccumulator
+from segcore.training.fit import EpochResult, fit
 from tests.tiny_space import space
 
 NOWHERE = "http://127.0.0.1:9"
@@ -43,7 +44,7 @@ def draw_run(
     """
     planned = planned or trials
     run = RunFolder(runs / "drawn")
-    data = prepare(dataset, Preparation(48, 48, None), progress=False)
+    data = prepare_data(dataset, Preparation(48, 48, None), progress=False)
     options = SearchOptions(
         data=str(dataset), space="tests.tiny_space:space", trials=planned,
         max_epochs=MAX_EPOCHS, grace_epochs=GRACE_EPOCHS, out=str(runs),

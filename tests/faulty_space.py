@@ -38,7 +38,7 @@ def _breaking(name: str, act: Any, *, image_number: int = 11, once: bool = False
         return image
 
     def build(strength: float, height_px: int, width_px: int) -> Any:
-        from segcore.augment import A, aerial
+        from segcore.training.augment import A, aerial
 
         return A.Compose(
             [aerial(strength, height_px, width_px), A.Lambda(image=break_sometimes, p=1.0)]

@@ -10,8 +10,8 @@ import ray
 from optuna.trial import BaseTrial
 from ray.tune.trainable import function_trainable
 
-from segcore.augment import aerial
 from segcore.config import TrialConfig
+from segcore.training.augment import aerial
 from tests.tiny_space import space as tiny_space
 
 

@@ -14,13 +14,13 @@ import pytest
 import yaml
 from PIL import Image
 
-import segcore.building
+import segcore.data.building
 from segcore import prepare as command
-from segcore.arrays import LOCATIONS
-from segcore.cache import PreparedData, open_prepared, prepare, read_survey
 from segcore.config import IGNORE_INDEX, Preparation, TrialConfig
+from segcore.data.arrays import LOCATIONS
+from segcore.data.images import read_pair
+from segcore.data.prepared import PreparedData, open_prepared, prepare_data, read_survey
 from segcore.errors import ProblemsError, UserError
-from segcore.images import read_pair
 
 REAL = Path(__file__).parents[2] / "shared" / "data"
 WHOLE = Preparation(32, 48, None)
@@ -60,7 +60,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def run(folder: Path, preparation: Preparation = WHOLE, **options: Any) -> PreparedData:
-    return prepare(folder, preparation, progress=False, **options)
+    return prepare_data(folder, preparation, progress=False, **options)
 
 
 def test_whole_photographs_are_resized_and_counted(folder: Path) -> None:
@@ -120,7 +120,7 @@ def test_tiles_and_photographs_without_labels_are_in_no_split(folder: Path) -> N
 
 def test_a_second_run_reads_no_photograph(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     first = run(folder)
-    monkeypatch.setattr(segcore.building, "read_pair", None)
+    monkeypatch.setattr(segcore.data.building, "read_pair", None)
     again = run(folder)
     assert again.folder == first.folder
     np.testing.assert_array_equal(again.masks_MHW, first.masks_MHW)
@@ -271,7 +271,7 @@ def test_a_photograph_that_changes_meanwhile_is_an_error(
             image.write_bytes(image.read_bytes() + b"\0")
         return pair
 
-    monkeypatch.setattr(segcore.building, "read_pair", read_while_someone_writes)
+    monkeypatch.setattr(segcore.data.building, "read_pair", read_while_someone_writes)
     with pytest.raises(ProblemsError, match=r"photo 5\.jpg: changed while it was being prepared"):
         run(folder)
 

@@ -6,10 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from search.candidates import Workplace, make_soup, predict_candidate, score_mixture
-from search.keeping import choose_candidates
-from search.leaderboard import TrialRow
-from search.result import (
+from search.ensembles.tasks import Workplace, make_soup, predict_candidate, score_mixture
+from search.reporting.terminal import result_text
+from search.runs.result import (
     Alternative,
     CandidateScore,
     Evaluated,
@@ -17,19 +16,20 @@ from search.result import (
     PhotoScore,
     SearchResult,
     SplitScores,
-    result_text,
 )
-from search.storage import Location, NodeCopy
-from search.trial import StoredCheckpoint
-from segcore import checkpoint
-from segcore.cache import PreparedData, prepare
+from search.runs.rows import TrialRow
+from search.runs.storage import Location, NodeCopy
+from search.trials.keeping import choose_candidates
+from search.trials.worker import StoredCheckpoint
+from segcore.choosing.pool import WHOLE, Pool, draw_pixels
 from segcore.config import Preparation, TrialConfig
-from segcore.contested import WHOLE, Pool, draw_pixels
-from segcore.ensemble import Ensemble, write_bundle
+from segcore.data.prepared import PreparedData, prepare_data
 from segcore.errors import UserError
-from segcore.intervals import Interval
-from segcore.metrics import metric_of_counts
-from segcore.training import fit
+from segcore.predicting.ensemble import Ensemble, write_bundle
+from segcore.scores.intervals import Interval
+from segcore.scores.metrics import metric_of_counts
+from segcore.training import checkpoint
+from segcore.training.fit import fit
 
 CPU = torch.device("cpu")
 
@@ -61,7 +61,7 @@ def test_where_all_trials_are_alike_candidates_are_the_best() -> None:
 @pytest.fixture(scope="module")
 def prepared(blocks: Path, tmp_path_factory: pytest.TempPathFactory) -> PreparedData:
     cache = tmp_path_factory.mktemp("cache")
-    return prepare(blocks, Preparation(48, 48, None), cache_dir=cache, progress=False)
+    return prepare_data(blocks, Preparation(48, 48, None), cache_dir=cache, progress=False)
 
 
 @pytest.fixture(scope="module")

@@ -10,8 +10,8 @@ import pytest
 import torch
 from threadpoolctl import threadpool_info
 
-from search.cluster import Slots
-from search.trial import PRETEND_GPUS, prepare_process
+from search.trials.cluster import Slots
+from search.trials.worker import PRETEND_GPUS, prepare_process
 
 ROOT = Path(__file__).parents[1]
 

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import yaml
 
-from segcore.dataset import Dataset, load_dataset
+from segcore.data.dataset import Dataset, load_dataset
 from segcore.errors import ProblemsError, UserError
 
 REAL = Path(__file__).parents[2] / "shared" / "data"

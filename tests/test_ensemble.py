@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 import torch
 
-from segcore.cache import PreparedData
 from segcore.config import TrialConfig
-from segcore.ensemble import Ensemble, write_bundle
+from segcore.data.prepared import PreparedData
 from segcore.errors import UserError
-from segcore.training import fit
+from segcore.predicting.ensemble import Ensemble, write_bundle
+from segcore.training.fit import fit
 
 CPU = torch.device("cpu")
 

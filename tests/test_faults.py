@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 from ray.tune.experiment import Trial
 
-from search import faults, trial
-from search.faults import WORKER_DEATHS, Faults
-from search.storage import Location, NodeCopy
-from search.trial import TrialSetting, run_trial
+from search.runs.storage import Location, NodeCopy
+from search.trials import faults, worker
+from search.trials.faults import WORKER_DEATHS, Faults
+from search.trials.worker import TrialSetting, run_trial
 from segcore.config import TrialConfig
 
 WORKER_DIED = (
@@ -93,7 +93,7 @@ def test_a_bucket_that_does_not_answer_is_not_the_trials_fault(
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
     monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
     reports: list[dict[str, Any]] = []
-    monkeypatch.setattr(trial.tune, "report", lambda result, **_: reports.append(result))
+    monkeypatch.setattr(worker.tune, "report", lambda result, **_: reports.append(result))
     here = NodeCopy("", None, tmp_path)
     setting = TrialSetting(Location.parse("s3://bucket/run"), here, here, "dice", cpus=1, gpus=0)
     config = TrialConfig(architecture="scratch_unet", encoder=None).to_dict()

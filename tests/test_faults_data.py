@@ -12,8 +12,8 @@ import yaml
 from PIL import Image
 
 from segcore import prepare as command
-from segcore.cache import PreparedData, prepare
 from segcore.config import IGNORE_INDEX, Preparation
+from segcore.data.prepared import PreparedData, prepare_data
 from segcore.errors import ProblemsError, UserError
 
 WHOLE = Preparation(32, 48, None)
@@ -45,7 +45,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def run(folder: Path) -> PreparedData:
-    return prepare(folder, WHOLE, cache_dir=folder.parent / "cache", progress=False)
+    return prepare_data(folder, WHOLE, cache_dir=folder.parent / "cache", progress=False)
 
 
 def image(folder: Path) -> Path:

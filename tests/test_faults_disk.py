@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 import torch
 
-from search.submission import SubmissionFile
-from segcore import checkpoint
-from segcore.cache import PreparedData, open_prepared, prepare
+from search.predicting.submission import SubmissionFile
 from segcore.config import Preparation, TrialConfig
+from segcore.data.prepared import PreparedData, open_prepared, prepare_data
 from segcore.errors import StorageError, UserError
-from segcore.training import fit
+from segcore.training import checkpoint
+from segcore.training.fit import fit
 from tests.machinery import small_disk
 
 CPU = torch.device("cpu")
@@ -88,12 +88,12 @@ def test_a_cache_that_finds_no_room_is_not_there_and_is_made_later(
     whole = Preparation(96, 96, None)  # 16 × 96 × 96 × 4 bytes and more
     ballast = fill(small_disk, room)
     with pytest.raises(StorageError, match=r"the disk of the cache is full.*make room") as caught:
-        prepare(blocks, whole, cache_dir=small_disk, progress=False)
+        prepare_data(blocks, whole, cache_dir=small_disk, progress=False)
     assert "\n" not in str(caught.value)
     for found in small_disk.glob("prepared/*"):
         assert found.suffix == ".lock"
     ballast.unlink()
-    data = prepare(blocks, whole, cache_dir=small_disk, progress=False)
+    data = prepare_data(blocks, whole, cache_dir=small_disk, progress=False)
     assert open_prepared(data.folder).fingerprint == data.fingerprint
 
 
@@ -101,10 +101,10 @@ def test_a_process_killed_while_it_prepares_leaves_nothing_that_is_read(
     blocks: Path, tmp_path: Path
 ) -> None:
     script = (
-        "import os, signal, sys; from pathlib import Path; import segcore.building as b\n"
-        "from segcore.cache import prepare; from segcore.config import Preparation\n"
+        "import os, signal, sys; from pathlib import Path; import segcore.data.building as b\n"
+        "from segcore.data.prepared import prepare_data; from segcore.config import Preparation\n"
         "b._describe = lambda *_: os.kill(os.getpid(), signal.SIGKILL)\n"
-        "prepare(Path(sys.argv[1]), Preparation(64, 64, None), cache_dir=Path(sys.argv[2]))"
+        "prepare_data(Path(sys.argv[1]), Preparation(64, 64, None), cache_dir=Path(sys.argv[2]))"
     )
     killed = subprocess.run(
         [sys.executable, "-c", script, str(blocks), str(tmp_path)], timeout=120, check=False
@@ -113,7 +113,7 @@ def test_a_process_killed_while_it_prepares_leaves_nothing_that_is_read(
     (partial,) = [path for path in (tmp_path / "prepared").iterdir() if path.is_dir()]
     with pytest.raises(UserError, match="no complete prepared data"):
         open_prepared(partial)
-    prepare(blocks, Preparation(64, 64, None), cache_dir=tmp_path, progress=False)
+    prepare_data(blocks, Preparation(64, 64, None), cache_dir=tmp_path, progress=False)
     assert not partial.exists()
 
 

@@ -10,8 +10,8 @@ import pytest
 from mlflow.tracking import MlflowClient
 from optuna.trial import FrozenTrial, TrialState
 
-from search.journal import read_records
-from search.options import RunFolder
+from search.runs.folder import RunFolder
+from search.tracking.outbox import read_records
 from tests.faulty_space import FAULTS
 from tests.machinery import small_disk
 from tests.test_search import environment, study_of

@@ -9,16 +9,16 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-import segcore.training
-from segcore import checkpoint
-from segcore.cache import PreparedData
+import segcore.training.fit
 from segcore.config import TrialConfig
-from segcore.losses import LOSSES, build_loss, part_of_batch
-from segcore.microbatches import MicroBatches, OutOfMemoryError
-from segcore.models import build_network
-from segcore.optim import build_optimizer
-from segcore.readback import MismatchError
-from segcore.training import DivergedError, fit
+from segcore.data.prepared import PreparedData
+from segcore.networks.models import build_network
+from segcore.training import checkpoint
+from segcore.training.fit import DivergedError, fit
+from segcore.training.losses import LOSSES, build_loss, part_of_batch
+from segcore.training.microbatches import MicroBatches, OutOfMemoryError
+from segcore.training.optim import build_optimizer
+from segcore.training.readback import MismatchError
 from tests.conftest import make_data
 
 CPU = torch.device("cpu")
@@ -302,7 +302,7 @@ def test_a_builder_that_ignores_a_parameter_fails_the_training_before_its_first_
         loss="dice_focal", oversample_ratio=4.0, rare_crop_prob=0.2, seed=7, augment_strength=0.1,
         loss_kwargs={"smooth": 3.0, "region_share": 0.3, "class_weight_power": 0.5},
     )  # fmt: skip
-    honest = getattr(segcore.training, builder)
+    honest = getattr(segcore.training.fit, builder)
 
     def build(*arguments: Any, **options: Any) -> Any:
         changed = [
@@ -311,7 +311,7 @@ def test_a_builder_that_ignores_a_parameter_fails_the_training_before_its_first_
         ]
         return honest(*changed, **options)
 
-    monkeypatch.setattr(segcore.training, builder, build)
+    monkeypatch.setattr(segcore.training.fit, builder, build)
     with pytest.raises(MismatchError, match=message):
         next(fit(sampled, data, device=CPU))
 
@@ -344,6 +344,6 @@ def test_all_parameters_learn_and_the_encoder_as_an_encoder(
         optimizer.param_groups[-1]["params"].pop()
         return optimizer
 
-    monkeypatch.setattr(segcore.training, "build_optimizer", forgetful)
+    monkeypatch.setattr(segcore.training.fit, "build_optimizer", forgetful)
     with pytest.raises(MismatchError, match=r"optimizer\.parameters"):
         next(fit(config(), data, device=CPU))

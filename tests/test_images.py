@@ -10,7 +10,7 @@ import rasterio
 from PIL import Image, ImageOps
 
 from segcore.config import IGNORE_INDEX
-from segcore.images import (
+from segcore.data.images import (
     MAX_PIXELS,
     ImageError,
     MaskCoding,

@@ -8,14 +8,14 @@ import rasterio
 import torch
 from torch import Tensor, nn
 
-from segcore import inference, photographs
 from segcore.config import Preparation
-from segcore.ensemble import Ensemble, disagreement, weighted_mean
-from segcore.images import read_image
-from segcore.items import plan_grid, scale_image
-from segcore.models import SegmentationNetwork
-from segcore.photographs import Photograph
-from segcore.weights import Statistics
+from segcore.data.images import read_image
+from segcore.data.items import plan_grid, scale_image
+from segcore.networks.models import SegmentationNetwork
+from segcore.networks.weights import Statistics
+from segcore.predicting import inference, photographs
+from segcore.predicting.ensemble import Ensemble, disagreement, weighted_mean
+from segcore.predicting.photographs import Photograph
 
 CPU = torch.device("cpu")
 COLORS = ((255, 0, 0), (0, 255, 0), (0, 0, 255))

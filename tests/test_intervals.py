@@ -7,13 +7,8 @@ import pytest
 from scipy import stats
 
 from segcore.config import MetricName
-from segcore.intervals import (
-    Resampled,
-    bootstrap_interval,
-    resampled_scores,
-    resamples,
-)
-from segcore.metrics import METRICS, metric_of_counts
+from segcore.scores.intervals import Resampled, bootstrap_interval, resampled_scores, resamples
+from segcore.scores.metrics import METRICS, metric_of_counts
 
 
 def counts_of(accuracy_P: np.ndarray, pixels: int = 1000) -> np.ndarray:

@@ -10,12 +10,14 @@ import pytest
 from rich.console import Console
 
 from search import leaderboard
-from search.leaderboard import TrialRow, leaderboard_table, like_the_best, read_study
-from search.options import RunFolder
-from search.trial import RESAMPLED, add_result, kept_resamples
-from segcore.intervals import Resampled
-from segcore.metrics import Scores
-from segcore.training import EpochResult
+from search.reporting.terminal import leaderboard_table
+from search.runs.folder import RunFolder
+from search.runs.rows import TrialRow, like_the_best
+from search.runs.study import read_study
+from search.trials.worker import RESAMPLED, add_result, kept_resamples
+from segcore.scores.intervals import Resampled
+from segcore.scores.metrics import Scores
+from segcore.training.fit import EpochResult
 from tests.drawn_run import draw_run
 from tests.test_intervals import counts_of
 

@@ -7,9 +7,15 @@ import numpy as np
 import pytest
 import torch
 
-from segcore.cache import PreparedData, prepare
 from segcore.config import IGNORE_INDEX, TrialConfig
-from segcore.loading import EpochSampler, TrainingImages, class_rarity, crop_around, training_loader
+from segcore.data.prepared import PreparedData, prepare_data
+from segcore.training.loading import (
+    EpochSampler,
+    TrainingImages,
+    class_rarity,
+    crop_around,
+    training_loader,
+)
 from tests.conftest import make_data
 
 
@@ -129,7 +135,7 @@ def test_a_turned_photograph_that_is_not_square_keeps_its_size() -> None:
 
 def test_batches_do_not_depend_on_worker_processes(blocks: Path, tmp_path: Path) -> None:
     chosen = config(rare_crop_prob=0.3)
-    data = prepare(blocks, chosen.preparation, cache_dir=tmp_path)
+    data = prepare_data(blocks, chosen.preparation, cache_dir=tmp_path)
 
     def batches(workers: int) -> list[torch.Tensor]:
         loader = training_loader(data, chosen, workers=workers, pin_memory=False)

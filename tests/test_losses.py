@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from segcore.config import IGNORE_INDEX, TrialConfig
 from segcore.errors import UserError
-from segcore.losses import LOSSES, build_loss, class_weights
+from segcore.training.losses import LOSSES, build_loss, class_weights
 
 LN2 = math.log(2)
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from segcore.config import IGNORE_INDEX, MetricName
-from segcore.metrics import METRICS, ScoreAccumulator, Scores, metric_of_counts
+from segcore.scores.metrics import METRICS, ScoreAccumulator, Scores, metric_of_counts
 
 Photographs = list[tuple[NDArray[np.int64], NDArray[np.int64]]]
 """Prediction and truth of each photograph."""

@@ -11,8 +11,8 @@ from selenium.webdriver.common.by import By
 from selenium.webdriver.remote.webdriver import WebDriver
 from selenium.webdriver.support.ui import WebDriverWait
 
-from search.mlflow_runs import UI_ADDRESS, check, default_uri, ui_command
-from search.tracking import Tracker
+from search.tracking.mlflow_runs import UI_ADDRESS, check, default_uri, ui_command
+from search.tracking.tracker import Tracker
 from segcore.config import Scalar
 from spaces.aerial import space
 from tests.machinery import chromium, free_port, needs_browser, serving

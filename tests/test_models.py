@@ -10,9 +10,9 @@ from torch import Tensor, nn
 
 from segcore.config import TrialConfig
 from segcore.errors import UserError
-from segcore.models import MODELS, SegmentationNetwork, build_network, check_network
-from segcore.unet import ScratchUNet
-from segcore.weights import Statistics
+from segcore.networks.models import MODELS, SegmentationNetwork, build_network, check_network
+from segcore.networks.unet import ScratchUNet
+from segcore.networks.weights import Statistics
 
 HALF = Statistics((0.5,) * 3, (0.5,) * 3)
 ENCODERS = {

@@ -3,7 +3,7 @@ import pytest
 from numpy.typing import NDArray
 
 from segcore.config import IGNORE_INDEX
-from segcore.pictures import (
+from segcore.predicting.pictures import (
     IGNORED_COLOR,
     colour_mask,
     comparison,

@@ -17,11 +17,12 @@ import rasterio
 import shapely
 from PIL import Image
 
-from search import predict, predicted
-from segcore import photographs
+from search import predict
+from search.predicting import prediction_log
 from segcore.config import TrialConfig
-from segcore.ensemble import write_bundle
-from segcore.training import fit
+from segcore.predicting import photographs
+from segcore.predicting.ensemble import write_bundle
+from segcore.training.fit import fit
 from tests.conftest import CLASS_COLORS, CLASS_NAMES, SHARED, make_data
 
 warnings.filterwarnings("ignore", category=rasterio.errors.NotGeoreferencedWarning)
@@ -216,25 +217,27 @@ def test_what_is_done_is_not_done_again(
 
 
 def test_other_weights_are_another_bundle(bundle: Path, tmp_path: Path) -> None:
-    key = predicted.settings_key(bundle, {"tta": False})
-    assert key == predicted.settings_key(bundle, {"tta": False})
-    assert key != predicted.settings_key(bundle, {"tta": True})
+    key = prediction_log.settings_key(bundle, {"tta": False})
+    assert key == prediction_log.settings_key(bundle, {"tta": False})
+    assert key != prediction_log.settings_key(bundle, {"tta": True})
     members = [(bundle / "member_00", 1.0)]
     write_bundle(tmp_path / "one", members, metric="dice", scores={})
-    assert key != predicted.settings_key(tmp_path / "one", {"tta": False})
+    assert key != prediction_log.settings_key(tmp_path / "one", {"tta": False})
 
 
 def test_a_log_that_was_cut_off_forgets_only_its_last_line(tmp_path: Path) -> None:
     photo = tmp_path / "a.png"
     photo.write_bytes(b"x")
     (tmp_path / "mask.png").write_bytes(b"x")
-    record = predicted.Predicted(str(photo), "s", predicted.file_state(photo), {"mask": "mask.png"})
-    predicted.PredictionLog(tmp_path).add(record)
-    with (tmp_path / predicted.LOG_NAME).open("a") as file:
+    record = prediction_log.Predicted(
+        str(photo), "s", prediction_log.file_state(photo), {"mask": "mask.png"}
+    )
+    prediction_log.PredictionLog(tmp_path).add(record)
+    with (tmp_path / prediction_log.LOG_NAME).open("a") as file:
         file.write('{"photo": "b.pn')
-    log = predicted.PredictionLog(tmp_path)
+    log = prediction_log.PredictionLog(tmp_path)
     log.add(record)
-    assert predicted.PredictionLog(tmp_path).find(photo, "s", ["mask"]) == record
+    assert prediction_log.PredictionLog(tmp_path).find(photo, "s", ["mask"]) == record
     assert log.find(photo, "s", ["mask", "overlay"]) is None
     assert log.find(photo, "other", ["mask"]) is None
 

@@ -17,14 +17,14 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from search.submission import run_lengths
-from segcore.cache import PreparedData
+from search.predicting.submission import run_lengths
 from segcore.config import IGNORE_INDEX, TrialConfig
-from segcore.dataset import scan_dataset
-from segcore.dataset_spec import DatasetSpec, load_spec
-from segcore.ensemble import Ensemble, read_manifest, write_bundle
+from segcore.data.dataset import scan_dataset
+from segcore.data.prepared import PreparedData
+from segcore.data.spec import DatasetSpec, load_spec
 from segcore.errors import UserError
-from segcore.training import fit
+from segcore.predicting.ensemble import Ensemble, read_manifest, write_bundle
+from segcore.training.fit import fit
 from tests.test_submission import paint
 
 CPU = torch.device("cpu")

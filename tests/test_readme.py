@@ -6,8 +6,8 @@ import sys
 from importlib.util import find_spec
 from pathlib import Path
 
-from search.space import load_space
-from segcore.metrics import METRICS
+from search.planning.space import load_space
+from segcore.scores.metrics import METRICS
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()

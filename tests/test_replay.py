@@ -12,12 +12,13 @@ from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 
 from search import replay
-from search.options import RunFolder, RunRecord, SearchOptions
-from segcore import checkpoint
-from segcore.cache import prepare
+from search.runs.folder import RunFolder, RunRecord
+from search.runs.options import SearchOptions
 from segcore.config import TrialConfig
+from segcore.data.prepared import prepare_data
 from segcore.errors import TrainingFailedError
-from segcore.training import fit
+from segcore.training import checkpoint
+from segcore.training.fit import fit
 
 
 def config(**values: object) -> TrialConfig:
@@ -32,7 +33,7 @@ def config(**values: object) -> TrialConfig:
 def run(blocks: Path, tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
     """A run as a search leaves it: a finished trial, one that diverged, one that waits."""
     folder = tmp_path_factory.mktemp("runs") / "past"
-    data = prepare(blocks, config().preparation, progress=False)
+    data = prepare_data(blocks, config().preparation, progress=False)
     run = RunFolder(folder)
     folder.mkdir()
     options = SearchOptions(data=str(blocks), gpus_per_trial=0)

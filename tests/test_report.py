@@ -11,12 +11,13 @@ import pytest
 from optuna.trial import TrialState, create_trial
 
 from search import report
-from search.options import RunFolder, SearchOptions
-from search.report import write_report
 from search.reporting.history import History, TrialHistory, read_history
 from search.reporting.importance import find_importance
+from search.reporting.page import write_report
 from search.reporting.photographs import choose
-from search.result import PhotoScore, SearchResult
+from search.runs.folder import RunFolder
+from search.runs.options import SearchOptions
+from search.runs.result import PhotoScore, SearchResult
 from tests.drawn_run import draw_run
 
 FIGURES = re.compile(r'<script type="application/json" id="figures">(.*?)</script>', re.DOTALL)

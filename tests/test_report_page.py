@@ -11,7 +11,7 @@ from selenium.webdriver.common.by import By
 from selenium.webdriver.remote.webdriver import WebDriver
 from selenium.webdriver.support.ui import WebDriverWait
 
-from search.report import write_report
+from search.reporting.page import write_report
 from tests.conftest import write_blocks
 from tests.drawn_run import draw_run
 from tests.machinery import chromium, needs_browser

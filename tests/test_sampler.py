@@ -17,7 +17,7 @@ from optuna.testing.pytest_samplers import (
 from optuna.trial import FrozenTrial, TrialState
 from ray.tune.schedulers import ASHAScheduler
 
-from search.sampler import RungTPESampler, rungs, value_at
+from search.planning.sampler import RungTPESampler, rungs, value_at
 from segcore.errors import UserError
 
 

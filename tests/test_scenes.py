@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from segcore.errors import UserError
-from segcore.scenes import CLASS_COLORS, CLASS_NAMES, draw_scene, user_cache, write_scenes
+from segcore.files import user_cache
+from segcore.scenes import CLASS_COLORS, CLASS_NAMES, draw_scene, write_scenes
 
 RARE = ("Boat", "Trampoline", "Satellite Antenna", "Garbage Bins", "Street Light", "Chimney")
 COMMON = ("Background", "Property Roof", "Grass", "Trees / Shrubs", "Road/Highway", "Flooded")

@@ -19,9 +19,9 @@ from optuna.trial import TrialState
 from PIL import Image
 
 from search import predict, run
-from search.leaderboard import read_rows
-from search.result import SearchResult
-from segcore import checkpoint
+from search.runs.result import SearchResult
+from search.runs.rows import read_rows
+from segcore.training import checkpoint
 
 ROOT = Path(__file__).parents[1]
 SEARCH = [sys.executable, "-m", "search.run"]

@@ -17,9 +17,10 @@ import ray
 from optuna.trial import FrozenTrial, TrialState
 from ray import tune
 
-from search.sampler import RungTPESampler, rungs
-from search.searcher import StudyScheduler, StudySearcher, enqueue_baselines, open_study
-from search.space import Space
+from search.planning.sampler import RungTPESampler, rungs
+from search.planning.space import Space
+from search.runs.study import enqueue_baselines, open_study
+from search.trials.searcher import StudyScheduler, StudySearcher
 from segcore.config import TrialConfig
 from segcore.errors import UserError
 

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import torch
 
+from segcore.choosing.pool import WHOLE, Pool, ProbsNK, draw_pixels
+from segcore.choosing.selection import Limits, greedy_picks, select
 from segcore.config import IGNORE_INDEX
-from segcore.contested import WHOLE, Pool, ProbsNK, draw_pixels
-from segcore.metrics import METRICS, ScoreAccumulator, metric_of_counts
-from segcore.selection import Limits, greedy_picks, select
+from segcore.scores.metrics import METRICS, ScoreAccumulator, metric_of_counts
 
 K = 3
 

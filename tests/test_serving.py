@@ -21,13 +21,13 @@ from mlflow.entities.model_registry import ModelVersion
 from mlflow.tracking import MlflowClient
 from PIL import Image
 
-from search.mlflow_runs import check, default_uri, serve_command
-from search.options import RunFolder
-from search.registry import model_record
-from search.result import SearchResult
-from search.tracking import Tracker
-from segcore.ensemble import Ensemble
-from segcore.images import read_image
+from search.runs.folder import RunFolder
+from search.runs.result import SearchResult
+from search.tracking.mlflow_runs import check, default_uri, serve_command
+from search.tracking.registry import model_record
+from search.tracking.tracker import Tracker
+from segcore.data.images import read_image
+from segcore.predicting.ensemble import Ensemble
 from tests.conftest import CLASS_NAMES
 from tests.drawn_run import draw_run
 from tests.machinery import free_port, serving

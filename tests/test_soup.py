@@ -3,9 +3,9 @@
 import torch
 from torch import nn
 
+from segcore.choosing.soup import average_weights, greedy_soup, mend_normalisation
 from segcore.config import TrialConfig
-from segcore.models import build_network
-from segcore.soup import average_weights, greedy_soup, mend_normalisation
+from segcore.networks.models import build_network
 
 CPU = torch.device("cpu")
 

@@ -5,11 +5,11 @@ from pathlib import Path
 import optuna
 import pytest
 
-from search.options import SearchOptions
-from search.plan import check_samples
-from search.space import Space, check_baselines, load_space, sample_space
-from segcore.cache import prepare
+from search.planning.plan import check_samples
+from search.planning.space import Space, check_baselines, load_space, sample_space
+from search.runs.options import SearchOptions
 from segcore.config import TrialConfig
+from segcore.data.prepared import prepare_data
 from segcore.errors import UserError
 
 SHIPPED = ["spaces.quick", "spaces.competition", "spaces.aerial"]
@@ -105,6 +105,6 @@ def test_networks_of_one_name_are_each_checked_with_their_own_settings(blocks: P
         )
         for kwargs in ({"width": 1}, {"base_channels": 4, "depth": 2})
     ]
-    data = prepare(blocks, samples[0].preparation)
+    data = prepare_data(blocks, samples[0].preparation)
     with pytest.raises(UserError, match="width"):
         check_samples(samples, data)

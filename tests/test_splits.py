@@ -5,8 +5,8 @@ from collections import Counter
 import numpy as np
 import pytest
 
+from segcore.data.splits import SPLITS, Split, assign_folds, assign_splits
 from segcore.errors import UserError
-from segcore.splits import SPLITS, Split, assign_folds, assign_splits
 
 FRACTIONS: dict[Split, float] = {"val": 0.2, "test": 0.2}
 

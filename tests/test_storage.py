@@ -8,8 +8,9 @@ import boto3
 import pytest
 from moto.server import ThreadedMotoServer
 
-from search.options import RunFolder, RunRecord, SearchOptions
-from search.storage import Location, NodeCopy, on_this_machine, share
+from search.runs.folder import RunFolder, RunRecord
+from search.runs.options import SearchOptions
+from search.runs.storage import Location, NodeCopy, on_this_machine, share
 from segcore.errors import UserError
 from tests.conftest import write_blocks
 from tests.machinery import free_port

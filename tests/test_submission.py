@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from search.submission import SIDE_PX, SubmissionFile, run_lengths
+from search.predicting.submission import SIDE_PX, SubmissionFile, run_lengths
 
 
 def paint(runs: list[str], shape: tuple[int, int]) -> np.ndarray:

@@ -8,10 +8,12 @@ from typing import Any
 import optuna
 import pytest
 
-from search.journal import Journal, read_records
-from search.leaderboard import read_rows, read_study
-from search.options import RunFolder, RunRecord, SearchOptions, _say_once
-from search.searcher import StudySearcher, open_study
+from search.runs.folder import RunFolder, RunRecord, _say_once
+from search.runs.options import SearchOptions
+from search.runs.rows import read_rows
+from search.runs.study import open_study, read_study
+from search.tracking.outbox import Journal, read_records
+from search.trials.searcher import StudySearcher
 from segcore.config import TrialConfig
 from segcore.errors import UserError
 

@@ -14,10 +14,11 @@ import pytest
 from mlflow.entities import Run
 from mlflow.tracking import MlflowClient
 
-from search import mlflow_runs, tracking
-from search.journal import Journal
-from search.mlflow_runs import check, default_uri, metric_key, ui_command
-from search.tracking import Tracker
+import search.tracking.tracker as tracker_module
+from search.tracking import mlflow_runs
+from search.tracking.mlflow_runs import check, default_uri, metric_key, ui_command
+from search.tracking.outbox import Journal
+from search.tracking.tracker import Tracker
 from segcore.config import TrialConfig
 from segcore.errors import UserError
 from tests.machinery import accepts, free_port, wait_until
@@ -203,7 +204,7 @@ def test_nothing_is_lost_or_slowed_by_a_server_that_dies_or_hangs(
     uri: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "2")
-    monkeypatch.setattr(tracking, "LONGEST_PAUSE_S", 1.0)
+    monkeypatch.setattr(tracker_module, "LONGEST_PAUSE_S", 1.0)
     port = free_port()
     address = f"http://127.0.0.1:{port}"
     with mlflow_server(uri, port) as server:

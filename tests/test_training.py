@@ -6,14 +6,14 @@ import numpy as np
 import pytest
 import torch
 
-from segcore import checkpoint
-from segcore.cache import PreparedData
 from segcore.config import TrialConfig
-from segcore.ensemble import load_network
+from segcore.data.prepared import PreparedData
 from segcore.errors import UserError
-from segcore.models import build_network
-from segcore.optim import build_schedule
-from segcore.training import DivergedError, EpochResult, fit
+from segcore.networks.models import build_network
+from segcore.predicting.ensemble import load_network
+from segcore.training import checkpoint
+from segcore.training.fit import DivergedError, EpochResult, fit
+from segcore.training.optim import build_schedule
 
 CPU = torch.device("cpu")
 

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from segcore.config import TrialConfig
 from segcore.errors import UserError
-from segcore.weights import (
+from segcore.networks.weights import (
     IMAGENET,
     Statistics,
     encoder_weights_file,

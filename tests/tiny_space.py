@@ -30,7 +30,7 @@ def slow_space(trial: BaseTrial) -> TrialConfig:
 
 
 def slow_augmentation(strength: float, height_px: int, width_px: int):  # type: ignore[no-untyped-def]
-    from segcore.augment import A, aerial
+    from segcore.training.augment import A, aerial
 
     def wait(image, **_):  # type: ignore[no-untyped-def]
         time.sleep(0.1)

@@ -3,9 +3,9 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from search.leaderboard import TrialRow
 from search.reporting.facts import RunFacts
 from search.reporting.history import History
+from search.runs.rows import TrialRow
 
 STATUSES = ("finished", "stopped", "failed", "running")
 

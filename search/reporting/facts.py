@@ -7,15 +7,16 @@ from typing import NamedTuple
 import numpy as np
 from optuna.trial import FrozenTrial
 
-from search.leaderboard import TrialRow, read_rows, read_study
-from search.options import RunFolder, RunRecord
+from search.planning.sampler import rungs
 from search.reporting.history import History, read_history
 from search.reporting.importance import Importance, find_importance
-from search.result import SearchResult
-from search.sampler import rungs
-from segcore.cache import PreparedData, find_prepared
+from search.runs.folder import RunFolder, RunRecord
+from search.runs.result import SearchResult
+from search.runs.rows import TrialRow, read_rows
+from search.runs.study import read_study
+from segcore.data.prepared import PreparedData, find_prepared
 from segcore.errors import UserError
-from segcore.pictures import distinct_colors
+from segcore.predicting.pictures import distinct_colors
 
 
 class ClassFacts(NamedTuple):

@@ -15,10 +15,10 @@ from numpy.typing import NDArray
 from optuna.distributions import FloatDistribution, IntDistribution
 from optuna.trial import FrozenTrial
 
-from search.leaderboard import STATUS
 from search.reporting.importance import Importance
-from search.result import SearchResult
-from segcore.intervals import Interval
+from search.runs.result import SearchResult
+from search.runs.rows import STATUS
+from segcore.scores.intervals import Interval
 
 Figure = dict[str, Any]
 """``data`` and ``layout``, as JSON values."""

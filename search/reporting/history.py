@@ -9,8 +9,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from search.journal import Record, read_records
-from search.mlflow_runs import metric_key
+from search.tracking.mlflow_runs import metric_key
+from search.tracking.outbox import Record, read_records
 
 TRAINING_S = "train/epoch_s"
 CLASS_DICE = "dice/"

@@ -13,8 +13,8 @@ from optuna.exceptions import ExperimentalWarning
 from optuna.importance import PedAnovaImportanceEvaluator, get_param_importances
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
+from search.planning.sampler import value_at
 from search.reporting.history import History
-from search.sampler import value_at
 
 LEAST_TRIALS = 10
 """With fewer, chance alone decides."""

@@ -10,11 +10,11 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from search.result import PhotoScore
-from segcore.cache import PreparedData
+from search.runs.result import PhotoScore
 from segcore.config import IGNORE_INDEX
-from segcore.ensemble import Ensemble
-from segcore.pictures import IGNORED_COLOR, Color
+from segcore.data.prepared import PreparedData
+from segcore.predicting.ensemble import Ensemble
+from segcore.predicting.pictures import IGNORED_COLOR, Color
 
 PER_KIND = 4
 LONGER_SIDE_PX = 420

@@ -5,8 +5,6 @@ flooded Houston that this project exists for; the rarest come more often, so tha
 train, validation and test.
 """
 
-import fcntl
-import os
 import shutil
 import uuid
 from concurrent.futures import ProcessPoolExecutor
@@ -20,7 +18,9 @@ import yaml
 from numpy.typing import NDArray
 from PIL import Image
 
+from segcore.devices import usable_cores
 from segcore.errors import UserError
+from segcore.files import locked, user_cache
 from segcore.scenes.canvas import Canvas
 from segcore.scenes.layout import Suburb
 from segcore.scenes.materials import Label
@@ -105,7 +105,7 @@ def write_scenes(
             (draft / part).mkdir(parents=True)
         write_one = partial(_write_scene, draft, height_px, width_px, seed)
         # Forked workers start at once, and do not import the caller's main module again.
-        with ProcessPoolExecutor(_cores(), mp_context=get_context("fork")) as pool:
+        with ProcessPoolExecutor(usable_cores(), mp_context=get_context("fork")) as pool:
             list(pool.map(write_one, range(count), chunksize=4))
         (draft / "dataset.yaml").write_text(_DATASET_YAML)
         draft.rename(folder)
@@ -117,23 +117,10 @@ def default_scenes() -> Path:
     """The folder of the embedded data set, in the user's cache; drawn on first use, in seconds."""
     settings = f"{_COUNT}x{_HEIGHT_PX}x{_WIDTH_PX}-seed{_SEED}"
     folder = user_cache() / f"scenes-v{DRAWING_VERSION}-{settings}"
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    # A second process waits and finds the work done; the system frees a dead process's lock.
-    with folder.with_suffix(".lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with locked(folder.with_suffix(".lock")):  # a second process waits, and finds the work done
         if not folder.exists():
             write_scenes(folder)
     return folder
-
-
-def user_cache() -> Path:
-    """Where segsearch keeps what it can make again: ``$SEGSEARCH_CACHE`` or ~/.cache/segsearch."""
-    chosen = os.environ.get("SEGSEARCH_CACHE")
-    return Path(chosen).absolute() if chosen else Path.home() / ".cache" / "segsearch"
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0))
 
 
 def _write_scene(folder: Path, height_px: int, width_px: int, seed: int, index: int) -> None:

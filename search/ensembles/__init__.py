@@ -1,0 +1,1 @@
+"""From the trials of a search to one bundle with an honest score."""

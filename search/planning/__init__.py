@@ -1,0 +1,1 @@
+"""Before anything is trained: the space, the plan, and what is sampled next."""

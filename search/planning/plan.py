@@ -1,0 +1,152 @@
+"""Before any worker starts: everything that can fail is tried, and the plan is made.
+
+The space is sampled until nothing new appears; every network, loss and augmentation that it can
+name is built and run once; the data is checked and prepared; encoder weights are fetched.
+"""
+
+import functools
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from search.planning.space import Space, check_baselines, load_space, network_key, sample_space
+from search.runs.folder import RunFolder
+from search.runs.options import SearchOptions
+from search.runs.storage import Location, NodeCopy, on_this_machine, share
+from segcore.config import Preparation, TrialConfig
+from segcore.data.prepared import PreparedData, prepare_data
+from segcore.errors import Problem, ProblemsError, UserError
+from segcore.networks.models import check_network
+from segcore.networks.weights import gather_weights
+from segcore.scenes import default_scenes
+from segcore.training.augment import build_augmentation
+from segcore.training.losses import build_loss
+
+
+@dataclass(frozen=True)
+class Plan:
+    """All that a search needs, checked."""
+
+    options: SearchOptions
+    run: RunFolder
+    space: Space
+    data: PreparedData
+    data_folder: Path
+    """The data set itself, where dataset.yaml is."""
+    networks: tuple[TrialConfig, ...]
+    """One configuration for each distinct network that the space can name."""
+    searched: "Plan | None" = None
+    """The search that this one follows, whose data and weights it shares (--folds)."""
+
+    @property
+    def name(self) -> str:
+        """For people."""
+        if self.searched is not None:
+            return f"{self.searched.name} · {self.options.folds} folds"
+        return self.run.path.name
+
+    @property
+    def identity(self) -> dict[str, str]:
+        """What must not change between a run and its resumption."""
+        return {
+            "space": f"{self.space.path} {self.space.fingerprint[:12]}",
+            "data": self.data.fingerprint,
+            "metric": self.options.metric,
+            "max_epochs": str(self.options.max_epochs),
+        }
+
+    @functools.cached_property
+    def data_on_nodes(self) -> NodeCopy:
+        """The prepared data, for workers. On a cluster they are put into storage beside the run."""
+        if self.searched is not None:
+            return self.searched.data_on_nodes
+        return share(self.data.folder, self._shelf, f"prepared/{self.data.folder.name}")
+
+    @functools.cached_property
+    def weights_on_nodes(self) -> NodeCopy:
+        """The encoders' weights, likewise."""
+        if self.searched is not None:
+            return self.searched.weights_on_nodes
+        return share(self.run.weights, self._shelf)
+
+    @property
+    def _shelf(self) -> Location | None:
+        return None if self.options.address is None else self.run.storage.parent
+
+
+def make_plan(options: SearchOptions, run: RunFolder) -> Plan:
+    """Check everything and prepare the data. Raises ``UserError`` before anything costs money."""
+    space = load_space(options.space)
+    check_baselines(space)
+    samples = sample_space(space, options)
+    preparation = _one_preparation(samples)
+    data_folder = find_dataset(options.data)
+    data = prepare_data(data_folder, preparation)
+    if not len(data.items("val")) or not len(data.items("test")):
+        raise UserError(
+            f"{data_folder}: the splits val and test must both have images: one to search by, one "
+            "for the honest score; change `split` in dataset.yaml"
+        )
+    if options.folds > 1:
+        data.divided_for(samples[0].model_copy(update={"fold": 0, "folds": options.folds}))
+    networks = check_samples(samples, data)
+    gather_weights(networks, run.weights)
+    return Plan(options, run, space, data, data_folder, networks)
+
+
+def find_dataset(address: str | None) -> Path:
+    """The data set that ``--data`` names, on this machine."""
+    if address is None:
+        return default_scenes()
+    return on_this_machine(address, "data", "dataset.yaml")
+
+
+def _one_preparation(samples: list[TrialConfig]) -> Preparation:
+    preparations = {config.preparation for config in samples}
+    if len(preparations) > 1:
+        shown = ", ".join(f"{p.height_px}×{p.width_px}" for p in sorted(preparations, key=str))
+        raise UserError(
+            f"the space names several input sizes ({shown}): scores at different sizes can't be "
+            "compared; give height_px, width_px and tile_scale one value each, and search each size"
+        )
+    return preparations.pop()
+
+
+def check_samples(samples: list[TrialConfig], data: PreparedData) -> tuple[TrialConfig, ...]:
+    """Build and run each distinct network, loss and augmentation; all that fails is listed."""
+    networks: dict[tuple[object, ...], TrialConfig] = {}
+    for config in samples:
+        known = networks.setdefault(network_key(config), config)
+        if config.batch_size < known.batch_size:
+            networks[network_key(config)] = config
+    # A list: networks of one name may differ in their settings, and each is to be built.
+    parts: list[tuple[str, Callable[[], object]]] = [
+        (
+            f"{config.architecture} with {config.encoder}",
+            functools.partial(check_network, config, data.num_classes),
+        )
+        for config in networks.values()
+    ]
+    losses = {f"loss {config.loss} {config.loss_kwargs or ''}": config for config in samples}
+    pixels_K = data.class_pixels("train")
+    parts += [(where, functools.partial(build_loss, c, pixels_K)) for where, c in losses.items()]
+    augmentations = {f"augmentation {config.augmentation}": config for config in samples}
+    parts += [
+        (where, functools.partial(build_augmentation, c)) for where, c in augmentations.items()
+    ]
+    problems = []
+    for where, build in parts:
+        try:
+            build()
+        except UserError as error:
+            problems.append(Problem(where, str(error), "mend or leave it out of the space"))
+    if problems:
+        raise ProblemsError("the space names what can't be trained:", problems)
+    return tuple(networks.values())
+
+
+def default_name(space_path: str) -> str:
+    """Such as ``aerial-20250131-174502``."""
+    module = space_path.partition(":")[0].rpartition(".")[2]
+    return f"{module}-{time.strftime('%Y%m%d-%H%M%S')}"

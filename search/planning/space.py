@@ -1,0 +1,195 @@
+"""Search spaces: a user's functions, loaded, checked and sampled before anything is trained."""
+
+import difflib
+import hashlib
+import inspect
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import optuna
+from optuna.distributions import (
+    BaseDistribution,
+    CategoricalDistribution,
+    FloatDistribution,
+    IntDistribution,
+)
+from optuna.trial import BaseTrial
+from pydantic import ValidationError
+
+from search.runs.options import SearchOptions
+from segcore.config import TrialConfig, describe_validation_error
+from segcore.errors import Problem, ProblemsError, UserError
+from segcore.plugins import import_attribute
+
+SETTLED_SAMPLES = 300
+"""Sampling a space ends after this many samples in a row that named nothing new …"""
+MAX_SAMPLES = 5_000
+"""… or after this many altogether."""
+
+MAX_TRIALS = 1_000_000
+"""Seeds of trials of two searches, with other seeds, never coincide below this number."""
+
+SpaceFunction = Callable[[BaseTrial], TrialConfig]
+
+
+@dataclass(frozen=True)
+class Space:
+    """A search space: a function of the user's, and known-good points of it."""
+
+    path: str
+    function: SpaceFunction
+    baselines: tuple[dict[str, Any], ...]
+    fingerprint: str
+    """Changes with the source of the module that holds the function."""
+
+    def sample(self, trial: BaseTrial) -> TrialConfig:
+        """Let the function sample; whatever goes wrong in it is a ``UserError``."""
+        try:
+            config = self.function(trial)
+        except Exception as error:
+            sampled = ", ".join(f"{name} = {value!r}" for name, value in trial.params.items())
+            raise UserError(
+                f"space {self.path}: {_reason(error)}; sampled so far: {sampled or 'nothing'}; "
+                "mend the space for these values"
+            ) from error
+        if not isinstance(config, TrialConfig):
+            raise UserError(
+                f"space {self.path}: gave {type(config).__name__}; it must return a TrialConfig"
+            )
+        return config
+
+
+def finish(options: SearchOptions, config: TrialConfig, number: int) -> TrialConfig:
+    """A trial's configuration: the space's, with the search's epochs, metric and seed."""
+    return TrialConfig.from_dict(
+        config.to_dict()
+        | {
+            "max_epochs": options.max_epochs,
+            "metric": options.metric,
+            "seed": options.seed * MAX_TRIALS + number,
+        }
+    )
+
+
+def load_space(path: str) -> Space:
+    """Import a space and its module's ``BASELINES``; ``module`` alone means ``module:space``."""
+    path = path if ":" in path else f"{path}:space"
+    function = import_attribute("space", path)
+    if not callable(function) or len(inspect.signature(function).parameters) != 1:
+        raise UserError(f"space {path!r}: must be a function of one Optuna trial → TrialConfig")
+    module = inspect.getmodule(function)
+    source = inspect.getsource(module) if module else ""
+    return Space(
+        path,
+        function,
+        tuple(getattr(module, "BASELINES", ())),
+        hashlib.sha256(source.encode()).hexdigest(),
+    )
+
+
+def sample_space(space: Space, options: SearchOptions) -> list[TrialConfig]:
+    """Configurations that between them name every network, loss and augmentation of the space.
+
+    One for each distinct combination that random sampling finds, and with it the smallest batch:
+    that is the hardest on batch normalisation.
+    """
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
+    found: dict[tuple[object, ...], TrialConfig] = {}
+    last_news = 0
+    for count in range(MAX_SAMPLES):
+        config = finish(options, space.sample(study.ask()), 0)
+        key = (network_key(config), config.loss, *sorted(config.loss_kwargs), config.augmentation)
+        known = found.get(key)
+        if known is None:
+            last_news = count
+        if known is None or config.batch_size < known.batch_size:
+            found[key] = config
+        if count - last_news >= SETTLED_SAMPLES:
+            break
+    return list(found.values())
+
+
+def network_key(config: TrialConfig) -> tuple[object, ...]:
+    """What tells one network from another: two of the same key are built alike."""
+    kwargs = tuple(sorted(config.model_kwargs.items()))
+    return (config.architecture, config.encoder, config.encoder_weights, kwargs, config.preparation)
+
+
+def check_baselines(space: Space) -> None:
+    """Raise ``ProblemsError`` listing every baseline with a name or value that the space hasn't."""
+    problems = [
+        problem
+        for index, baseline in enumerate(space.baselines)
+        for problem in _baseline_problems(f"baseline {index}", space.function, baseline)
+    ]
+    if problems:
+        raise ProblemsError(f"{space.path}: BASELINES don't fit the space:", problems)
+
+
+def _baseline_problems(
+    where: str, space: SpaceFunction, baseline: Mapping[str, Any]
+) -> Iterator[Problem]:
+    trial = _BaselineTrial(dict(baseline))
+    try:
+        space(trial)  # type: ignore[arg-type]  # a FixedTrial stands in for a Trial
+    except _MisfitError as misfit:
+        yield Problem(where, misfit.what, misfit.mend)
+    except Exception as error:  # whatever a user's function may raise
+        yield Problem(where, _reason(error), "mend its values, or the space")
+    else:
+        for name in sorted(baseline.keys() - trial.params.keys()):
+            names = difflib.get_close_matches(name, trial.params, n=3) or sorted(trial.params)
+            yield Problem(where, f"{name!r} belongs to no parameter", _one_of(names))
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, ValidationError):
+        return describe_validation_error(error)
+    return str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
+
+
+class _MisfitError(Exception):
+    def __init__(self, what: str, mend: str) -> None:
+        self.what, self.mend = what, mend
+        super().__init__(what)
+
+
+class _BaselineTrial(optuna.trial.FixedTrial):
+    """A FixedTrial that is strict: Optuna's only warns of a value that is out of range."""
+
+    def _suggest(self, name: str, distribution: BaseDistribution) -> Any:
+        if name not in self._params:
+            unused = self._params.keys() - self.params.keys()
+            near = difflib.get_close_matches(name, unused, n=1)
+            mend = (
+                f"rename {near[0]!r} to {name!r}" if near else f"add one: {_allowed(distribution)}"
+            )
+            raise _MisfitError(f"no value for {name!r}", mend)
+        value = self._params[name]
+        try:
+            fits = distribution._contains(distribution.to_internal_repr(value))
+        except (TypeError, ValueError):
+            fits = False
+        if not fits:
+            raise _MisfitError(f"{name} = {value!r}", f"allowed: {_allowed(distribution)}")
+        return super()._suggest(name, distribution)
+
+
+def _allowed(distribution: BaseDistribution) -> str:
+    match distribution:
+        case CategoricalDistribution(choices=choices):
+            return _one_of([str(choice) for choice in choices])
+        case (
+            IntDistribution(low=low, high=high, step=step)
+            | FloatDistribution(low=low, high=high, step=step)
+        ):
+            steps = f" in steps of {step}" if step not in (None, 1) else ""
+            return f"{low} to {high}{steps}"
+        case _:
+            raise ValueError(f"unknown distribution {distribution}")
+
+
+def _one_of(names: Sequence[str]) -> str:
+    return f"one of {', '.join(names)}"

@@ -1,0 +1,164 @@
+"""One photograph → its files: mask, overlay, probabilities, uncertainty, polygons."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import matplotlib
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from segcore.config import IGNORE_INDEX
+from segcore.data.images import write_image
+from segcore.data.items import Grid
+from segcore.predicting.ensemble import Ensemble, disagreement
+from segcore.predicting.inference import Strip
+from segcore.predicting.photographs import Photograph
+from segcore.predicting.pictures import Color, overlay
+from segcore.predicting.polygons import write_polygons
+from segcore.predicting.rasters import MapSpec, read_map, write_map
+
+Kind = Literal["mask", "overlay", "probabilities", "uncertainty", "gpkg", "geojson"]
+_POLYGONS: tuple[Kind, ...] = ("gpkg", "geojson")
+
+OVERLAY_PX = 4096
+"""The longer side of the overlay of a mosaic; others are as large as their photograph."""
+
+SHADES = np.sqrt(np.linspace(0, 1, 256))
+HEAT = [
+    (round(red), round(green), round(blue))
+    for red, green, blue in matplotlib.colormaps["magma"](SHADES)[:, :3] * 255
+]
+"""The colours of uncertainty: 0 is black, 255 nearly white. They follow its square root, as most of
+what there is to see is below 0.3."""
+
+
+@dataclass(frozen=True)
+class Products:
+    """Predicts photographs, and writes the wished kinds of files of each into a folder."""
+
+    ensemble: Ensemble
+    folder: Path
+    kinds: Sequence[Kind]
+    """The mask is always among them."""
+    tta: bool = False
+    batch_size: int = 4
+    tile_scale: float | None = None
+
+    def write(
+        self, photo: Photograph, name: str, on_progress: Callable[[float], None]
+    ) -> tuple[dict[Kind, Path], dict[str, float] | None]:
+        """Predict a photograph; give back its files, and its uncertainty where that is wished.
+
+        ``name``: the files' path in the folder, without an ending. ``on_progress`` gets the share
+        of the photograph done since the last call. Uncertainty is the mean and the 95th percentile
+        of the members' disagreement, 0 … 1.
+
+        Raises ``ImageError`` where its file is damaged, ``UserError`` where nothing can be written.
+        """
+        files = {kind: self.folder / _place(kind, name, photo) for kind in self.kinds}
+        tally_256 = np.zeros(256, np.int64)
+        with ExitStack() as stack:
+            maps = {
+                kind: stack.enter_context(
+                    write_map(files[kind], photo.size_px, photo.georeference, spec)
+                )
+                for kind, spec in self._specs().items()
+                if kind in files
+            }
+            for strip in self._strips(photo):
+                values = self._values(photo, strip)
+                for kind, writer in maps.items():
+                    writer.write(strip.rows, strip.columns, values[kind])
+                valid_HW = values["mask"][0] != IGNORE_INDEX
+                if "uncertainty" in maps:
+                    tally_256 += np.bincount(values["uncertainty"][0][valid_HW], minlength=256)
+                on_progress(valid_HW.size / (photo.height_px * photo.width_px))
+        if "overlay" in files:
+            _write_overlay(files["overlay"], photo, files["mask"], self.ensemble.class_colors)
+        for kind in _POLYGONS:
+            if kind in files:
+                write_polygons(files[kind], files["mask"], self.ensemble.class_names)
+        return files, _summary(tally_256) if "uncertainty" in maps else None
+
+    def _strips(self, photo: Photograph) -> Iterator[Strip]:
+        return self.ensemble.strips(
+            photo,
+            tta=self.tta,
+            batch_size=self.batch_size,
+            tile_scale=self.tile_scale,
+        )
+
+    def _values(self, photo: Photograph, strip: Strip) -> dict[Kind, NDArray[np.uint8]]:
+        """What the maps hold on a strip (BHW); where there are no data the mask is ignored."""
+        probs_KHW = strip.probs_KHW
+        mask_HW = probs_KHW.max(dim=0).indices.to(torch.uint8).cpu().numpy()  # argmax is slower
+        values: dict[Kind, NDArray[np.uint8]] = {"mask": mask_HW[None]}
+        if "probabilities" in self.kinds:
+            values["probabilities"] = _eight_bits(probs_KHW)
+        if "uncertainty" in self.kinds:
+            values["uncertainty"] = _eight_bits(disagreement(probs_KHW, class_dim=0)[None])
+        if photo.has_holes:
+            hole_HW = ~photo.valid(strip.rows, strip.columns)
+            for kind, values_BHW in values.items():
+                values_BHW[:, hole_HW] = IGNORE_INDEX if kind == "mask" else 0
+        return values
+
+    def _specs(self) -> dict[Kind, MapSpec]:
+        names = self.ensemble.class_names
+        tags = {f"CLASS_{k}": name for k, name in enumerate(names)}
+        return {
+            "mask": MapSpec(
+                nodata=IGNORE_INDEX, colors=self.ensemble.class_colors,
+                band_names=("class",), tags=tags, overviews="MODE",
+            ),
+            "probabilities": MapSpec(
+                bands=len(names), band_names=names, overviews="AVERAGE",
+                tags={"UNIT": "255 is a probability of 1"},
+            ),
+            "uncertainty": MapSpec(
+                colors=HEAT, band_names=("disagreement of the members",),
+                tags={"UNIT": "255 is a disagreement of 1"},
+            ),
+        }  # fmt: skip
+
+
+def _place(kind: Kind, name: str, photo: Photograph) -> str:
+    """A file's path in the folder. Where the photograph has a place on earth, its maps have too."""
+    map_ending = ".png" if photo.georeference is None else ".tif"
+    places: Mapping[Kind, str] = {
+        "mask": f"{name}{map_ending}",
+        "overlay": f"overlays/{name}.jpg",
+        "probabilities": f"probabilities/{name}.tif",  # a PNG can't hold so many bands
+        "uncertainty": f"uncertainty/{name}{map_ending}",
+        "gpkg": f"polygons/{name}.gpkg",
+        "geojson": f"polygons/{name}.geojson",
+    }
+    return places[kind]
+
+
+def _eight_bits(values_CHW: torch.Tensor) -> NDArray[np.uint8]:
+    return (values_CHW * 255).round().to(torch.uint8).cpu().numpy()
+
+
+def _write_overlay(
+    path: Path, photo: Photograph, mask_path: Path, class_colors: Sequence[Color]
+) -> None:
+    longer_px = max(photo.size_px)
+    scale = min(1.0, OVERLAY_PX / longer_px) if photo.is_mosaic else 1.0
+    height_px, width_px = (max(1, round(side * scale)) for side in photo.size_px)
+    image = photo.on_grid(Grid(height_px, width_px, 1, 1))
+    image_HWC = image.read(slice(0, height_px), slice(0, width_px))
+    mask_HW = read_map(mask_path, (height_px, width_px))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_image(path, overlay(image_HWC, mask_HW, class_colors))
+
+
+def _summary(tally_256: NDArray[np.int64]) -> dict[str, float]:
+    """Of values 0 … 255, how often each occurs: their mean and 95th percentile, as 0 … 1."""
+    total = max(1, int(tally_256.sum()))
+    mean = float((tally_256 * np.arange(256)).sum() / total / 255)
+    return {"mean": mean, "p95": float(np.searchsorted(tally_256.cumsum(), 0.95 * total) / 255)}

@@ -1,0 +1,133 @@
+"""What a person reads in a terminal: the leaderboard, a search's result, errors."""
+
+from collections.abc import Callable, Container, Sequence
+
+from rich.console import Console, Group, RenderableType
+from rich.markup import escape
+from rich.padding import Padding
+from rich.text import Text
+
+from search.runs.result import Alternative, SearchResult
+from search.runs.rows import (
+    TrialRow,
+    like_the_best,
+    show_config,
+    show_duration,
+    varying_parameters,
+)
+from segcore.errors import UserError
+
+
+def leaderboard_table(
+    rows: Sequence[TrialRow],
+    metric: str,
+    *,
+    top: int = 10,
+    title: str | None = None,
+) -> RenderableType:
+    """The first trials, and all that failed; below each, the parameters in which trials differ.
+
+    A ``≈`` stands at those that can't be told from the best.
+    """
+    equals, differing = like_the_best(rows), varying_parameters(rows)
+    shown = [*rows[:top], *(row for row in rows[top:] if row.status == "failed")]
+    table = [("trial", metric, "95 %", "epochs", "time", "status")]
+    table += [
+        (
+            str(row.number),
+            "–" if row.score is None else f"{row.score:.4f}",
+            _interval(row, equals),
+            str(row.epochs),
+            "–" if row.duration is None else show_duration(row.duration.total_seconds()),
+            row.status,
+        )
+        for row in shown
+    ]
+    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
+    lines = ["  " + "  ".join([*map(str.rjust, cells[:-1], widths), cells[-1]]) for cells in table]
+    parts: list[RenderableType] = [
+        Text(title or f"Best trials by {metric} on the validation split", style="italic"),
+        Text(f"\n{lines[0]}", style="bold"),
+    ]
+    for row, line in zip(shown, lines[1:], strict=True):
+        parts.append(Text(line))
+        if what := _describe(row, differing):
+            parts.append(Padding(what, (0, 0, 0, widths[0] + 4), expand=False))
+    if equals:
+        sentence = "≈ not distinguishable from the best: the difference may be chance"
+        parts.append(Text(f"\n  {sentence}", style="dim italic"))
+    return Group(*parts)
+
+
+def _interval(row: TrialRow, equals: Container[int]) -> str:
+    if row.interval is None:
+        return ""
+    mark = "≈ " if row.number in equals else ""
+    low, high = row.interval
+    return f"{mark}{low:.3f}–{high:.3f}"
+
+
+def _describe(row: TrialRow, names: Sequence[str]) -> Text:
+    """The configuration in short, and why the trial failed."""
+    text = Text(show_config(row.config, names) if row.config else "", style="dim")
+    if row.failure:
+        text.append("\n" if text else "")
+        text.append(row.failure, style="not dim red")
+    return text
+
+
+def result_text(result: SearchResult) -> str:
+    """What a person reads at a search's end; with rich's markup."""
+    metric, alone = result.metric, len(result.members) == 1
+    headline = f"[bold]Ensemble[/] of {result.members_text}"
+    if alone:
+        headline = f"[bold]Trial {result.single_trial}[/]: no ensemble was better than it alone"
+    if result.folds > 1:
+        headline += f"; each is the mean of its {result.folds} folds' networks"
+    single = Alternative(
+        f"best single (trial {result.single_trial})",
+        result.single.val.metrics[metric],
+        result.single.test.metrics[metric],
+    )
+    ensemble = Alternative(
+        "ensemble", result.ensemble.val.metrics[metric], result.ensemble.test.metrics[metric]
+    )
+    rows = [single, *result.alternatives] if alone else [ensemble, single, *result.alternatives]
+    width = max(len(row.name) for row in rows)
+    held_out = " of all folds, each by networks that didn't train on it" if result.folds > 1 else ""
+    lines = [
+        f"    {row.name:<{width}}  [bold]{row.test.value:.4f}[/] "
+        f"({row.test.low:.4f} – {row.test.high:.4f})   {row.val.value:.4f}"
+        for row in rows
+    ]
+    gain = "the validation images were too few to tell what ensembles gain"
+    if result.expected_gain is not None:
+        gain = (
+            f"ensembles gained {result.expected_gain:+.4f} over single models on validation images "
+            "that were left out when they were chosen"
+        )
+    return "\n".join(
+        [
+            headline,
+            f"  {metric} on {result.test_photos} test images that nothing before has seen (95 % "
+            f"interval), and on the {result.val_photos} validation images{held_out}:",
+            *lines,
+            f"  By the validation images it was chosen: there it scores "
+            f"{abs(result.optimism):.4f} {'higher' if result.optimism > 0 else 'lower'};",
+            f"  {gain}.",
+            *(f"  [red]{escape(sentence)}[/]" for sentence in result.left_out),
+        ]
+    )
+
+
+BAD_INPUT = 2
+"""The exit code where a person has something to mend."""
+
+
+def run_command(work: Callable[[], int]) -> int:
+    """Do a command's work and return its exit code; a ``UserError`` becomes one line and a 2."""
+    try:
+        return work()
+    except UserError as error:
+        Console(stderr=True, highlight=False).print(f"error: {error}", markup=False, soft_wrap=True)
+        return BAD_INPUT

@@ -1,0 +1,1 @@
+"""A run on disk: its options, folder, storage, study, trials and result."""

@@ -1,0 +1,145 @@
+"""What a person may ask of a search: the options of ``python -m search.run``."""
+
+import re
+from dataclasses import asdict, dataclass, fields, replace
+from typing import Any
+
+from search.runs.credentials import is_masked, without_credentials
+from search.runs.storage import Location
+from segcore.config import MetricName
+from segcore.errors import UserError
+
+SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+ADDRESSES = ("data", "out", "tracking_uri")
+"""Options that may hold a password."""
+
+
+@dataclass(frozen=True)
+class SearchOptions:
+    """Search the best segmentation: networks, losses, learning rates and oversampling."""
+
+    data: str | None = None
+    """Folder, or s3:// or gs:// address, with dataset.yaml. Default: the embedded drawn scenes."""
+    space: str = "spaces.quick:space"
+    """Search space, as module:function. Shipped: spaces.quick, .competition and .aerial."""
+    trials: int = 10
+    """Number of configurations to try. The space's known-good ones run first and count."""
+    max_epochs: int = 18
+    """Epochs of training of the trials that get furthest; weak ones are stopped sooner."""
+    grace_epochs: int = 2
+    """Epochs that every trial gets before it may be stopped."""
+    reduction_factor: int = 3
+    """At 1, 3, 9 … times the grace epochs, one trial in this many goes on (successive halving)."""
+    metric: MetricName = "dice"
+    """The score to maximise, on the validation split. README defines each."""
+    gpus_per_trial: float | None = None
+    """GPUs for each trial; 0.5 puts two on a GPU. Default: 1 where there are GPUs, else 0."""
+    cpus_per_trial: int = 1
+    """CPU cores for each trial: threads on a CPU, processes that load images beside a GPU."""
+    parallel: int | None = None
+    """Trials at a time. Default: all that fit on the nodes that are there; say more where they come
+    when trials wait."""
+    time_budget: str | None = None
+    """Stop after this long, such as 90m or 4h (units s, m, h, d), and use what is there."""
+    hang_timeout: str = "1h"
+    """A trial that reports no epoch for this long (s, m, h, d) is ended, and begun again once."""
+    out: str = "runs"
+    """Folder, or s3:// or gs:// address, for runs. On several nodes all of them must see it."""
+    name: str | None = None
+    """Name of the run and of its folder. Default: the space's name with date and time."""
+    tracking_uri: str | None = None
+    """MLflow server, such as http://127.0.0.1:5000. Default: a SQLite file beside the runs."""
+    address: str | None = None
+    """Address of a running Ray cluster, or "auto". Default: this machine alone."""
+    seed: int = 0
+    """Seed of the sampler and of every training."""
+    ensemble_candidates: int = 16
+    """Trials that the ensemble may choose from: the best, and a few of another kind."""
+    ensemble_members: int = 8
+    """The ensemble has at most this many members."""
+    ensemble_latency: float | None = None
+    """Seconds that its members may take together for one image, as measured. Default: no limit."""
+    folds: int = 1
+    """With K > 1 the best trials are trained anew on K folds of the training and validation images,
+    after the search and its --time-budget; members are chosen on all of these images, and each is
+    the mean of its K networks."""
+    fold_trials: int = 4
+    """Trials that --folds trains anew: the best, and one of another kind."""
+    resume: str | None = None
+    """Folder or address of an earlier run to go on with. Its options hold unless given anew."""
+    dry_run: bool = False
+    """Check everything that can fail, print the plan and an estimate of the time, and stop."""
+
+    def __post_init__(self) -> None:
+        for name, least in (
+            ("trials", 1), ("max_epochs", 1), ("grace_epochs", 1), ("reduction_factor", 2),
+            ("cpus_per_trial", 1), ("parallel", 1), ("ensemble_candidates", 1),
+            ("ensemble_members", 1), ("folds", 1), ("fold_trials", 1), ("seed", 0),
+        ):  # fmt: skip
+            value = getattr(self, name)
+            if value is not None and value < least:
+                raise UserError(f"--{name.replace('_', '-')} {value}: must be at least {least}")
+        if self.grace_epochs > self.max_epochs:
+            raise UserError(
+                f"--grace-epochs {self.grace_epochs}: more than --max-epochs {self.max_epochs}"
+            )
+        if self.gpus_per_trial is not None and not (
+            0 <= self.gpus_per_trial < 1 or self.gpus_per_trial == int(self.gpus_per_trial)
+        ):
+            raise UserError(
+                f"--gpus-per-trial {self.gpus_per_trial}: a fraction below 1, or a whole number"
+            )
+        if self.name is not None and not re.fullmatch(r"[\w.-]+", self.name):
+            raise UserError(f"--name {self.name!r}: letters, digits, '_', '.' and '-' only")
+        _ = self.time_budget_s, self.hang_timeout_s
+
+    def check_complete(self) -> None:
+        """Raise ``UserError`` where an address lacks the password that ``to_dict`` masked."""
+        for name in ADDRESSES:
+            if is_masked(getattr(self, name) or ""):
+                raise UserError(
+                    f"--{name.replace('_', '-')} {getattr(self, name)}: its password isn't kept; "
+                    "give the address again, or keep the password in the environment"
+                )
+
+    @property
+    def time_budget_s(self) -> float | None:
+        """``time_budget`` in seconds. Raises ``UserError`` where it isn't a duration."""
+        return None if self.time_budget is None else _seconds("--time-budget", self.time_budget)
+
+    @property
+    def hang_timeout_s(self) -> float:
+        """``hang_timeout`` in seconds. Raises ``UserError`` where it isn't a duration."""
+        return _seconds("--hang-timeout", self.hang_timeout)
+
+    @property
+    def score_key(self) -> str:
+        """The key of ``metric`` in a trial's results and in MLflow."""
+        return f"val/{self.metric}"
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON values, without ``resume`` and ``dry_run``: what a run is resumed with.
+
+        Paths are made absolute, and passwords in addresses masked.
+        """
+        values = asdict(replace(self, resume=None, dry_run=False))
+        for name in ("data", "out"):
+            if values[name] is not None:
+                values[name] = Location.parse(values[name]).address
+        for name in ADDRESSES:
+            if values[name] is not None:
+                values[name] = without_credentials(values[name])
+        return values
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> "SearchOptions":
+        """The inverse of ``to_dict``; an option of another version is left out."""
+        known = {field_.name for field_ in fields(cls)}
+        return cls(**{name: value for name, value in values.items() if name in known})
+
+
+def _seconds(option: str, duration: str) -> float:
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)([smhd])", duration.strip())
+    if match is None or float(match[1]) == 0:
+        raise UserError(f"{option} {duration!r}: a number and a unit s, m, h or d, such as 90m")
+    return float(match[1]) * SECONDS[match[2]]

@@ -1,0 +1,138 @@
+"""The trials of a study as rows: what each was and scored."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import optuna
+from optuna.trial import FrozenTrial, TrialState
+
+from segcore.config import TrialConfig
+from segcore.scores.intervals import Resampled
+
+STATUS = {
+    TrialState.COMPLETE: "finished",
+    TrialState.PRUNED: "stopped",
+    TrialState.FAIL: "failed",
+    TrialState.RUNNING: "running",
+    TrialState.WAITING: "waiting",
+}
+
+
+MAIN_PARAMETERS = (
+    "architecture", "encoder", "loss", "lr", "batch_size", "oversample_ratio", "rare_crop_prob",
+)  # fmt: skip
+
+
+SHORT_NAMES = {
+    "batch_size": "batch",
+    "oversample_ratio": "oversample",
+    "rare_crop_prob": "crops",
+}
+
+
+@dataclass(frozen=True)
+class TrialRow:
+    """One trial, for people and for choosing an ensemble."""
+
+    number: int
+    status: str
+    score: float | None
+    """The best over its epochs, on the validation split; None before the first."""
+    interval: tuple[float, float] | None
+    """The ends of its 95 % interval."""
+    plain_resampled: tuple[int, Sequence[float]] | None
+    """As ``search.trials.worker.RESAMPLED`` says; None before the first epoch."""
+    epochs: int
+    duration: timedelta | None
+    plain_config: Mapping[str, Any] | None
+    """As the study holds it; None for a trial that waits for its turn."""
+    failure: str | None
+
+    @cached_property
+    def config(self) -> TrialConfig | None:
+        """Checked only where it is asked for: the driver reads all rows at each trial's end."""
+        return TrialConfig.from_dict(self.plain_config) if self.plain_config else None
+
+    @cached_property
+    def resampled(self) -> Resampled | None:
+        """What it takes to compare the score with that of another trial."""
+        if self.score is None or self.plain_resampled is None:
+            return None
+        photos, scores = self.plain_resampled
+        return Resampled(self.score, photos, np.array(scores))
+
+
+def read_rows(study: optuna.Study) -> list[TrialRow]:
+    """All trials, best first; those without a score last."""
+    rows = [_row(trial) for trial in study.get_trials(deepcopy=False)]
+    return sorted(rows, key=lambda row: (row.score is None, -(row.score or 0.0), row.number))
+
+
+def _row(trial: FrozenTrial) -> TrialRow:
+    values = trial.intermediate_values
+    return TrialRow(
+        number=trial.number,
+        status=STATUS[trial.state],
+        score=max(values.values(), default=None),
+        interval=tuple(trial.user_attrs["interval"]) if "interval" in trial.user_attrs else None,
+        plain_resampled=trial.user_attrs.get("resampled"),
+        epochs=max(values, default=0),
+        duration=trial.duration,
+        plain_config=trial.user_attrs.get("config"),
+        failure=trial.user_attrs.get("failure"),
+    )
+
+
+def like_the_best(rows: Sequence[TrialRow]) -> set[int]:
+    """Numbers of the trials that can't be told from the best one, which isn't among them.
+
+    The 95 % interval of the difference holds 0. Trials of another fold, which have other
+    photographs, can't be compared.
+    """
+    known = [(row, row.resampled) for row in rows if row.resampled is not None]
+    if not known:
+        return set()
+    best, best_score = max(known, key=lambda pair: (pair[1].value, -pair[0].number))
+    return {
+        row.number
+        for row, score in known
+        if row is not best and _fold(row) == _fold(best) and score.may_equal(best_score)
+    }
+
+
+def _fold(row: TrialRow) -> Any:
+    return (row.plain_config or {}).get("fold")
+
+
+def varying_parameters(rows: Sequence[TrialRow]) -> list[str]:
+    """The main parameters that don't have the same value in all trials."""
+    flats = [row.config.flat() for row in rows if row.config]
+    return [name for name in MAIN_PARAMETERS if len({flat.get(name) for flat in flats}) > 1]
+
+
+def show_config(config: TrialConfig, names: Sequence[str] = MAIN_PARAMETERS) -> str:
+    """A configuration in short: words as they are, numbers with their names."""
+    flat = config.flat()
+    parts = []
+    for name in names:
+        match flat[name]:
+            case None:
+                continue
+            case str(word):
+                parts.append(word)
+            case number:
+                parts.append(f"{SHORT_NAMES.get(name, name)} {number:.3g}")
+    return " · ".join(parts)
+
+
+def show_duration(seconds: float) -> str:
+    """Such as ``42 s``, ``3:07`` (minutes) or ``2:03:07``."""
+    if seconds < 60:
+        return f"{seconds:.0f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"

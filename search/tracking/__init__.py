@@ -1,0 +1,1 @@
+"""What MLflow is told, and the only part that imports mlflow."""

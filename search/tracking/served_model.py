@@ -1,0 +1,93 @@
+"""The ensemble as MLflow's model: MLflow runs this file to load one, and unpickles nothing.
+
+It lies in the model beside the bundle and a copy of ``segcore``, and imports nothing else of ours.
+"""
+
+import base64
+import binascii
+import io
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from mlflow.exceptions import MlflowException
+from mlflow.models import set_model
+from mlflow.protos.databricks_pb2 import INVALID_PARAMETER_VALUE
+from mlflow.pyfunc import PythonModel
+from PIL import Image
+from pydantic import BaseModel
+
+from segcore.config import IGNORE_INDEX
+from segcore.data.images import read_image
+from segcore.errors import UserError
+from segcore.predicting.ensemble import Ensemble
+from segcore.predicting.pictures import IGNORED_COLOR
+
+
+class Photograph(BaseModel):
+    """What is asked."""
+
+    image: str
+    """A JPEG, PNG or TIFF file in base64."""
+
+
+class Segmentation(BaseModel):
+    """What is answered."""
+
+    mask: str
+    """A PNG file in base64, of the photograph's size: class indices, with the classes' colours as
+    its palette."""
+    shares: dict[str, float]
+    """Of the photograph's pixels, by class; classes without a pixel are left out."""
+
+
+class ServedEnsemble(PythonModel):  # type: ignore[misc]  # mlflow has no types here
+    """Masks of photographs."""
+
+    def load_context(self, context: Any) -> None:
+        """Load the bundle; whoever registers a model has allowed its plug-ins."""
+        self._ensemble = Ensemble.load(Path(context.artifacts["bundle"]), allow_plugins=True)
+
+    def predict(self, model_input: list[Photograph]) -> list[Segmentation]:
+        """One answer for each photograph. What is no photograph is the caller's error (400)."""
+        return [self._segment(photograph) for photograph in model_input]
+
+    def _segment(self, photograph: Photograph) -> Segmentation:
+        try:
+            mask_HW = self._ensemble.predict(_decode(photograph.image))
+        except UserError as error:
+            raise MlflowException(str(error), error_code=INVALID_PARAMETER_VALUE) from error
+        picture = Image.fromarray(mask_HW, mode="P")
+        palette = [channel for color in self._ensemble.class_colors for channel in color]
+        picture.putpalette(palette + list(IGNORED_COLOR) * (IGNORE_INDEX + 1 - len(palette) // 3))
+        file = io.BytesIO()
+        picture.save(file, "PNG")
+        pixels_K = np.bincount(mask_HW.ravel(), minlength=len(self._ensemble.class_names))
+        return Segmentation(
+            mask=base64.b64encode(file.getvalue()).decode(),
+            shares={
+                name: round(float(pixels) / mask_HW.size, 6)
+                for name, pixels in zip(self._ensemble.class_names, pixels_K, strict=False)
+                if pixels
+            },
+        )
+
+
+def _decode(image: str) -> np.ndarray[Any, np.dtype[np.uint8]]:
+    try:
+        content = base64.b64decode(image, validate=True)
+    except binascii.Error as error:
+        raise UserError(
+            f"image: not base64 ({error}); encode the file with `base64 -w0`"
+        ) from error
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "image")
+        path.write_bytes(content)
+        try:
+            return read_image(path)
+        except UserError as error:
+            raise UserError(str(error).replace(str(path), "image")) from error
+
+
+set_model(ServedEnsemble())

@@ -1,0 +1,241 @@
+"""The tracker: what a search logs, delivered to MLflow without ever waiting for it.
+
+Everything is logged from the driver. A call appends a record to a journal beside the run and
+returns; one thread delivers the records in order. A server that is down, slow or hanging costs
+training nothing, and what it missed arrives when it is back, or when the same journal is opened
+again. A delivery may be repeated: runs are found again by a tag, and MLflow keeps a metric of the
+same name, step, time and value only once, so each record carries its own time.
+"""
+
+import math
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from search.tracking.mlflow_runs import (
+    BEST_SCORE,
+    METRICS_PER_REQUEST,
+    MlflowRuns,
+    Status,
+    is_refusal,
+    metric_key,
+    without_credentials,
+)
+from search.tracking.outbox import Journal, Record
+from segcore.config import Scalar, TrialConfig
+
+FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.5, 15.0
+"""Between attempts to deliver; doubled after each failure."""
+
+CLOSE_TIMEOUT_S = 30.0
+
+
+@dataclass(frozen=True)
+class TrackingState:
+    """What a person wants to know of the delivery while a search runs."""
+
+    unsent: int
+    refused: int
+    problem: str | None
+    """What stands in the way at this moment, without credentials; None where nothing does."""
+
+
+class Tracker:
+    """The owner of one search's runs. No call waits for MLflow; they come from one thread.
+
+    Opened on the journal of an earlier session, it first delivers what that one could not.
+    Calls raise ``UserError`` where the journal can't be written.
+    """
+
+    def __init__(
+        self,
+        uri: str,
+        *,
+        experiment: str,
+        search_name: str,
+        search_id: str,
+        score: str,
+        journal: Path,
+    ) -> None:
+        self._search_name = search_name
+        self._runs = MlflowRuns(uri, experiment, search_id)
+        self._journal = Journal(journal)
+        self._score = metric_key(score)
+        self._last_epoch: dict[int | None, int] = {}
+        self._best: dict[int | None, float] = {}
+        self._status: dict[int | None, str] = {}
+        for record in self._journal.history():
+            if record["kind"] == "epoch":
+                self._last_epoch[record["trial"]] = record["epoch"]
+                self._best[record["trial"]] = record["metrics"].get(BEST_SCORE, -math.inf)
+            self._note_status(record)
+        self._problem: str | None = None
+        self._refused = 0
+        self._abandoned = threading.Event()
+        self._thread = threading.Thread(target=self._deliver_all, name="mlflow", daemon=True)
+        self._thread.start()
+
+    def start_search(self, params: Mapping[str, Scalar], tags: Mapping[str, str]) -> None:
+        """Begin the search's own run, or go on in it."""
+        self._append("start", None, name=self._search_name, params={**params}, tags={**tags})
+
+    def start_trial(self, number: int, config: TrialConfig, tags: Mapping[str, str]) -> None:
+        """Begin a trial's run, such as "007-unet-resnet34", or go on in it."""
+        name = "-".join(filter(None, (f"{number:03d}", config.architecture, config.encoder)))
+        self._append("start", number, name=name, params=config.flat(), tags={**tags})
+
+    def log_epoch(self, number: int, epoch: int, metrics: Mapping[str, float]) -> None:
+        """Log an epoch, counted from 1, once: one that is trained again after a resume is not.
+
+        Adds ``best_score``, the best so far of the metric that the tracker was given as ``score``.
+        Values that are not finite are left out, because MLflow would draw them as numbers.
+        """
+        if epoch <= self.last_epoch(number):
+            return
+        finite = {metric_key(k): float(v) for k, v in metrics.items() if math.isfinite(v)}
+        score = finite.get(self._score, -math.inf)
+        self._append_epoch(number, epoch, finite, score)
+        if score > self._best.get(None, -math.inf):
+            epochs = sum(last for trial, last in self._last_epoch.items() if trial is not None)
+            self._append_epoch(None, epochs, {}, score)
+
+    def end_trial(self, number: int, status: Status, reason: str | None = None) -> None:
+        """End a trial's run; ``start_trial`` opens it again."""
+        self._append("end", number, status=status, reason=reason)
+
+    def end_search(self, status: Status, reason: str | None = None) -> None:
+        """End the search's own run; ``start_search`` opens it again."""
+        self._append("end", None, status=status, reason=reason)
+
+    def log_artifacts(self, number: int | None, *files: Path, artifact_path: str = "") -> None:
+        """Copy files to a trial's run, or with None to the search's.
+
+        They are read when they are delivered: leave them in place.
+        """
+        for file in files:
+            self._append("artifact", number, file=str(file.resolve()), folder=artifact_path)
+
+    def register(self, record: Record) -> None:
+        """Make the ensemble the next version of a registered model: ``registry.model_record``.
+
+        The bundle is read when it is delivered: leave it in place.
+        """
+        self._append("model", None, **record)
+
+    def status_of(self, number: int) -> str | None:
+        """How a trial's run ended last, or "running"; None where it was never begun."""
+        return self._status.get(number)
+
+    def last_epoch(self, number: int) -> int:
+        """The last epoch of a trial that was logged; 0 where none was."""
+        return self._last_epoch.get(number, 0)
+
+    @property
+    def state(self) -> TrackingState:
+        """How the delivery stands."""
+        return TrackingState(self._journal.unsent_count, self._refused, self._problem)
+
+    @property
+    def trials_url(self) -> str | None:
+        """The page of this search's trials alone, best first; None before the first delivery."""
+        return self._runs.trials_url()
+
+    def close(self, timeout_s: float = CLOSE_TIMEOUT_S) -> int:
+        """Deliver for at most ``timeout_s`` more; how many records are left in the journal."""
+        self._journal.finish()
+        self._thread.join(timeout_s)
+        self._abandoned.set()
+        if not self._thread.is_alive():
+            self._journal.close()
+        return self._journal.unsent_count
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def _append(self, kind: str, number: int | None, **content: object) -> None:
+        time_ms = time.time_ns() // 1_000_000
+        record: Record = {"kind": kind, "trial": number, "time_ms": time_ms, **content}
+        self._journal.append(record)
+        self._note_status(record)
+
+    def _note_status(self, record: Record) -> None:
+        if record["kind"] == "start":
+            self._status[record["trial"]] = "running"
+        elif record["kind"] == "end":
+            self._status[record["trial"]] = record["status"]
+
+    def _append_epoch(
+        self, number: int | None, epoch: int, metrics: dict[str, float], score: float
+    ) -> None:
+        best = max(score, self._best.get(number, -math.inf))
+        if math.isfinite(best):
+            metrics = {BEST_SCORE: best, **metrics}
+        self._append("epoch", number, epoch=epoch, metrics=metrics)
+        self._last_epoch[number], self._best[number] = epoch, best
+
+    def _deliver_all(self) -> None:
+        while batch := self._journal.next_batch():
+            for group in _grouped(batch.records):
+                self._insist(partial(self._deliver, group))
+            self._insist(partial(self._journal.mark_sent, batch))
+            if self._abandoned.is_set():
+                return
+
+    def _deliver(self, group: list[Record]) -> None:
+        try:
+            self._runs.write(group)
+        except Exception as error:
+            if not is_refusal(error):
+                raise
+            self._journal.refuse(group, without_credentials(str(error)))
+            self._refused += len(group)
+
+    def _insist(self, step: Callable[[], None]) -> None:
+        """Repeat a step until it succeeds, or the tracker was closed meanwhile."""
+        pause_s = FIRST_PAUSE_S
+        while not self._abandoned.is_set():
+            try:
+                step()
+            except Exception as error:
+                # An outage has many faces: a refused connection, a proxy's page, a locked database.
+                self._problem = without_credentials(str(error))
+                self._abandoned.wait(pause_s)
+                pause_s = min(2 * pause_s, LONGEST_PAUSE_S)
+            else:
+                self._problem = None
+                return
+
+
+def _grouped(records: Sequence[Record]) -> list[list[Record]]:
+    """What to deliver in one request each: a trial's epochs together, all else alone.
+
+    The order within each trial stays.
+    """
+    groups: list[list[Record]] = []
+    open_groups: dict[int | None, list[Record]] = {}
+    for record in records:
+        trial = record["trial"]
+        if record["kind"] != "epoch":
+            open_groups.pop(trial, None)
+            groups.append([record])
+            continue
+        group = open_groups.get(trial)
+        count = len(record["metrics"]) + sum(len(other["metrics"]) for other in group or ())
+        if group is None or count > METRICS_PER_REQUEST:
+            group = open_groups[trial] = []
+            groups.append(group)
+        group.append(record)
+    return groups

@@ -1,0 +1,203 @@
+"""The only place that starts Ray, and knows its nodes and resources."""
+
+import logging
+import math
+import os
+import socket
+import sys
+import sysconfig
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import ModuleType
+
+# Read by Ray at import. Nothing is sent home; a run's own files are the record of its results, so
+# that Tune's own loggers and snapshots would only cost time; a trial that failed before its first
+# epoch has no score, and that is no reason to end the search. RAY_AUTH_MODE is left as it is: a
+# cluster that Ray starts on this machine then asks everybody for a token.
+for name, value in {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
+    "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",
+    "TUNE_GLOBAL_CHECKPOINT_S": "3600",
+    "RAY_AIR_NEW_OUTPUT": "0",  # its tables are printed even when it is told to be quiet
+    "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",  # ``faults`` says each in a line
+    "TUNE_WARN_THRESHOLD_S": "5",
+    "RAY_CHDIR_TO_TRIAL_DIR": "0",  # relative paths of a space mean the folder where one started
+    "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
+}.items():
+    os.environ.setdefault(name, value)
+
+import ray
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+from search.runs.options import SearchOptions
+from search.runs.storage import SHARED, Location
+from segcore.errors import UserError
+
+CONNECT_TIMEOUT_S = 10
+OURS = [Path(__file__).parents[2] / name for name in ("search", "segcore", "spaces")]
+"""The folders of our own packages."""
+PROBE = "seen-by-all-nodes"
+"""A file of the driver's that each node looks for."""
+NODES_KNOWN_FOR_S = 2.0
+"""How long an answer about the nodes is taken for true: it is asked for at every suggestion."""
+
+
+@dataclass
+class Slots:
+    """What one trial gets, and how many run at once on the nodes that are there."""
+
+    cpus_per_trial: int
+    gpus_per_trial: float
+    wanted: int | None
+    """``--parallel``."""
+    _count: int = field(default=0, init=False)
+    _asked_at: float = field(default=-math.inf, init=False)
+
+    @property
+    def resources(self) -> dict[str, float]:
+        """In Ray's words."""
+        return {"cpu": self.cpus_per_trial, "gpu": self.gpus_per_trial}
+
+    @property
+    def present(self) -> int:
+        """Trials that fit on the nodes that are there at this moment."""
+        if time.monotonic() - self._asked_at > NODES_KNOWN_FOR_S:
+            self._count = sum(map(self._on, alive_nodes()))
+            self._asked_at = time.monotonic()
+        return self._count
+
+    @property
+    def count(self) -> int:
+        """Trials to run at a time: on a cluster that grows, waiting ones bring it nodes."""
+        return self.wanted or max(1, self.present)
+
+    def _on(self, node: dict[str, float]) -> int:
+        fitting = [node.get("CPU", 0.0) // self.cpus_per_trial]
+        if self.gpus_per_trial > 0:
+            # Fractions never span two GPUs.
+            on_one = math.floor(1 / self.gpus_per_trial + 1e-9)
+            gpus = node.get("GPU", 0.0)
+            fitting.append(gpus * on_one if on_one >= 1 else gpus // self.gpus_per_trial)
+        return int(min(fitting))
+
+
+@contextmanager
+def connected(options: SearchOptions) -> Iterator[Slots]:
+    """A Ray cluster for the length of a block: a running one, or this machine alone.
+
+    Comes after the space was loaded: what that imported goes to the workers of a cluster, as do our
+    own packages, so that all nodes run what the driver runs, and one that was set up anew can.
+    Raises ``UserError`` where there is none at the address, or where no trial fits on it.
+    """
+    try:
+        _check_reachable(options.address)
+        ray.init(
+            address=options.address,
+            include_dashboard=None if options.address else False,
+            log_to_driver=False,
+            logging_level=logging.ERROR,
+            configure_logging=True,
+            runtime_env={"py_modules": [*map(str, OURS), *own_modules()]}
+            if options.address
+            else None,
+        )
+    except OSError as error:  # ConnectionError is one
+        raise UserError(
+            f"--address {options.address}: no Ray cluster answers there ({error}); "
+            "start one with `ray up cluster.yaml` or `ray start --head`"
+        ) from error
+    logging.getLogger("ray.tune").setLevel(logging.ERROR)
+    logging.getLogger("ray.tune.tune").setLevel(logging.CRITICAL)  # names what failed once more
+    # Of a record that we don't use.
+    logging.getLogger("ray.tune.execution.experiment_state").setLevel(logging.CRITICAL)
+    # A kilobyte of what may have killed a worker, at any setting; ``faults`` says it in a line.
+    ray._private.worker.print_to_stdstream = _say_nothing
+    try:
+        yield _slots(options)
+    finally:
+        ray.shutdown()
+
+
+def alive_nodes() -> list[dict[str, float]]:
+    """Ray's resources of each node that is alive."""
+    return [node["Resources"] for node in ray.nodes() if node["Alive"]]
+
+
+def check_shared(storage: Location) -> None:
+    """Raise ``UserError`` naming the nodes that don't see what the driver wrote to ``storage``."""
+    storage.write(PROBE, b"")
+    probe = ray.remote(num_cpus=0)(_sees)
+    nodes = {node["NodeID"]: node["NodeName"] for node in ray.nodes() if node["Alive"]}
+    if len(nodes) < 2:
+        return
+    there = [NodeAffinitySchedulingStrategy(node, soft=False) for node in nodes]
+    seen = ray.get([probe.options(scheduling_strategy=node).remote(storage) for node in there])
+    blind = sorted(name for name, sees in zip(nodes.values(), seen, strict=True) if not sees)
+    if blind:
+        raise UserError(
+            f"--out {storage}: {len(blind)} of {len(nodes)} nodes don't see it "
+            f"({', '.join(blind)}); {SHARED}"
+        )
+
+
+def own_modules() -> list[str]:
+    """Files and folders of what a user's space and plug-ins imported from folders of the user's.
+
+    Nothing where Ray itself brought the folder to all nodes (``ray job submit --working-dir``).
+    """
+    if "working_dir" in os.environ.get("RAY_JOB_CONFIG_JSON_ENV_VAR", ""):
+        return []
+    installed = [Path(sysconfig.get_path(name)) for name in ("stdlib", "platlib", "purelib")]
+    known = tuple(f"{folder.resolve()}{os.sep}" for folder in [*installed, *OURS])
+    paths = set()
+    for name, module in list(sys.modules.items()):
+        file = getattr(module, "__file__", None)
+        if file and name != "__main__" and not str(Path(file).resolve()).startswith(known):
+            paths.add(_top(module))
+    return sorted(str(path) for path in paths)
+
+
+def _top(module: ModuleType) -> Path:
+    """The file or folder that makes a module's top-level package importable."""
+    file = Path(str(module.__file__))
+    depth = module.__name__.count(".") + (file.name == "__init__.py")
+    return file if depth == 0 else file.parents[depth - 1]
+
+
+def _say_nothing(*_: object, **__: object) -> None:
+    pass
+
+
+def _sees(storage: Location) -> bool:
+    return storage.read(PROBE) is not None
+
+
+def _check_reachable(address: str | None) -> None:
+    """Raise ``OSError`` within seconds where nobody listens: Ray itself tries for five minutes."""
+    host, _, port = (address or "").rpartition(":")
+    if host and port.isdigit():
+        socket.create_connection(
+            (host.removeprefix("ray://"), int(port)), CONNECT_TIMEOUT_S
+        ).close()
+
+
+def _slots(options: SearchOptions) -> Slots:
+    gpus_per_trial = options.gpus_per_trial
+    if gpus_per_trial is None:
+        has_gpus = any(node.get("GPU", 0) >= 1 for node in alive_nodes())
+        gpus_per_trial = 1.0 if has_gpus else 0.0
+    slots = Slots(options.cpus_per_trial, gpus_per_trial, options.parallel)
+    if slots.present < 1 and options.parallel is None:
+        cluster = ray.cluster_resources()
+        raise UserError(
+            f"a trial needs {options.cpus_per_trial} CPU(s) and {gpus_per_trial:g} GPU(s) on one "
+            f"node, but the cluster has {cluster.get('CPU', 0):g} and {cluster.get('GPU', 0):g}; "
+            "lower --cpus-per-trial or --gpus-per-trial, or give --parallel where nodes come when "
+            "trials wait"
+        )
+    return slots

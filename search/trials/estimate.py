@@ -1,0 +1,60 @@
+"""How long a search will take, from a few measured steps of each network."""
+
+import ray
+
+from search.planning.plan import Plan
+from search.planning.sampler import rungs
+from search.runs.storage import NodeCopy
+from search.trials.cluster import Slots
+from search.trials.worker import prepare_process
+from segcore.config import TrialConfig
+from segcore.data.prepared import open_prepared
+from segcore.training.fit import time_steps
+
+
+def estimate_s(plan: Plan, slots: Slots) -> float:
+    """Seconds for all trials, from training steps measured where trials will run.
+
+    Validation isn't measured: each of its images counts as a third of a training image, because it
+    goes forward only.
+    """
+    task = ray.remote(_measure).options(
+        num_cpus=slots.cpus_per_trial, num_gpus=slots.gpus_per_trial
+    )
+    data = plan.data_on_nodes
+    seconds = ray.get(
+        [
+            task.remote(config, data, slots.cpus_per_trial, slots.gpus_per_trial)
+            for config in plan.networks
+        ]
+    )
+    images_per_epoch = len(plan.data.items("train")) + len(plan.data.items("val")) / 3
+    epoch_s = [
+        step_s / config.batch_size * images_per_epoch
+        for step_s, config in zip(seconds, plan.networks, strict=True)
+    ]
+    mean_epoch_s = sum(epoch_s) / len(epoch_s)
+    options = plan.options
+    fold_epochs = options.folds * options.fold_trials * options.max_epochs
+    epochs = expected_epochs(plan) + (fold_epochs if options.folds > 1 else 0)
+    return epochs * mean_epoch_s / slots.count
+
+
+def expected_epochs(plan: Plan) -> float:
+    """Epochs of all trials together, when at each rung one in ``reduction_factor`` goes on."""
+    options = plan.options
+    total, reached, share = 0.0, 0, 1.0
+    for rung in rungs(options.grace_epochs, options.max_epochs, options.reduction_factor):
+        total += (rung - reached) * share
+        reached, share = rung, share / options.reduction_factor
+    return total * options.trials
+
+
+def _measure(config: TrialConfig, data: NodeCopy, cpus: int, gpus: float) -> float:
+    device = prepare_process(cpus, gpus)
+    return time_steps(
+        config,
+        open_prepared(data.folder()),
+        device=device,
+        loader_workers=cpus if device.type == "cuda" else 0,
+    )

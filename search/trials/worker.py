@@ -1,0 +1,276 @@
+"""One trial on one worker: fit() → tune.report."""
+
+import gc
+import json
+import math
+import os
+import platform
+import tempfile
+import traceback
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import cv2
+import torch
+from ray import tune
+from threadpoolctl import threadpool_limits
+
+from search.runs.storage import SHARED, Location, NodeCopy
+from segcore.config import MetricName, TrialConfig
+from segcore.data.prepared import open_prepared
+from segcore.errors import DISK_FULL, StorageError, TrainingFailedError, UserError
+from segcore.scores.intervals import Resampled
+from segcore.scores.metrics import METRICS
+from segcore.training import checkpoint
+from segcore.training.checkpoint import CheckpointInfo
+from segcore.training.fit import EpochResult, fit
+
+RESULTS = "results.json"
+"""Beside a checkpoint, everything that was reported up to its epoch."""
+
+RESAMPLED = "resampled"
+"""In a result that is the best so far: the number of photographs, and the scores of some resamples
+of them, by which ``search.leaderboard`` compares trials."""
+RESAMPLES_KEPT = 400
+
+PRETEND_GPUS = "SEGSEARCH_PRETEND_GPUS"
+"""Set where Ray was told of GPUs that don't exist, to try a cluster: trials run on the CPU."""
+
+
+@dataclass(frozen=True)
+class TrialSetting:
+    """What all trials of a search have in common."""
+
+    storage: Location
+    """The run's home: its search.json, its trials' checkpoints."""
+    data: NodeCopy
+    weights: NodeCopy
+    metric: MetricName
+    """What is maximised."""
+    cpus: int
+    gpus: float
+
+
+@dataclass(frozen=True)
+class StoredCheckpoint:
+    """A complete checkpoint, wherever it lies."""
+
+    location: Location
+    info: CheckpointInfo
+
+    def local(self, folder: Path) -> Path:
+        """The checkpoint on this machine: where it is, or else fetched into ``folder``."""
+        if self.location.is_local:
+            return Path(self.location.path)
+        self.location.fetch(folder)
+        return folder
+
+
+def run_trial(assignment: dict[str, Any], *, setting: TrialSetting) -> None:
+    """Train what ``StudySearcher`` assigned, reporting and keeping a checkpoint after each epoch.
+
+    Goes on where the trial was, in this session of Ray or an earlier one. What fails by the
+    configuration's own fault is reported as ``failure`` instead of raised: Ray tries again what
+    raises, and that is for workers that died. What no trial could do here is reported as ``fatal``.
+    """
+    config = TrialConfig.from_dict(assignment["config"])
+    results: list[dict[str, Any]] = []
+
+    def end(**why: str) -> None:
+        tune.report({"epoch": len(results), "finished": False, **why})
+
+    try:
+        _check_storage(setting.storage)
+        device = prepare_process(setting.cpus, setting.gpus)
+        data = open_prepared(setting.data.folder())
+        with tempfile.TemporaryDirectory() as folder:
+            resume_from = _catch_up(
+                assignment, config, setting.storage / "trials", results, Path(folder)
+            )
+            epochs = fit(
+                config,
+                data,
+                device=device,
+                resume_from=resume_from,
+                weights_dir=setting.weights.folder(),
+                loader_workers=setting.cpus if device.type == "cuda" else 0,
+            )
+            for epoch in epochs:
+                add_result(results, epoch, data.class_names, setting.metric)
+                _report(epoch, results)
+    except (_ClusterError, StorageError) as error:
+        end(fatal=str(error))
+    except (TrainingFailedError, UserError) as error:
+        end(failure=str(error))
+    except Exception as error:
+        if isinstance(error, OSError) and error.errno in DISK_FULL:
+            end(fatal=f"the disk is full ({setting.storage}): make room, then resume the search")
+        else:
+            failure = f"{type(error).__name__}: {error}"
+            end(failure=failure, traceback=traceback.format_exc())
+
+
+def trial_name(number: int) -> str:
+    """Name of a trial's folder, in every session."""
+    return f"trial_{number:04d}"
+
+
+def checkpoints(trials: Location, number: int) -> Iterator[StoredCheckpoint]:
+    """A trial's complete checkpoints of all sessions."""
+    for session in trials.folders():
+        folder = trials / session / trial_name(number)
+        sizes: dict[str, dict[str, int]] = {}
+        for path, size in folder.files().items():
+            name, _, file = path.partition("/")
+            if file and name.startswith("checkpoint_"):
+                sizes.setdefault(name, {})[file] = size
+        for name, files in sizes.items():
+            location = folder / name
+            manifest = location.read(checkpoint.MANIFEST)
+            try:
+                info = checkpoint.parse_manifest(manifest or b"", files, str(location))
+            except UserError:
+                continue  # cut off while it was written
+            yield StoredCheckpoint(location, info)
+
+
+def kept_results(trials: Location, number: int) -> dict[int, dict[str, Any]]:
+    """What a trial reported, by epoch, as far as its newest checkpoint tells."""
+    newest = max(checkpoints(trials, number), key=lambda stored: stored.info.epoch, default=None)
+    text = newest.location.read(RESULTS) if newest else None
+    return {result["epoch"]: result for result in json.loads(text or b"[]")}
+
+
+def best_checkpoint(trials: Location, number: int) -> StoredCheckpoint | None:
+    """The checkpoint with the best score on the validation split, the earlier of equals."""
+    found = sorted(checkpoints(trials, number), key=lambda stored: stored.info.epoch)
+    return max(found, key=lambda stored: stored.info.score, default=None)
+
+
+def _catch_up(
+    assignment: dict[str, Any],
+    config: TrialConfig,
+    trials: Location,
+    results: list[dict[str, Any]],
+    folder: Path,
+) -> Path | None:
+    """Fetch the newest checkpoint into ``folder``, and report its epochs that nobody heard of.
+
+    A checkpoint is in storage before its result is on its way: a driver or a worker that dies in
+    between leaves it behind. Fills ``results`` with those up to the checkpoint.
+    """
+    heard = tune.get_checkpoint()  # this session's, where the trial goes on with a new worker
+    known_epochs = assignment["known_epochs"]
+    found = [c for c in checkpoints(trials, assignment["trial_number"]) if c.info.config == config]
+    newest = max(found, key=lambda stored: stored.info.epoch, default=None)
+    if newest is None:
+        return None
+    # A copy: what Ray is given, it may write to the very place where it found it.
+    newest.location.fetch(folder)
+    results += json.loads((folder / RESULTS).read_text())
+    for stored in found:
+        if heard is not None and stored.location.path == heard.path:
+            known_epochs = max(known_epochs, stored.info.epoch)
+    for result in results[known_epochs:]:
+        kept = tune.Checkpoint.from_directory(folder) if result is results[-1] else None
+        tune.report(result, checkpoint=kept)
+    return folder
+
+
+def _report(epoch: EpochResult, results: list[dict[str, Any]]) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        (Path(folder) / RESULTS).write_text(json.dumps(results))
+        epoch.save(Path(folder))
+        tune.report(results[-1], checkpoint=tune.Checkpoint.from_directory(folder))
+
+
+def add_result(
+    results: list[dict[str, Any]],
+    epoch: EpochResult,
+    class_names: Sequence[str],
+    metric: MetricName,
+) -> None:
+    """Add an epoch's; of all, only the best one keeps its resamples: they would fill the disk.
+
+    Beside ``epoch_metrics``, "…_low" and "…_high" are the ends of the 95 % interval of the score
+    that is maximised.
+    """
+    resampled = Resampled.of(epoch.scores.counts_P3K, metric)
+    interval = resampled.interval()
+    ends = {f"val/{metric}_low": interval.low, f"val/{metric}_high": interval.high}
+    score, value = f"val/{metric}", resampled.value
+    is_best = math.isfinite(value) and not any(result[score] >= value for result in results)
+    results.append(
+        {
+            "epoch": epoch.epoch,
+            "finished": epoch.finished,
+            **epoch_metrics(epoch, class_names),
+            **ends,
+        }
+    )
+    if is_best:
+        for result in results:
+            result.pop(RESAMPLED, None)
+        results[-1][RESAMPLED] = kept_resamples(resampled)
+
+
+def kept_resamples(resampled: Resampled) -> tuple[int, list[float]]:
+    """What a result has under ``RESAMPLED``."""
+    return resampled.photos, resampled.score_S[:RESAMPLES_KEPT].round(5).tolist()
+
+
+def epoch_metrics(epoch: EpochResult, class_names: Sequence[str]) -> dict[str, float]:
+    """What MLflow keeps of an epoch; "val/…" are the scores on the validation split.
+
+    A class that the validation split doesn't have has no Dice there, so no value.
+    """
+    metrics = {
+        "train/loss": epoch.train_loss,
+        "val/loss": epoch.val_loss,
+        "train/lr": epoch.lr,
+        "train/images_per_s": epoch.images_per_s,
+        "train/epoch_s": epoch.epoch_s,
+        "train/micro_batch_size": float(epoch.micro_batch_size),
+    }
+    metrics |= {f"val/{name}": epoch.scores.metric(name) for name in METRICS}
+    for name, dice, drawn in zip(
+        class_names, epoch.scores.class_dice_K, epoch.drawn_share_K, strict=True
+    ):
+        metrics[f"drawn_share/{name}"] = float(drawn)
+        if not math.isnan(dice):
+            metrics[f"dice/{name}"] = float(dice)
+    return metrics
+
+
+class _ClusterError(Exception):
+    """No trial can run on this node."""
+
+
+def _check_storage(storage: Location) -> None:
+    if storage.read("search.json") is None:
+        raise _ClusterError(f"node {platform.node()} doesn't see {storage}; {SHARED}")
+
+
+def prepare_process(cpus: int, gpus: float) -> torch.device:
+    """Make a reused worker process as good as new, with its share of the node; its device.
+
+    torch, OpenCV, OpenMP and BLAS get ``cpus`` threads. A share of a GPU is a limit on its memory
+    too, so that a greedy trial runs out of memory itself instead of its neighbour.
+    """
+    torch.set_num_threads(cpus)
+    cv2.setNumThreads(cpus)
+    threadpool_limits(cpus)
+    os.environ["OMP_NUM_THREADS"] = str(cpus)  # for processes that this one starts
+    gc.collect()
+    if gpus == 0 or os.environ.get(PRETEND_GPUS):
+        return torch.device("cpu")
+    if not torch.cuda.is_available():
+        raise _ClusterError(
+            f"node {platform.node()} has a GPU by Ray's word, but torch finds none; check its "
+            "driver with nvidia-smi, or search with --gpus-per-trial 0"
+        )
+    torch.cuda.empty_cache()
+    torch.cuda.set_per_process_memory_fraction(min(gpus, 1.0))
+    return torch.device("cuda")

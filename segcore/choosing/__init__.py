@@ -1,0 +1,1 @@
+"""From candidates' answers to the weights of an ensemble, or to a soup."""

@@ -1,0 +1,172 @@
+"""Selection of an ensemble's members: greedy on the score itself, bagged against luck."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from segcore.choosing.pool import Pool, SumLKB
+from segcore.config import MetricName
+from segcore.scores.metrics import metric_of_counts
+
+BAGS = 20
+MAX_PICKS = 15
+PATIENCE_PICKS = 3
+"""A bag is done after this many picks that brought nothing."""
+LEAST_SHARE = 0.05
+"""Of all votes, that a member must have: each one costs time at every prediction."""
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What an ensemble may cost."""
+
+    members: int = 8
+    latency_s: float = math.inf
+    """Of all members together, for one image."""
+    member_latency_s: tuple[float, ...] = field(default=())
+    """Measured, of each candidate; needed only beside ``latency_s``."""
+
+    def allow(self, members: Sequence[int]) -> bool:
+        """Whether these candidates (repeated ones count once) may be an ensemble."""
+        distinct = set(members)
+        if len(distinct) > self.members:
+            return False
+        if self.latency_s == math.inf:
+            return True
+        return sum(self.member_latency_s[c] for c in distinct) <= self.latency_s
+
+
+@dataclass(frozen=True)
+class Selection:
+    """What was selected, and what it promises."""
+
+    weights: tuple[float, ...]
+    """Of each candidate; they sum to 1, and those of non-members are 0."""
+    expected_gain: float
+    """Mean score of the bags' ensembles minus that of the bags' best single candidates, each on
+    the photographs that its bag left out. NaN where none was left out."""
+
+
+def select(
+    pool: Pool,
+    metric: MetricName,
+    limits: Limits | None = None,
+    *,
+    bags: int = BAGS,
+    bag_share: float = 1.0,
+    seed: int = 0,
+) -> Selection:
+    """Select and weigh members within ``limits``, which must allow each candidate alone.
+
+    Each bag has a resample of the photographs and picks greedily, as ``greedy_picks``. The
+    candidates with the most votes become members, as far as ``limits`` allow, in proportion to
+    their votes, which are the bags' weights; unless the plain mean of the best N is as good, which
+    owes less to luck. The photographs that a bag left out tell what choosing an ensemble, instead
+    of the best single candidate, is worth.
+
+    Caruana et al. 2006 ("Getting the most out of ensemble selection") bag thousands of candidates;
+    ``bag_share`` below 1 gives each bag a share of them, which harms where they are tens
+    (benchmarks/selection.py).
+    """
+    limits = limits or Limits()
+    rng = np.random.default_rng(seed)
+    candidates = range(len(pool.probs))
+    single_counts = [pool.counts(pool.mix([c])) for c in candidates]
+    votes_C = np.zeros(len(candidates))
+    gains = []
+    for _ in range(bags):
+        among = sorted(rng.permutation(candidates)[: math.ceil(len(candidates) * bag_share)])
+        times_P = rng.multinomial(pool.photos, np.full(pool.photos, 1 / pool.photos))
+        picks = greedy_picks(pool, metric, limits, among=among, times_P=times_P)
+        votes_C += np.bincount(picks, minlength=len(candidates)) / len(picks)
+        left_out_P = (times_P == 0).astype(np.int64)
+        if left_out_P.any():
+            single = max(candidates, key=lambda c: _score(single_counts[c], metric, times_P))
+            gains.append(
+                _score(pool.counts(pool.mix(picks)), metric, left_out_P)
+                - _score(single_counts[single], metric, left_out_P)
+            )
+    members: list[int] = []
+    for c in sorted(candidates, key=lambda c: -votes_C[c]):
+        worth_it = not members or votes_C[c] >= LEAST_SHARE * bags
+        if worth_it and limits.allow([*members, c]):
+            members.append(c)
+    kept_C = [votes_C[c] if c in members else 0.0 for c in candidates]
+    return Selection(
+        _best_weights(pool, metric, limits, kept_C, single_counts),
+        float(np.mean(gains)) if gains else math.nan,
+    )
+
+
+def _best_weights(
+    pool: Pool,
+    metric: MetricName,
+    limits: Limits,
+    votes_C: Sequence[float],
+    single_counts: Sequence[NDArray[np.float64]],
+) -> tuple[float, ...]:
+    """The votes as weights, unless the plain mean of the best N is as good."""
+    best_first = sorted(
+        range(len(votes_C)), key=lambda c: -metric_of_counts(metric, single_counts[c])
+    )
+    simple_first = [
+        np.bincount(best_first[:n], minlength=len(votes_C)) / n
+        for n in range(1, min(len(votes_C), MAX_PICKS) + 1)
+        if limits.allow(best_first[:n])
+    ]
+    options = [*simple_first, np.array(votes_C) / sum(votes_C)]
+    scores = []
+    for weights_C in options:
+        picks = np.repeat(np.arange(len(votes_C)), np.round(100 * weights_C).astype(int))
+        scores.append(metric_of_counts(metric, pool.counts(pool.mix(picks.tolist()))))
+    return tuple(options[int(np.argmax(scores))].tolist())
+
+
+def greedy_picks(
+    pool: Pool,
+    metric: MetricName,
+    limits: Limits,
+    *,
+    among: Sequence[int],
+    times_P: NDArray[np.int64],
+) -> list[int]:
+    """Pick candidates one by one, each time the one whose addition scores best.
+
+    It begins with the best N, where N is what scores best; then with replacement, so that a
+    candidate's number of picks is its weight; the picks up to the best score are kept (Caruana et
+    al. 2004, "Ensemble selection from libraries of models"). ``times_P``: how often each
+    photograph counts.
+    """
+
+    def score(sum_LKB: SumLKB, plus: int | None = None) -> float:
+        return _score(pool.counts(sum_LKB, plus), metric, times_P)
+
+    alone = {c: score(pool.mix([c])) for c in among}
+    best_first = sorted(among, key=lambda c: -alone[c])
+    picks, scores = best_first[:1], [alone[best_first[0]]]
+    sum_LKB = pool.mix(picks)
+    for c in best_first[1:MAX_PICKS]:
+        if limits.allow([*picks, c]):
+            scores.append(score(sum_LKB, c))
+            sum_LKB += pool.probs[c]
+            picks.append(c)
+    best, length = max(scores), int(np.argmax(scores)) + 1
+    picks = picks[:length]
+    sum_LKB = pool.mix(picks)
+    while len(picks) < min(MAX_PICKS, length + PATIENCE_PICKS):
+        tried = {c: score(sum_LKB, c) for c in among if limits.allow([*picks, c])}
+        pick = max(tried, key=tried.__getitem__)
+        picks.append(pick)
+        sum_LKB += pool.probs[pick]
+        if tried[pick] > best:
+            best, length = tried[pick], len(picks)
+    return picks[:length]
+
+
+def _score(
+    counts_P3K: NDArray[np.float64], metric: MetricName, times_P: NDArray[np.int64]
+) -> float:
+    return metric_of_counts(metric, np.repeat(counts_P3K, times_P, axis=0))

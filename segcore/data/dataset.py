@@ -1,0 +1,237 @@
+"""dataset.yaml → Dataset: photographs and masks found, paired, grouped; listed splits applied.
+
+Only names are looked at here. What is inside the files comes out when they are prepared
+(``segcore.data.prepared``), which also draws the splits that are given as fractions.
+"""
+
+import difflib
+import glob
+import os
+import re
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+from segcore.data.spec import DatasetSpec, SplitSpec, load_spec
+from segcore.data.splits import SPLITS, Split
+from segcore.errors import Problem, ProblemsError
+
+SPEC_NAME = "dataset.yaml"
+
+
+@dataclass(frozen=True)
+class Photo:
+    """A photograph with its mask."""
+
+    name: str
+    """Its path relative to dataset.yaml, with forward slashes."""
+    path: Path
+    mask_path: Path
+    group: str
+    """Photographs of one group stand on one side of a split; without a group, its own name."""
+    split: Split | None
+    """None: to be drawn."""
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """What a ``dataset.yaml`` describes, as far as names tell."""
+
+    folder: Path
+    spec: DatasetSpec
+    photos: tuple[Photo, ...]
+    notes: tuple[str, ...]
+    """What is odd, but no hindrance."""
+
+
+def load_dataset(folder: Path) -> Dataset:
+    """Read ``folder/dataset.yaml`` and find its photographs, in order of their names.
+
+    Raises ``UserError`` where dataset.yaml itself is wrong, ``ProblemsError`` with everything that
+    is wrong with the files' names.
+    """
+    dataset, problems = scan_dataset(folder)
+    if problems:
+        raise problems_error(folder, problems)
+    return dataset
+
+
+def scan_dataset(folder: Path) -> tuple[Dataset, list[Problem]]:
+    """Like ``load_dataset``, but give back the pairs that are right together with the problems."""
+    spec = load_spec(folder / SPEC_NAME)
+    problems: list[Problem] = []
+    images = _find_images(folder, spec.images, problems)
+    masks = {name: _mask_path(folder, spec.masks, name) for name in images}
+    problems += _mask_problems(masks)
+    groups = _group(images, spec.group, problems)
+    splits = _listed_splits(folder, spec.split, images, problems)
+    problems += _torn_groups(splits, groups)
+    notes = _notes_on_masks(folder, spec.masks, masks)
+    if isinstance(spec.split.train, list | str):
+        if unlisted := [name for name in images if name not in splits]:
+            notes.append(f"{_shown(unlisted)}: in no list of the split, so not used")
+        images = [name for name in images if name in splits]
+    side_of_group = {groups[name]: split for name, split in splits.items()}
+    photos = tuple(
+        Photo(name, folder / name, masks[name], groups[name], side_of_group.get(groups[name]))
+        for name in images
+        if masks[name].is_file()
+    )
+    return Dataset(folder, spec, photos, tuple(notes)), problems
+
+
+def problems_error(folder: Path, problems: Sequence[Problem]) -> ProblemsError:
+    """One error for everything that is wrong with a data set's files."""
+    count = f"{len(problems)} problem{'s' if len(problems) > 1 else ''}"
+    return ProblemsError(f"{folder}: {count}", problems)
+
+
+def _find_images(folder: Path, pattern: str, problems: list[Problem]) -> list[str]:
+    """Relative names of what the glob finds, hidden files left out as a shell does."""
+    try:
+        found = [path for path in folder.glob(pattern) if not path.name.startswith(".")]
+    except (ValueError, NotImplementedError, OSError, RuntimeError) as error:
+        problems.append(Problem(SPEC_NAME, f"images: {pattern!r}: {error}", "correct the glob"))
+        return []
+    names = sorted(_relative(path, folder) for path in found if not path.is_dir())
+    if not names:
+        endings = sorted({path.suffix for path in _some_files(folder) if path.suffix})
+        problems.append(
+            Problem(
+                SPEC_NAME,
+                f"images: {pattern!r} finds nothing in {folder}",
+                f"correct the glob (case counts; endings there: {', '.join(endings) or 'none'})",
+            )
+        )
+    return names
+
+
+def _some_files(folder: Path) -> Iterator[Path]:
+    """Files of a folder and of the two levels below it: enough for a hint."""
+    for pattern in ("*", "*/*", "*/*/*"):
+        yield from (path for path in folder.glob(pattern) if path.is_file())
+
+
+def _relative(path: Path, folder: Path) -> str:
+    return PurePosixPath(os.path.relpath(path, folder)).as_posix()
+
+
+def _mask_path(folder: Path, template: str, name: str) -> Path:
+    image = PurePosixPath(name)
+    filled = template.replace("{folder}", str(image.parent)).replace("{stem}", image.stem)
+    return Path(os.path.normpath(folder / filled))
+
+
+def _mask_problems(masks: Mapping[str, Path]) -> Iterator[Problem]:
+    """Photographs without a mask, and masks that two photographs claim."""
+    owners: dict[Path, str] = {}
+    for name, mask in masks.items():
+        if mask in owners:
+            yield Problem(
+                name,
+                f"has the same mask as {owners[mask]}: {mask}",
+                "rename one photograph, or use {folder} in masks",
+            )
+        elif not mask.is_file():
+            yield Problem(name, f"its mask {mask} does not exist", "add the mask, or correct masks")
+        owners.setdefault(mask, name)
+
+
+def _notes_on_masks(folder: Path, template: str, masks: Mapping[str, Path]) -> list[str]:
+    """One note on the masks that belong to no photograph, if there are any."""
+    folders = {str(PurePosixPath(name).parent) for name in masks}
+    there = {
+        Path(os.path.normpath(path))
+        for image_folder in folders
+        for path in folder.glob(
+            os.path.normpath(
+                template.replace("{folder}", glob.escape(image_folder)).replace("{stem}", "*")
+            )
+        )
+    }
+    extra = sorted(_relative(path, folder) for path in there - set(masks.values()))
+    return [f"{_shown(extra)}: masks without a photograph"] if extra else []
+
+
+def _group(images: Sequence[str], pattern: str | None, problems: list[Problem]) -> dict[str, str]:
+    """The group of each photograph; its own name where the expression doesn't match."""
+    if pattern is None:
+        return {name: name for name in images}
+    groups = {}
+    for name in images:
+        match = re.search(pattern, name)
+        if match is None:
+            problems.append(
+                Problem(name, f"group {pattern!r} doesn't match it", "correct the expression")
+            )
+        groups[name] = (match.group(match.re.groups and 1) or "") if match else name
+    return groups
+
+
+def _listed_splits(
+    folder: Path, spec: SplitSpec, images: Sequence[str], problems: list[Problem]
+) -> dict[str, Split]:
+    """The splits of the photographs that the spec lists by name."""
+    names_of_key: dict[str, list[str]] = defaultdict(list)
+    for name in images:
+        image = PurePosixPath(name)
+        for key in {name, str(image.with_suffix("")), image.name, image.stem}:
+            names_of_key[key].append(name)
+
+    splits: dict[str, Split] = {}
+    for split in SPLITS:
+        for key in _listed_names(folder, split, getattr(spec, split), problems):
+            names = names_of_key.get(key, [])
+            if len(names) != 1:
+                problems.append(_unclear_name(split, key, names, names_of_key))
+            elif splits.setdefault(names[0], split) != split:
+                problems.append(
+                    Problem(names[0], f"is in {splits[names[0]]} and in {split}", "keep it in one")
+                )
+    return splits
+
+
+def _listed_names(
+    folder: Path, split: Split, source: float | list[str] | str | None, problems: list[Problem]
+) -> list[str]:
+    """The photographs of a list, or of a text file (one per line, # for comments)."""
+    if source is None or isinstance(source, float):
+        return []
+    names = source
+    if isinstance(source, str):
+        try:
+            lines = (folder / source).read_text(encoding="utf-8").splitlines()
+        except (OSError, UnicodeDecodeError, ValueError) as error:
+            what = f"split.{split}: {source} can't be read: {error}"
+            problems.append(Problem(SPEC_NAME, what, "a text file with one photograph per line"))
+            return []
+        names = [line.strip() for line in lines if line.strip() and not line.startswith("#")]
+    if not names:
+        problems.append(Problem(SPEC_NAME, f"split.{split} lists nothing", "name a photograph"))
+    return list(names)
+
+
+def _unclear_name(
+    split: Split, key: str, names: Sequence[str], names_of_key: Mapping[str, object]
+) -> Problem:
+    if names:
+        what = f"split.{split}: {key!r} means {_shown(names)}"
+        return Problem(SPEC_NAME, what, "write the relative path")
+    near = difflib.get_close_matches(key, names_of_key, n=3)
+    mend = f"did you mean {' or '.join(near)}?" if near else "write a stem or a relative path"
+    return Problem(SPEC_NAME, f"split.{split}: there is no photograph {key!r}", mend)
+
+
+def _torn_groups(splits: Mapping[str, Split], groups: Mapping[str, str]) -> Iterator[Problem]:
+    first: dict[str, str] = {}
+    for name, split in splits.items():
+        other = first.setdefault(groups[name], name)
+        if splits[other] != split:
+            what = f"is listed in {split}, but {other} of the same group is in {splits[other]}"
+            yield Problem(name, what, "keep a group in one split, or correct group")
+
+
+def _shown(names: Sequence[str]) -> str:
+    more = f" and {len(names) - 5} more" if len(names) > 5 else ""
+    return ", ".join(names[:5]) + more

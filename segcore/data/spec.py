@@ -1,0 +1,212 @@
+"""DatasetSpec: the contents of a dataset.yaml, checked."""
+
+import colorsys
+import re
+from pathlib import Path
+from typing import Annotated, Any
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from segcore.config import IGNORE_INDEX, describe_validation_error
+from segcore.data.images import MaskCoding
+from segcore.data.splits import Split
+from segcore.errors import UserError
+
+MAX_CLASSES = IGNORE_INDEX
+
+Color = Annotated[str, Field(pattern=r"^#[0-9A-Fa-f]{6}$")]
+Share = Annotated[float, Field(gt=0, lt=1)]
+SplitSource = Share | list[str] | str
+"""A fraction to draw, a list of photographs, or a text file with one photograph per line."""
+
+
+class SplitSpec(BaseModel):
+    """Where each split comes from; without ``train`` everything that is left trains."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", coerce_numbers_to_str=True)
+
+    train: SplitSource | None = None
+    val: SplitSource = 0.15
+    test: SplitSource = 0.15
+    seed: int = Field(default=0, ge=0)
+    """Of the drawn splits: another seed draws others."""
+
+    @field_validator("train", "val", "test", mode="before")
+    @classmethod
+    def _check_kind(cls, value: Any) -> Any:
+        if isinstance(value, float | int) and not isinstance(value, bool) and not 0 < value < 1:
+            raise ValueError("a share of the photographs lies between 0 and 1")
+        if not isinstance(value, float | list | str):
+            raise ValueError("expected a fraction, a list of photographs, or a text file")
+        return value
+
+    @model_validator(mode="after")
+    def _check_sum(self) -> "SplitSpec":
+        drawn = sum(self.fractions.values())
+        if isinstance(self.train, float) and abs(self.train + drawn - 1) > 1e-6:
+            raise ValueError(f"train {self.train} and the others {drawn:.4g} don't add up to 1")
+        if drawn >= 1:
+            raise ValueError(f"val and test take {drawn:.4g} of the photographs; train needs some")
+        if isinstance(self.train, list | str) and drawn:
+            raise ValueError("train is a list: list val and test too, or leave train out")
+        return self
+
+    @property
+    def fractions(self) -> dict[Split, float]:
+        """The splits to be drawn at random, except train, which is the rest."""
+        drawn: dict[Split, float] = {}
+        if isinstance(self.val, float):
+            drawn["val"] = self.val
+        if isinstance(self.test, float):
+            drawn["test"] = self.test
+        return drawn
+
+
+class DatasetSpec(BaseModel):
+    """The contents of a ``dataset.yaml``; paths are relative to it."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    images: str
+    """Glob of the photographs."""
+    masks: str
+    """Path of a mask; ``{stem}``: the photograph's name without ending, ``{folder}`` its folder."""
+    classes: list[str] | dict[str, int] | dict[str, Color]
+    """Names of index values 0, 1, …; or each name's index value; or each name's colour."""
+    ignore_index: Annotated[int, Field(ge=0, le=255)] | None = None
+    ignore_colors: list[Color] = Field(default_factory=list)
+    group: str | None = None
+    """Regular expression, searched in the photograph's relative path: what its first group (or all
+    of it) matches names a group that never stands on two sides of a split."""
+    split: SplitSpec = SplitSpec()
+    colors: dict[str, Color] = Field(default_factory=dict)
+    """Colours of classes in pictures, where the masks themselves have none."""
+
+    @field_validator("classes", mode="before")
+    @classmethod
+    def _check_classes(cls, classes: Any) -> Any:
+        if not isinstance(classes, list | dict) or not 2 <= len(classes) <= MAX_CLASSES:
+            raise ValueError(f"expected a list or a mapping of 2 to {MAX_CLASSES} classes")
+        if odd := [name for name in classes if not isinstance(name, str) or not name.strip()]:
+            raise ValueError(f"{odd[0]!r} is no name; put quotes around it")
+        if isinstance(classes, list):
+            if repeated := sorted({name for name in classes if classes.count(name) > 1}):
+                raise ValueError(f"{', '.join(repeated)} stand twice")
+            return classes
+        values = list(classes.values())
+        if all(type(value) is int and 0 <= value <= 255 for value in values):
+            keys = values
+        elif all(isinstance(v, str) and re.fullmatch("#[0-9A-Fa-f]{6}", v) for v in values):
+            keys = [value.upper() for value in values]
+        else:
+            raise ValueError('values are all index values 0 to 255, or all colours "#RRGGBB"')
+        if len(set(keys)) < len(keys):
+            raise ValueError("two classes have the same value")
+        return classes
+
+    @model_validator(mode="after")
+    def _check_relations(self) -> "DatasetSpec":
+        if "{stem}" not in self.masks:
+            raise ValueError("masks: needs {stem}, or all photographs would share one mask")
+        if other := set(re.findall(r"\{.*?\}", self.masks)) - {"{stem}", "{folder}"}:
+            raise ValueError(f"masks: {min(other)} means nothing; allowed: {{stem}} and {{folder}}")
+        if self.by_color and self.ignore_index is not None:
+            raise ValueError("ignore_index is for index masks; colour masks have ignore_colors")
+        if self.ignore_colors and not self.by_color:
+            raise ValueError("ignore_colors is for colour masks; index masks have ignore_index")
+        known = {value for value, _ in self._class_values()}
+        if clash := known & set(self._ignored_values()):
+            raise ValueError(f"value {min(clash)} is both a class and ignored")
+        if unknown := set(self.colors) - set(self.class_names):
+            raise ValueError(f"colors: {min(unknown)!r} is no class")
+        if self.group is not None:
+            try:
+                re.compile(self.group)
+            except (re.error, RecursionError, OverflowError) as error:
+                raise ValueError(f"group: no regular expression: {error}") from error
+        return self
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """Names of classes 0 to K-1."""
+        return tuple(self.classes)
+
+    @property
+    def by_color(self) -> bool:
+        """Whether masks are told by colour."""
+        return isinstance(self.classes, dict) and isinstance(next(iter(self.classes.values())), str)
+
+    @property
+    def coding(self) -> MaskCoding:
+        """What mask values mean."""
+        ignored = [(value, IGNORE_INDEX) for value in self._ignored_values()]
+        return MaskCoding(self.by_color, (*self._class_values(), *ignored))
+
+    @property
+    def class_colors(self) -> tuple[tuple[int, int, int], ...]:
+        """RGB of each class: as ``colors`` or the masks say, or well apart from each other."""
+        own = dict(self.classes) if self.by_color and isinstance(self.classes, dict) else {}
+        given = {name: _number(str(color)) for name, color in {**own, **self.colors}.items()}
+        return tuple(
+            (given[name] >> 16, given[name] >> 8 & 255, given[name] & 255)
+            if name in given
+            else _spread_color(index)
+            for index, name in enumerate(self.class_names)
+        )
+
+    def _class_values(self) -> list[tuple[int, int]]:
+        values = (
+            self.classes.values() if isinstance(self.classes, dict) else range(len(self.classes))
+        )
+        return [
+            (value if isinstance(value, int) else _number(str(value)), index)
+            for index, value in enumerate(values)
+        ]
+
+    def _ignored_values(self) -> list[int]:
+        index = [] if self.ignore_index is None else [self.ignore_index]
+        return [*index, *map(_number, self.ignore_colors)]
+
+
+def load_spec(path: Path) -> DatasetSpec:
+    """Read a ``dataset.yaml``. Raises ``UserError`` saying what is wrong with it."""
+    try:
+        text = path.read_text(encoding="utf-8")
+        values = yaml.load(text, Loader=_UniqueKeyLoader)  # noqa: S506 (a SafeLoader)
+    except FileNotFoundError as error:
+        raise UserError(f"{path} does not exist; write one (README: your own data)") from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path} can't be read: {error}") from error
+    # YAML's own error, and what its constructors raise on numbers, dates and depths out of range.
+    except (yaml.YAMLError, ValueError, OverflowError, RecursionError, TypeError) as error:
+        raise UserError(f"{path} is no valid YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(values, dict):
+        raise UserError(f"{path} holds no mapping; it needs at least images, masks and classes")
+    try:
+        return DatasetSpec.model_validate(values)
+    except ValidationError as error:
+        raise UserError(f"{path}: {describe_validation_error(error)}") from error
+
+
+class _UniqueKeyLoader(yaml.SafeLoader):
+    """YAML lets a repeated key overwrite its predecessor: a class would vanish in silence."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        keys = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
+        if repeated := {key for key in keys if keys.count(key) > 1}:
+            raise yaml.constructor.ConstructorError(
+                None, None, f"{min(repeated)!r} stands twice", node.start_mark
+            )
+        return super().construct_mapping(node, deep)
+
+
+def _number(color: str) -> int:
+    return int(color.removeprefix("#"), 16)
+
+
+def _spread_color(index: int) -> tuple[int, int, int]:
+    """Hues a golden section apart never come close; brightness changes with every third."""
+    hue = index * 0.618034 % 1
+    red, green, blue = colorsys.hsv_to_rgb(hue, 0.75, (1.0, 0.75, 0.5)[index % 3])
+    return round(red * 255), round(green * 255), round(blue * 255)

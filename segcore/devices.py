@@ -1,0 +1,54 @@
+"""The device that a network runs on, its precision, and the CPU cores of this process."""
+
+import os
+from contextlib import AbstractContextManager
+
+import torch
+
+from segcore.errors import UserError
+
+
+def choose_device(name: str | None = None) -> torch.device:
+    """The device with this name, such as ``cuda:1``; without a name, the fastest that is there.
+
+    That is CUDA, then Metal (``mps``, on Apple silicon), then the CPU. Raises ``UserError`` where
+    the named device can't be used.
+    """
+    try:
+        device = torch.device(name or _fastest())
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:  # torch's own, of a build without CUDA
+        reason = str(error).splitlines()[0]
+        raise UserError(
+            f"device {name!r} can't be used ({reason}); allowed: cpu, cuda, cuda:1 …, mps"
+        ) from error
+    return device
+
+
+def _fastest() -> str:
+    if torch.cuda.is_available():
+        return "cuda"
+    return "mps" if torch.backends.mps.is_available() else "cpu"
+
+
+def amp_dtype(device: torch.device) -> torch.dtype | None:
+    """The half precision to train with on a device; None where full precision is used.
+
+    CUDA has bfloat16 on newer GPUs and float16 on all. A CPU gains nothing by it, and on Metal it
+    is untried.
+    """
+    if device.type != "cuda":
+        return None
+    return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
+
+
+def autocast(device: torch.device) -> AbstractContextManager[None]:
+    """Mixed precision on CUDA, and full precision elsewhere."""
+    dtype = amp_dtype(device)
+    return torch.autocast(device.type, dtype=dtype, enabled=dtype is not None)
+
+
+def usable_cores() -> int:
+    """CPU cores that this process may use: its affinity on Linux, all cores on macOS."""
+    affinity = getattr(os, "sched_getaffinity", None)
+    return len(affinity(0)) if affinity else os.cpu_count() or 1

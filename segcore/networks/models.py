@@ -1,0 +1,312 @@
+"""Networks by name: photographs of any size in, logits of the same size out."""
+
+import difflib
+import inspect
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import segmentation_models_pytorch as smp
+import timm
+import torch
+from segmentation_models_pytorch.base import SegmentationModel
+from segmentation_models_pytorch.encoders import TimmUniversalEncoder
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from segcore.config import TrialConfig
+from segcore.errors import UserError
+from segcore.networks.unet import ScratchUNet
+from segcore.networks.weights import (
+    Statistics,
+    encoder_weights_file,
+    load_encoder_weights,
+    usual_statistics,
+)
+from segcore.plugins import resolve
+
+MODELS: dict[str, Callable[..., nn.Module]] = {
+    **smp.MODEL_ARCHITECTURES_MAPPING,
+    "scratch_unet": ScratchUNet,
+}
+"""Architectures by name. A user's own is ``package.module:factory``, called as
+``factory(num_classes=K, **model_kwargs)``. It returns a module from normalised float image NCHW to
+logits NKHW; where that has a ``size_multiple``, H and W are padded to multiples of it, and where
+it has an ``encoder``, that learns with ``encoder_lr_factor``.
+"""
+
+# PAN halves its deepest map, at 1/16, three times more.
+_MIN_SIZE_PX = {"pan": 128}
+# Named in errors as what may fit instead: one of each kind of encoder.
+_TYPICAL_ENCODERS = ("resnet34", "tu-convnext_tiny", "mit_b0", "tu-vit_small_patch16_224")
+# Arguments of smp's that are not a model_kwarg's to set: its logits need no activation.
+_OURS = {
+    *("self", "kwargs", "encoder_name", "encoder_weights"),
+    *("in_channels", "classes", "activation", "aux_params"),
+}
+
+
+class SegmentationNetwork(nn.Module):
+    """Normalises, pads, runs ``network`` and crops: logits for photographs of any size."""
+
+    mean_C11: Tensor
+    std_C11: Tensor
+
+    def __init__(
+        self,
+        network: nn.Module,
+        statistics: Statistics,
+        size_multiple: int = 1,
+        min_size_px: int = 1,
+    ) -> None:
+        super().__init__()
+        self.network = network
+        self.size_multiple = size_multiple
+        self.min_size_px = min_size_px
+        # Buffers, so that a checkpoint brings the statistics that its weights were trained with.
+        self.register_buffer("mean_C11", torch.tensor(statistics.mean).view(3, 1, 1))
+        self.register_buffer("std_C11", torch.tensor(statistics.std).view(3, 1, 1))
+
+    def forward(self, image_NCHW: Tensor) -> Tensor:
+        """RGB image NCHW of 0..255, uint8 or float → logits NKHW of the same H and W."""
+        height_px, width_px = image_NCHW.shape[-2:]
+        x_NCHW = (image_NCHW.float() / 255 - self.mean_C11) / self.std_C11
+        # Below and to the right, with zeros: the mean colour, and what convolutions pad with.
+        padding = (0, self._padded(width_px) - width_px, 0, self._padded(height_px) - height_px)
+        logits_NKHW: Tensor = self.network(F.pad(x_NCHW, padding))
+        return logits_NKHW[..., :height_px, :width_px]
+
+    def encoder_parameters(self) -> list[nn.Parameter]:
+        """Those that learn with ``encoder_lr_factor``; empty for a network without an encoder."""
+        encoder = getattr(self.network, "encoder", None)
+        return list(encoder.parameters()) if isinstance(encoder, nn.Module) else []
+
+    def other_parameters(self) -> list[nn.Parameter]:
+        """All parameters that are not the encoder's."""
+        encoder = {id(parameter) for parameter in self.encoder_parameters()}
+        return [parameter for parameter in self.parameters() if id(parameter) not in encoder]
+
+    def _padded(self, size_px: int) -> int:
+        return self.size_multiple * math.ceil(max(size_px, self.min_size_px) / self.size_multiple)
+
+
+def build_network(
+    config: TrialConfig, num_classes: int, *, weights_dir: Path | None = None
+) -> SegmentationNetwork:
+    """The network of a configuration, its encoder loaded with ``encoder_weights``.
+
+    Where a checkpoint brings all weights, give a configuration with ``encoder_weights=None``.
+    Raises ``UserError`` where architecture, encoder, ``model_kwargs`` and weights don't fit.
+    """
+    factory = resolve("architecture", config.architecture, MODELS)
+    _check_names(config, factory)
+    try:
+        network, size_multiple = _call(factory, config, num_classes)
+    except Exception as error:  # whatever smp, timm or a user's own code raises
+        raise UserError(_explain_build_failure(config, error)) from error
+    if not isinstance(network, nn.Module):
+        raise UserError(
+            f"architecture {config.architecture!r} returned {type(network).__name__}; "
+            "a factory returns a torch.nn.Module"
+        )
+    encoder = getattr(network, "encoder", None)
+    path = encoder_weights_file(config, weights_dir)
+    if path is None or encoder is None or config.encoder is None:
+        statistics = usual_statistics(encoder, config.encoder)
+    else:
+        statistics = load_encoder_weights(encoder, config.encoder, path)
+    min_size_px = _MIN_SIZE_PX.get(config.architecture, 1)
+    return SegmentationNetwork(network, statistics, size_multiple, min_size_px)
+
+
+def check_network(config: TrialConfig, num_classes: int) -> int:
+    """Prove that the network can be built and takes a training batch; return its parameter count.
+
+    Runs on torch's meta device, which computes shapes and no values: no weights are loaded. What
+    can't run there is tried for real, on two images at most. Raises ``UserError``.
+    """
+    config = config.model_copy(update={"encoder_weights": None})
+    shape_NCHW = (config.batch_size, 3, config.height_px, config.width_px)
+    try:
+        network = on_meta(lambda: build_network(config, num_classes))
+        with torch.device("meta"), torch.no_grad():
+            logits_NKHW = network.train()(torch.empty(shape_NCHW))
+    except UserError:
+        raise
+    except Exception:  # a true error, or one of the meta device: the real run tells
+        network = build_network(config, num_classes)
+        shape_NCHW = (min(config.batch_size, 2), *shape_NCHW[1:])
+        try:
+            with torch.no_grad():
+                logits_NKHW = network.train()(torch.zeros(shape_NCHW))
+        except Exception as error:
+            raise UserError(_explain_run_failure(config, error)) from error
+    wanted = (shape_NCHW[0], num_classes, *shape_NCHW[2:])
+    if tuple(logits_NKHW.shape) != wanted:
+        raise UserError(
+            f"architecture {config.architecture!r} gives {tuple(logits_NKHW.shape)} for images "
+            f"{shape_NCHW}; wanted are logits {wanted}: one plane of the image's size per class"
+        )
+    return sum(parameter.numel() for parameter in network.parameters())
+
+
+def _call(
+    factory: Callable[..., nn.Module], config: TrialConfig, num_classes: int
+) -> tuple[nn.Module, int]:
+    """The network with random weights, and what H and W must be multiples of."""
+    if not _is_smp(factory):
+        network = factory(num_classes=num_classes, **config.model_kwargs)
+        return network, getattr(network, "size_multiple", 1)
+    arguments: dict[str, Any] = {
+        "encoder_name": config.encoder,
+        "encoder_weights": None,
+        "classes": num_classes,
+        **config.model_kwargs,
+    }
+    fixed_px = _fixed_size_px(config)
+    if fixed_px is not None:
+        try:  # ViT, Swin and others can be told to take any size
+            network = factory(**arguments, dynamic_img_size=True)
+            return network, _size_multiple(network)
+        except TypeError:  # MaxViT and others: whole multiples of the size they are made for
+            network = factory(**arguments)
+            return network, math.lcm(fixed_px, _size_multiple(network))
+    network = factory(**arguments)
+    return network, _size_multiple(network)
+
+
+def bare_network(config: TrialConfig, num_classes: int) -> nn.Module:
+    """What the architecture's factory gives for a configuration, with random weights.
+
+    Nothing is checked or made to fit: what ``build_network`` builds is measured by it.
+    """
+    factory = resolve("architecture", config.architecture, MODELS)
+    if not _is_smp(factory):
+        return factory(num_classes=num_classes, **config.model_kwargs)
+    return factory(
+        encoder_name=config.encoder,
+        encoder_weights=None,
+        classes=num_classes,
+        **config.model_kwargs,
+    )
+
+
+def on_meta(build: Callable[[], nn.Module]) -> nn.Module:
+    """What ``build`` builds, on the meta device: shapes without values, time or memory."""
+    try:
+        with torch.device("meta"):
+            return build()
+    except Exception:  # smp's mit_b* read values while they are built
+        return build().to("meta")
+
+
+def _size_multiple(network: Any) -> int:
+    stride: int = network.encoder.output_stride
+    if isinstance(network, smp.DPT):
+        return math.lcm(stride, 32)  # it also makes maps of 1/4 to 1/32 of the size
+    if isinstance(network.encoder, TimmUniversalEncoder):
+        # Swin, HRNet, DLA need all of it even where the decoder doesn't, or uses fewer stages.
+        return int(network.encoder._output_stride)
+    return stride if network.requires_divisible_input_shape else 1
+
+
+def _fixed_size_px(config: TrialConfig) -> int | None:
+    """The one image size that a timm encoder is made for, or None where it takes any."""
+    timm_config = timm.models.get_pretrained_cfg((config.encoder or "").removeprefix("tu-"))
+    if timm_config is None or not timm_config.fixed_input_size:
+        return None
+    size_px = config.model_kwargs.get("img_size") or timm_config.input_size[-1]
+    return int(size_px)
+
+
+def _is_smp(factory: object) -> bool:
+    return inspect.isclass(factory) and issubclass(factory, SegmentationModel)
+
+
+def _check_names(config: TrialConfig, factory: Callable[..., nn.Module]) -> None:
+    """Raise ``UserError`` for an encoder or keyword that smp would reject obscurely, or ignore."""
+    where = f"architecture {config.architecture!r}"
+    if not _is_smp(factory):
+        if config.encoder is not None:
+            raise UserError(
+                f"{where} has no encoder to choose; set encoder=None, not {config.encoder!r}"
+            )
+        return
+    if config.encoder is None:
+        raise UserError(f"{where} needs an encoder, such as {', '.join(_TYPICAL_ENCODERS)}")
+    if not _is_encoder(config.encoder):
+        names = smp.encoders.get_encoder_names()
+        known = [*names, *(f"tu-{name}" for name in timm.list_models() + timm.list_pretrained())]
+        near = difflib.get_close_matches(config.encoder, known)
+        raise UserError(
+            f"unknown encoder {config.encoder!r}. "
+            + (f"Did you mean {' or '.join(near)}? " if near else "")
+            + f"Allowed: smp's own {len(names)} (smp.encoders.get_encoder_names()), such as "
+            f"{', '.join(names[:3])}, and tu-NAME for each NAME of timm.list_models()"
+        )
+    allowed = inspect.signature(factory.__init__).parameters.keys() - _OURS  # type: ignore[misc]
+    unknown = config.model_kwargs.keys() - allowed
+    # timm's encoders take further ones, and check them; others would be ignored in silence.
+    if unknown & _OURS or (unknown and not config.encoder.startswith("tu-")):
+        raise UserError(
+            f"{where} takes no model_kwargs {', '.join(sorted(unknown))}; "
+            f"it takes {', '.join(sorted(allowed))}"
+        )
+
+
+def _is_encoder(name: str) -> bool:
+    if name in smp.encoders.encoders or smp.encoders.is_equivalent_to_timm_universal(name):
+        return True
+    model, _, tag = name.removeprefix("tu-").partition(".")
+    known = name.startswith("tu-") and timm.is_model(model)
+    return known and (not tag or bool(timm.list_pretrained(f"{model}.{tag}")))
+
+
+def _explain_build_failure(config: TrialConfig, error: Exception) -> str:
+    reason = f"{type(error).__name__}: {error}".splitlines()[0]
+    where = f"architecture {config.architecture!r}"
+    if not _is_smp(resolve("architecture", config.architecture, MODELS)):
+        return (
+            f"{where}, called with num_classes and model_kwargs {config.model_kwargs}, failed "
+            f"({reason}); a factory takes num_classes and every name in model_kwargs"
+        )
+    if config.model_kwargs and _fits(config.architecture, config.encoder):
+        return f"{where} with encoder {config.encoder} can't take {config.model_kwargs} ({reason})"
+    architectures = [
+        name for name in smp.MODEL_ARCHITECTURES_MAPPING if _fits(name, config.encoder)
+    ]
+    encoders = [name for name in _TYPICAL_ENCODERS if _fits(config.architecture, name)]
+    return (
+        f"{where} can't have encoder {config.encoder} ({reason}). "
+        f"Architectures for this encoder: {', '.join(architectures) or 'none'}. "
+        f"Encoders for this architecture: {', '.join(encoders)} and others"
+    )
+
+
+def _fits(architecture: str, encoder: str | None) -> bool:
+    """Whether smp can join the two."""
+    config = TrialConfig(architecture=architecture, encoder=encoder)
+    try:
+        on_meta(lambda: _call(MODELS[architecture], config, num_classes=2)[0])
+    except Exception:  # the answer is no, for whichever reason
+        return False
+    return True
+
+
+def _explain_run_failure(config: TrialConfig, error: Exception) -> str:
+    reason = f"{type(error).__name__}: {error}".splitlines()[0]
+    where = (
+        f"architecture {config.architecture!r}"
+        + (f" with encoder {config.encoder}" if config.encoder else "")
+        + f" can't train on {config.height_px}×{config.width_px} in batches of {config.batch_size}"
+    )
+    if "more than 1 value per channel" in reason:
+        return (
+            f"{where}: its batch normalisation gets a single value per channel; "
+            "use batch_size 2 or more"
+        )
+    fixed_px = _fixed_size_px(config)
+    if fixed_px is not None:
+        where += f", with an encoder made for {fixed_px} px (model_kwargs img_size changes that)"
+    return f"{where} ({reason}); choose another size, encoder or architecture"

@@ -1,0 +1,273 @@
+"""Pretrained encoder weights: fetched once, checked key by key, with the mean and std they want."""
+
+import json
+import os
+import shutil
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import segmentation_models_pytorch as smp
+import timm
+import torch
+from huggingface_hub import get_hf_file_metadata, hf_hub_url, try_to_load_from_cache
+from huggingface_hub.errors import HfHubHTTPError
+from safetensors import safe_open
+from safetensors.torch import save_file
+from segmentation_models_pytorch.encoders import TimmUniversalEncoder, TimmViTEncoder
+from torch import Tensor, nn
+
+from segcore.config import TrialConfig
+from segcore.errors import UserError
+
+HUB_TIMEOUT_S = 10.0
+"""How long the first answer of the hub may take."""
+
+
+class Statistics(NamedTuple):
+    """Mean and standard deviation per channel, RGB, of an image scaled to 0..1."""
+
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+
+
+IMAGENET = Statistics((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+_HALF = Statistics((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
+_DPN = Statistics((124 / 255, 117 / 255, 104 / 255), (1 / (0.0167 * 255),) * 3)
+
+# smp keeps its own encoders' statistics on the hub only. Without network there is this list of
+# those whose ImageNet weights want others than ImageNet's.
+_UNUSUAL_STATISTICS = {
+    "xception": _HALF,
+    "inceptionv4": _HALF,
+    "inceptionresnetv2": _HALF,
+    "timm-tf_efficientnet_lite": _HALF,
+    "dpn": _DPN,
+}
+
+
+def encoder_weights_file(config: TrialConfig, weights_dir: Path | None) -> Path | None:
+    """The file that ``load_encoder_weights`` reads for this configuration; None for random weights.
+
+    A path given as ``encoder_weights`` is that file, or its copy in ``weights_dir`` where
+    ``gather_weights`` made one. A name ("imagenet", and whatever else
+    smp knows for the encoder, such as "ssl" or "advprop") means a file in ``weights_dir``, fetched
+    from the Hugging Face hub when it isn't there: do that once, before any worker starts.
+    ``HF_ENDPOINT``, ``HF_HOME``, ``HF_HUB_OFFLINE`` and proxies are honoured.
+    Raises ``UserError`` where there is no such file or name, or where it can't be fetched.
+    """
+    if config.encoder_weights is None:
+        return None
+    if config.encoder is None:
+        raise UserError(
+            f"encoder_weights {config.encoder_weights!r}: architecture {config.architecture!r} "
+            "has no encoder to load them into; set encoder_weights=None"
+        )
+    path = Path(config.encoder_weights).expanduser()
+    if path.suffix in (".pth", ".safetensors"):
+        if weights_dir is not None and (weights_dir / path.name).is_file():
+            return weights_dir / path.name
+        if not path.is_file():
+            raise UserError(f"encoder_weights {config.encoder_weights!r}: there is no such file")
+        return path
+    if weights_dir is None:
+        raise ValueError(f"encoder_weights {config.encoder_weights!r} need a weights_dir")
+    # In a DPT an encoder's parameters have other names than everywhere else.
+    kind = ".dpt" if config.architecture == "dpt" else ""
+    name = "" if config.encoder_weights == "imagenet" else f".{config.encoder_weights}"
+    path = weights_dir / f"{config.encoder}{name}{kind}.safetensors"
+    if not path.is_file():
+        _fetch(config.encoder, config.encoder_weights, path, for_dpt=bool(kind))
+    return path
+
+
+def gather_weights(configs: Iterable[TrialConfig], weights_dir: Path) -> None:
+    """Have in one folder every file of weights that the configurations name, for other machines.
+
+    Raises ``UserError`` as ``encoder_weights_file`` does, and where two files have the same name.
+    """
+    origins: dict[str, str] = {}
+    for config in configs:
+        if config.encoder_weights is not None:
+            name = Path(config.encoder_weights).name
+            other = origins.setdefault(name, config.encoder_weights)
+            if other != config.encoder_weights:
+                raise UserError(
+                    f"encoder_weights {other!r} and {config.encoder_weights!r}: files of the same "
+                    "name; rename one of them"
+                )
+        path = encoder_weights_file(config, weights_dir)
+        if path is not None and path.parent != weights_dir:
+            weights_dir.mkdir(parents=True, exist_ok=True)
+            unfinished = weights_dir / f"{path.name}.{os.getpid()}.unfinished"
+            shutil.copyfile(path, unfinished)
+            unfinished.replace(weights_dir / path.name)
+
+
+def load_encoder_weights(encoder: nn.Module, name: str, path: Path) -> Statistics:
+    """Copy a file's weights into smp's encoder ``name``; return the input statistics they want.
+
+    Every parameter must be in the file, with its shape, and nothing else may be, but for the
+    classifier that smp itself leaves out and for stages that a shallower encoder doesn't have.
+    Raises ``UserError`` naming the first keys that are wrong.
+    """
+    state, statistics = _read(path)
+    deeper = _deeper_stages(encoder)
+    state = {key: tensor for key, tensor in state.items() if key not in deeper}
+    try:
+        # smp's own: it leaves out the classifier's keys, renames old ones, and is strict otherwise.
+        encoder.load_state_dict(dict(state))
+    except RuntimeError as error:
+        raise UserError(_explain_mismatch(encoder, name, path, state)) from error
+    return statistics or usual_statistics(encoder, name)
+
+
+def holds_weights(encoder: nn.Module, path: Path) -> bool:
+    """Whether an encoder has a file's values in all tensors that both know by one name."""
+    state, _ = _read(path)
+    own = encoder.state_dict()
+    return all(torch.equal(own[key].cpu(), state[key]) for key in own.keys() & state.keys())
+
+
+def usual_statistics(encoder: nn.Module | None, name: str | None) -> Statistics:
+    """The statistics that an encoder's usual weights were trained with, known without network."""
+    if isinstance(encoder, TimmUniversalEncoder | TimmViTEncoder):
+        timm_config = timm.models.get_pretrained_cfg(encoder.name)
+        return IMAGENET if timm_config is None else _statistics(timm_config.to_dict())
+    for prefix, statistics in _UNUSUAL_STATISTICS.items():
+        if name is not None and name.startswith(prefix):
+            return statistics
+    return IMAGENET
+
+
+def _statistics(values: Mapping[str, Any]) -> Statistics:
+    return Statistics(mean=tuple(values["mean"]), std=tuple(values["std"]))
+
+
+def _read(path: Path) -> tuple[dict[str, Tensor], Statistics | None]:
+    """A file's tensors, and the statistics that ``_fetch`` stored with them. Runs no code in it."""
+    metadata: dict[str, str] = {}
+    try:
+        if path.suffix == ".safetensors":
+            with safe_open(path, framework="pt") as file:
+                state = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+                metadata = file.metadata() or {}
+        else:
+            state = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # pickle's, zipfile's, torch's, safetensors': no common base
+        raise UserError(
+            f"encoder_weights {path}: not readable as weights ({error}); "
+            "a .safetensors file, or a .pth file of plain tensors, is needed"
+        ) from error
+    if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
+        raise UserError(
+            f"encoder_weights {path}: holds more than weights; save the encoder's "
+            "state_dict() alone: parameter name → tensor"
+        )
+    if "mean" not in metadata:
+        return state, None
+    return state, _statistics({key: json.loads(metadata[key]) for key in ("mean", "std")})
+
+
+def _deeper_stages(encoder: nn.Module) -> set[str]:
+    """Parameters of the stages that a timm encoder of less than full depth (PSPNet) leaves out."""
+    if not isinstance(encoder, TimmUniversalEncoder) or encoder._depth == 5:
+        return set()
+    with torch.device("meta"):
+        full = TimmUniversalEncoder(encoder.name, pretrained=False)
+    return set(full.state_dict()) - set(encoder.state_dict())
+
+
+def _explain_mismatch(encoder: nn.Module, name: str, path: Path, state: dict[str, Tensor]) -> str:
+    wanted = encoder.state_dict()
+    reshaped = [
+        f"{key} {tuple(state[key].shape)} instead of {tuple(wanted[key].shape)}"
+        for key in sorted(wanted.keys() & state.keys())
+        if state[key].shape != wanted[key].shape
+    ]
+    findings = {
+        "missing": sorted(wanted.keys() - state.keys()),
+        "unknown": sorted(state.keys() - wanted.keys()),
+        "of another shape": reshaped,
+    }
+    listed = "; ".join(
+        f"{len(keys)} {what} ({', '.join(keys[:3])}{', …' if len(keys) > 3 else ''})"
+        for what, keys in findings.items()
+        if keys
+    )
+    return (
+        f"encoder_weights {path} don't fit encoder {name!r}: parameters {listed}; "
+        "give the state_dict() of smp's encoder of that name"
+    )
+
+
+def _fetch(name: str, weights: str, path: Path, *, for_dpt: bool) -> None:
+    """Download with smp's or timm's own code; write weights and statistics to ``path`` at once."""
+    repository, revision = _repository(name, weights)
+    try:
+        _reach_hub(repository, revision)
+        if for_dpt:
+            encoder: nn.Module = TimmViTEncoder(name.removeprefix("tu-"), pretrained=True)
+        else:
+            in_smp = name in smp.encoders.encoders
+            encoder = smp.encoders.get_encoder(name, weights=weights if in_smp else True)
+        if name in smp.encoders.encoders:
+            statistics = _statistics(smp.encoders.get_preprocessing_params(name, weights))
+        else:
+            statistics = usual_statistics(encoder, name)
+    except Exception as error:  # the hub's, its HTTP client's, smp's, timm's: no common base
+        reason = f"{repository}: {type(error).__name__}: {error}".splitlines()[0]
+        raise UserError(_explain_fetch_failure(name, weights, path, reason, for_dpt)) from error
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = path.with_name(f"{path.name}.{os.getpid()}.unfinished")
+    metadata = {key: json.dumps(value) for key, value in statistics._asdict().items()}
+    save_file(encoder.state_dict(), unfinished, metadata=metadata)
+    unfinished.replace(path)
+
+
+def _repository(name: str, weights: str) -> tuple[str, str | None]:
+    """Where the hub has them, and which revision. Raises ``UserError`` where it has none."""
+    if name in smp.encoders.encoders:
+        settings = smp.encoders.encoders[name]["pretrained_settings"]
+        if weights not in settings:
+            raise UserError(
+                f"encoder {name} has no weights {weights!r}; there are "
+                f"{', '.join(settings)}, or give a .pth or .safetensors file"
+            )
+        return settings[weights]["repo_id"], settings[weights]["revision"]
+    timm_name = name.removeprefix("tu-")
+    if timm_name == name:  # one of smp's older names for timm's: the module knows the real one
+        with torch.device("meta"):
+            timm_name = smp.encoders.get_encoder(name).name
+    timm_config = timm.models.get_pretrained_cfg(timm_name)
+    if weights != "imagenet" or timm_config is None or not timm_config.hf_hub_id:
+        tags = timm.list_pretrained(f"{timm_name.partition('.')[0]}.*")
+        raise UserError(
+            f"encoder {name} has no weights {weights!r}; give a .pth or .safetensors file, or "
+            f"imagenet for {' or '.join(f'encoder tu-{tag}' for tag in tags) or 'another encoder'}"
+        )
+    return timm_config.hf_hub_id, None
+
+
+def _reach_hub(repository: str, revision: str | None) -> None:
+    """Ask once. The download itself would try again and again, for a minute per encoder."""
+    known = try_to_load_from_cache(repository, "model.safetensors", revision=revision)
+    if isinstance(known, str):
+        return
+    try:
+        url = hf_hub_url(repository, "model.safetensors", revision=revision)
+        get_hf_file_metadata(url, timeout=HUB_TIMEOUT_S)
+    except HfHubHTTPError:
+        pass  # the hub answers; the download tells what it misses
+
+
+def _explain_fetch_failure(name: str, weights: str, path: Path, reason: str, for_dpt: bool) -> str:
+    command = f"python -m segcore.weights --encoder {name} --encoder-weights {weights}"
+    if for_dpt:
+        command += " --architecture dpt"
+    return (
+        f"encoder_weights {weights!r} of encoder {name} can't be fetched from the Hugging Face hub "
+        f"({reason}). Behind a proxy set HTTPS_PROXY, for a mirror HF_ENDPOINT. Without network "
+        f"run `{command}` on a machine that has one, then copy {path.name} to {path.parent} or "
+        "give its path as encoder_weights"
+    )

@@ -1,0 +1,1 @@
+"""From a bundle and photographs to maps and pictures."""

@@ -1,0 +1,281 @@
+"""Ensembles: the bundle that predicts.
+
+A bundle is a folder that needs nothing else to predict:
+
+    bundle.json            members and weights, classes, preparation, what it scored
+    member_00/ …           a checkpoint each (segcore.checkpoint), without the training state
+"""
+
+import functools
+import json
+import math
+import os
+import re
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from segcore.config import MetricName, Preparation
+from segcore.devices import choose_device
+from segcore.errors import UserError
+from segcore.networks.models import SegmentationNetwork, build_network, on_meta
+from segcore.plugins import is_import_path
+from segcore.predicting.inference import Strip, batch_probs, predict_strips
+from segcore.predicting.photographs import Photograph
+from segcore.training import checkpoint
+
+FORMAT = 1
+MANIFEST = "bundle.json"
+
+_VIEWS = tuple((turns, flip) for turns in range(4) for flip in (False, True))
+"""The 8 flips and rotations of a photograph; the first is itself."""
+
+
+def load_network(
+    folder: Path, device: torch.device, *, allow_plugins: bool = False
+) -> SegmentationNetwork:
+    """The network of a checkpoint, in evaluation mode.
+
+    A configuration that names an import path runs code when it is built: that is refused with a
+    ``UserError`` unless ``allow_plugins``.
+    """
+    info = checkpoint.load_info(folder)
+    if is_import_path(info.config.architecture) and not allow_plugins:
+        raise UserError(
+            f"{folder}: its network is code of somebody's own ({info.config.architecture}); "
+            "if you trust it, allow it with --allow-plugins"
+        )
+    # The checkpoint has every weight, and the encoder's mean and std: no pretrained file is needed.
+    config = info.config.model_copy(update={"encoder_weights": None})
+    tensors = checkpoint.load_model_tensors(folder)
+    planned = on_meta(lambda: build_network(config, len(info.class_names)))
+    _check_fit(planned.state_dict(), tensors, folder)
+    network = build_network(config, len(info.class_names))
+    network.load_state_dict(tensors)
+    return network.to(device).eval()
+
+
+def _check_fit(
+    wanted: Mapping[str, torch.Tensor], found: Mapping[str, torch.Tensor], folder: Path
+) -> None:
+    """Raise ``UserError`` where weights aren't a network's: before that takes time and memory."""
+    odd = [
+        name
+        for name in sorted(wanted.keys() | found.keys())
+        if name not in wanted
+        or name not in found
+        or (wanted[name].shape, wanted[name].dtype) != (found[name].shape, found[name].dtype)
+    ]
+    if odd:
+        raise UserError(
+            f"{folder}: its weights are not those of its network: {len(odd)} of {len(wanted)} "
+            f"differ ({', '.join(odd[:3])}); copy it again from its source"
+        )
+
+
+@dataclass(frozen=True)
+class Ensemble:
+    """Members that predict together: a weighted mean of their probabilities."""
+
+    members: tuple[tuple[SegmentationNetwork, float], ...]
+    """Networks and weights; the weights sum to 1."""
+    preparation: Preparation
+    class_names: tuple[str, ...]
+    class_colors: tuple[tuple[int, int, int], ...]
+    device: torch.device
+    data_fingerprint: str | None = None
+    """Of the data that the first member was trained on."""
+
+    @classmethod
+    def load(
+        cls, folder: Path, device: torch.device | None = None, *, allow_plugins: bool = False
+    ) -> "Ensemble":
+        """Load a bundle; CUDA where there is one. Raises ``UserError`` where it isn't whole."""
+        device = device or choose_device(None)
+        manifest = read_manifest(folder)
+        total = sum(member["weight"] for member in manifest["members"])
+        infos = [
+            checkpoint.load_info(folder / each["folder"], check_content=True)
+            for each in manifest["members"]
+        ]
+        info = infos[0]
+        for other in infos:
+            if (other.class_names, other.config.preparation) != (
+                info.class_names,
+                info.config.preparation,
+            ):
+                raise UserError(f"{folder}: its members differ in their classes or input sizes")
+        members = tuple(
+            (
+                load_network(folder / member["folder"], device, allow_plugins=allow_plugins),
+                member["weight"] / total,
+            )
+            for member in manifest["members"]
+        )
+        return cls(
+            members,
+            info.config.preparation,
+            info.class_names,
+            info.class_colors,
+            device,
+            info.data_fingerprint,
+        )
+
+    def strips(
+        self,
+        photo: Photograph,
+        *,
+        tta: bool = False,
+        batch_size: int = 4,
+        tile_scale: float | None = None,
+    ) -> Iterator[Strip]:
+        """Predict a photograph piece by piece, at its own size.
+
+        ``tta``: the mean over the 8 flips and rotations. ``tile_scale``: slide tiles over the
+        photograph at this scale, however the members were trained.
+        Raises ``ImageError`` where the file turns out to be damaged.
+        """
+        preparation = self.preparation
+        if tile_scale is not None:
+            preparation = preparation._replace(tile_scale=tile_scale)
+        predict = functools.partial(self._probs, tta=tta)
+        classes = len(self.class_names)
+        return predict_strips(predict, classes, photo, preparation, batch_size=batch_size)
+
+    def probs(self, image_HWC: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """``probs_KHW`` of one RGB picture, at its own size; the classes of a pixel sum to 1."""
+        probs_KHW = np.empty((len(self.class_names), *image_HWC.shape[:2]), np.float32)
+        for strip in self.strips(Photograph.in_memory(image_HWC)):
+            probs_KHW[:, strip.rows, strip.columns] = strip.probs_KHW.cpu().numpy()
+        return probs_KHW
+
+    def predict(self, image_HWC: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """``mask_HW`` of class indices of one RGB picture, at its own size."""
+        mask_HW = np.empty(image_HWC.shape[:2], np.uint8)
+        for strip in self.strips(Photograph.in_memory(image_HWC)):
+            mask_HW[strip.rows, strip.columns] = strip.probs_KHW.argmax(dim=0).cpu().numpy()
+        return mask_HW
+
+    def _probs(self, image_NCHW: torch.Tensor, *, tta: bool) -> torch.Tensor:
+        """``probs_NKHW`` of images of the working size."""
+        image_NCHW = image_NCHW.to(self.device)
+        parts = []
+        for network, weight in self.members:
+            views = (
+                _turned_back(
+                    batch_probs(network, _turned(image_NCHW, turns, flip), self.device), turns, flip
+                )
+                for turns, flip in (_VIEWS if tta else _VIEWS[:1])
+            )
+            sum_NKHW = functools.reduce(torch.add, views)
+            parts.append((weight, sum_NKHW / len(_VIEWS) if tta else sum_NKHW))
+        return weighted_mean(parts)
+
+
+def _turned(image_NCHW: torch.Tensor, turns: int, flip: bool) -> torch.Tensor:
+    turned_NCHW = torch.rot90(image_NCHW, turns, dims=(-2, -1))
+    return turned_NCHW.flip(-1) if flip else turned_NCHW
+
+
+def _turned_back(turned_NKHW: torch.Tensor, turns: int, flip: bool) -> torch.Tensor:
+    return torch.rot90(turned_NKHW.flip(-1) if flip else turned_NKHW, -turns, dims=(-2, -1))
+
+
+def disagreement(probs: torch.Tensor, class_dim: int) -> torch.Tensor:
+    """How much of the members' probability is for other classes than the ensemble's: 0 … 1 − 1/K.
+
+    Given the ensemble's probabilities, without that axis. Since they are the weighted mean p̄ of the
+    members' pᵢ, it is 1 − max p̄ = Σ wᵢ (1 − pᵢ[k]), k the class that the ensemble names: 0 where
+    all members are sure of the same class, large where they name different ones, and where they
+    are unsure together. It finds errors better than the members' distance from each other, in which
+    a member that is trained little outweighs everything (benchmarks/README.md).
+    """
+    return 1 - probs.max(dim=class_dim).values
+
+
+def weighted_mean(parts: Sequence[tuple[float, torch.Tensor]]) -> torch.Tensor:
+    """The mean of tensors, given with their weights."""
+    total = sum(weight for weight, _ in parts)
+    mean = torch.zeros_like(parts[0][1])
+    for weight, part in parts:
+        mean.add_(part, alpha=weight / total)
+    return mean
+
+
+def write_bundle(
+    folder: Path,
+    members: Sequence[tuple[Path, float]],
+    *,
+    metric: MetricName,
+    scores: Mapping[str, Any],
+) -> None:
+    """Write a bundle of checkpoints and their weights; ``scores`` is kept as it is, for people.
+
+    All or nothing: it is written beside ``folder`` first, then renamed. An older bundle of that
+    name is replaced.
+    """
+    partial = folder.with_name(f"{folder.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    entries = []
+    for number, (source, weight) in enumerate(members):
+        name = f"member_{number:02d}"
+        checkpoint.save_checkpoint(
+            partial / name,
+            checkpoint.load_info(source, check_content=True),
+            checkpoint.load_model_tensors(source),
+            training=None,
+        )
+        entries.append({"folder": name, "weight": weight})
+    manifest = {"format": FORMAT, "metric": metric, "members": entries, "scores": dict(scores)}
+    (partial / MANIFEST).write_text(json.dumps(manifest, indent=2))
+    shutil.rmtree(folder, ignore_errors=True)
+    partial.rename(folder)
+
+
+def read_manifest(folder: Path) -> dict[str, Any]:
+    """``bundle.json``, checked: a bundle can name nothing outside of its folder, nor link there."""
+    _check_links(folder)
+    path = folder / MANIFEST
+    if not path.is_file():
+        raise UserError(f"{folder}: not a bundle: it has no {MANIFEST}")
+    try:
+        manifest: dict[str, Any] = json.loads(path.read_text())
+        if manifest["format"] != FORMAT:
+            raise UserError(f"{path}: format {manifest['format']}; this version reads {FORMAT}")
+        if not manifest["members"]:
+            raise UserError(f"{path}: it has no members")
+        for member in manifest["members"]:
+            if not re.fullmatch(r"member_\d+", member["folder"]) or not member["weight"] > 0:
+                raise UserError(
+                    f"{path}: member {member!r}; allowed: a folder member_NN and a weight above 0"
+                )
+        if not math.isfinite(sum(member["weight"] for member in manifest["members"])):
+            raise UserError(f"{path}: the members' weights add up to no number")
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        raise UserError(f"{path}: damaged ({error!r})") from error
+    return manifest
+
+
+def _check_links(bundle: Path) -> None:
+    """Raise ``UserError`` where a symbolic link in a bundle leads out of it, or nowhere."""
+    inside = bundle.resolve()
+    for folder, folders, files in os.walk(bundle):
+        for path in (Path(folder, name) for name in (*folders, *files)):
+            if not path.is_symlink():
+                continue
+            try:
+                leads_out = inside not in path.resolve(strict=True).parents
+            except (OSError, RuntimeError):  # nowhere, or round in a circle
+                leads_out = True
+            if leads_out:
+                raise UserError(
+                    f"{path}: a link out of the bundle ({path.readlink()}); a bundle holds all "
+                    "that it reads: replace the link with the file"
+                )

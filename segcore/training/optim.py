@@ -1,0 +1,126 @@
+"""Optimizer, learning-rate schedule, and the moving average of weights."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+from segcore.config import TrialConfig
+from segcore.networks.models import SegmentationNetwork
+
+PLATEAU_FACTOR = 0.5
+FLOOR = 0.01
+"""Cosine and polynomial schedules end at this share of the learning rate, not at zero."""
+
+
+def build_optimizer(config: TrialConfig, network: SegmentationNetwork) -> torch.optim.Optimizer:
+    """Build ``config.optimizer`` over two parameter groups: the encoder, and everything else.
+
+    Each group's ``base_lr`` is its learning rate before the schedule: ``lr``, times
+    ``encoder_lr_factor`` for the encoder.
+    """
+    encoder_lr = config.lr * config.encoder_lr_factor
+    groups = [
+        {"params": list(network.encoder_parameters()), "lr": encoder_lr, "base_lr": encoder_lr},
+        {"params": list(network.other_parameters()), "lr": config.lr, "base_lr": config.lr},
+    ]
+    groups = [group for group in groups if group["params"]]
+    match config.optimizer:
+        case "adam":
+            return torch.optim.Adam(groups, weight_decay=config.weight_decay)
+        case "adamw":
+            return torch.optim.AdamW(groups, weight_decay=config.weight_decay)
+        case "sgd":
+            return torch.optim.SGD(
+                groups, lr=config.lr, momentum=config.momentum, weight_decay=config.weight_decay
+            )
+
+
+def set_lr(optimizer: torch.optim.Optimizer, factor: float) -> None:
+    """Set each group's learning rate to ``factor`` times its ``base_lr``."""
+    for group in optimizer.param_groups:
+        group["lr"] = group["base_lr"] * factor
+
+
+def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]:
+    """The optimizer's state by ``parameter index.name``; learning rates follow from the config."""
+    return {
+        f"{index}.{name}": value
+        for index, state in optimizer.state_dict()["state"].items()
+        for name, value in state.items()
+        if value is not None  # SGD without momentum keeps an empty place
+    }
+
+
+def load_optimizer_tensors(
+    optimizer: torch.optim.Optimizer, tensors: Mapping[str, torch.Tensor]
+) -> None:
+    """Take over what ``optimizer_tensors`` gave."""
+    state: dict[int, dict[str, torch.Tensor]] = {}
+    for key, tensor in tensors.items():
+        index, _, name = key.partition(".")
+        state.setdefault(int(index), {})[name] = tensor
+    optimizer.load_state_dict({**optimizer.state_dict(), "state": state})
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """The learning-rate schedule that a training holds; it has no state to be resumed with.
+
+    Warm-up is linear over ``warmup_epochs``; the schedule proper runs over the rest of
+    ``max_epochs``. "poly" has the power 0.9 of DeepLab (Chen et al. 2018).
+    """
+
+    kind: Literal["constant", "cosine", "poly", "plateau"]
+    warmup_epochs: float
+    max_epochs: int
+
+    def factor(self, epochs_done: float, score_history: Sequence[float]) -> float:
+        """What the learning rate is multiplied with.
+
+        ``epochs_done`` is a fraction within an epoch, 0 at the very first step. ``score_history``
+        holds ``config.metric`` of each epoch so far; only "plateau" looks at it.
+        """
+        if epochs_done < self.warmup_epochs:
+            return max(epochs_done / self.warmup_epochs, FLOOR)
+        span = self.max_epochs - self.warmup_epochs
+        progress = min((epochs_done - self.warmup_epochs) / span, 1.0)
+        match self.kind:
+            case "constant":
+                return 1.0
+            case "cosine":
+                return FLOOR + (1 - FLOOR) * 0.5 * (1 + math.cos(math.pi * progress))
+            case "poly":
+                return FLOOR + (1 - FLOOR) * (1 - progress) ** 0.9
+            case "plateau":
+                patience_epochs = max(2, round(0.1 * self.max_epochs))
+                return PLATEAU_FACTOR ** _plateaus(score_history, patience_epochs)
+
+
+def build_schedule(config: TrialConfig) -> Schedule:
+    """The schedule of a configuration."""
+    return Schedule(config.schedule, config.warmup_epochs, config.max_epochs)
+
+
+def build_average(config: TrialConfig, network: SegmentationNetwork) -> AveragedModel | None:
+    """The moving average of a network's weights, with ``ema_decay``; None where there is none."""
+    if config.ema_decay is None:
+        return None
+    follow = get_ema_multi_avg_fn(config.ema_decay)  # type: ignore[no-untyped-call]
+    return AveragedModel(network, multi_avg_fn=follow)
+
+
+def _plateaus(score_history: Sequence[float], patience_epochs: int) -> int:
+    """How often ``patience_epochs`` epochs in a row brought no new best score."""
+    best, waited, plateaus = -math.inf, 0, 0
+    for score in score_history:
+        if score > best:
+            best, waited = score, 0
+            continue
+        waited += 1
+        if waited == patience_epochs:
+            plateaus, waited = plateaus + 1, 0
+    return plateaus

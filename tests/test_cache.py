@@ -14,12 +14,12 @@ import pytest
 import yaml
 from PIL import Image
 
-import segcore.data.building
+import segcore.data.preparing
 from segcore import prepare as command
 from segcore.config import IGNORE_INDEX, Preparation, TrialConfig
-from segcore.data.arrays import LOCATIONS
-from segcore.data.images import read_pair
-from segcore.data.prepared import PreparedData, open_prepared, prepare_data, read_survey
+from segcore.data.masks import read_pair
+from segcore.data.prepared import LOCATIONS, PreparedData, open_prepared, read_survey
+from segcore.data.preparing import prepare_data
 from segcore.errors import ProblemsError, UserError
 
 REAL = Path(__file__).parents[2] / "shared" / "data"
@@ -120,7 +120,7 @@ def test_tiles_and_photographs_without_labels_are_in_no_split(folder: Path) -> N
 
 def test_a_second_run_reads_no_photograph(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     first = run(folder)
-    monkeypatch.setattr(segcore.data.building, "read_pair", None)
+    monkeypatch.setattr(segcore.data.preparing, "read_pair", None)
     again = run(folder)
     assert again.folder == first.folder
     np.testing.assert_array_equal(again.masks_MHW, first.masks_MHW)
@@ -271,7 +271,7 @@ def test_a_photograph_that_changes_meanwhile_is_an_error(
             image.write_bytes(image.read_bytes() + b"\0")
         return pair
 
-    monkeypatch.setattr(segcore.data.building, "read_pair", read_while_someone_writes)
+    monkeypatch.setattr(segcore.data.preparing, "read_pair", read_while_someone_writes)
     with pytest.raises(ProblemsError, match=r"photo 5\.jpg: changed while it was being prepared"):
         run(folder)
 

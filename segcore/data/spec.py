@@ -9,7 +9,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from segcore.config import IGNORE_INDEX, describe_validation_error
-from segcore.data.images import MaskCoding
+from segcore.data.masks import MaskCoding
 from segcore.data.splits import Split
 from segcore.errors import UserError
 

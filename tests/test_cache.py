@@ -16,6 +16,7 @@ from PIL import Image
 
 import segcore.data.preparing
 from segcore import prepare as command
+from segcore import scenes
 from segcore.config import IGNORE_INDEX, Preparation, TrialConfig
 from segcore.data.masks import read_pair
 from segcore.data.prepared import LOCATIONS, PreparedData, open_prepared, read_survey
@@ -207,6 +208,24 @@ def test_photographs_of_one_group_are_in_one_fold(folder: Path) -> None:
         divided = data.divided_for(TrialConfig(fold=fold, folds=2))
         sides = zip(data.photo_groups, divided.photo_splits, strict=True)
         assert len(set(sides)) == len(set(data.photo_groups))
+
+
+def test_a_relative_cache_folder_is_one_place_for_data_and_scenes(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SEGSEARCH_CACHE", "kept")
+    monkeypatch.setattr(scenes, "write_scenes", lambda path: path.mkdir())
+    monkeypatch.chdir(tmp_path)
+    data, drawn = run(folder), scenes.default_scenes()
+    assert data.folder.is_absolute() and drawn.is_absolute()
+    assert data.folder.parent == tmp_path / "kept" / "prepared"
+    assert drawn.parent == tmp_path / "kept"
+    # The paths still mean the same folders when a process works elsewhere.
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    assert drawn.is_dir()
+    loaded = pickle.loads(pickle.dumps(data))
+    np.testing.assert_array_equal(loaded.images_MHWC, data.images_MHWC)
 
 
 def truncate_image(folder: Path) -> None:

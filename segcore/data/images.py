@@ -1,7 +1,7 @@
 """The one reader of picture files. Each question about a picture has its rule in one place here:
 
 which library decodes it, its size and orientation (``read_header``); how it is turned upright
-(``upright``); which bands count, palettes and sample types (``read_samples``); bit depth
+(``turn``); which bands count, palettes and sample types (``read_samples``); bit depth
 (``to_rgb``). Masks (``segcore.data.masks``) and windows of mosaics
 (``segcore.predicting.photographs``) are read by the same rules.
 """
@@ -87,21 +87,22 @@ def _ask_pillow(path: Path) -> Header | None:
         if path.suffix.lower() in {".tif", ".tiff"}:
             return None
         raise
-    bits = 32 if image.mode[0] in "IF" else 8
-    if isinstance(image, TiffImageFile):
-        bits = max(image.tag_v2.get(BITSPERSAMPLE, (1,)))
-    elif image.format == "PNG":
-        with path.open("rb") as file:
-            bits = file.read(25)[24]  # After signature, chunk header, width and height.
     # The base class's method: that of PNG files decodes the whole picture to look for late EXIF.
     orientation = Image.Image.getexif(image).get(ExifTags.Base.Orientation, 1)
-    if orientation not in range(1, 9):
-        orientation = 1
+    orientation = orientation if orientation in range(1, 9) else 1
     stored_px = (image.height, image.width)
-    if isinstance(image, TiffImageFile) and orientation >= 5:
-        stored_px = (image.width, image.height)  # Pillow gives the size after turning.
-    # Of 16-bit colours Pillow would give the upper bytes without a word.
-    return Header(path, stored_px, orientation, bits, image if bits <= 8 else None)
+    bits = 32 if image.mode[0] in "IF" else 8
+    if image.format == "PNG":
+        with path.open("rb") as file:
+            bits = file.read(25)[24]  # After signature, chunk header, width and height.
+    if isinstance(image, TiffImageFile):
+        bits = max(image.tag_v2.get(BITSPERSAMPLE, (1,)))
+        if orientation >= 5:  # Pillow gives the size after turning.
+            stored_px = (image.width, image.height)
+    # Of 16-bit colours Pillow would give the upper bytes without a word. Pillow 13.0 turns TIFFs
+    # itself, and in the wrong way those that it maps into memory.
+    gdal = bits > 8 or (isinstance(image, TiffImageFile) and orientation != 1)
+    return Header(path, stored_px, orientation, bits, None if gdal else image)
 
 
 def _ask_gdal(path: Path) -> Header:
@@ -127,12 +128,12 @@ def read_image(path: Path, at_least_px: tuple[int, int] | None = None) -> NDArra
         if image is None:
             with open_raster(path) as raster:
                 samples_HWC = read_samples(raster)
-            return upright(to_rgb(samples_HWC, int(samples_HWC.max())), header)
+            return turn(to_rgb(samples_HWC, int(samples_HWC.max())), header.orientation)
         if at_least_px is not None:
             height_px, width_px = at_least_px
             turned = header.orientation >= 5
             image.draft(None, (height_px, width_px) if turned else (width_px, height_px))
-        return upright(np.asarray(image.convert("RGB")), header)
+        return turn(np.asarray(image.convert("RGB")), header.orientation)
 
 
 def image_size_px(path: Path) -> tuple[int, int]:
@@ -206,12 +207,6 @@ def to_rgb(samples_HWC: NDArray[Any], brightest: int) -> NDArray[np.uint8]:
         samples_HWC = samples_HWC >> surplus_bits
     upper_HWC = samples_HWC.astype(np.uint8, copy=False)
     return np.ascontiguousarray(np.broadcast_to(upper_HWC, (*upper_HWC.shape[:2], 3)))
-
-
-def upright(array: NDArray[Any], header: Header) -> NDArray[np.uint8]:
-    """Pixels as decoded (H first, W second) → upright. Pillow itself has turned a TIFF."""
-    done = isinstance(header.pillow, TiffImageFile)
-    return turn(array, 1 if done else header.orientation)
 
 
 def turn(array: NDArray[np.uint8], orientation: int) -> NDArray[np.uint8]:

@@ -17,7 +17,6 @@ from segcore.data.images import (
     read_image,
     read_samples,
     turn,
-    upright,
 )
 
 _UNKNOWN = -1
@@ -57,7 +56,8 @@ def read_mask(path: Path, coding: MaskCoding) -> NDArray[np.uint8]:
         if coding.by_color:
             return _classes_of_colors(read_image(path), coding, path)
         header = read_header(path)
-        return _classes_of_indices(upright(_read_indices(header), header), coding, path)
+        index_HW = turn(_read_indices(header), header.orientation)
+        return _classes_of_indices(index_HW, coding, path)
 
 
 def read_pair(

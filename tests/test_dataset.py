@@ -96,6 +96,16 @@ def test_masks_without_a_photograph_are_a_note(tmp_path: Path) -> None:
     assert load_dataset(tmp_path).notes == ("masks/extra.png: masks without a photograph",)
 
 
+def test_masks_may_lie_in_another_place_that_is_named_in_full(tmp_path: Path) -> None:
+    make(tmp_path / "data")
+    masks = (tmp_path / "data" / "masks").rename(tmp_path / "masks elsewhere")
+    (masks / "extra.png").touch()
+    make(tmp_path / "data", masks=f"{masks}/{{stem}}.png")
+    dataset = load_dataset(tmp_path / "data")
+    assert [photo.mask_path for photo in dataset.photos] == [masks / f"{k}.png" for k in "abcd"]
+    assert dataset.notes == ("../masks elsewhere/extra.png: masks without a photograph",)
+
+
 def test_every_problem_is_told_at_once_with_its_mend(tmp_path: Path) -> None:
     split = {"val": ["a", "bb"], "test": ["a", "c"]}
     make(tmp_path, split=split, group="images/([abc])")

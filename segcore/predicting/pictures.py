@@ -43,7 +43,7 @@ def colour_mask(mask_HW: Mask, class_colors: Sequence[Color]) -> Picture:
 def overlay(
     image_HWC: Picture, mask_HW: Mask, class_colors: Sequence[Color], opacity: float = 0.5
 ) -> Picture:
-    """The image tinted in its classes' colours, with dark outlines; ignored pixels are untouched."""
+    """The image tinted in its classes' colours, with dark outlines; ignored ones stay bare."""
     colored_HWC = colour_mask(mask_HW, class_colors)
     tinted_HWC = cv2.addWeighted(colored_HWC, opacity, image_HWC, 1 - opacity, 0)
     ignored_HW = mask_HW == IGNORE_INDEX

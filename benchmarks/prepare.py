@@ -33,8 +33,9 @@ from torchvision.transforms.v2 import functional as transforms
 
 from segcore.config import Preparation
 from segcore.data.dataset import load_dataset
-from segcore.data.images import MaskCoding, read_image, read_mask
+from segcore.data.images import read_image
 from segcore.data.items import cut_items, plan_grid
+from segcore.data.masks import MaskCoding, read_mask
 
 SIZE_PX = 368
 PREPARATION = Preparation(SIZE_PX, SIZE_PX, None)

@@ -48,7 +48,8 @@ from search.trials.worker import StoredCheckpoint, best_checkpoint
 from segcore.choosing.pool import WHOLE, PixelSample, Pool, ProbsNK, draw_pixels
 from segcore.choosing.selection import Limits, greedy_picks, select
 from segcore.config import MetricName
-from segcore.data.prepared import PreparedData, prepare_data
+from segcore.data.prepared import PreparedData
+from segcore.data.preparing import prepare_data
 from segcore.data.splits import Split
 from segcore.scores.intervals import bootstrap_interval
 from segcore.scores.metrics import metric_of_counts, metric_of_each

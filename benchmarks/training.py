@@ -15,7 +15,7 @@ import torch
 import tyro
 
 from segcore.config import TrialConfig
-from segcore.data.prepared import prepare_data
+from segcore.data.preparing import prepare_data
 from segcore.scenes import default_scenes
 from segcore.training.fit import time_steps
 

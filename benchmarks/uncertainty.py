@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 from scipy.stats import rankdata, spearmanr  # type: ignore[import-untyped]
 
 from segcore.config import IGNORE_INDEX
-from segcore.data.prepared import PreparedData, prepare_data
+from segcore.data.prepared import PreparedData
+from segcore.data.preparing import prepare_data
 from segcore.predicting.ensemble import Ensemble, disagreement, weighted_mean
 from segcore.predicting.inference import batch_probs
 from segcore.training.loading import plain_loader

@@ -97,7 +97,7 @@ def _choose(
     options: EvaluateOptions, dataset: "Dataset", ensemble: "Ensemble"
 ) -> tuple[str, list["Photo"]]:
     """The photographs to score, and what to call them."""
-    from segcore.data.prepared import prepare_data
+    from segcore.data.preparing import prepare_data
 
     if options.split == "all":
         return "all", list(dataset.photos)
@@ -122,7 +122,8 @@ def _score(
     """Scores of the photographs that could be read, and their names."""
     import torch
 
-    from segcore.data.images import ImageError, read_pair
+    from segcore.data.images import ImageError
+    from segcore.data.masks import read_pair
     from segcore.predicting.photographs import Photograph
     from segcore.scores.metrics import ScoreAccumulator
 

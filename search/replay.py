@@ -18,7 +18,8 @@ from search.runs.options import SearchOptions
 from search.runs.study import read_study
 from search.trials.worker import best_checkpoint, prepare_process
 from segcore.config import TrialConfig
-from segcore.data.prepared import PreparedData, prepare_data
+from segcore.data.prepared import PreparedData
+from segcore.data.preparing import prepare_data
 from segcore.errors import TrainingFailedError, UserError
 from segcore.training.checkpoint import CheckpointInfo
 from segcore.training.fit import EpochResult, fit

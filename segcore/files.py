@@ -89,6 +89,24 @@ def sha256_of(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def reserve(path: Path) -> None:
+    """Give a sparse file all the disk space that its size says. Raises ``OSError``.
+
+    Otherwise a write to a memory map of the file could end the process, on a full disk.
+    """
+    size = path.stat().st_size
+    with path.open("r+b") as file:
+        if hasattr(os, "posix_fallocate"):
+            os.posix_fallocate(file.fileno(), 0, size)
+            return
+        # macOS has no such call: a hole in a file becomes real when its zeros are written.
+        for start in range(0, size, 1 << 20):
+            file.seek(start)
+            content = file.read(1 << 20)
+            file.seek(start)
+            file.write(content)
+
+
 def sync_folder(folder: Path) -> None:
     """Force the files of a folder, and their names, to the disk."""
     for path in (*folder.iterdir(), folder):

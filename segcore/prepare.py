@@ -15,8 +15,8 @@ from rich.table import Table
 from rich.text import Text
 
 from segcore.config import Preparation
-from segcore.data.building import Survey
-from segcore.data.prepared import PreparedData, prepare_data, read_survey
+from segcore.data.prepared import PreparedData, Survey, read_survey
+from segcore.data.preparing import prepare_data
 from segcore.data.splits import SPLITS
 from segcore.errors import UserError
 

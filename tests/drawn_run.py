@@ -22,7 +22,8 @@ from search.runs.study import open_study
 from search.tracking.tracker import Tracker
 from search.trials.worker import epoch_metrics, kept_resamples
 from segcore.config import IGNORE_INDEX, Preparation, TrialConfig
-from segcore.data.prepared import PreparedData, prepare_data
+from segcore.data.prepared import PreparedData
+from segcore.data.preparing import prepare_data
 from segcore.data.splits import Split
 from segcore.predicting.ensemble import Ensemble, write_bundle
 from segcore.scores.intervals import Resampled

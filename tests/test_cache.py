@@ -14,12 +14,13 @@ import pytest
 import yaml
 from PIL import Image
 
-import segcore.data.building
+import segcore.data.preparing
 from segcore import prepare as command
+from segcore import scenes
 from segcore.config import IGNORE_INDEX, Preparation, TrialConfig
-from segcore.data.arrays import LOCATIONS
-from segcore.data.images import read_pair
-from segcore.data.prepared import PreparedData, open_prepared, prepare_data, read_survey
+from segcore.data.masks import read_pair
+from segcore.data.prepared import LOCATIONS, PreparedData, open_prepared, read_survey
+from segcore.data.preparing import prepare_data
 from segcore.errors import ProblemsError, UserError
 
 REAL = Path(__file__).parents[2] / "shared" / "data"
@@ -120,7 +121,7 @@ def test_tiles_and_photographs_without_labels_are_in_no_split(folder: Path) -> N
 
 def test_a_second_run_reads_no_photograph(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     first = run(folder)
-    monkeypatch.setattr(segcore.data.building, "read_pair", None)
+    monkeypatch.setattr(segcore.data.preparing, "read_pair", None)
     again = run(folder)
     assert again.folder == first.folder
     np.testing.assert_array_equal(again.masks_MHW, first.masks_MHW)
@@ -209,6 +210,24 @@ def test_photographs_of_one_group_are_in_one_fold(folder: Path) -> None:
         assert len(set(sides)) == len(set(data.photo_groups))
 
 
+def test_a_relative_cache_folder_is_one_place_for_data_and_scenes(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SEGSEARCH_CACHE", "kept")
+    monkeypatch.setattr(scenes, "write_scenes", lambda path: path.mkdir())
+    monkeypatch.chdir(tmp_path)
+    data, drawn = run(folder), scenes.default_scenes()
+    assert data.folder.is_absolute() and drawn.is_absolute()
+    assert data.folder.parent == tmp_path / "kept" / "prepared"
+    assert drawn.parent == tmp_path / "kept"
+    # The paths still mean the same folders when a process works elsewhere.
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    assert drawn.is_dir()
+    loaded = pickle.loads(pickle.dumps(data))
+    np.testing.assert_array_equal(loaded.images_MHWC, data.images_MHWC)
+
+
 def truncate_image(folder: Path) -> None:
     path = folder / "images" / "photo 0.jpg"
     path.write_bytes(path.read_bytes()[:1500])
@@ -271,7 +290,7 @@ def test_a_photograph_that_changes_meanwhile_is_an_error(
             image.write_bytes(image.read_bytes() + b"\0")
         return pair
 
-    monkeypatch.setattr(segcore.data.building, "read_pair", read_while_someone_writes)
+    monkeypatch.setattr(segcore.data.preparing, "read_pair", read_while_someone_writes)
     with pytest.raises(ProblemsError, match=r"photo 5\.jpg: changed while it was being prepared"):
         run(folder)
 

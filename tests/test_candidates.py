@@ -23,7 +23,8 @@ from search.trials.keeping import choose_candidates
 from search.trials.worker import StoredCheckpoint
 from segcore.choosing.pool import WHOLE, Pool, draw_pixels
 from segcore.config import Preparation, TrialConfig
-from segcore.data.prepared import PreparedData, prepare_data
+from segcore.data.prepared import PreparedData
+from segcore.data.preparing import prepare_data
 from segcore.errors import UserError
 from segcore.predicting.ensemble import Ensemble, write_bundle
 from segcore.scores.intervals import Interval

@@ -3,11 +3,14 @@
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import yaml
 
 from segcore.data.dataset import Dataset, load_dataset
+from segcore.data.spec import DatasetSpec, spread_color
 from segcore.errors import ProblemsError, UserError
+from segcore.predicting.pictures import IGNORED_COLOR
 
 REAL = Path(__file__).parents[2] / "shared" / "data"
 
@@ -91,6 +94,16 @@ def test_masks_without_a_photograph_are_a_note(tmp_path: Path) -> None:
     make(tmp_path)
     (tmp_path / "masks" / "extra.png").touch()
     assert load_dataset(tmp_path).notes == ("masks/extra.png: masks without a photograph",)
+
+
+def test_masks_may_lie_in_another_place_that_is_named_in_full(tmp_path: Path) -> None:
+    make(tmp_path / "data")
+    masks = (tmp_path / "data" / "masks").rename(tmp_path / "masks elsewhere")
+    (masks / "extra.png").touch()
+    make(tmp_path / "data", masks=f"{masks}/{{stem}}.png")
+    dataset = load_dataset(tmp_path / "data")
+    assert [photo.mask_path for photo in dataset.photos] == [masks / f"{k}.png" for k in "abcd"]
+    assert dataset.notes == ("../masks elsewhere/extra.png: masks without a photograph",)
 
 
 def test_every_problem_is_told_at_once_with_its_mend(tmp_path: Path) -> None:
@@ -210,3 +223,19 @@ def test_real_data_sets_are_read(name: str, photos: int, groups: int, notes: int
     assert len(dataset.photos) == photos
     assert len({photo.group for photo in dataset.photos}) == groups
     assert len(dataset.notes) == notes
+
+
+def test_classes_without_colours_get_some_that_are_told_apart_and_that_stay() -> None:
+    colors = [spread_color(k) for k in range(255)]
+    assert len(set(colors)) == 255
+    # The first twelve also differ clearly from the grey of pixels that are ignored.
+    apart = np.array([*colors[:12], IGNORED_COLOR], dtype=float)
+    distances = np.linalg.norm(apart[:, None] - apart[None], axis=-1)
+    assert distances[~np.eye(13, dtype=bool)].min() > 40
+
+    def colors_of(classes: list[str]) -> tuple[tuple[int, int, int], ...]:
+        return DatasetSpec(images="*", masks="{stem}", classes=classes).class_colors
+
+    assert colors_of(["Land", "Roof", "Pool"])[:2] == colors_of(["Land", "Roof"])
+    # As they always were: a class keeps its colour from one version to the next.
+    assert colors_of(["Land", "Roof", "Pool"]) == ((255, 64, 64), (48, 90, 191), (88, 128, 32))

@@ -11,7 +11,7 @@ from PIL import Image
 from search import evaluate
 from segcore.config import TrialConfig
 from segcore.data.images import read_image
-from segcore.data.prepared import prepare_data
+from segcore.data.preparing import prepare_data
 from segcore.predicting.ensemble import Ensemble, write_bundle
 from segcore.training.fit import fit
 from tests.conftest import CLASS_NAMES

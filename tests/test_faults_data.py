@@ -13,7 +13,8 @@ from PIL import Image
 
 from segcore import prepare as command
 from segcore.config import IGNORE_INDEX, Preparation
-from segcore.data.prepared import PreparedData, prepare_data
+from segcore.data.prepared import PreparedData
+from segcore.data.preparing import prepare_data
 from segcore.errors import ProblemsError, UserError
 
 WHOLE = Preparation(32, 48, None)

@@ -12,7 +12,8 @@ import torch
 
 from search.predicting.submission import SubmissionFile
 from segcore.config import Preparation, TrialConfig
-from segcore.data.prepared import PreparedData, open_prepared, prepare_data
+from segcore.data.prepared import PreparedData, open_prepared
+from segcore.data.preparing import prepare_data
 from segcore.errors import StorageError, UserError
 from segcore.training import checkpoint
 from segcore.training.fit import fit
@@ -101,10 +102,10 @@ def test_a_process_killed_while_it_prepares_leaves_nothing_that_is_read(
     blocks: Path, tmp_path: Path
 ) -> None:
     script = (
-        "import os, signal, sys; from pathlib import Path; import segcore.data.building as b\n"
-        "from segcore.data.prepared import prepare_data; from segcore.config import Preparation\n"
-        "b._describe = lambda *_: os.kill(os.getpid(), signal.SIGKILL)\n"
-        "prepare_data(Path(sys.argv[1]), Preparation(64, 64, None), cache_dir=Path(sys.argv[2]))"
+        "import os, signal, sys; from pathlib import Path; import segcore.data.preparing as p\n"
+        "from segcore.config import Preparation\n"
+        "p._describe = lambda *_: os.kill(os.getpid(), signal.SIGKILL)\n"
+        "p.prepare_data(Path(sys.argv[1]), Preparation(64, 64, None), cache_dir=Path(sys.argv[2]))"
     )
     killed = subprocess.run(
         [sys.executable, "-c", script, str(blocks), str(tmp_path)], timeout=120, check=False

@@ -10,16 +10,8 @@ import rasterio
 from PIL import Image, ImageOps
 
 from segcore.config import IGNORE_INDEX
-from segcore.data.images import (
-    MAX_PIXELS,
-    ImageError,
-    MaskCoding,
-    image_size_px,
-    read_image,
-    read_mask,
-    read_pair,
-    write_image,
-)
+from segcore.data.images import MAX_PIXELS, ImageError, image_size_px, read_image, write_image
+from segcore.data.masks import MaskCoding, read_mask, read_pair
 
 INDICES = MaskCoding(by_color=False, classes=((0, 0), (1, 1), (7, IGNORE_INDEX)))
 COLORS = MaskCoding(by_color=True, classes=((0xFF0000, 0), (0x0000FF, 1), (0x000000, 255)))
@@ -84,7 +76,7 @@ def test_of_many_bands_the_first_three_count_and_floats_are_refused(tmp_path: Pa
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
-@pytest.mark.parametrize("ending", ["jpg", "png"])
+@pytest.mark.parametrize("ending", ["jpg", "png", "tif"])
 def test_exif_orientation_is_applied_as_pillow_applies_it(
     tmp_path: Path, gradient: Image.Image, orientation: int, ending: str
 ) -> None:
@@ -95,6 +87,78 @@ def test_exif_orientation_is_applied_as_pillow_applies_it(
     expected = np.asarray(ImageOps.exif_transpose(Image.open(path)))
     np.testing.assert_array_equal(read_image(path), expected)
     assert image_size_px(path) == expected.shape[:2]
+
+
+@pytest.mark.parametrize("ending", ["png", "tif"])
+@pytest.mark.parametrize("orientation", [1, 3, 6])
+def test_pictures_of_sixteen_bits_are_turned_upright_too(
+    tmp_path: Path, ending: str, orientation: int
+) -> None:
+    samples = np.arange(20 * 30, dtype=np.uint16).reshape(20, 30) * 100
+    exif = Image.Exif()
+    exif[274] = orientation
+    path = tmp_path / f"turned.{ending}"
+    Image.fromarray(samples).save(path, exif=exif)
+    expected = np.rot90(samples >> 8, {1: 0, 3: 2, 6: -1}[orientation])
+    np.testing.assert_array_equal(read_image(path)[..., 0], expected)
+    assert image_size_px(path) == expected.shape
+
+
+@pytest.mark.parametrize("orientation", [3, 6])
+@pytest.mark.parametrize("ending", ["png", "tif"])
+def test_a_mask_with_an_orientation_of_its_own_is_turned_upright(
+    tmp_path: Path, ending: str, orientation: int
+) -> None:
+    stored = np.zeros((20, 40), np.uint8)
+    stored[:8, 30:] = 1
+    exif = Image.Exif()
+    exif[274] = orientation
+    Image.fromarray(np.dstack([stored * 255] * 3)).save(tmp_path / "photo.png", exif=exif)
+    Image.fromarray(stored).save(tmp_path / f"mask.{ending}", exif=exif)
+    pair = read_pair(tmp_path / "photo.png", tmp_path / f"mask.{ending}", INDICES, None)
+    np.testing.assert_array_equal(pair.image_HWC[..., 0] > 0, pair.mask_HW > 0)
+    np.testing.assert_array_equal(pair.mask_HW, np.rot90(stored, {3: 2, 6: -1}[orientation]))
+    assert pair.note is None
+
+
+@pytest.mark.parametrize("photometric", ["RGB", "MINISBLACK"])
+def test_twelve_bits_in_a_tiff_look_the_same_whatever_its_colours_are_called(
+    tmp_path: Path, photometric: str
+) -> None:
+    samples = np.linspace(0, 4000, 3 * 32 * 32).reshape(3, 32, 32).astype(np.uint16)
+    shape = {"height": 32, "width": 32, "count": 3, "dtype": "uint16"}
+    path = tmp_path / "deep.tif"
+    with rasterio.open(path, "w", driver="GTiff", photometric=photometric, **shape) as raster:
+        raster.write(samples)
+    np.testing.assert_array_equal(read_image(path).transpose(2, 0, 1), samples >> 4)
+
+
+@pytest.mark.parametrize("bits", [1, 2, 4])
+@pytest.mark.parametrize("driver", ["GTiff", "PNG"])
+def test_masks_of_few_bits_hold_the_values_that_were_written(
+    tmp_path: Path, bits: int, driver: str
+) -> None:
+    index = np.arange(20 * 30, dtype=np.uint8).reshape(20, 30) % 2**bits
+    path = tmp_path / ("mask.tif" if driver == "GTiff" else "mask.png")
+    shape = {"height": 20, "width": 30, "count": 1, "dtype": "uint8"}
+    with rasterio.open(path, "w", driver=driver, nbits=bits, **shape) as raster:
+        raster.write(index, 1)
+    coding = MaskCoding(by_color=False, classes=tuple((k, k) for k in range(2**bits)))
+    np.testing.assert_array_equal(read_mask(path, coding), index)
+
+
+def test_a_palette_is_looked_up_whichever_library_reads_the_file(tmp_path: Path) -> None:
+    index = np.arange(20 * 30, dtype=np.uint8).reshape(20, 30) % 3
+    colors = np.array([(200, 10, 10), (10, 200, 10), (10, 10, 200)], np.uint8)
+    shape = {"height": 20, "width": 30, "count": 1, "dtype": "uint8"}
+    for compress in ("none", "lerc"):  # Pillow doesn't know the second one.
+        path = tmp_path / f"{compress}.tif"
+        with rasterio.open(path, "w", driver="GTiff", compress=compress, **shape) as raster:
+            raster.write_colormap(1, {k: (*map(int, color), 255) for k, color in enumerate(colors)})
+            raster.write(index, 1)
+        np.testing.assert_array_equal(read_image(path), colors[index])
+        coding = MaskCoding(by_color=False, classes=((0, 0), (1, 1), (2, 2)))
+        np.testing.assert_array_equal(read_mask(path, coding), index)
 
 
 @pytest.mark.parametrize("orientation", [1, 6])

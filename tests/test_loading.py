@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from segcore.config import IGNORE_INDEX, TrialConfig
-from segcore.data.prepared import PreparedData, prepare_data
+from segcore.data.prepared import PreparedData
+from segcore.data.preparing import prepare_data
 from segcore.training.loading import (
     EpochSampler,
     TrainingImages,

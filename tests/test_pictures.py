@@ -8,7 +8,6 @@ from segcore.predicting.pictures import (
     colour_mask,
     comparison,
     confusion_matrix_picture,
-    distinct_colors,
     overlay,
 )
 
@@ -108,15 +107,3 @@ def test_a_confusion_matrix_holds_true_classes_and_one_column_for_all_others() -
     cell_px = 0.42 * 110  # and a few pixels for shares such as "9.9 %" rather than "12 %"
     assert widths[1] - widths[0] == pytest.approx(cell_px, abs=6)
     assert widths[2] - widths[0] == pytest.approx(4 * cell_px, abs=20)
-
-
-def test_distinct_colors_are_told_apart_also_from_the_grey_of_ignored_pixels() -> None:
-    colors = distinct_colors(25)
-    apart = np.array([*colors, IGNORED_COLOR], dtype=float)
-    distances = np.linalg.norm(apart[:, None] - apart[None], axis=-1)
-    assert distances[~np.eye(26, dtype=bool)].min() > 40
-    assert len(set(distinct_colors(254))) == 254
-
-
-def test_a_class_keeps_its_colour_when_classes_are_added() -> None:
-    assert distinct_colors(30)[:5] == distinct_colors(5)

@@ -15,7 +15,7 @@ from search import replay
 from search.runs.folder import RunFolder, RunRecord
 from search.runs.options import SearchOptions
 from segcore.config import TrialConfig
-from segcore.data.prepared import prepare_data
+from segcore.data.preparing import prepare_data
 from segcore.errors import TrainingFailedError
 from segcore.training import checkpoint
 from segcore.training.fit import fit

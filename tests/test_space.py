@@ -9,7 +9,7 @@ from search.planning.plan import check_samples
 from search.planning.space import Space, check_baselines, load_space, sample_space
 from search.runs.options import SearchOptions
 from segcore.config import TrialConfig
-from segcore.data.prepared import prepare_data
+from segcore.data.preparing import prepare_data
 from segcore.errors import UserError
 
 SHIPPED = ["spaces.quick", "spaces.competition", "spaces.aerial"]

@@ -15,7 +15,8 @@ from search.runs.folder import RunFolder
 from search.runs.options import SearchOptions
 from search.runs.storage import Location, NodeCopy, on_this_machine, share
 from segcore.config import Preparation, TrialConfig
-from segcore.data.prepared import PreparedData, prepare_data
+from segcore.data.prepared import PreparedData
+from segcore.data.preparing import prepare_data
 from segcore.errors import Problem, ProblemsError, UserError
 from segcore.networks.models import check_network
 from segcore.networks.weights import gather_weights

@@ -72,7 +72,7 @@ class Products:
             for strip in self._strips(photo):
                 values = self._values(photo, strip)
                 for kind, writer in maps.items():
-                    writer.write(strip.rows, strip.columns, values[kind])
+                    writer(strip.rows, strip.columns, values[kind])
                 valid_HW = values["mask"][0] != IGNORE_INDEX
                 if "uncertainty" in maps:
                     tally_256 += np.bincount(values["uncertainty"][0][valid_HW], minlength=256)

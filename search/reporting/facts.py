@@ -15,8 +15,8 @@ from search.runs.result import SearchResult
 from search.runs.rows import TrialRow, read_rows
 from search.runs.study import read_study
 from segcore.data.prepared import PreparedData, find_prepared
+from segcore.data.spec import spread_color
 from segcore.errors import UserError
-from segcore.predicting.pictures import distinct_colors
 
 
 class ClassFacts(NamedTuple):
@@ -129,7 +129,7 @@ def _classes(data: PreparedData | None, result: SearchResult | None) -> list[Cla
         ClassFacts(*facts)
         for facts in zip(
             names,
-            data.class_colors if data else distinct_colors(len(names)),
+            data.class_colors if data else map(spread_color, range(len(names))),
             shares,
             photos,
             test.class_dice if test else unknown,

@@ -1,7 +1,7 @@
-"""dataset.yaml → Dataset: photographs and masks found, paired, grouped; listed splits applied.
+"""dataset.yaml → Dataset: photographs and masks are found, paired, grouped; lists of splits applied.
 
-Only names are looked at here. What is inside the files comes out when they are prepared
-(``segcore.data.prepared``), which also draws the splits that are given as fractions.
+Only the names of files are looked at here. ``segcore.data.preparing`` looks into the files, and
+draws the splits that are given as fractions.
 """
 
 import difflib
@@ -29,20 +29,20 @@ class Photo:
     path: Path
     mask_path: Path
     group: str
-    """Photographs of one group stand on one side of a split; without a group, its own name."""
+    """Photographs of one group stay in one split; without a group, the photograph's own name."""
     split: Split | None
-    """None: to be drawn."""
+    """None: still to be drawn."""
 
 
 @dataclass(frozen=True)
 class Dataset:
-    """What a ``dataset.yaml`` describes, as far as names tell."""
+    """What a ``dataset.yaml`` describes, as far as the names of files tell."""
 
     folder: Path
     spec: DatasetSpec
     photos: tuple[Photo, ...]
     notes: tuple[str, ...]
-    """What is odd, but no hindrance."""
+    """What is odd but doesn't stop a training."""
 
 
 def load_dataset(folder: Path) -> Dataset:
@@ -66,15 +66,15 @@ def scan_dataset(folder: Path) -> tuple[Dataset, list[Problem]]:
     problems += _mask_problems(masks)
     groups = _group(images, spec.group, problems)
     splits = _listed_splits(folder, spec.split, images, problems)
-    problems += _torn_groups(splits, groups)
+    problems += _divided_groups(splits, groups)
     notes = _notes_on_masks(folder, spec.masks, masks)
     if isinstance(spec.split.train, list | str):
         if unlisted := [name for name in images if name not in splits]:
-            notes.append(f"{_shown(unlisted)}: in no list of the split, so not used")
+            notes.append(f"{_some_of(unlisted)}: in no list of the split, so not used")
         images = [name for name in images if name in splits]
-    side_of_group = {groups[name]: split for name, split in splits.items()}
+    split_of_group = {groups[name]: split for name, split in splits.items()}
     photos = tuple(
-        Photo(name, folder / name, masks[name], groups[name], side_of_group.get(groups[name]))
+        Photo(name, folder / name, masks[name], groups[name], split_of_group.get(groups[name]))
         for name in images
         if masks[name].is_file()
     )
@@ -88,7 +88,7 @@ def problems_error(folder: Path, problems: Sequence[Problem]) -> ProblemsError:
 
 
 def _find_images(folder: Path, pattern: str, problems: list[Problem]) -> list[str]:
-    """Relative names of what the glob finds, hidden files left out as a shell does."""
+    """Relative names of what the glob finds; hidden files are left out, as a shell does."""
     try:
         found = [path for path in folder.glob(pattern) if not path.name.startswith(".")]
     except (ValueError, NotImplementedError, OSError, RuntimeError) as error:
@@ -96,31 +96,25 @@ def _find_images(folder: Path, pattern: str, problems: list[Problem]) -> list[st
         return []
     names = sorted(_relative(path, folder) for path in found if not path.is_dir())
     if not names:
-        endings = sorted({path.suffix for path in _some_files(folder) if path.suffix})
-        problems.append(
-            Problem(
-                SPEC_NAME,
-                f"images: {pattern!r} finds nothing in {folder}",
-                f"correct the glob (case counts; endings there: {', '.join(endings) or 'none'})",
-            )
-        )
+        nearby = (path for depth in ("*", "*/*", "*/*/*") for path in folder.glob(depth))
+        endings = sorted({path.suffix for path in nearby if path.suffix and path.is_file()})
+        what = f"images: {pattern!r} finds nothing in {folder}"
+        there = f"case counts; endings there: {', '.join(endings) or 'none'}"
+        problems.append(Problem(SPEC_NAME, what, f"correct the glob ({there})"))
     return names
 
 
-def _some_files(folder: Path) -> Iterator[Path]:
-    """Files of a folder and of the two levels below it: enough for a hint."""
-    for pattern in ("*", "*/*", "*/*/*"):
-        yield from (path for path in folder.glob(pattern) if path.is_file())
+def _relative(path: Path | str, folder: Path) -> str:
+    return Path(os.path.relpath(path, folder)).as_posix()
 
 
-def _relative(path: Path, folder: Path) -> str:
-    return PurePosixPath(os.path.relpath(path, folder)).as_posix()
+def _filled(template: str, folder: str, stem: str) -> str:
+    return os.path.normpath(template.replace("{folder}", folder).replace("{stem}", stem))
 
 
 def _mask_path(folder: Path, template: str, name: str) -> Path:
     image = PurePosixPath(name)
-    filled = template.replace("{folder}", str(image.parent)).replace("{stem}", image.stem)
-    return Path(os.path.normpath(folder / filled))
+    return Path(os.path.normpath(folder / _filled(template, str(image.parent), image.stem)))
 
 
 def _mask_problems(masks: Mapping[str, Path]) -> Iterator[Problem]:
@@ -128,11 +122,8 @@ def _mask_problems(masks: Mapping[str, Path]) -> Iterator[Problem]:
     owners: dict[Path, str] = {}
     for name, mask in masks.items():
         if mask in owners:
-            yield Problem(
-                name,
-                f"has the same mask as {owners[mask]}: {mask}",
-                "rename one photograph, or use {folder} in masks",
-            )
+            what = f"has the same mask as {owners[mask]}: {mask}"
+            yield Problem(name, what, "rename one photograph, or use {folder} in masks")
         elif not mask.is_file():
             yield Problem(name, f"its mask {mask} does not exist", "add the mask, or correct masks")
         owners.setdefault(mask, name)
@@ -140,32 +131,28 @@ def _mask_problems(masks: Mapping[str, Path]) -> Iterator[Problem]:
 
 def _notes_on_masks(folder: Path, template: str, masks: Mapping[str, Path]) -> list[str]:
     """One note on the masks that belong to no photograph, if there are any."""
-    folders = {str(PurePosixPath(name).parent) for name in masks}
+    patterns = {
+        _filled(template, glob.escape(str(PurePosixPath(name).parent)), "*") for name in masks
+    }
     there = {
         Path(os.path.normpath(path))
-        for image_folder in folders
-        for path in folder.glob(
-            os.path.normpath(
-                template.replace("{folder}", glob.escape(image_folder)).replace("{stem}", "*")
-            )
-        )
+        for pattern in patterns
+        for path in glob.iglob(os.path.join(glob.escape(str(folder)), pattern))
     }
     extra = sorted(_relative(path, folder) for path in there - set(masks.values()))
-    return [f"{_shown(extra)}: masks without a photograph"] if extra else []
+    return [f"{_some_of(extra)}: masks without a photograph"] if extra else []
 
 
 def _group(images: Sequence[str], pattern: str | None, problems: list[Problem]) -> dict[str, str]:
     """The group of each photograph; its own name where the expression doesn't match."""
-    if pattern is None:
-        return {name: name for name in images}
-    groups = {}
-    for name in images:
-        match = re.search(pattern, name)
+    groups = {name: name for name in images}
+    for name in images if pattern is not None else ():
+        match = re.search(pattern or "", name)
         if match is None:
-            problems.append(
-                Problem(name, f"group {pattern!r} doesn't match it", "correct the expression")
-            )
-        groups[name] = (match.group(match.re.groups and 1) or "") if match else name
+            what = f"group {pattern!r} doesn't match it"
+            problems.append(Problem(name, what, "correct the expression"))
+        else:
+            groups[name] = match.group(match.re.groups and 1) or ""
     return groups
 
 
@@ -186,19 +173,17 @@ def _listed_splits(
             if len(names) != 1:
                 problems.append(_unclear_name(split, key, names, names_of_key))
             elif splits.setdefault(names[0], split) != split:
-                problems.append(
-                    Problem(names[0], f"is in {splits[names[0]]} and in {split}", "keep it in one")
-                )
+                what = f"is in {splits[names[0]]} and in {split}"
+                problems.append(Problem(names[0], what, "keep it in one"))
     return splits
 
 
 def _listed_names(
     folder: Path, split: Split, source: float | list[str] | str | None, problems: list[Problem]
-) -> list[str]:
+) -> Sequence[str]:
     """The photographs of a list, or of a text file (one per line, # for comments)."""
     if source is None or isinstance(source, float):
         return []
-    names = source
     if isinstance(source, str):
         try:
             lines = (folder / source).read_text(encoding="utf-8").splitlines()
@@ -206,24 +191,26 @@ def _listed_names(
             what = f"split.{split}: {source} can't be read: {error}"
             problems.append(Problem(SPEC_NAME, what, "a text file with one photograph per line"))
             return []
-        names = [line.strip() for line in lines if line.strip() and not line.startswith("#")]
-    if not names:
+        source = [line.strip() for line in lines if line.strip() and not line.startswith("#")]
+    if not source:
         problems.append(Problem(SPEC_NAME, f"split.{split} lists nothing", "name a photograph"))
-    return list(names)
+    return source
 
 
 def _unclear_name(
     split: Split, key: str, names: Sequence[str], names_of_key: Mapping[str, object]
 ) -> Problem:
+    """What to say about an entry of a list that means no photograph, or several."""
     if names:
-        what = f"split.{split}: {key!r} means {_shown(names)}"
+        what = f"split.{split}: {key!r} means {_some_of(names)}"
         return Problem(SPEC_NAME, what, "write the relative path")
     near = difflib.get_close_matches(key, names_of_key, n=3)
     mend = f"did you mean {' or '.join(near)}?" if near else "write a stem or a relative path"
     return Problem(SPEC_NAME, f"split.{split}: there is no photograph {key!r}", mend)
 
 
-def _torn_groups(splits: Mapping[str, Split], groups: Mapping[str, str]) -> Iterator[Problem]:
+def _divided_groups(splits: Mapping[str, Split], groups: Mapping[str, str]) -> Iterator[Problem]:
+    """Photographs whose group is listed in two splits."""
     first: dict[str, str] = {}
     for name, split in splits.items():
         other = first.setdefault(groups[name], name)
@@ -232,6 +219,6 @@ def _torn_groups(splits: Mapping[str, Split], groups: Mapping[str, str]) -> Iter
             yield Problem(name, what, "keep a group in one split, or correct group")
 
 
-def _shown(names: Sequence[str]) -> str:
+def _some_of(names: Sequence[str]) -> str:
     more = f" and {len(names) - 5} more" if len(names) > 5 else ""
     return ", ".join(names[:5]) + more

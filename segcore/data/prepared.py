@@ -1,35 +1,31 @@
-"""PreparedData: photographs decoded and resized once, into memory-mapped arrays.
+"""PreparedData: a data set's photographs and masks, decoded once, as trainings read them.
 
-A cache is a folder of npy files and one ``index.json``, named by the content of the data set and
-the settings. It is built under another name and renamed when it is complete; trials only read it.
+On disk they are a folder of memory-mapped npy files and one ``index.json``.
+``segcore.data.preparing`` writes it; everything else only reads it.
 """
 
-import hashlib
 import json
-import shutil
-from collections.abc import Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
-from rich.console import Console
-from rich.progress import Progress
 
 from segcore.config import Preparation, TrialConfig
-from segcore.data.arrays import open_arrays, plan_arrays
-from segcore.data.building import CACHE_FORMAT, OnDone, PhotoFacts, Survey, build_cache, plan_job
-from segcore.data.dataset import Dataset, Photo, problems_error, scan_dataset
-from segcore.data.fingerprint import FileState, hash_files
-from segcore.data.images import ImageError, read_pair
 from segcore.data.splits import SPLITS, Split, assign_folds
-from segcore.devices import usable_cores
-from segcore.errors import DISK_FULL, Problem, StorageError, UserError
-from segcore.files import locked, user_cache
+from segcore.errors import UserError
+from segcore.files import user_cache
+
+CACHE_FORMAT = 2
+INDEX = "index.json"
+
+LOCATIONS = 16
+"""Pixels of each class that are remembered for each item."""
+
+ArrayLayout: TypeAlias = Mapping[str, tuple[tuple[int, ...], type[np.generic]]]
+"""Shape and type of each array, by the name of its field in PreparedData and of its file."""
 
 
 @dataclass(frozen=True)
@@ -41,17 +37,17 @@ class PreparedData:
     class_names: tuple[str, ...]
     class_colors: tuple[tuple[int, int, int], ...]
     photos: tuple[str, ...]
-    """Relative names."""
+    """Names relative to dataset.yaml."""
     photo_splits: tuple[Split, ...]
     photo_groups: tuple[str, ...]
-    """Photographs of one group never stand on two sides of a split."""
+    """All photographs of one group are in the same split."""
     fingerprint: str
     """Hex hash of the content of images and masks, the spec and the preparation."""
     photo_M: NDArray[np.int32]
-    """The photograph that each item belongs to."""
+    """The index of the photograph that each item was cut from."""
     images_MHWC: NDArray[np.uint8]
     masks_MHW: NDArray[np.uint8]
-    """IGNORE_INDEX where nothing counts."""
+    """Classes, and IGNORE_INDEX where a pixel doesn't count."""
     class_pixels_MK: NDArray[np.int64]
     class_locations_MKL2: NDArray[np.int16]
     """(row, column) of up to L pixels of each class, drawn at random; -1: none."""
@@ -66,20 +62,19 @@ class PreparedData:
         return _reopen, (self.folder, self.photo_splits)
 
     def items(self, split: Split) -> NDArray[np.int64]:
-        """The items of a split that have labelled pixels; others could teach and score nothing."""
+        """The items of a split with labelled pixels; nothing can be learnt from any others."""
         of_split_P = np.array([own == split for own in self.photo_splits])
         return np.flatnonzero(of_split_P[self.photo_M] & self.class_pixels_MK.any(axis=1))
 
     def class_pixels(self, split: Split) -> NDArray[np.int64]:
         """Labelled pixels of each class (K) in a split."""
-        pixels_K: NDArray[np.int64] = self.class_pixels_MK[self.items(split)].sum(axis=0)
-        return pixels_K
+        return np.asarray(self.class_pixels_MK[self.items(split)].sum(axis=0), np.int64)
 
     def divided_for(self, config: TrialConfig) -> "PreparedData":
-        """The same data, with the splits that a configuration trains and validates on.
+        """The same data with the splits that a configuration trains and validates on.
 
-        For one with a fold that is "val", and the others are "train". Both come from what was
-        "train" and "val", the same each time; "test" stays as it is.
+        If the configuration names a fold, that fold is "val" and the other folds are "train". The
+        folds divide what was "train" and "val", the same way each time; "test" stays as it is.
         Raises ``UserError`` where there are too few groups of photographs.
         """
         if config.fold is None or config.folds is None:
@@ -96,62 +91,52 @@ class PreparedData:
         return replace(self, photo_splits=tuple(splits))
 
 
-def prepare_data(
-    dataset_folder: Path,
-    preparation: Preparation,
-    *,
-    cache_dir: Path | None = None,
-    workers: int | None = None,
-    progress: bool = True,
-) -> PreparedData:
-    """Check a data set and decode it once; where that has been done, just open the result.
+@dataclass(frozen=True)
+class PhotoFacts:
+    """What was found out about one photograph while it was prepared."""
 
-    ``cache_dir`` is ``$SEGSEARCH_CACHE`` or ``~/.cache/segsearch``, ``workers`` the usable cores.
-    Progress goes to standard error. Several processes that
-    prepare the same data do it once.
+    height_px: int
+    width_px: int
+    class_pixels: tuple[int, ...]
+    """Labelled pixels of each class at full resolution."""
+    look: int
+    """``segcore.data.duplicates.difference_hash`` of the photograph."""
+    note: str | None
 
-    Raises ``ProblemsError`` with everything that is wrong with the files, ``UserError`` where
-    dataset.yaml is wrong, the split can't be drawn or the cache can't be written.
-    """
-    cache_dir = cache_dir or user_cache()
-    dataset, problems = scan_dataset(dataset_folder)
-    console = Console(stderr=True)
-    bar = Progress(console=console, transient=True, disable=not (progress and console.is_terminal))
-    # Threads: hashing, decoding and resizing all run outside Python's lock.
-    pool = ThreadPoolExecutor(workers or usable_cores())
-    with pool, bar, _explaining_disk_errors(cache_dir):
-        photos = dataset.photos
-        paths = [path for photo in photos for path in (photo.path, photo.mask_path)]
-        memory = cache_dir / "hashes" / f"{_hex(str(dataset_folder.absolute()))[:24]}.json"
-        on_done = _stage(bar, "Reading", len(paths))
-        states, unreadable = hash_files(paths, memory, pool, on_done)
-        if problems or unreadable:
-            on_done = _stage(bar, "Checking", len(photos))
-            checked = pool.map(partial(_check_photo, dataset, on_done), photos)
-            problems += [problem for problem in checked if problem is not None]
-            told = {problem.where for problem in problems}
-            problems += [problem for problem in unreadable if problem.where not in told]
-            raise problems_error(dataset.folder, problems)
 
-        fingerprint = _fingerprint(dataset, states, preparation)
-        target = _cache_folder(cache_dir, fingerprint)
-        with locked(target.with_suffix(".lock")):
-            try:
-                return open_prepared(target)
-            except UserError:  # Not there yet, or damaged.
-                shutil.rmtree(target, ignore_errors=True)
-            job = plan_job(dataset, states, preparation)
-            on_done = _stage(bar, "Preparing", len(photos))
-            build_cache(job, target, fingerprint, pool, on_done)
-            return open_prepared(target)
+@dataclass(frozen=True)
+class Survey:
+    """What a person wants to know about the photographs of prepared data, in their order."""
+
+    photos: tuple[PhotoFacts, ...]
+    notes: tuple[str, ...]
+    """What is odd but doesn't stop a training."""
+
+
+def array_layout(items: int, num_classes: int, preparation: Preparation) -> ArrayLayout:
+    """The arrays of M ``items`` and K classes."""
+    height_px, width_px, _ = preparation
+    return {
+        "photo_M": ((items,), np.int32),
+        "images_MHWC": ((items, height_px, width_px, 3), np.uint8),
+        "masks_MHW": ((items, height_px, width_px), np.uint8),
+        "class_pixels_MK": ((items, num_classes), np.int64),
+        "class_locations_MKL2": ((items, num_classes, LOCATIONS, 2), np.int16),
+    }
 
 
 def open_prepared(folder: Path) -> PreparedData:
-    """Open a complete cache. Raises ``UserError`` where it is missing or damaged."""
+    """Open prepared data. Raises ``UserError`` where they are missing, incomplete or damaged."""
     index = _read_index(folder)
     try:
         preparation = Preparation(**index["preparation"])
-        layout = plan_arrays(index["items"], len(index["class_names"]), preparation)
+        arrays = {}
+        layout = array_layout(index["items"], len(index["class_names"]), preparation)
+        for name, (shape, dtype) in layout.items():
+            array = np.load(folder / f"{name}.npy", mmap_mode="r", allow_pickle=False)
+            if array.shape != shape or array.dtype != dtype:
+                raise ValueError(f"{name} is {array.dtype} {array.shape}, not {dtype} {shape}")
+            arrays[name] = array
         return PreparedData(
             folder=folder,
             preparation=preparation,
@@ -161,7 +146,7 @@ def open_prepared(folder: Path) -> PreparedData:
             photo_splits=tuple(SPLITS[SPLITS.index(split)] for split in index["photo_splits"]),
             photo_groups=tuple(index["photo_groups"]),
             fingerprint=str(index["fingerprint"]),
-            **open_arrays(folder, layout),
+            **arrays,
         )
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(
@@ -174,19 +159,20 @@ def _reopen(folder: Path, photo_splits: tuple[Split, ...]) -> PreparedData:
 
 
 def find_prepared(fingerprint: str, cache_dir: Path | None = None) -> PreparedData:
-    """Open what ``prepare_data`` made of the data set with this fingerprint, without the data set.
+    """Open the prepared data with this fingerprint, without the data set that they came from.
 
-    Raises ``UserError`` where this machine has it no more.
+    Raises ``UserError`` where they aren't, or are no longer, on this machine.
     """
-    return open_prepared(_cache_folder(cache_dir or user_cache(), fingerprint))
+    return open_prepared(prepared_folder(cache_dir or user_cache(), fingerprint))
 
 
-def _cache_folder(cache_dir: Path, fingerprint: str) -> Path:
+def prepared_folder(cache_dir: Path, fingerprint: str) -> Path:
+    """Where the prepared data with a fingerprint are kept."""
     return cache_dir / "prepared" / f"{fingerprint[:24]}-v{CACHE_FORMAT}"
 
 
 def read_survey(folder: Path) -> Survey:
-    """The survey of a complete cache. Raises ``UserError`` where it is missing or damaged."""
+    """The survey of prepared data. Raises ``UserError`` where they are missing or damaged."""
     survey = _read_index(folder)["survey"]
     facts = [{**facts, "class_pixels": tuple(facts["class_pixels"])} for facts in survey["photos"]]
     return Survey(tuple(PhotoFacts(**values) for values in facts), tuple(survey["notes"]))
@@ -194,7 +180,7 @@ def read_survey(folder: Path) -> Survey:
 
 def _read_index(folder: Path) -> Mapping[str, Any]:
     try:
-        index = json.loads((folder / "index.json").read_text(encoding="utf-8"))
+        index = json.loads((folder / INDEX).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise UserError(
             f"{folder} holds no complete prepared data ({error}); prepare the data set again"
@@ -205,59 +191,3 @@ def _read_index(folder: Path) -> Mapping[str, Any]:
             "delete it and prepare the data set again"
         )
     return index
-
-
-def _check_photo(dataset: Dataset, on_done: OnDone, photo: Photo) -> Problem | None:
-    """Read a photograph and its mask only to see whether they can be used."""
-    try:
-        read_pair(photo.path, photo.mask_path, dataset.spec.coding, at_least_px=(1, 1))
-    except ImageError as error:
-        return error.problem
-    finally:
-        on_done()
-    return None
-
-
-def _fingerprint(
-    dataset: Dataset, states: Mapping[Path, FileState], preparation: Preparation
-) -> str:
-    return _hex(
-        json.dumps(
-            {
-                "spec": dataset.spec.model_dump(mode="json"),
-                "preparation": preparation,
-                "photos": [
-                    (
-                        photo.name,
-                        photo.split,
-                        states[photo.path].sha256,
-                        states[photo.mask_path].sha256,
-                    )
-                    for photo in dataset.photos
-                ],
-            }
-        )
-    )
-
-
-def _hex(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()
-
-
-def _stage(bar: Progress, title: str, total: int) -> OnDone:
-    """Begin a line of the progress bar; the result moves it on by one."""
-    return partial(bar.advance, bar.add_task(title, total=total))
-
-
-@contextmanager
-def _explaining_disk_errors(cache_dir: Path) -> Iterator[None]:
-    """Reading is checked elsewhere: an OSError here is about writing the cache."""
-    try:
-        yield
-    except OSError as error:
-        what = f"the cache in {cache_dir} can't be written: {error.strerror or error}"
-        if error.errno in DISK_FULL:
-            what = f"the disk of the cache is full: {cache_dir}"
-        raise StorageError(
-            f"{what}; make room, or set SEGSEARCH_CACHE to another folder"
-        ) from error

@@ -9,7 +9,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from segcore.config import IGNORE_INDEX, describe_validation_error
-from segcore.data.images import MaskCoding
+from segcore.data.masks import MaskCoding
 from segcore.data.splits import Split
 from segcore.errors import UserError
 
@@ -151,7 +151,7 @@ class DatasetSpec(BaseModel):
         return tuple(
             (given[name] >> 16, given[name] >> 8 & 255, given[name] & 255)
             if name in given
-            else _spread_color(index)
+            else spread_color(index)
             for index, name in enumerate(self.class_names)
         )
 
@@ -205,8 +205,11 @@ def _number(color: str) -> int:
     return int(color.removeprefix("#"), 16)
 
 
-def _spread_color(index: int) -> tuple[int, int, int]:
-    """Hues a golden section apart never come close; brightness changes with every third."""
+def spread_color(index: int) -> tuple[int, int, int]:
+    """The RGB colour of the class with this index, for data sets that bring no colours.
+
+    Hues that are a golden section apart never come close; brightness changes with every third.
+    """
     hue = index * 0.618034 % 1
     red, green, blue = colorsys.hsv_to_rgb(hue, 0.75, (1.0, 0.75, 0.5)[index % 3])
     return round(red * 255), round(green * 255), round(blue * 255)

@@ -1,13 +1,13 @@
-"""Photographs to predict, of any size: held whole, or read from the file piece by piece.
+"""Photographs to predict, of any size: held whole, or read from the file in windows.
 
 A picture of up to ``WHOLE_PX`` pixels is read as for training (``images.read_image``). A larger one
-is a mosaic: it stays in its file, and pieces of it are read and scaled as they are needed. Scaling
-is the same, the mean of the area.
+is a mosaic: it stays in its file, and windows of it are read and scaled as they are needed, by the
+same rules: a scaled pixel is the mean of its area.
 """
 
 import itertools
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -15,18 +15,17 @@ import cv2
 import numpy as np
 import rasterio
 from numpy.typing import NDArray
-from rasterio.enums import ColorInterp, MaskFlags
+from rasterio.enums import MaskFlags
 from rasterio.windows import Window
 
-from segcore.data.images import ImageError, image_orientation, naming, read_image
+from segcore.data.images import naming, open_raster, read_header, read_image, read_samples, to_rgb
 from segcore.data.items import Grid, scale_image
 
 WHOLE_PX = 100_000_000
 """Up to the size of the largest cameras: 0.3 GB in memory."""
 
 _PIECE_BYTES = 4_000_000
-"""Of the file, scaled at once."""
-_DRIVERS = {b"\x89PNG": "PNG", b"\xff\xd8\xff": "JPEG"}
+"""How much of the file is scaled at once."""
 
 
 @dataclass(frozen=True)
@@ -44,41 +43,42 @@ class Photograph:
     path: Path
     height_px: int
     width_px: int
-    georeference: Georeference | None
-    _image_HWC: NDArray[np.uint8] | None
-    _raster: rasterio.DatasetReader | None
-    _shift_bits: int = 0
+    georeference: Georeference | None = None
+    _image_HWC: NDArray[np.uint8] | None = None
+    _raster: rasterio.DatasetReader | None = None
+    _brightest: int = 255
+    """The brightest sample of a mosaic's file, which tells the file's bit depth."""
 
     @classmethod
     @contextmanager
     def open(cls, path: Path) -> "Iterator[Photograph]":
         """Open a JPEG, PNG or TIFF. Raises ``ImageError`` where it can't be read."""
-        with naming(path):
-            raster = _open_raster(path)
-        try:
+        with ExitStack() as stack:
             with naming(path):
-                photo = cls._of(path, raster)
+                photo = cls._open(path, stack)
             yield photo
-        finally:
-            if raster is not None:
-                raster.close()
 
     @classmethod
     def in_memory(cls, image_HWC: NDArray[np.uint8]) -> "Photograph":
-        """A picture in RGB that is there already."""
-        return cls(Path("in memory"), image_HWC.shape[0], image_HWC.shape[1], None, image_HWC, None)
+        """A photograph from its pixels (uint8, RGB)."""
+        height_px, width_px, _ = image_HWC.shape
+        return cls(Path("in memory"), height_px, width_px, _image_HWC=image_HWC)
 
     @classmethod
-    def _of(cls, path: Path, raster: rasterio.DatasetReader | None) -> "Photograph":
-        # What a camera has turned by EXIF is no map: the file's grid isn't the photograph's.
-        if raster is None or image_orientation(path) != 1:
+    def _open(cls, path: Path, stack: ExitStack) -> "Photograph":
+        try:
+            raster = stack.enter_context(open_raster(path))
+        except rasterio.errors.RasterioIOError:  # Only Pillow reads this format.
+            raster = None
+        # A picture that has to be turned is no map: the file's grid isn't the photograph's.
+        if raster is None or read_header(path, whole=False).orientation != 1:
             return replace(cls.in_memory(read_image(path)), path=path)
         located = raster.crs is not None or raster.transform != rasterio.Affine.identity()
         georeference = Georeference(raster.crs, raster.transform) if located else None
+        photo = cls(path, raster.height, raster.width, georeference, None, raster)
         if raster.height * raster.width <= WHOLE_PX:
-            return cls(path, raster.height, raster.width, georeference, read_image(path), raster)
-        shift_bits = _surplus_bits(path, raster)
-        return cls(path, raster.height, raster.width, georeference, None, raster, shift_bits)
+            return replace(photo, _image_HWC=read_image(path))
+        return replace(photo, _brightest=_find_brightest(raster))
 
     @property
     def size_px(self) -> tuple[int, int]:
@@ -106,26 +106,17 @@ class Photograph:
         if self._raster is None or not self.has_holes:
             return np.ones((rows.stop - rows.start, columns.stop - columns.start), dtype=bool)
         with naming(self.path):
-            valid_HW: NDArray[np.bool_] = (
-                self._raster.dataset_mask(window=Window.from_slices(rows, columns)) > 0
-            )
-        return valid_HW
+            window = Window.from_slices(rows, columns)
+            return np.asarray(self._raster.dataset_mask(window=window) > 0)
 
     def read(self, rows: slice, columns: slice) -> NDArray[np.uint8]:
-        """A piece in RGB (HWC). Raises ``ImageError`` where the file is damaged."""
+        """A window in RGB (HWC). Raises ``ImageError`` where the file is damaged."""
         if self._image_HWC is not None:
             return self._image_HWC[rows, columns]
         assert self._raster is not None
         with naming(self.path):
-            bands = [1, 2, 3] if self._raster.count >= 3 else [1]
-            bands_CHW = self._raster.read(bands, window=Window.from_slices(rows, columns))
-            if self._raster.colorinterp[0] == ColorInterp.palette:
-                colormap = self._raster.colormap(1)
-                table = np.array([colormap.get(v, (0, 0, 0))[:3] for v in range(256)], np.uint8)
-                return table[bands_CHW[0]]
-        eight_CHW = (bands_CHW >> self._shift_bits).astype(np.uint8)
-        shape = (3, *eight_CHW.shape[1:])
-        return np.ascontiguousarray(np.broadcast_to(eight_CHW, shape).transpose(1, 2, 0))
+            samples_HWC = read_samples(self._raster, Window.from_slices(rows, columns))
+        return to_rgb(samples_HWC, self._brightest)
 
 
 @dataclass(frozen=True, eq=False)
@@ -137,7 +128,7 @@ class GridImage:
     _whole_HWC: NDArray[np.uint8] | None
 
     def read(self, rows: slice, columns: slice) -> NDArray[np.uint8]:
-        """A piece of the scaled photograph (HWC)."""
+        """A window of the scaled photograph (HWC)."""
         if self._whole_HWC is not None:
             return self._whole_HWC[rows, columns]
         if (self.grid.height_px, self.grid.width_px) == self.photo.size_px:
@@ -169,7 +160,7 @@ def _source(span: slice, grid_px: int, photo_px: int) -> slice:
 
 
 def _edges(span: slice, grid_px: int, photo_px: int) -> NDArray[np.float64]:
-    """Where the grid's pixels begin and end, in the photograph's."""
+    """Where the grid's pixels begin and end, in pixels of the photograph."""
     return np.arange(span.start, span.stop + 1) * photo_px / grid_px
 
 
@@ -187,33 +178,11 @@ def _area_means(
     return means
 
 
-def _open_raster(path: Path) -> rasterio.DatasetReader | None:
-    """None: only Pillow reads it. GDAL's other drivers follow references to files elsewhere."""
-    with path.open("rb") as file:
-        start = file.read(4)
-    driver = next((name for magic, name in _DRIVERS.items() if start.startswith(magic)), "GTiff")
-    try:
-        return rasterio.open(path, driver=driver)
-    except rasterio.errors.RasterioIOError:
-        return None
-
-
-def _surplus_bits(path: Path, raster: rasterio.DatasetReader) -> int:
-    """By how many bits samples are shifted down, as ``read_image`` does: the brightest tells."""
+def _find_brightest(raster: rasterio.DatasetReader) -> int:
+    """The brightest sample of a file, read in pieces; 255 at most where samples have 8 bits."""
     if raster.dtypes[0] == "uint8":
-        return 0
-    if raster.dtypes[0] != "uint16":
-        raise ImageError(
-            path,
-            f"has samples of type {raster.dtypes[0]}",
-            "allowed: unsigned integers of 8 or 16 bits; convert it",
-        )
-    bands = [1, 2, 3] if raster.count >= 3 else [1]
-    step = max(1, _PIECE_BYTES // (2 * len(bands) * raster.width))
+        return 255
+    step = max(1, _PIECE_BYTES // (6 * raster.width))
     tops = [*range(0, raster.height, step), raster.height]
-    brightest = max(
-        int(raster.read(bands, window=Window.from_slices((a, b), (0, raster.width))).max())
-        for a, b in itertools.pairwise(tops)
-    )
-    bits = brightest.bit_length()
-    return max(0, bits + bits % 2 - 8)
+    windows = (Window.from_slices(rows, (0, raster.width)) for rows in itertools.pairwise(tops))
+    return max(int(read_samples(raster, window).max()) for window in windows)

@@ -1,6 +1,6 @@
-"""Pictures for people: masks in colour, image | truth | prediction, the confusion matrix.
+"""Pictures for people: masks in colour, image | truth | prediction, and the confusion matrix.
 
-All pictures are uint8 RGB ``picture_HWC``. Masks hold 0…K−1 or ``IGNORE_INDEX``, which is grey.
+All pictures are uint8 RGB (HWC). Masks hold 0…K−1, or ``IGNORE_INDEX``, which is shown in grey.
 """
 
 import functools
@@ -34,19 +34,22 @@ PANEL_PX = 640
 
 def colour_mask(mask_HW: Mask, class_colors: Sequence[Color]) -> Picture:
     """Each pixel in the colour of its class."""
-    return _color_table(class_colors)[mask_HW]
+    table = np.full((256, 3), IGNORED_COLOR, dtype=np.uint8)
+    table[: len(class_colors)] = class_colors
+    table[IGNORE_INDEX] = IGNORED_COLOR
+    return table[mask_HW]
 
 
 def overlay(
     image_HWC: Picture, mask_HW: Mask, class_colors: Sequence[Color], opacity: float = 0.5
 ) -> Picture:
-    """The image tinted in its classes' colours, with darker outlines; ignored pixels stay bare."""
+    """The image tinted in its classes' colours, with dark outlines; ignored ones stay bare."""
     colored_HWC = colour_mask(mask_HW, class_colors)
     tinted_HWC = cv2.addWeighted(colored_HWC, opacity, image_HWC, 1 - opacity, 0)
     ignored_HW = mask_HW == IGNORE_INDEX
     tinted_HWC[ignored_HW] = image_HWC[ignored_HW]
 
-    # As thick on a 12-megapixel photograph, seen as a whole, as on a small one.
+    # Outlines look equally thick when a large and a small photograph fill the same screen.
     outline_px = 1 + 2 * (max(mask_HW.shape) // 1200)
     square = np.ones((outline_px + 1, outline_px + 1), np.uint8)
     outline_HW = cv2.morphologyEx(mask_HW.astype(np.uint8), cv2.MORPH_GRADIENT, square) > 0
@@ -64,7 +67,7 @@ def comparison(
     """Image | truth | prediction, with the classes that occur and their shares of labelled pixels.
 
     Panels are scaled to ``PANEL_PX``, so that photographs of any size give a picture for a screen.
-    The prediction is shown where the truth is ignored too, but its shares leave that out.
+    Where the truth is ignored the prediction is shown, but it doesn't count in the shares.
     """
     panels = [
         ("Image", image_HWC, cv2.INTER_AREA),
@@ -76,7 +79,7 @@ def comparison(
     margin, title_px, text_px = 20, 24, 17
     panels_top = margin + round(1.6 * title_px)
     entries = _legend_entries(truth_HW, predicted_HW, class_names, class_colors)
-    entry_width = max(_text_width(text, text_px) for text, _ in entries) + 4 * text_px
+    entry_width = max(round(_font(text_px).getlength(text)) for text, _ in entries) + 4 * text_px
     canvas_width = max(3 * width + 4 * margin, entry_width + 2 * margin)
     columns = min(len(entries), (canvas_width - 2 * margin) // entry_width)
     rows = -(-len(entries) // columns)
@@ -93,7 +96,7 @@ def comparison(
     caption = "Share of the labelled pixels: in the truth → in the prediction"
     draw.text((margin, legend_top - row_px), caption, FAINT_INK, _font(text_px))
     for i, (text, color) in enumerate(entries):
-        # Column by column, so that the most common classes stand at the left.
+        # Entries run down the columns, so that the most common classes are at the left.
         column, row = divmod(i, rows)
         left, top = margin + column * entry_width, legend_top + row * row_px
         box = (left, top + 2, left + round(1.4 * text_px), top + text_px + 2)
@@ -105,10 +108,10 @@ def comparison(
 def confusion_matrix_picture(
     confusion_KK: NDArray[np.int64], class_names: Sequence[str]
 ) -> Picture:
-    """Where the pixels of each class that occurs in the truth went, in percent of its row.
+    """How the pixels of each class in the truth were predicted, in percent of its row.
 
-    ``confusion_KK``: pixels by [truth, prediction]. Classes that are only predicted share a column.
-    ValueError where nothing was counted.
+    ``confusion_KK`` counts pixels by [truth, prediction]. Classes that are only predicted share one
+    column. Raises ``ValueError`` where nothing was counted.
     """
     true_K = confusion_KK.sum(axis=1) > 0
     if not true_K.any():
@@ -143,7 +146,7 @@ def confusion_matrix_picture(
     axes.set_xlabel("Prediction, % of the row", fontweight="bold")
     axes.set_ylabel("Truth (share of all pixels)", fontweight="bold")
 
-    # Cells have a fixed size; "tight" lets the picture grow by what the names need.
+    # Cells have a fixed size; "tight" makes the picture larger by what the names need.
     file = io.BytesIO()
     FigureCanvasAgg(figure).print_figure(
         file, format="png", dpi=110, bbox_inches="tight", pad_inches=0.15
@@ -151,61 +154,10 @@ def confusion_matrix_picture(
     return np.asarray(Image.open(file).convert("RGB"))
 
 
-def distinct_colors(count: int) -> tuple[Color, ...]:
-    """Colours that are easy to tell apart, for data sets that bring none; the same every time.
-
-    Each is the one farthest, in Oklab, from those before it and from the grey of ignored pixels.
-    The first of n colours are the same for every n.
-    """
-    steps = np.linspace(0, 255, 18).round().astype(np.uint8)
-    candidates_Q3 = np.stack(np.meshgrid(steps, steps, steps, indexing="ij"), -1).reshape(-1, 3)
-    lab_Q3 = _oklab(candidates_Q3)
-    lightness_Q, chroma_Q = lab_Q3[:, 0], np.hypot(lab_Q3[:, 1], lab_Q3[:, 2])
-    # Neither near black or white, nor glaring; 25 are hardly less distinct than without the limits.
-    calm_Q = (lightness_Q > 0.4) & (lightness_Q < 0.92) & (chroma_Q < 0.18)
-    candidates_Q3, lab_Q3 = candidates_Q3[calm_Q], lab_Q3[calm_Q]
-
-    grey_13 = _oklab(np.array([IGNORED_COLOR], dtype=np.uint8))
-    distance_Q = np.linalg.norm(lab_Q3 - grey_13, axis=1)
-    colors: list[Color] = []
-    for _ in range(count):
-        farthest = int(distance_Q.argmax())
-        red, green, blue = (int(value) for value in candidates_Q3[farthest])
-        colors.append((red, green, blue))
-        distance_Q = np.minimum(distance_Q, np.linalg.norm(lab_Q3 - lab_Q3[farthest], axis=1))
-    return tuple(colors)
-
-
-def _oklab(rgb_Q3: NDArray[np.uint8]) -> NDArray[np.float64]:
-    """sRGB → Oklab, in which equal distances look equally far (Ottosson 2020)."""
-    encoded = rgb_Q3 / 255
-    linear = np.where(encoded <= 0.04045, encoded / 12.92, ((encoded + 0.055) / 1.055) ** 2.4)
-    to_cones = [
-        [0.4122214708, 0.5363325363, 0.0514459929],
-        [0.2119034982, 0.6806995451, 0.1073969566],
-        [0.0883024619, 0.2817188376, 0.6299787005],
-    ]
-    to_lab = [
-        [0.2104542553, 0.7936177850, -0.0040720468],
-        [1.9779984951, -2.4285922050, 0.4505937099],
-        [0.0259040371, 0.7827717662, -0.8086757660],
-    ]
-    lab: NDArray[np.float64] = np.cbrt(linear @ np.array(to_cones).T) @ np.array(to_lab).T
-    return lab
-
-
-def _color_table(class_colors: Sequence[Color]) -> Picture:
-    """The colour of each of the 256 values of a mask."""
-    table = np.full((256, 3), IGNORED_COLOR, dtype=np.uint8)
-    table[: len(class_colors)] = class_colors
-    table[IGNORE_INDEX] = IGNORED_COLOR
-    return table
-
-
 def _legend_entries(
     truth_HW: Mask, predicted_HW: Mask, class_names: Sequence[str], class_colors: Sequence[Color]
 ) -> list[tuple[str, Color]]:
-    """ "name  truth → prediction" of the classes that occur, the most common first."""
+    """Texts "name  truth → prediction" of the classes that occur, the most common first."""
     labelled_HW = truth_HW != IGNORE_INDEX
     labelled = max(int(labelled_HW.sum()), 1)
     k = len(class_names)
@@ -215,29 +167,21 @@ def _legend_entries(
     order: list[int] = sorted(
         np.flatnonzero(shown_K).tolist(), key=lambda c: (-truth_K[c], -predicted_K[c])
     )
-    entries = [
-        (
-            f"{class_names[c]}   {_percent(truth_K[c] / labelled)} → "
-            f"{_percent(predicted_K[c] / labelled)}",
-            class_colors[c],
-        )
-        for c in order
-    ]
+    entries = []
+    for c in order:
+        shares = f"{_percent(truth_K[c] / labelled)} → {_percent(predicted_K[c] / labelled)}"
+        entries.append((f"{class_names[c]}   {shares}", class_colors[c]))
     if not labelled_HW.all():
         entries.append((f"not labelled   {_percent(1 - labelled_HW.mean())}", IGNORED_COLOR))
     return entries
 
 
 def _percent(share: float) -> str:
-    """ "12 %", "1.2 %" below 10, "<0.1 %" for the rare."""
+    """Text such as "12 %"; "1.2 %" below 10; "<0.1 %" for what is rare."""
     percent = 100 * share
     if 0 < percent < 0.1:
         return "<0.1 %"
     return f"{percent:.0f} %" if percent >= 10 or percent == 0 else f"{percent:.1f} %"
-
-
-def _text_width(text: str, size_px: int) -> int:
-    return round(_font(size_px).getlength(text))
 
 
 @functools.cache

@@ -1,5 +1,6 @@
-"""Polygons of a mask's classes, for a GIS: GeoPackage or GeoJSON."""
+"""Polygons of the regions of a mask, for a GIS: GeoPackage or GeoJSON."""
 
+import itertools
 import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -16,23 +17,22 @@ from segcore.files import whole_file
 
 _DRIVERS = {".gpkg": "GPKG", ".geojson": "GeoJSON"}
 _CHUNK = 10_000
+"""Regions that are held as Python objects at once; as WKB they take a tenth of the memory."""
 
 
 def write_polygons(path: Path, mask_path: Path, class_names: Sequence[str]) -> int:
     """Write the connected regions of a mask file, and return how many there are.
 
-    One layer, ``classes``, with the fields ``class`` (index), ``name`` and ``area`` (in square
-    units of the CRS). Values that are no class's are left out. Of a mask without a place on earth,
-    coordinates are pixels, x to the right and y downwards. GeoJSON is in longitude and latitude
-    (RFC 7946).
-    Memory is in proportion to the polygons. Raises ``UserError`` where it can't be written.
+    One layer, ``classes``, has the fields ``class`` (index), ``name`` and ``area`` (in square units
+    of the CRS). Pixel values that are no class are left out. Without a CRS, coordinates are pixels,
+    x to the right and y downwards. GeoJSON is in longitude and latitude (RFC 7946).
+
+    Memory grows with the number of polygons. Raises ``UserError`` where it can't be written.
     """
     with rasterio.open(mask_path) as mask:
         crs = mask.crs
         chunks = list(_regions(mask, len(class_names)))
-    geometry = np.concatenate([wkb for wkb, _, _ in chunks])
-    classes = np.concatenate([k for _, k, _ in chunks])
-    area = np.concatenate([a for _, _, a in chunks])
+    geometry, classes, area = (np.concatenate(parts) for parts in zip(*chunks, strict=True))
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
         with warnings.catch_warnings(), whole_file(path) as unfinished:
@@ -56,22 +56,14 @@ def write_polygons(path: Path, mask_path: Path, class_names: Sequence[str]) -> i
 def _regions(
     mask: rasterio.DatasetReader, num_classes: int
 ) -> Iterator[tuple[NDArray[np.object_], NDArray[np.int32], NDArray[np.float64]]]:
-    """WKB, class and area of some regions at a time: as WKB they take a tenth of the memory."""
-    polygons, classes = [], []
-    for polygon, value in rasterio.features.shapes(rasterio.band(mask, 1)):
-        if value < num_classes:
-            shell, *holes = polygon["coordinates"]
-            polygons.append(shapely.Polygon(shell, holes))
-            classes.append(value)
-        if len(polygons) == _CHUNK:
-            yield _packed(polygons, classes)
-            polygons, classes = [], []
-    yield _packed(polygons, classes)
-
-
-def _packed(
-    polygons: list[shapely.Polygon], classes: list[float]
-) -> tuple[NDArray[np.object_], NDArray[np.int32], NDArray[np.float64]]:
-    # As an array even where there are none.
-    polygons_N = np.array(polygons, object)
-    return shapely.to_wkb(polygons_N), np.array(classes, np.int32), shapely.area(polygons_N)
+    """WKB, class and area of some regions at a time; at least one (perhaps empty) chunk."""
+    shapes = rasterio.features.shapes(rasterio.band(mask, 1))
+    regions = ((shape, value) for shape, value in shapes if value < num_classes)
+    while True:
+        chunk = list(itertools.islice(regions, _CHUNK))
+        rings = [shape["coordinates"] for shape, _ in chunk]
+        polygons_N = np.array([shapely.Polygon(shell, holes) for shell, *holes in rings], object)
+        classes_N = np.array([value for _, value in chunk], np.int32)
+        yield shapely.to_wkb(polygons_N), classes_N, shapely.area(polygons_N)
+        if len(chunk) < _CHUNK:
+            return

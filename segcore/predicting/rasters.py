@@ -1,20 +1,19 @@
-"""Maps of what was predicted, written window by window: GeoTIFF, or PNG where there is no place.
+"""Maps of predictions, written window by window: GeoTIFF, or PNG where there is no georeference.
 
 A GeoTIFF has the photograph's grid, CRS and transform, and is cloud-optimised: tiled, compressed,
 with overviews. Files appear complete or not at all.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Literal
 
 import numpy as np
 import rasterio
 import rasterio.shutil
 from numpy.typing import NDArray
-from PIL import Image
 from rasterio.windows import Window
 
 from segcore.data.images import write_image
@@ -26,50 +25,53 @@ Color = tuple[int, int, int]
 
 BLOCK_PX = 512
 GDAL_OPTIONS = {"GDAL_CACHEMAX": 256, "GDAL_NUM_THREADS": "ALL_CPUS"}
-"""In megabytes; GDAL itself would take a twentieth of the machine's memory."""
+"""The cache is in megabytes; by default GDAL takes a twentieth of the machine's memory."""
 
 
 @dataclass(frozen=True)
 class MapSpec:
-    """What a map of one number (0 … 255) for each pixel and band says of itself."""
+    """A map of one number (0 … 255) for each pixel and band, as its file describes itself."""
 
     bands: int = 1
     nodata: int | None = None
     colors: Sequence[Color] = ()
-    """Of the values 0, 1, 2 …; a single band may have a table of them."""
+    """Colours of the values 0, 1, 2 …; only a map of a single band can have them."""
     band_names: Sequence[str] = ()
     tags: dict[str, str] = field(default_factory=dict)
     overviews: Literal["NEAREST", "MODE", "AVERAGE"] = "NEAREST"
 
 
-class MapWriter(Protocol):
-    """Takes a map piece by piece."""
-
-    def write(self, rows: slice, columns: slice, values_BHW: NDArray[np.uint8]) -> None:
-        """Write a piece of all bands."""
+WriteWindow = Callable[[slice, slice, NDArray[np.uint8]], None]
+"""Writes a window (rows, columns, ``values_BHW``) of all bands of a map."""
 
 
 @contextmanager
 def write_map(
     path: Path, size_px: tuple[int, int], georeference: Georeference | None, spec: MapSpec
-) -> Iterator[MapWriter]:
+) -> Iterator[WriteWindow]:
     """Write a map of ``size_px`` (height, width): a GeoTIFF, or by its ending a PNG of one band.
 
-    It has its name only when the block is left without an error. Raises ``UserError`` where it
-    can't be written.
+    The file has its name only when the block is left without an error. Raises ``UserError`` where
+    it can't be written.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     if path.suffix == ".png":
         values_HW = np.zeros(size_px, np.uint8)
-        yield _ArrayWriter(values_HW)
-        _write_png(path, values_HW, spec)
+
+        def keep(rows: slice, columns: slice, values_BHW: NDArray[np.uint8]) -> None:
+            values_HW[rows, columns] = values_BHW[0]
+
+        yield keep
+        write_image(path, values_HW, spec.colors)
         return
     draft = path.with_name(f".{path.stem}.draft.tif")
     try:
         with rasterio.Env(**GDAL_OPTIONS), whole_file(path) as finished:
             with rasterio.open(draft, "w", **_profile(size_px, georeference, spec)) as raster:
                 _describe(raster, spec)
-                yield _RasterWriter(raster)
+                yield lambda rows, columns, values_BHW: raster.write(
+                    values_BHW, window=Window.from_slices(rows, columns)
+                )
             rasterio.shutil.copy(
                 draft, finished, driver="COG", blocksize=BLOCK_PX, compress="DEFLATE",
                 predictor="NO", overview_resampling=spec.overviews, bigtiff="IF_SAFER",
@@ -81,35 +83,21 @@ def write_map(
 
 
 def read_map(path: Path, size_px: tuple[int, int] | None = None) -> NDArray[np.uint8]:
-    """The first band of a map (HW), if wished at another size: each pixel is the nearest one."""
+    """The first band of a map (HW); at another ``size_px`` each pixel is the nearest one.
+
+    Raises ``UserError`` where it can't be read.
+    """
     try:
         with rasterio.Env(**GDAL_OPTIONS), rasterio.open(path) as raster:
-            values_HW: NDArray[np.uint8] = raster.read(1, out_shape=size_px)
+            return np.asarray(raster.read(1, out_shape=size_px), np.uint8)
     except rasterio.errors.RasterioError as error:
         raise UserError(f"{path} can't be read: {error}; delete it to predict it again") from error
-    return values_HW
-
-
-@dataclass(frozen=True)
-class _ArrayWriter:
-    values_HW: NDArray[np.uint8]
-
-    def write(self, rows: slice, columns: slice, values_BHW: NDArray[np.uint8]) -> None:
-        self.values_HW[rows, columns] = values_BHW[0]
-
-
-@dataclass(frozen=True)
-class _RasterWriter:
-    raster: rasterio.io.DatasetWriter
-
-    def write(self, rows: slice, columns: slice, values_BHW: NDArray[np.uint8]) -> None:
-        self.raster.write(values_BHW, window=Window.from_slices(rows, columns))
 
 
 def _profile(
     size_px: tuple[int, int], georeference: Georeference | None, spec: MapSpec
 ) -> dict[str, object]:
-    # Not compressed: blocks are written in parts, and a compressed one would be written anew.
+    # Not compressed: a block is written in several parts, and each would compress it anew.
     profile: dict[str, object] = {
         "driver": "GTiff", "dtype": "uint8", "count": spec.bands, "nodata": spec.nodata,
         "height": size_px[0], "width": size_px[1], "tiled": True, "blockxsize": BLOCK_PX,
@@ -123,20 +111,6 @@ def _profile(
 def _describe(raster: rasterio.io.DatasetWriter, spec: MapSpec) -> None:
     if spec.colors:
         raster.write_colormap(1, {v: (*color, 255) for v, color in enumerate(spec.colors)})
-    if spec.tags:
-        raster.update_tags(**spec.tags)
+    raster.update_tags(**spec.tags)
     for band, name in enumerate(spec.band_names, start=1):
         raster.set_band_description(band, name)
-
-
-def _write_png(path: Path, values_HW: NDArray[np.uint8], spec: MapSpec) -> None:
-    if not spec.colors:
-        write_image(path, values_HW)
-        return
-    picture = Image.fromarray(values_HW).convert("P")
-    picture.putpalette([channel for color in spec.colors for channel in color])
-    try:
-        with whole_file(path) as unfinished:
-            picture.save(unfinished, format="PNG")
-    except OSError as error:
-        raise UserError(f"{path} can't be written: {error}") from error

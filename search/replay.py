@@ -1,4 +1,4 @@
-"""python -m search.replay RUN TRIAL: trains one trial again, in this process, without Ray."""
+"""python -m search.replay RUN TRIAL: trains one trial again, in this process and without Ray."""
 
 import itertools
 import sys
@@ -61,7 +61,7 @@ class PastTrial:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Replay, and return the exit code: 0 equal, 1 not, 2 bad input."""
+    """Replay a trial. The exit code is 0 for equal scores, 1 for others, 2 for bad input."""
     options = tyro.cli(ReplayOptions, args=arguments, prog="python -m search.replay")
     console = Console(highlight=False)
 
@@ -74,7 +74,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def replay(options: ReplayOptions, console: Console) -> bool:
-    """Train the trial again, printing stored and new scores; whether they are equal."""
+    """Train the trial again and print stored and new scores; whether they are equal."""
     run = RunFolder.opened(options.run)
     record = run.read()
     past = read_trial(run, options.trial)
@@ -100,11 +100,12 @@ def replay(options: ReplayOptions, console: Console) -> bool:
     except TrainingFailedError as error:
         console.print(f"failed now: {error}\nfailed then: {past.failure}", markup=False)
         return str(error) == past.failure
-    return equal & _is_built_alike(past.checkpoint, epoch, console)
+    _print_differences(past.checkpoint, epoch, console)
+    return equal
 
 
 def read_trial(run: RunFolder, number: int) -> PastTrial:
-    """A trial from the run's study. Raises ``UserError`` where it was never begun."""
+    """A trial from the run's study. Raises ``UserError`` if it has not begun."""
     trials = read_study(run).get_trials(deepcopy=False)
     if number not in range(len(trials)):
         raise UserError(f"{run.address}: no trial {number}; there are 0 to {len(trials) - 1}")
@@ -127,7 +128,7 @@ def _train(
     data: PreparedData,
     weights_dir: Path,
 ) -> Iterator[EpochResult]:
-    """As a worker does, with as many threads: these decide in which order sums are taken."""
+    """Train as a worker does, with as many threads: they determine the order of sums."""
     has_gpu = torch.cuda.is_available()
     if options.device == "cuda" and not has_gpu:
         raise UserError("--device cuda: torch finds none here; use cpu")
@@ -142,10 +143,10 @@ def _train(
     )
 
 
-def _is_built_alike(then: CheckpointInfo | None, now: EpochResult, console: Console) -> bool:
-    """Say what else is not as it was; whether network, optimizer, loss and loader are."""
+def _print_differences(then: CheckpointInfo | None, now: EpochResult, console: Console) -> None:
+    """Print what may explain other scores: other versions, or fewer images at once."""
     if then is None:
-        return True
+        return
     for name, was in then.versions.items():
         if versions().get(name) != was:
             console.print(f"{name}: was {was}, is {versions().get(name)}", markup=False)
@@ -153,10 +154,6 @@ def _is_built_alike(then: CheckpointInfo | None, now: EpochResult, console: Cons
         console.print(
             f"{now.micro_batch_size} images at a time fit into memory, then {then.micro_batch_size}"
         )
-    if then.built_hash in (None, now.built_hash):
-        return True
-    console.print(f"what was built has hash {now.built_hash}, had {then.built_hash}")
-    return False
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""TrialConfig: everything that one training run needs to know besides its data."""
+"""TrialConfig: all settings of one training run."""
 
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, NamedTuple
@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from segcore.errors import UserError
 
 IGNORE_INDEX = 255
-"""The value of a mask's pixel that counts nowhere: in no loss, score or class statistic."""
+"""The value of a mask's pixels that no loss, score or statistic of classes counts."""
 
 MetricName = Literal["dice", "iou", "dice_per_image", "dice_kaggle", "pixel_accuracy"]
 """The scores that a search can maximise; ``segcore.scores.metrics`` defines them."""
@@ -21,8 +21,8 @@ Positive = Annotated[float, Field(gt=0)]
 class Preparation(NamedTuple):
     """How photographs become training images.
 
-    ``tile_scale`` None: each photograph is resized to ``height_px`` × ``width_px`` as a whole.
-    A number: each is scaled by that factor (1.0 keeps full resolution), then cut into tiles of
+    With ``tile_scale`` None, each photograph is resized to ``height_px`` × ``width_px`` as a whole.
+    Otherwise it is scaled by that factor (1.0 keeps the full resolution), then cut into tiles of
     ``height_px`` × ``width_px``.
     """
 
@@ -34,9 +34,9 @@ class Preparation(NamedTuple):
 class TrialConfig(BaseModel):
     """One training run: input, network, loss, optimisation, augmentation and sampling of images.
 
-    Frozen and checked on creation. Field names are the names of MLflow's parameters.
-    ``max_epochs``, ``metric``, ``seed``, ``fold`` and ``folds`` belong to the search: it overwrites
-    what a space says.
+    It is frozen, and checked when it is created. MLflow's parameters have the names of its fields.
+    The search sets ``max_epochs``, ``metric``, ``seed``, ``fold`` and ``folds``, whatever a space
+    gives for them.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
@@ -46,15 +46,15 @@ class TrialConfig(BaseModel):
     width_px: Annotated[int, Field(ge=32)] = 368
     tile_scale: Annotated[float, Field(gt=0, le=1)] | None = None
 
-    # Network: a name of segcore.models.MODELS, or "package.module:factory".
+    # Network: a name of segcore.networks.models.MODELS, or "package.module:factory".
     architecture: str = "unet"
     encoder: str | None = "resnet34"
-    """smp's name of the encoder; None for an architecture that has none to choose."""
+    """smp's name of the encoder; None for an architecture without encoders."""
     encoder_weights: str | None = None
     """"imagenet", a .pth or .safetensors file, or None for random weights."""
     model_kwargs: dict[str, Scalar] = Field(default_factory=dict)
 
-    # Loss: a name of segcore.losses.LOSSES, or "package.module:factory".
+    # Loss: a name of segcore.training.losses.LOSSES, or "package.module:factory".
     loss: str = "ce"
     loss_kwargs: dict[str, Scalar] = Field(default_factory=dict)
 
@@ -62,23 +62,23 @@ class TrialConfig(BaseModel):
     optimizer: Literal["adam", "adamw", "sgd"] = "adamw"
     lr: Positive = 1e-3
     encoder_lr_factor: Positive = 1.0
-    """The encoder learns with ``lr`` times this: below 1 for pretrained encoders."""
+    """The encoder learns with ``lr`` times this factor; a pretrained one wants less than 1."""
     weight_decay: Annotated[float, Field(ge=0)] = 1e-4
     momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
-    """Only SGD's; Adam's betas are torch's defaults."""
+    """For "sgd" only. Adam and AdamW have torch's default betas."""
     schedule: Literal["constant", "cosine", "poly", "plateau"] = "cosine"
     warmup_epochs: Annotated[float, Field(ge=0)] = 0.0
     batch_size: Annotated[int, Field(ge=1)] = 8
     max_epochs: Annotated[int, Field(ge=1)] = 50
     patience_epochs: Annotated[int, Field(ge=1)] | None = None
-    """Training ends after this many epochs without a better ``metric``; None: never early."""
+    """Training ends after so many epochs without a better ``metric``; None: only at max_epochs."""
     clip_norm: Positive | None = None
     ema_decay: Annotated[float, Field(gt=0, lt=1)] | None = None
     """Decay per step of the moving average of weights that is scored and kept; None: no average."""
 
     # Augmentation and sampling.
     augmentation: str = "aerial"
-    """A name of segcore.augment.AUGMENTATIONS, or "package.module:factory"."""
+    """A name of segcore.training.augment.AUGMENTATIONS, or "package.module:factory"."""
     augment_strength: Fraction = 0.5
     oversample_ratio: Annotated[float, Field(ge=1)] = 1.0
     """Images that hold rare classes are drawn up to this many times as often as others."""
@@ -87,10 +87,10 @@ class TrialConfig(BaseModel):
 
     # What the search decides.
     metric: MetricName = "dice"
-    """The score that the plateau schedule, early stopping and the search look at."""
+    """The score that the plateau schedule, early stopping and the search use."""
     seed: Annotated[int, Field(ge=0)] = 0
     fold: Annotated[int, Field(ge=0)] | None = None
-    """The fold (0…``folds``−1) that is held out for validation; None: the data's own split."""
+    """The fold (0…``folds``−1) to validate on; None: the data's own split."""
     folds: Annotated[int, Field(ge=2)] | None = None
 
     @model_validator(mode="after")
@@ -106,23 +106,23 @@ class TrialConfig(BaseModel):
 
     @property
     def preparation(self) -> Preparation:
-        """How this run wants its photographs prepared."""
+        """How this run needs its photographs to be prepared."""
         return Preparation(self.height_px, self.width_px, self.tile_scale)
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain JSON values; ``from_dict`` gives the same configuration back."""
+        """The fields as plain JSON values, for ``from_dict``."""
         return self.model_dump(mode="json")
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "TrialConfig":
-        """Check and build. Raises ``UserError`` naming each field that is wrong or unknown."""
+        """Read what ``to_dict`` gave. Raises ``UserError`` naming each wrong or unknown field."""
         try:
             return cls.model_validate(dict(values))
         except ValidationError as error:
             raise UserError(f"trial configuration: {describe_validation_error(error)}") from error
 
     def flat(self) -> dict[str, Scalar]:
-        """One level of names, for tables and MLflow: ``loss_kwargs.gamma`` for a nested one."""
+        """All values by one name each, for tables and MLflow, such as ``loss_kwargs.gamma``."""
         flat: dict[str, Scalar] = {}
         for name, value in self.to_dict().items():
             if isinstance(value, dict):

@@ -9,15 +9,16 @@ from segcore.errors import UserError
 
 
 def choose_device(name: str | None = None) -> torch.device:
-    """The device with this name, such as ``cuda:1``; without a name, the fastest that is there.
+    """The device with this name, such as ``cuda:1``; without a name, the fastest one.
 
-    That is CUDA, then Metal (``mps``, on Apple silicon), then the CPU. Raises ``UserError`` where
-    the named device can't be used.
+    CUDA is preferred, then Metal (``mps``, on Apple silicon), then the CPU. Raises ``UserError`` if
+    the device can't be used.
     """
+    name = name or _fastest()
     try:
-        device = torch.device(name or _fastest())
+        device = torch.device(name)
         torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:  # torch's own, of a build without CUDA
+    except (RuntimeError, AssertionError) as error:  # torch raises both if it lacks a backend.
         reason = str(error).splitlines()[0]
         raise UserError(
             f"device {name!r} can't be used ({reason}); allowed: cpu, cuda, cuda:1 …, mps"
@@ -32,10 +33,10 @@ def _fastest() -> str:
 
 
 def amp_dtype(device: torch.device) -> torch.dtype | None:
-    """The half precision to train with on a device; None where full precision is used.
+    """The half precision that a device computes with; None for full precision.
 
-    CUDA has bfloat16 on newer GPUs and float16 on all. A CPU gains nothing by it, and on Metal it
-    is untried.
+    CUDA has bfloat16 on newer GPUs and float16 on all. A CPU is not faster in half precision, and
+    Metal was not tried.
     """
     if device.type != "cuda":
         return None

@@ -1,20 +1,20 @@
-"""Errors that are a person's to mend: a command line prints them without a traceback."""
+"""Errors that a user can mend. Command lines print them without a traceback."""
 
 import errno
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 DISK_FULL = {errno.ENOSPC, errno.EDQUOT}
-"""Of an ``OSError``."""
+"""Values of ``OSError.errno`` that mean a full disk."""
 
 
 class UserError(Exception):
-    """Bad input. ``str()`` is what to print: what, where, what is allowed, how to mend it."""
+    """Bad input. ``str()`` says what is wrong, where, what is allowed, and how to mend it."""
 
 
 @dataclass(frozen=True)
 class Problem:
-    """One thing wrong with an input: where it is, what it is, and how to mend it."""
+    """One mistake in an input: where it is, what it is, and how to mend it."""
 
     where: str
     what: str
@@ -25,7 +25,7 @@ class Problem:
 
 
 class ProblemsError(UserError):
-    """Several problems, listed at once so that they can be mended at once."""
+    """Several problems in one message, so that all of them can be mended at once."""
 
     def __init__(self, headline: str, problems: Sequence[Problem]) -> None:
         self.problems = tuple(problems)
@@ -33,9 +33,9 @@ class ProblemsError(UserError):
 
 
 class StorageError(UserError):
-    """A disk is full, or a disk or bucket can't be used for another reason: what was being done may
-    go on from where it was when that is mended."""
+    """A disk is full, or a disk or bucket can't be used for another reason. When that is mended,
+    the interrupted work can be resumed."""
 
 
 class TrainingFailedError(Exception):
-    """A training can't go on, and its configuration is why; ``str()`` is the reason."""
+    """A training can't go on because of its configuration; ``str()`` is the reason."""

@@ -1,4 +1,4 @@
-"""Names to things: a registered name, or the user's own as ``package.module:attribute``."""
+"""Finds what a name means: a registered name, or a user's own ``package.module:attribute``."""
 
 import difflib
 import importlib
@@ -16,10 +16,10 @@ def is_import_path(name: str) -> bool:
 
 
 def resolve(kind: str, name: str, registry: Mapping[str, T]) -> T:
-    """Look a name up in ``registry``, or import it.
+    """Look up a name in ``registry``, or import it.
 
     ``kind`` is the word for error messages ("loss", "architecture").
-    Raises ``UserError`` where the name is unknown (with the nearest names) or can't be imported.
+    Raises ``UserError`` if the name is unknown, with the nearest names, or can't be imported.
     """
     if is_import_path(name):
         found: T = import_attribute(kind, name)
@@ -35,7 +35,7 @@ def resolve(kind: str, name: str, registry: Mapping[str, T]) -> T:
 
 
 def import_attribute(kind: str, path: str) -> Any:
-    """Import ``package.module:attribute``; a ``UserError`` says which part of it fails."""
+    """Import ``package.module:attribute``. Raises ``UserError`` saying which part of it fails."""
     module_name, _, attribute = path.partition(":")
     try:
         module = importlib.import_module(module_name)

@@ -1,4 +1,4 @@
-"""What ran: the versions and the commit that go with every checkpoint and trial."""
+"""Versions of packages and the commit, which are stored with every checkpoint and trial."""
 
 import functools
 import platform
@@ -11,7 +11,7 @@ PACKAGES = ("torch", "segmentation-models-pytorch", "timm", "albumentations")
 
 @functools.cache
 def versions() -> dict[str, str]:
-    """Versions of Python, of the packages that results depend on, and this code's commit."""
+    """Versions of Python and of the packages that determine results, and this code's commit."""
     found = {"python": platform.python_version()}
     for package in PACKAGES:
         found[package] = metadata.version(package)
@@ -20,9 +20,9 @@ def versions() -> dict[str, str]:
 
 
 def _commit() -> str:
-    """The checkout's commit, marked where files differ from it; "unknown" outside a checkout."""
+    """The checkout's commit, with a mark if files were changed; "unknown" outside a checkout."""
     try:
-        # An installed package may lie within somebody else's repository, which doesn't track it.
+        # An installed package may lie within another repository, which doesn't track this file.
         _git("ls-files", "--error-unmatch", Path(__file__).name)
         return _git("describe", "--always", "--dirty", "--abbrev=12").strip()
     except (OSError, subprocess.SubprocessError):

@@ -1,4 +1,4 @@
-"""python -m segcore.weights --encoder NAME: fetch weights for machines without network."""
+"""python -m segcore.weights --encoder NAME: fetches weights for machines without network."""
 
 import sys
 from pathlib import Path

@@ -1,6 +1,6 @@
-"""Minutes on two CPU cores: small networks on small images. The default of ``search.run``.
+"""Small networks on small images, for minutes on two CPU cores. The default of ``search.run``.
 
-Made for the embedded data set, to see the whole road once; don't expect much of the scores.
+It is made for the embedded data set, to see a whole search once. Don't expect high scores.
 """
 
 from optuna.trial import BaseTrial

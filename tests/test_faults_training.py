@@ -1,4 +1,4 @@
-"""Training when memory runs out, when the loss explodes, and when something was built wrongly."""
+"""Training when memory runs out, when the loss explodes, and with the scaler of float16."""
 
 from pathlib import Path
 from typing import Any
@@ -6,19 +6,16 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import save_file
 from torch import nn
 
+import segcore.devices
 import segcore.training.fit
 from segcore.config import TrialConfig
 from segcore.data.prepared import PreparedData
-from segcore.networks.models import build_network
 from segcore.training import checkpoint
 from segcore.training.fit import DivergedError, fit
 from segcore.training.losses import LOSSES, build_loss, part_of_batch
 from segcore.training.microbatches import MicroBatches, OutOfMemoryError
-from segcore.training.optim import build_optimizer
-from segcore.training.readback import MismatchError
 from tests.conftest import make_data
 
 CPU = torch.device("cpu")
@@ -52,6 +49,8 @@ class Hungry(nn.Module):
             match self.fault:
                 case "cuda":
                     raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+                case "metal":
+                    raise RuntimeError("MPS backend out of memory (MPS allocated: 9.05 GB, other")
                 case "host":
                     torch.empty(2**50)
                 case "numpy":
@@ -65,7 +64,7 @@ def weights_after(chosen: TrialConfig, data: PreparedData, folder: Path) -> dict
     return checkpoint.load_model_tensors(folder)
 
 
-@pytest.mark.parametrize("fault", ["cuda", "host", "numpy"])
+@pytest.mark.parametrize("fault", ["cuda", "metal", "host", "numpy"])
 def test_out_of_memory_halves_what_goes_through_at_once_and_learns_the_same(
     data: PreparedData, tmp_path: Path, fault: str
 ) -> None:
@@ -241,109 +240,72 @@ def test_a_loss_that_is_not_finite_ends_the_training_soon_naming_the_first_bad_s
     assert max(loss.calls for loss in built) - step < 16
 
 
-RESNET = {
-    "architecture": "unet", "encoder": "resnet18", "model_kwargs": {}, "batch_size": 2,
-    "encoder_lr_factor": 0.5,
-}  # fmt: skip
+class Loud(nn.Module):
+    """A network whose gradients overflow in float16 until the loss is scaled by much less."""
+
+    def __init__(self, num_classes: int) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(3, 4, 3, padding=1)
+        self.last = nn.Conv2d(4, num_classes, 1)
+        self.dropout = nn.Dropout(0.1)
+
+    def forward(self, image_NCHW: torch.Tensor) -> torch.Tensor:
+        logits_NKHW: torch.Tensor = self.last(300 * self.dropout(self.first(image_NCHW)))
+        return logits_NKHW
 
 
-@pytest.mark.parametrize(
-    ("builder", "ignored", "message"),
-    [
-        ("build_optimizer", {"weight_decay": 0.0}, "optimizer.weight_decay: sampled 0.03, built 0"),
-        ("build_optimizer", {"lr": 1e-3}, "optimizer.lr: sampled 0.02, built 0.001"),
-        ("build_optimizer", {"momentum": 0.5}, "optimizer.momentum: sampled 0.8, built 0.5"),
-        ("build_optimizer", {"optimizer": "adam"}, "optimizer: sampled 'sgd', built 'adam'"),
-        ("build_optimizer", {"encoder_lr_factor": 1.0}, "encoder_lr: sampled 0.01, built 0.02"),
-        ("build_schedule", {"schedule": "constant"}, "schedule: sampled 'poly', built 'constant'"),
-        ("build_schedule", {"warmup_epochs": 0.0}, "schedule.warmup_epochs: sampled 0.5, built 0"),
-        ("build_schedule", {"max_epochs": 50}, "schedule.max_epochs: sampled 2, built 50"),
-        ("build_average", {"ema_decay": 0.9}, "ema_decay: sampled 0.99, built 0.9"),
-        ("build_average", {"ema_decay": None}, "ema_decay: sampled 0.99, built None"),
-        ("_build", {"clip_norm": 5.0}, "clip_norm: sampled 0.5, built 5.0"),
-        ("_build", {"clip_norm": None}, "clip_norm: sampled 0.5, built None"),
-        (
-            "build_network",
-            {"encoder": "resnet34", "encoder_weights": None},
-            "u-resnet18', built 'u-resnet34'",
-        ),
-        ("build_network", {"architecture": "linknet"}, "model.Unet', built '.*model.Linknet'"),
-        ("build_network", {"model_kwargs": {}}, "network.parameters: sampled"),
-        ("build_network", {"encoder_weights": None}, "encoder_weights: sampled True, built"),
-        ("build_loss", {"loss": "ce", "loss_kwargs": {}}, "loss: sampled"),
-        ("build_loss", {"loss_kwargs": {"smooth": 3.0}}, "region_share: sampled 0.3, built 0.5"),
-        (
-            "build_loss",
-            {"loss_kwargs": {"smooth": 3.0, "region_share": 0.3}},
-            "loss.pixel.weight_K: sampled",
-        ),
-        ("training_loader", {"batch_size": 1}, "loader.batch_size: sampled 2, built 1"),
-        (
-            "training_loader",
-            {"oversample_ratio": 1.0},
-            "loader.greatest_weight: sampled 4.0, built 1.0",
-        ),
-        ("training_loader", {"rare_crop_prob": 0.0}, "rare_crop_prob: sampled 0.2, built 0.0"),
-        ("training_loader", {"seed": 0}, "loader.seed: sampled 7, built 0"),
-        ("training_loader", {"augment_strength": 0.9}, "augment_strength: sampled 0.1, built 0.9"),
-    ],
-)
-def test_a_builder_that_ignores_a_parameter_fails_the_training_before_its_first_step(
-    data: PreparedData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
-    builder: str, ignored: dict[str, Any], message: str,
-) -> None:  # fmt: skip
-    weights = tmp_path / "encoder.safetensors"
-    encoder = build_network(config(**RESNET), 3).get_submodule("network.encoder")
-    save_file(encoder.state_dict(), weights)
-    sampled = config(
-        **RESNET | {"model_kwargs": {"decoder_use_norm": False}},
-        encoder_weights=str(weights), lr=0.02, weight_decay=0.03, momentum=0.8,
-        schedule="poly", warmup_epochs=0.5, clip_norm=0.5, ema_decay=0.99,
-        loss="dice_focal", oversample_ratio=4.0, rare_crop_prob=0.2, seed=7, augment_strength=0.1,
-        loss_kwargs={"smooth": 3.0, "region_share": 0.3, "class_weight_power": 0.5},
-    )  # fmt: skip
-    honest = getattr(segcore.training.fit, builder)
-
-    def build(*arguments: Any, **options: Any) -> Any:
-        changed = [
-            each.model_copy(update=ignored) if isinstance(each, TrialConfig) else each
-            for each in arguments
-        ]
-        return honest(*changed, **options)
-
-    monkeypatch.setattr(segcore.training.fit, builder, build)
-    with pytest.raises(MismatchError, match=message):
-        next(fit(sampled, data, device=CPU))
+@pytest.fixture
+def half_precision(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Training in float16, as on an older GPU; a CPU can do it too."""
+    for module in (segcore.devices, segcore.training.fit):
+        monkeypatch.setattr(module, "amp_dtype", lambda device: torch.float16)
 
 
-@pytest.mark.parametrize("loss", sorted(LOSSES))
-def test_what_was_built_rightly_passes_and_has_a_hash_of_its_own(
-    data: PreparedData, loss: str
+LOUD = {"architecture": f"{__name__}:Loud", "batch_size": 2, "lr": 1e-4, "max_epochs": 4}
+
+
+@pytest.mark.usefixtures("half_precision")
+def test_the_scaler_of_float16_goes_on_where_it_was(data: PreparedData, tmp_path: Path) -> None:
+    whole = []
+    for epoch in fit(config(**LOUD), data, device=CPU):
+        whole.append((epoch.train_loss, epoch.val_loss))
+        epoch.save(tmp_path / str(epoch.epoch))
+    halfway = checkpoint.load_training_tensors(tmp_path / "2")
+    assert 0 < halfway["scaler.scale"] < 65536  # torch's scale at the beginning: it was too large
+    assert halfway["scaler._growth_tracker"] > 0
+
+    resumed = fit(config(**LOUD), data, device=CPU, resume_from=tmp_path / "2")
+    numbers = []
+    for epoch in resumed:
+        numbers.append((epoch.train_loss, epoch.val_loss))
+        epoch.save(tmp_path / "resumed")
+    assert numbers == whole[2:]
+    for load in (checkpoint.load_model_tensors, checkpoint.load_training_tensors):
+        then, now = load(tmp_path / "4"), load(tmp_path / "resumed")
+        assert then.keys() == now.keys()
+        assert all(torch.equal(then[name], now[name]) for name in then)
+
+
+@pytest.mark.usefixtures("half_precision")
+def test_a_checkpoint_with_the_scale_alone_is_resumed_with_it(
+    data: PreparedData, tmp_path: Path
 ) -> None:
-    def built_hash(**changes: object) -> str:
-        chosen = config(loss=loss, max_epochs=1, **changes)
-        return next(fit(chosen, data, device=CPU)).built_hash
-
-    assert built_hash() == built_hash()
-    settings = ({"clip_norm": 1.0}, {"ema_decay": 0.9}, {"schedule": "poly"})
-    assert len({built_hash(), *(built_hash(**each) for each in settings)}) == 4
-    assert len({built_hash(optimizer=name) for name in ("adam", "adamw", "sgd")}) == 3
-
-
-def test_the_hash_goes_into_the_checkpoint(data: PreparedData, tmp_path: Path) -> None:
-    epoch = next(fit(config(), data, device=CPU))
+    """Older versions kept no more of the scaler."""
+    epoch = next(fit(config(**LOUD), data, device=CPU))
     epoch.save(tmp_path)
-    assert checkpoint.load_info(tmp_path).built_hash == epoch.built_hash
+    kept = checkpoint.load_training_tensors(tmp_path)
+    kept = {name: value for name, value in kept.items() if not name.startswith("scaler.")}
+    kept["scaler.scale"] = torch.tensor(2.0)
+    info, model = checkpoint.load_info(tmp_path), checkpoint.load_model_tensors(tmp_path)
+    checkpoint.save_checkpoint(tmp_path, info, model, kept)
+    next(fit(config(**LOUD), data, device=CPU, resume_from=tmp_path)).save(tmp_path / "next")
+    assert checkpoint.load_training_tensors(tmp_path / "next")["scaler.scale"] == 2.0
 
 
-def test_all_parameters_learn_and_the_encoder_as_an_encoder(
-    data: PreparedData, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def forgetful(chosen: TrialConfig, network: Any) -> torch.optim.Optimizer:
-        optimizer = build_optimizer(chosen, network)
-        optimizer.param_groups[-1]["params"].pop()
-        return optimizer
-
-    monkeypatch.setattr(segcore.training.fit, "build_optimizer", forgetful)
-    with pytest.raises(MismatchError, match=r"optimizer\.parameters"):
-        next(fit(config(), data, device=CPU))
+@pytest.mark.skipif(not torch.backends.mps.is_available(), reason="no Metal device is here")
+def test_a_real_metal_device_trains_as_a_cpu_does(data: PreparedData) -> None:
+    chosen = config(optimizer="adamw", max_epochs=1)
+    metal, cpu = (
+        next(fit(chosen, data, device=torch.device(name))).train_loss for name in ("mps", "cpu")
+    )
+    assert metal == pytest.approx(cpu, rel=1e-3)

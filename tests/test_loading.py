@@ -139,8 +139,8 @@ def test_batches_do_not_depend_on_worker_processes(blocks: Path, tmp_path: Path)
     data = prepare_data(blocks, chosen.preparation, cache_dir=tmp_path)
 
     def batches(workers: int) -> list[torch.Tensor]:
-        loader = training_loader(data, chosen, workers=workers, pin_memory=False)
-        loader.sampler.epoch = 2  # type: ignore[attr-defined]
+        loader, sampler = training_loader(data, chosen, workers=workers, pin_memory=False)
+        sampler.epoch = 2
         return [image for image, _, _ in loader]
 
     for alone, helped in zip(batches(0), batches(2), strict=True):

@@ -155,6 +155,23 @@ def test_the_unet_of_smps_encoders_is_not_padded() -> None:
     assert network.size_multiple == 1
 
 
+@pytest.mark.parametrize(
+    ("architecture", "encoder", "kwargs", "multiple"),
+    [
+        ("pspnet", "tu-mobilenetv3_small_050", {}, 32),  # uses three of the encoder's five stages
+        ("unet", "tu-mobilenetv3_small_050", {"encoder_depth": 3}, 32),
+        ("deeplabv3", "tu-resnet10t", {}, 8),
+        ("deeplabv3plus", "tu-resnet10t", {}, 16),
+        ("pan", "tu-resnet10t", {"encoder_output_stride": 32}, 32),
+    ],
+)
+def test_an_encoder_of_timm_gets_multiples_of_its_full_stride(
+    architecture: str, encoder: str, kwargs: dict[str, int], multiple: int
+) -> None:
+    values = {"architecture": architecture, "encoder": encoder, "model_kwargs": kwargs}
+    assert build_network(TrialConfig.from_dict(values), 2).size_multiple == multiple
+
+
 def test_parameters_are_the_encoders_or_others_and_none_is_lost() -> None:
     network = build_network(TrialConfig(encoder="resnet18"), num_classes=2)
     assert isinstance(network.network, smp.Unet)

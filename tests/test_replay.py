@@ -11,12 +11,14 @@ import torch
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 
+import segcore.training.fit
 from search import replay
 from search.runs.folder import RunFolder, RunRecord
 from search.runs.options import SearchOptions
 from segcore.config import TrialConfig
 from segcore.data.preparing import prepare_data
 from segcore.errors import TrainingFailedError
+from segcore.networks.models import SegmentationNetwork
 from segcore.training import checkpoint
 from segcore.training.fit import fit
 
@@ -100,7 +102,7 @@ def test_a_trial_that_failed_fails_again_for_the_same_reason(
     assert capsys.readouterr().out.count("loss became nan in epoch 1, step 2 of 2") == 2
 
 
-def test_another_build_and_other_versions_are_said(
+def test_other_versions_and_fewer_images_at_once_are_said(
     run: RunFolder, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     read = replay.read_trial
@@ -108,16 +110,40 @@ def test_another_build_and_other_versions_are_said(
     def read_changed(*arguments: object) -> replay.PastTrial:
         past = read(*arguments)  # type: ignore[arg-type]
         assert past.checkpoint is not None
-        info = dataclasses.replace(
-            past.checkpoint, built_hash="0123456789abcdef", versions={"torch": "1"}
-        )
+        info = dataclasses.replace(past.checkpoint, micro_batch_size=2, versions={"torch": "1"})
         return dataclasses.replace(past, checkpoint=info)
 
     monkeypatch.setattr(replay, "read_trial", read_changed)
-    assert replay.main([str(run.path), "0", "--epochs", "1"]) == 1
+    assert replay.main([str(run.path), "0", "--epochs", "1"]) == 0
     shown = capsys.readouterr().out
-    assert shown.splitlines()[-1] == "not equal"
-    assert "torch: was 1, is 2." in shown and "had 0123456789abcdef" in shown
+    assert "torch: was 1, is 2." in shown
+    assert "4 images at a time fit into memory, then 2" in shown
+    assert shown.splitlines()[-1] == "equal"
+
+
+def test_a_setting_that_does_not_arrive_is_seen_by_the_scores(
+    run: RunFolder, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    honest = segcore.training.fit.build_optimizer
+
+    def build(chosen: TrialConfig, network: SegmentationNetwork) -> torch.optim.Optimizer:
+        return honest(chosen.model_copy(update={"lr": 2 * chosen.lr}), network)
+
+    monkeypatch.setattr(segcore.training.fit, "build_optimizer", build)
+    assert replay.main([str(run.path), "0"]) == 1
+    assert capsys.readouterr().out.splitlines()[-1] == "not equal"
+
+
+def test_a_checkpoint_with_the_hash_of_older_versions_is_still_read(run: RunFolder) -> None:
+    manifest = next(run.path.glob("trials/*/trial_0000/*/checkpoint.json"))
+    text = manifest.read_text()
+    values = json.loads(text) | {"built_hash": "0123456789abcdef"}
+    try:
+        manifest.write_text(json.dumps(values))
+        past = replay.read_trial(run, 0)
+    finally:
+        manifest.write_text(text)
+    assert past.checkpoint is not None and past.checkpoint.epoch == 3
 
 
 @pytest.mark.parametrize(

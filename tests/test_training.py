@@ -13,7 +13,7 @@ from segcore.networks.models import build_network
 from segcore.predicting.ensemble import load_network
 from segcore.training import checkpoint
 from segcore.training.fit import DivergedError, EpochResult, fit
-from segcore.training.optim import build_schedule
+from segcore.training.optim import lr_factor
 
 CPU = torch.device("cpu")
 
@@ -159,13 +159,13 @@ def test_a_checkpoint_cut_off_anywhere_is_seen_as_incomplete(
 )
 def test_schedules_by_hand(schedule: str, at_start: float, at_middle: float, at_end: float) -> None:
     chosen = config(schedule=schedule, max_epochs=10)
-    found = [build_schedule(chosen).factor(epochs, []) for epochs in (0.0, 5.0, 10.0)]
+    found = [lr_factor(chosen, epochs, []) for epochs in (0.0, 5.0, 10.0)]
     assert found == pytest.approx([at_start, at_middle, at_end], abs=1e-3)
 
 
 def test_warm_up_rises_to_the_full_rate_before_the_schedule_begins() -> None:
     chosen = config(schedule="cosine", max_epochs=12, warmup_epochs=2.0)
-    rising = [build_schedule(chosen).factor(epochs, []) for epochs in (0.0, 1.0, 2.0, 7.0)]
+    rising = [lr_factor(chosen, epochs, []) for epochs in (0.0, 1.0, 2.0, 7.0)]
     assert rising == pytest.approx([0.01, 0.5, 1.0, 0.505])
 
 
@@ -173,7 +173,7 @@ def test_a_plateau_halves_the_rate_after_its_patience() -> None:
     chosen = config(schedule="plateau", max_epochs=20)  # patience: 2 epochs
 
     def factor(history: list[float]) -> float:
-        return build_schedule(chosen).factor(float(len(history)), history)
+        return lr_factor(chosen, float(len(history)), history)
 
     assert factor([0.1, 0.2, 0.3]) == 1
     assert factor([0.3, 0.2]) == 1

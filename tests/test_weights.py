@@ -23,6 +23,7 @@ from segcore.networks.weights import (
     IMAGENET,
     Statistics,
     encoder_weights_file,
+    gather_weights,
     load_encoder_weights,
     usual_statistics,
 )
@@ -162,8 +163,8 @@ def test_weights_of_a_timm_encoder_come_from_the_hub(fetched: dict[str, Fetched]
 
 def test_fetching_leaves_one_whole_file_and_prints_its_path(fetched: dict[str, Fetched]) -> None:
     for name in (CLASSIC, TIMM):
-        files = list(fetched[name].folder.iterdir())
-        assert files == [Path(fetched[name].output.strip())]
+        folder, path = fetched[name].folder, Path(fetched[name].output.strip())
+        assert {path, path.with_name(f".{path.name}.lock")} == set(folder.iterdir())
 
 
 def test_where_no_hub_answers_one_line_says_what_to_do(fetched: dict[str, Fetched]) -> None:
@@ -211,6 +212,22 @@ def test_weights_without_an_encoder_are_refused(tmp_path: Path) -> None:
     config = TrialConfig(architecture="scratch_unet", encoder=None, encoder_weights="imagenet")
     with pytest.raises(UserError, match=r"scratch_unet.*no encoder"):
         encoder_weights_file(config, tmp_path)
+
+
+def test_files_of_weights_are_gathered_in_one_folder(tmp_path: Path) -> None:
+    folder = tmp_path / "gathered"
+    for name in ("a.pth", "b.safetensors"):
+        (tmp_path / name).write_text(name)
+    configs = [TrialConfig(encoder_weights=str(tmp_path / n)) for n in ("a.pth", "b.safetensors")]
+    for _ in range(2):  # the second time they are there already
+        gather_weights([*configs, TrialConfig()], folder)
+        assert (folder / "a.pth").read_text() == "a.pth"
+        assert (folder / "b.safetensors").read_text() == "b.safetensors"
+    (tmp_path / "a.pth").unlink()
+    assert encoder_weights_file(configs[0], folder) == folder / "a.pth"
+    other = TrialConfig(encoder_weights=str(tmp_path / "other" / "a.pth"))
+    with pytest.raises(UserError, match="files of the same name; rename one"):
+        gather_weights([configs[0], other], folder)
 
 
 @pytest.mark.parametrize("kind", ["pth", "safetensors"])

@@ -4,8 +4,8 @@ import difflib
 import inspect
 import math
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 import segmentation_models_pytorch as smp
 import timm
@@ -31,16 +31,16 @@ MODELS: dict[str, Callable[..., nn.Module]] = {
     "scratch_unet": ScratchUNet,
 }
 """Architectures by name. A user's own is ``package.module:factory``, called as
-``factory(num_classes=K, **model_kwargs)``. It returns a module from normalised float image NCHW to
-logits NKHW; where that has a ``size_multiple``, H and W are padded to multiples of it, and where
-it has an ``encoder``, that learns with ``encoder_lr_factor``.
+``factory(num_classes=K, **model_kwargs)``. It returns a module that takes a normalised float image
+NCHW and gives logits NKHW. If the module has a ``size_multiple``, images are padded to multiples of
+it; if it has an ``encoder``, the encoder learns with ``encoder_lr_factor``.
 """
 
-# PAN halves its deepest map, at 1/16, three times more.
 _MIN_SIZE_PX = {"pan": 128}
-# Named in errors as what may fit instead: one of each kind of encoder.
+"""PAN halves its deepest map, which is at 1/16 of the image's size, three more times."""
 _TYPICAL_ENCODERS = ("resnet34", "tu-convnext_tiny", "mit_b0", "tu-vit_small_patch16_224")
-# Arguments of smp's that are not a model_kwarg's to set: its logits need no activation.
+"""One encoder of each kind, which error messages suggest."""
+# Arguments of smp's architectures that model_kwargs must not set. Logits need no activation.
 _OURS = {
     *("self", "kwargs", "encoder_name", "encoder_weights"),
     *("in_channels", "classes", "activation", "aux_params"),
@@ -48,7 +48,7 @@ _OURS = {
 
 
 class SegmentationNetwork(nn.Module):
-    """Normalises, pads, runs ``network`` and crops: logits for photographs of any size."""
+    """Normalises and pads an image, runs ``network`` on it, and crops the logits to its size."""
 
     mean_C11: Tensor
     std_C11: Tensor
@@ -64,7 +64,7 @@ class SegmentationNetwork(nn.Module):
         self.network = network
         self.size_multiple = size_multiple
         self.min_size_px = min_size_px
-        # Buffers, so that a checkpoint brings the statistics that its weights were trained with.
+        # Buffers are saved with the weights, so a checkpoint has the statistics of its training.
         self.register_buffer("mean_C11", torch.tensor(statistics.mean).view(3, 1, 1))
         self.register_buffer("std_C11", torch.tensor(statistics.std).view(3, 1, 1))
 
@@ -72,18 +72,18 @@ class SegmentationNetwork(nn.Module):
         """RGB image NCHW of 0..255, uint8 or float → logits NKHW of the same H and W."""
         height_px, width_px = image_NCHW.shape[-2:]
         x_NCHW = (image_NCHW.float() / 255 - self.mean_C11) / self.std_C11
-        # Below and to the right, with zeros: the mean colour, and what convolutions pad with.
+        # Padding is below and to the right, with zeros: zero is the mean colour here.
         padding = (0, self._padded(width_px) - width_px, 0, self._padded(height_px) - height_px)
         logits_NKHW: Tensor = self.network(F.pad(x_NCHW, padding))
         return logits_NKHW[..., :height_px, :width_px]
 
     def encoder_parameters(self) -> list[nn.Parameter]:
-        """Those that learn with ``encoder_lr_factor``; empty for a network without an encoder."""
+        """The parameters that learn with ``encoder_lr_factor``; empty without an encoder."""
         encoder = getattr(self.network, "encoder", None)
         return list(encoder.parameters()) if isinstance(encoder, nn.Module) else []
 
     def other_parameters(self) -> list[nn.Parameter]:
-        """All parameters that are not the encoder's."""
+        """All parameters that don't belong to the encoder."""
         encoder = {id(parameter) for parameter in self.encoder_parameters()}
         return [parameter for parameter in self.parameters() if id(parameter) not in encoder]
 
@@ -94,16 +94,16 @@ class SegmentationNetwork(nn.Module):
 def build_network(
     config: TrialConfig, num_classes: int, *, weights_dir: Path | None = None
 ) -> SegmentationNetwork:
-    """The network of a configuration, its encoder loaded with ``encoder_weights``.
+    """Build the network of a configuration and load ``encoder_weights`` into its encoder.
 
-    Where a checkpoint brings all weights, give a configuration with ``encoder_weights=None``.
-    Raises ``UserError`` where architecture, encoder, ``model_kwargs`` and weights don't fit.
+    If a checkpoint will bring all weights, give a configuration with ``encoder_weights=None``.
+    Raises ``UserError`` if architecture, encoder, ``model_kwargs`` and weights don't fit together.
     """
     factory = resolve("architecture", config.architecture, MODELS)
     _check_names(config, factory)
     try:
         network, size_multiple = _call(factory, config, num_classes)
-    except Exception as error:  # whatever smp, timm or a user's own code raises
+    except Exception as error:  # smp, timm and a user's own code may raise anything
         raise UserError(_explain_build_failure(config, error)) from error
     if not isinstance(network, nn.Module):
         raise UserError(
@@ -121,10 +121,11 @@ def build_network(
 
 
 def check_network(config: TrialConfig, num_classes: int) -> int:
-    """Prove that the network can be built and takes a training batch; return its parameter count.
+    """Check that the network can be built and takes a training batch; return its parameter count.
 
-    Runs on torch's meta device, which computes shapes and no values: no weights are loaded. What
-    can't run there is tried for real, on two images at most. Raises ``UserError``.
+    The check runs on torch's meta device, which computes shapes but no values, and loads no
+    weights. If that fails, the network is run for real on at most two images.
+    Raises ``UserError``.
     """
     config = config.model_copy(update={"encoder_weights": None})
     shape_NCHW = (config.batch_size, 3, config.height_px, config.width_px)
@@ -134,7 +135,7 @@ def check_network(config: TrialConfig, num_classes: int) -> int:
             logits_NKHW = network.train()(torch.empty(shape_NCHW))
     except UserError:
         raise
-    except Exception:  # a true error, or one of the meta device: the real run tells
+    except Exception:  # This may be a limit of the meta device. The real run decides.
         network = build_network(config, num_classes)
         shape_NCHW = (min(config.batch_size, 2), *shape_NCHW[1:])
         try:
@@ -154,65 +155,55 @@ def check_network(config: TrialConfig, num_classes: int) -> int:
 def _call(
     factory: Callable[..., nn.Module], config: TrialConfig, num_classes: int
 ) -> tuple[nn.Module, int]:
-    """The network with random weights, and what H and W must be multiples of."""
+    """The network with random weights, and the number that H and W must be multiples of."""
     if not _is_smp(factory):
         network = factory(num_classes=num_classes, **config.model_kwargs)
         return network, getattr(network, "size_multiple", 1)
-    arguments: dict[str, Any] = {
-        "encoder_name": config.encoder,
-        "encoder_weights": None,
-        "classes": num_classes,
-        **config.model_kwargs,
-    }
-    fixed_px = _fixed_size_px(config)
-    if fixed_px is not None:
-        try:  # ViT, Swin and others can be told to take any size
-            network = factory(**arguments, dynamic_img_size=True)
-            return network, _size_multiple(network)
-        except TypeError:  # MaxViT and others: whole multiples of the size they are made for
-            network = factory(**arguments)
-            return network, math.lcm(fixed_px, _size_multiple(network))
-    network = factory(**arguments)
-    return network, _size_multiple(network)
-
-
-def bare_network(config: TrialConfig, num_classes: int) -> nn.Module:
-    """What the architecture's factory gives for a configuration, with random weights.
-
-    Nothing is checked or made to fit: what ``build_network`` builds is measured by it.
-    """
-    factory = resolve("architecture", config.architecture, MODELS)
-    if not _is_smp(factory):
-        return factory(num_classes=num_classes, **config.model_kwargs)
-    return factory(
+    build = partial(
+        factory,
         encoder_name=config.encoder,
         encoder_weights=None,
         classes=num_classes,
         **config.model_kwargs,
     )
+    fixed_px = _fixed_size_px(config)
+    if fixed_px is None:
+        network, multiple = build(), 1
+    else:
+        try:  # ViT, Swin and others have an option to take any size.
+            network, multiple = build(dynamic_img_size=True), 1
+        except TypeError:  # MaxViT and others take only multiples of the size they are made for.
+            network, multiple = build(), fixed_px
+    return network, math.lcm(multiple, _size_multiple(network, factory, config))
 
 
 def on_meta(build: Callable[[], nn.Module]) -> nn.Module:
-    """What ``build`` builds, on the meta device: shapes without values, time or memory."""
+    """What ``build`` builds, on the meta device: it has shapes, but takes no time or memory."""
     try:
         with torch.device("meta"):
             return build()
-    except Exception:  # smp's mit_b* read values while they are built
+    except Exception:  # smp's mit_b* encoders read values while they are built.
         return build().to("meta")
 
 
-def _size_multiple(network: Any) -> int:
+def _size_multiple(
+    network: nn.Module, factory: Callable[..., nn.Module], config: TrialConfig
+) -> int:
+    assert isinstance(network, SegmentationModel)  # for the type checker
     stride: int = network.encoder.output_stride
     if isinstance(network, smp.DPT):
-        return math.lcm(stride, 32)  # it also makes maps of 1/4 to 1/32 of the size
+        return math.lcm(stride, 32)  # DPT also makes maps of 1/4 to 1/32 of the image's size.
     if isinstance(network.encoder, TimmUniversalEncoder):
-        # Swin, HRNet, DLA need all of it even where the decoder doesn't, or uses fewer stages.
-        return int(network.encoder._output_stride)
+        # Swin, HRNet and DLA need multiples of their full stride, even if the decoder uses fewer
+        # stages: 32, or what an architecture asks for that dilates the encoder (DeepLab, PAN).
+        dilated = inspect.signature(factory).parameters.get("encoder_output_stride")
+        usual = 32 if dilated is None else dilated.default
+        return int(config.model_kwargs.get("encoder_output_stride") or usual)
     return stride if network.requires_divisible_input_shape else 1
 
 
 def _fixed_size_px(config: TrialConfig) -> int | None:
-    """The one image size that a timm encoder is made for, or None where it takes any."""
+    """The only image size that a timm encoder takes; None for an encoder that takes any."""
     timm_config = timm.models.get_pretrained_cfg((config.encoder or "").removeprefix("tu-"))
     if timm_config is None or not timm_config.fixed_input_size:
         return None
@@ -225,7 +216,7 @@ def _is_smp(factory: object) -> bool:
 
 
 def _check_names(config: TrialConfig, factory: Callable[..., nn.Module]) -> None:
-    """Raise ``UserError`` for an encoder or keyword that smp would reject obscurely, or ignore."""
+    """Raise ``UserError`` for what smp would ignore, or reject with an unclear message."""
     where = f"architecture {config.architecture!r}"
     if not _is_smp(factory):
         if config.encoder is not None:
@@ -247,7 +238,7 @@ def _check_names(config: TrialConfig, factory: Callable[..., nn.Module]) -> None
         )
     allowed = inspect.signature(factory.__init__).parameters.keys() - _OURS  # type: ignore[misc]
     unknown = config.model_kwargs.keys() - allowed
-    # timm's encoders take further ones, and check them; others would be ignored in silence.
+    # timm's encoders take and check further arguments. Others ignore them silently.
     if unknown & _OURS or (unknown and not config.encoder.startswith("tu-")):
         raise UserError(
             f"{where} takes no model_kwargs {', '.join(sorted(unknown))}; "
@@ -266,7 +257,7 @@ def _is_encoder(name: str) -> bool:
 def _explain_build_failure(config: TrialConfig, error: Exception) -> str:
     reason = f"{type(error).__name__}: {error}".splitlines()[0]
     where = f"architecture {config.architecture!r}"
-    if not _is_smp(resolve("architecture", config.architecture, MODELS)):
+    if config.architecture not in smp.MODEL_ARCHITECTURES_MAPPING:
         return (
             f"{where}, called with num_classes and model_kwargs {config.model_kwargs}, failed "
             f"({reason}); a factory takes num_classes and every name in model_kwargs"
@@ -285,11 +276,11 @@ def _explain_build_failure(config: TrialConfig, error: Exception) -> str:
 
 
 def _fits(architecture: str, encoder: str | None) -> bool:
-    """Whether smp can join the two."""
+    """Whether smp can build the architecture with the encoder."""
     config = TrialConfig(architecture=architecture, encoder=encoder)
     try:
         on_meta(lambda: _call(MODELS[architecture], config, num_classes=2)[0])
-    except Exception:  # the answer is no, for whichever reason
+    except Exception:  # The reason doesn't matter here.
         return False
     return True
 

@@ -1,9 +1,9 @@
-"""Pretrained encoder weights: fetched once, checked key by key, with the mean and std they want."""
+"""Pretrained weights of encoders, with the mean and standard deviation that images must have."""
 
 import json
-import os
 import shutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,13 +19,14 @@ from torch import Tensor, nn
 
 from segcore.config import TrialConfig
 from segcore.errors import UserError
+from segcore.files import locked, whole_file
 
 HUB_TIMEOUT_S = 10.0
-"""How long the first answer of the hub may take."""
+"""How long the hub may take to answer the first request."""
 
 
 class Statistics(NamedTuple):
-    """Mean and standard deviation per channel, RGB, of an image scaled to 0..1."""
+    """Mean and standard deviation of each channel (RGB) of images scaled to 0..1."""
 
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
@@ -35,8 +36,8 @@ IMAGENET = Statistics((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 _HALF = Statistics((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
 _DPN = Statistics((124 / 255, 117 / 255, 104 / 255), (1 / (0.0167 * 255),) * 3)
 
-# smp keeps its own encoders' statistics on the hub only. Without network there is this list of
-# those whose ImageNet weights want others than ImageNet's.
+# smp keeps the statistics of its own encoders only on the hub. These are the encoders, by the
+# beginning of their names, whose weights need others than ImageNet's.
 _UNUSUAL_STATISTICS = {
     "xception": _HALF,
     "inceptionv4": _HALF,
@@ -47,14 +48,14 @@ _UNUSUAL_STATISTICS = {
 
 
 def encoder_weights_file(config: TrialConfig, weights_dir: Path | None) -> Path | None:
-    """The file that ``load_encoder_weights`` reads for this configuration; None for random weights.
+    """The file that ``load_encoder_weights`` reads for a configuration; None for random weights.
 
-    A path given as ``encoder_weights`` is that file, or its copy in ``weights_dir`` where
-    ``gather_weights`` made one. A name ("imagenet", and whatever else
-    smp knows for the encoder, such as "ssl" or "advprop") means a file in ``weights_dir``, fetched
-    from the Hugging Face hub when it isn't there: do that once, before any worker starts.
-    ``HF_ENDPOINT``, ``HF_HOME``, ``HF_HUB_OFFLINE`` and proxies are honoured.
-    Raises ``UserError`` where there is no such file or name, or where it can't be fetched.
+    If ``encoder_weights`` is a path, it is that file, or its copy in ``weights_dir`` that
+    ``gather_weights`` made. If it is a name ("imagenet", or another that smp knows for the encoder,
+    such as "ssl"), it is a file in ``weights_dir``. If that file is missing, it is fetched from the
+    Hugging Face hub: let that happen once, before any worker starts. ``HF_ENDPOINT``, ``HF_HOME``,
+    ``HF_HUB_OFFLINE`` and proxies are honoured.
+    Raises ``UserError`` if there is no such file or name, or if it can't be fetched.
     """
     if config.encoder_weights is None:
         return None
@@ -72,7 +73,7 @@ def encoder_weights_file(config: TrialConfig, weights_dir: Path | None) -> Path 
         return path
     if weights_dir is None:
         raise ValueError(f"encoder_weights {config.encoder_weights!r} need a weights_dir")
-    # In a DPT an encoder's parameters have other names than everywhere else.
+    # The parameters of an encoder have other names in a DPT than in any other architecture.
     kind = ".dpt" if config.architecture == "dpt" else ""
     name = "" if config.encoder_weights == "imagenet" else f".{config.encoder_weights}"
     path = weights_dir / f"{config.encoder}{name}{kind}.safetensors"
@@ -82,9 +83,9 @@ def encoder_weights_file(config: TrialConfig, weights_dir: Path | None) -> Path 
 
 
 def gather_weights(configs: Iterable[TrialConfig], weights_dir: Path) -> None:
-    """Have in one folder every file of weights that the configurations name, for other machines.
+    """Put every file of weights that the configurations name into one folder, for other machines.
 
-    Raises ``UserError`` as ``encoder_weights_file`` does, and where two files have the same name.
+    Raises ``UserError`` as ``encoder_weights_file`` does, and if two files have the same name.
     """
     origins: dict[str, str] = {}
     for config in configs:
@@ -98,39 +99,37 @@ def gather_weights(configs: Iterable[TrialConfig], weights_dir: Path) -> None:
                 )
         path = encoder_weights_file(config, weights_dir)
         if path is not None and path.parent != weights_dir:
-            weights_dir.mkdir(parents=True, exist_ok=True)
-            unfinished = weights_dir / f"{path.name}.{os.getpid()}.unfinished"
-            shutil.copyfile(path, unfinished)
-            unfinished.replace(weights_dir / path.name)
+            with _written(weights_dir / path.name) as unfinished:
+                shutil.copyfile(path, unfinished)
+
+
+@contextmanager
+def _written(path: Path) -> Iterator[Path]:
+    """Give a path to write to; the file gets the name ``path`` when it is whole."""
+    with locked(path.with_name(f".{path.name}.lock")), whole_file(path) as unfinished:
+        yield unfinished
 
 
 def load_encoder_weights(encoder: nn.Module, name: str, path: Path) -> Statistics:
-    """Copy a file's weights into smp's encoder ``name``; return the input statistics they want.
+    """Load a file into smp's encoder ``name``; return the statistics that its images must have.
 
-    Every parameter must be in the file, with its shape, and nothing else may be, but for the
-    classifier that smp itself leaves out and for stages that a shallower encoder doesn't have.
-    Raises ``UserError`` naming the first keys that are wrong.
+    Every parameter must be in the file with its shape, and the file must hold nothing else, except
+    the classifier, which smp itself leaves out, and stages that a shallower encoder doesn't have.
+    Raises ``UserError`` naming the first parameters that are wrong.
     """
     state, statistics = _read(path)
     deeper = _deeper_stages(encoder)
     state = {key: tensor for key, tensor in state.items() if key not in deeper}
     try:
-        # smp's own: it leaves out the classifier's keys, renames old ones, and is strict otherwise.
+        # smp's encoders leave out the classifier and rename old keys; otherwise they are strict.
         encoder.load_state_dict(dict(state))
     except RuntimeError as error:
         raise UserError(_explain_mismatch(encoder, name, path, state)) from error
     return statistics or usual_statistics(encoder, name)
 
 
-def holds_weights(encoder: nn.Module, path: Path) -> bool:
-    """Whether an encoder has a file's values in all tensors that both know by one name."""
-    state, _ = _read(path)
-    own = encoder.state_dict()
-    return all(torch.equal(own[key].cpu(), state[key]) for key in own.keys() & state.keys())
-
-
 def usual_statistics(encoder: nn.Module | None, name: str | None) -> Statistics:
-    """The statistics that an encoder's usual weights were trained with, known without network."""
+    """The statistics that the usual weights of an encoder were trained with. Needs no network."""
     if isinstance(encoder, TimmUniversalEncoder | TimmViTEncoder):
         timm_config = timm.models.get_pretrained_cfg(encoder.name)
         return IMAGENET if timm_config is None else _statistics(timm_config.to_dict())
@@ -145,7 +144,7 @@ def _statistics(values: Mapping[str, Any]) -> Statistics:
 
 
 def _read(path: Path) -> tuple[dict[str, Tensor], Statistics | None]:
-    """A file's tensors, and the statistics that ``_fetch`` stored with them. Runs no code in it."""
+    """A file's tensors, and the statistics that ``_fetch`` stored with them. Runs no code of it."""
     metadata: dict[str, str] = {}
     try:
         if path.suffix == ".safetensors":
@@ -154,7 +153,7 @@ def _read(path: Path) -> tuple[dict[str, Tensor], Statistics | None]:
                 metadata = file.metadata() or {}
         else:
             state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # pickle's, zipfile's, torch's, safetensors': no common base
+    except Exception as error:  # Those of pickle, zipfile, torch and safetensors share no base.
         raise UserError(
             f"encoder_weights {path}: not readable as weights ({error}); "
             "a .safetensors file, or a .pth file of plain tensors, is needed"
@@ -171,7 +170,7 @@ def _read(path: Path) -> tuple[dict[str, Tensor], Statistics | None]:
 
 def _deeper_stages(encoder: nn.Module) -> set[str]:
     """Parameters of the stages that a timm encoder of less than full depth (PSPNet) leaves out."""
-    if not isinstance(encoder, TimmUniversalEncoder) or encoder._depth == 5:
+    if not isinstance(encoder, TimmUniversalEncoder) or len(encoder.out_channels) > 5:
         return set()
     with torch.device("meta"):
         full = TimmUniversalEncoder(encoder.name, pretrained=False)
@@ -180,15 +179,14 @@ def _deeper_stages(encoder: nn.Module) -> set[str]:
 
 def _explain_mismatch(encoder: nn.Module, name: str, path: Path, state: dict[str, Tensor]) -> str:
     wanted = encoder.state_dict()
-    reshaped = [
-        f"{key} {tuple(state[key].shape)} instead of {tuple(wanted[key].shape)}"
-        for key in sorted(wanted.keys() & state.keys())
-        if state[key].shape != wanted[key].shape
-    ]
     findings = {
         "missing": sorted(wanted.keys() - state.keys()),
         "unknown": sorted(state.keys() - wanted.keys()),
-        "of another shape": reshaped,
+        "of another shape": [
+            f"{key} {tuple(state[key].shape)} instead of {tuple(wanted[key].shape)}"
+            for key in sorted(wanted.keys() & state.keys())
+            if state[key].shape != wanted[key].shape
+        ],
     }
     listed = "; ".join(
         f"{len(keys)} {what} ({', '.join(keys[:3])}{', …' if len(keys) > 3 else ''})"
@@ -202,31 +200,36 @@ def _explain_mismatch(encoder: nn.Module, name: str, path: Path, state: dict[str
 
 
 def _fetch(name: str, weights: str, path: Path, *, for_dpt: bool) -> None:
-    """Download with smp's or timm's own code; write weights and statistics to ``path`` at once."""
+    """Download with the code of smp or timm; write weights and statistics to one file."""
     repository, revision = _repository(name, weights)
+    in_smp = name in smp.encoders.encoders
     try:
         _reach_hub(repository, revision)
         if for_dpt:
             encoder: nn.Module = TimmViTEncoder(name.removeprefix("tu-"), pretrained=True)
         else:
-            in_smp = name in smp.encoders.encoders
             encoder = smp.encoders.get_encoder(name, weights=weights if in_smp else True)
-        if name in smp.encoders.encoders:
+        if in_smp:
             statistics = _statistics(smp.encoders.get_preprocessing_params(name, weights))
         else:
             statistics = usual_statistics(encoder, name)
-    except Exception as error:  # the hub's, its HTTP client's, smp's, timm's: no common base
-        reason = f"{repository}: {type(error).__name__}: {error}".splitlines()[0]
-        raise UserError(_explain_fetch_failure(name, weights, path, reason, for_dpt)) from error
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f"{path.name}.{os.getpid()}.unfinished")
+    except Exception as error:  # Those of the hub, its HTTP client, smp and timm share no base.
+        reason = f"{type(error).__name__}: {error}".splitlines()[0]
+        command = f"python -m segcore.weights --encoder {name} --encoder-weights {weights}"
+        raise UserError(
+            f"encoder_weights {weights!r} of encoder {name} can't be fetched from the Hugging Face "
+            f"hub ({repository}: {reason}). Behind a proxy set HTTPS_PROXY, for a mirror "
+            f"HF_ENDPOINT. Without network run `{command}{' --architecture dpt' * for_dpt}` on a "
+            f"machine that has one, then copy {path.name} to {path.parent} or give its path as "
+            "encoder_weights"
+        ) from error
     metadata = {key: json.dumps(value) for key, value in statistics._asdict().items()}
-    save_file(encoder.state_dict(), unfinished, metadata=metadata)
-    unfinished.replace(path)
+    with _written(path) as unfinished:
+        save_file(encoder.state_dict(), unfinished, metadata=metadata)
 
 
 def _repository(name: str, weights: str) -> tuple[str, str | None]:
-    """Where the hub has them, and which revision. Raises ``UserError`` where it has none."""
+    """The repository and revision of weights on the hub. Raises ``UserError`` if there is none."""
     if name in smp.encoders.encoders:
         settings = smp.encoders.encoders[name]["pretrained_settings"]
         if weights not in settings:
@@ -236,7 +239,7 @@ def _repository(name: str, weights: str) -> tuple[str, str | None]:
             )
         return settings[weights]["repo_id"], settings[weights]["revision"]
     timm_name = name.removeprefix("tu-")
-    if timm_name == name:  # one of smp's older names for timm's: the module knows the real one
+    if timm_name == name:  # smp has an older name for this one; its module knows timm's name.
         with torch.device("meta"):
             timm_name = smp.encoders.get_encoder(name).name
     timm_config = timm.models.get_pretrained_cfg(timm_name)
@@ -250,7 +253,7 @@ def _repository(name: str, weights: str) -> tuple[str, str | None]:
 
 
 def _reach_hub(repository: str, revision: str | None) -> None:
-    """Ask once. The download itself would try again and again, for a minute per encoder."""
+    """Ask the hub once. The download itself would try again for a minute."""
     known = try_to_load_from_cache(repository, "model.safetensors", revision=revision)
     if isinstance(known, str):
         return
@@ -258,16 +261,4 @@ def _reach_hub(repository: str, revision: str | None) -> None:
         url = hf_hub_url(repository, "model.safetensors", revision=revision)
         get_hf_file_metadata(url, timeout=HUB_TIMEOUT_S)
     except HfHubHTTPError:
-        pass  # the hub answers; the download tells what it misses
-
-
-def _explain_fetch_failure(name: str, weights: str, path: Path, reason: str, for_dpt: bool) -> str:
-    command = f"python -m segcore.weights --encoder {name} --encoder-weights {weights}"
-    if for_dpt:
-        command += " --architecture dpt"
-    return (
-        f"encoder_weights {weights!r} of encoder {name} can't be fetched from the Hugging Face hub "
-        f"({reason}). Behind a proxy set HTTPS_PROXY, for a mirror HF_ENDPOINT. Without network "
-        f"run `{command}` on a machine that has one, then copy {path.name} to {path.parent} or "
-        "give its path as encoder_weights"
-    )
+        pass  # The hub answers. The download will say what it misses.

@@ -1,12 +1,12 @@
-"""Augmentation: one random geometry for image and mask, by albumentations.
+"""Augmentation with albumentations: image and mask get the same random geometry.
 
-A mask is never interpolated, and what a rotation or shrinking uncovers becomes ``IGNORE_INDEX``.
+A mask is never interpolated. Pixels that a rotation or a smaller scale uncovers are ignored.
 """
 
 import os
 from collections.abc import Callable
 
-# albumentations asks the network for a newer version of itself at import.
+# At import, albumentations would ask the network whether there is a newer version.
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
 
 import albumentations as A
@@ -20,9 +20,9 @@ AugmentationFactory = Callable[[float, int, int], A.Compose]
 
 
 def aerial(strength: float, height_px: int, width_px: int) -> A.Compose:
-    """What a camera looking down may see: no direction is up, heights and light vary.
+    """For images from above: no direction is up, and heights and light vary.
 
-    ``strength`` 0 leaves only the eight symmetries of the square; 1 also rotates by up to 45°,
+    ``strength`` 0 leaves only the eight symmetries of the square. 1 also rotates by up to 45°,
     scales by 0.6–1.6, shifts by up to a fifth and changes brightness, contrast and colour by up
     to 40 %. An image that isn't square is centred again after a turn by 90°.
     """
@@ -67,7 +67,7 @@ def build_augmentation(config: TrialConfig) -> A.Compose:
     """Build ``config.augmentation``.
 
     A user's own is a factory ``(strength, height_px, width_px) -> albumentations.Compose``.
-    Raises ``UserError`` where it is unknown, or gives something else.
+    Raises ``UserError`` if it is unknown or gives something else.
     """
     factory = resolve("augmentation", config.augmentation, AUGMENTATIONS)
     augmentation = factory(config.augment_strength, config.height_px, config.width_px)

@@ -1,14 +1,14 @@
-"""Checkpoints: a folder of safetensors and JSON, complete or refused.
+"""Checkpoints: a folder of safetensors and JSON, which is complete or refused.
 
-    model.safetensors      the weights to predict with (the moving average, where there is one)
-    training.safetensors   what going on needs besides: optimizer, and raw weights under an average
-    checkpoint.json        TrialConfig, epoch, classes, where it came from, the files' sizes,
+    model.safetensors      the weights to predict with: the moving average, if there is one
+    training.safetensors   what resuming needs besides: the optimizer's state, the weights
+                           themselves if there is an average, and the scaler of float16
+    checkpoint.json        TrialConfig, epoch, classes, versions, the sizes of the other files,
                            and the SHA-256 of model.safetensors
 
-``checkpoint.json`` is written last and lists the other files' sizes, so that a copy that was cut
-off anywhere is seen as such. The hash is compared where a bundle is made or loaded, not at every
-epoch of a training. A new checkpoint takes an older one's place when all of it is on the
-disk. Nothing is pickled.
+``checkpoint.json`` is written last and lists the sizes of the other files, so that an incomplete
+copy is noticed. The hash is compared when a bundle is made or loaded, not at every epoch of a
+training. A new checkpoint replaces an older one when all of it is on the disk. Nothing is pickled.
 """
 
 import contextlib
@@ -26,7 +26,7 @@ from safetensors.torch import load_file, save_file
 
 from segcore.config import IGNORE_INDEX, TrialConfig, describe_validation_error
 from segcore.errors import StorageError, UserError
-from segcore.files import sha256_of, sync
+from segcore.files import sha256_of, sync, whole_file
 from segcore.networks.models import build_network, on_meta
 
 FORMAT = 1
@@ -35,7 +35,7 @@ MODEL = "model.safetensors"
 TRAINING = "training.safetensors"
 
 _HEADER_BYTES = 120
-"""What a file says of each tensor: name, type, shape and place."""
+"""The description of a tensor in a file: its name, type, shape and place."""
 
 StateDict = Mapping[str, torch.Tensor]
 _Byte = Annotated[int, Field(ge=0, le=255)]
@@ -43,11 +43,11 @@ _Byte = Annotated[int, Field(ge=0, le=255)]
 
 @dataclass(frozen=True)
 class CheckpointInfo:
-    """What a checkpoint says of itself, without its tensors."""
+    """What a checkpoint contains besides tensors."""
 
     config: TrialConfig
     epoch: Annotated[int, Field(ge=1)]
-    """Epochs done, 1-based: training goes on with the next one."""
+    """Number of epochs done: training goes on with the next one."""
     score_history: Annotated[tuple[float, ...], Field(min_length=1)]
     """``config.metric`` on the validation split after each epoch."""
     class_names: Annotated[tuple[str, ...], Field(min_length=1, max_length=IGNORE_INDEX)]
@@ -55,9 +55,7 @@ class CheckpointInfo:
     data_fingerprint: str
     versions: dict[str, str] = field(default_factory=dict)
     micro_batch_size: Annotated[int, Field(ge=1)] | None = None
-    """How many images at once fitted into memory."""
-    built_hash: str | None = None
-    """``segcore.training.readback.check_built`` of the training."""
+    """The number of images at once that fitted into memory."""
 
     def __post_init__(self) -> None:
         if len(self.class_colors) != len(self.class_names):
@@ -77,44 +75,45 @@ _INFO = TypeAdapter(CheckpointInfo)
 def save_checkpoint(
     folder: Path, info: CheckpointInfo, model: StateDict, training: StateDict | None
 ) -> None:
-    """Write a checkpoint into ``folder``; ``training`` None: for prediction only.
+    """Write a checkpoint into ``folder``. With ``training`` None, it is for prediction only.
 
-    Raises ``StorageError`` where there is no room, and leaves an older checkpoint as it was.
+    Raises ``StorageError`` if there is no room, and leaves an older checkpoint as it was.
     """
     tensors = {MODEL: model} if training is None else {MODEL: model, TRAINING: training}
-    partials = {name: folder / f"{name}.partial" for name in (*tensors, MANIFEST)}
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        for name, state in tensors.items():
-            _save_tensors(partials[name], state)
-        manifest = {
-            **asdict(info),
-            "format": FORMAT,
-            "config": info.config.to_dict(),
-            "files": {name: partials[name].stat().st_size for name in tensors},
-            "model_sha256": sha256_of(partials[MODEL]),
-        }
-        partials[MANIFEST].write_text(json.dumps(manifest, indent=2))
-        for partial in partials.values():
-            sync(partial)
-        # From here to the last line there is no checkpoint, rather than files of two.
-        for name in (MANIFEST, MODEL, TRAINING):
-            (folder / name).unlink(missing_ok=True)
-        for name, partial in partials.items():
-            partial.rename(folder / name)
+        with contextlib.ExitStack() as stack:
+            # Files get their names in reverse order: the manifest is last.
+            unfinished = {
+                name: stack.enter_context(whole_file(folder / name))
+                for name in (MANIFEST, *tensors)
+            }
+            for name, state in tensors.items():
+                _save_tensors(unfinished[name], state)
+            manifest = {
+                **asdict(info),
+                "format": FORMAT,
+                "config": info.config.to_dict(),
+                "files": {name: unfinished[name].stat().st_size for name in tensors},
+                "model_sha256": sha256_of(unfinished[MODEL]),
+            }
+            unfinished[MANIFEST].write_text(json.dumps(manifest, indent=2))
+            for path in unfinished.values():
+                sync(path)
+            # From here until the manifest has its name there is no checkpoint. Otherwise a process
+            # that is killed in between would leave files of two checkpoints.
+            for name in (MANIFEST, MODEL, TRAINING):
+                (folder / name).unlink(missing_ok=True)
         sync(folder)
     except (OSError, SafetensorError) as error:
-        for partial in partials.values():
-            with contextlib.suppress(OSError):
-                partial.unlink(missing_ok=True)
         raise StorageError(_explain_failure(folder, [*tensors.values()], error)) from error
 
 
 def load_info(folder: Path, *, check_content: bool = False) -> CheckpointInfo:
-    """Read a checkpoint's JSON and check its files. Raises ``UserError`` where it isn't whole.
+    """Read a checkpoint's JSON and check its files. Raises ``UserError`` if it isn't complete.
 
-    ``check_content`` compares the weights with the hash that was kept when they were written; the
-    checkpoints of older versions have none.
+    ``check_content`` compares the weights with the hash of what was written. Checkpoints of older
+    versions have no hash.
     """
     try:
         manifest = (folder / MANIFEST).read_bytes()
@@ -132,9 +131,9 @@ def load_info(folder: Path, *, check_content: bool = False) -> CheckpointInfo:
 
 
 def parse_manifest(manifest: bytes, sizes: Mapping[str, int], where: str) -> CheckpointInfo:
-    """A checkpoint's JSON, checked against the sizes of the files that lie beside it.
+    """Check a checkpoint's JSON against the sizes of the files beside it.
 
-    For a checkpoint that isn't on this machine; ``where`` is named in the ``UserError``.
+    The checkpoint may be on another machine: ``where`` is its name in the ``UserError``.
     """
     try:
         values: dict[str, Any] = json.loads(manifest)
@@ -165,9 +164,9 @@ def load_training_tensors(folder: Path) -> dict[str, torch.Tensor]:
 
 
 def checkpoint_bytes(config: TrialConfig, num_classes: int) -> int:
-    """About how large a configuration's checkpoints are, with what resuming needs.
+    """The approximate size of a configuration's checkpoints, with what resuming needs.
 
-    Nothing is computed or downloaded: the network is built on torch's meta device.
+    The network is built on torch's meta device: nothing is computed or downloaded.
     """
     config = config.model_copy(update={"encoder_weights": None})
     network = on_meta(lambda: build_network(config, num_classes))
@@ -180,7 +179,7 @@ def checkpoint_bytes(config: TrialConfig, num_classes: int) -> int:
 
 
 def _save_tensors(path: Path, tensors: StateDict) -> None:
-    # safetensors wants dense memory of its own for each tensor; channels_last weights are not.
+    # safetensors wants contiguous tensors, and weights in channels_last are not contiguous.
     save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, path)
 
 

@@ -1,6 +1,6 @@
-"""fit(): trains one configuration, an epoch at a time.
+"""fit(): trains one configuration, epoch by epoch.
 
-The caller iterates, and decides what to report, keep or stop::
+The caller iterates over the epochs, and decides what to report and keep and when to stop::
 
     for epoch in fit(config, data):
         print(epoch.epoch, epoch.scores.dice)
@@ -20,30 +20,28 @@ from numpy.typing import NDArray
 
 from segcore.config import IGNORE_INDEX, TrialConfig
 from segcore.data.prepared import PreparedData
-from segcore.devices import amp_dtype, autocast
+from segcore.devices import amp_dtype, autocast, choose_device
 from segcore.errors import TrainingFailedError, UserError
 from segcore.networks.models import SegmentationNetwork, build_network
-from segcore.networks.weights import encoder_weights_file
 from segcore.scores.metrics import Scores
 from segcore.training import checkpoint
 from segcore.training.checkpoint import CheckpointInfo
-from segcore.training.loading import EpochSampler, plain_loader, to_device, training_loader
+from segcore.training.loading import plain_loader, to_device, training_loader
 from segcore.training.losses import build_loss
 from segcore.training.microbatches import MicroBatches, naming_memory
 from segcore.training.optim import (
     build_average,
     build_optimizer,
-    build_schedule,
     load_optimizer_tensors,
+    lr_factor,
     optimizer_tensors,
     set_lr,
 )
-from segcore.training.readback import Built, check_built
 from segcore.training.scoring import evaluate
 from segcore.versions import versions
 
 LOOK_EVERY_STEPS = 16
-"""How often the losses are looked at: each look makes the device wait for the host."""
+"""How often the losses are checked. Each check makes the device wait for the host."""
 
 
 class DivergedError(TrainingFailedError):
@@ -57,24 +55,21 @@ class EpochResult:
     epoch: int
     """1-based."""
     finished: bool
-    """Whether this was the last one: ``max_epochs`` reached, or ``patience_epochs`` run out."""
+    """Whether training is over: ``max_epochs`` or the end of ``patience_epochs`` is reached."""
     train_loss: float
     val_loss: float
     scores: Scores
     lr: float
-    """Of the network's new part at the epoch's last step; the encoder's is ``encoder_lr_factor``
-    times that."""
+    """The learning rate at the last step. The encoder's is ``encoder_lr_factor`` times it."""
     images_per_s: float
     """Training images, without validation."""
     epoch_s: float
     """With validation."""
     drawn_share_K: NDArray[np.float64]
-    """Each class's share of the labelled pixels that training really got."""
+    """Each class's share of the labelled pixels of the batches, after oversampling and crops."""
     micro_batch_size: int
-    """Images that went through the network at once: less than ``batch_size`` where memory is short
-    (``segcore.training.fit.microbatches``)."""
-    built_hash: str
-    """Of what network, optimizer, loss and loader really hold (``segcore.training.readback``)."""
+    """Images that went through the network at once: fewer than ``batch_size`` if memory is short
+    (``segcore.training.microbatches``)."""
     save: Callable[[Path], None] = field(repr=False)
     """Writes a checkpoint to a folder; call it before asking for the next epoch."""
 
@@ -90,17 +85,16 @@ def fit(
 ) -> Iterator[EpochResult]:
     """Train on the split "train" and score on "val" after each epoch; ``config.fold`` divides anew.
 
-    ``device``: CUDA where there is one, by default. ``resume_from``: a checkpoint of the same
-    configuration; on a CPU the epochs that follow have the same numbers as those of a run that was
-    never interrupted. ``weights_dir`` holds pretrained encoders (``segcore.networks.weights``).
+    ``device``: the fastest by default. ``resume_from``: a checkpoint of the same configuration. On
+    a CPU, the epochs that follow have the same numbers as those of a run that was never
+    interrupted. ``weights_dir`` holds pretrained encoders (``segcore.networks.weights``).
     Raises ``TrainingFailedError``: ``DivergedError`` soon after a step whose loss was not finite,
-    ``OutOfMemoryError`` where not even one image at a time fits into memory, ``MismatchError``
-    before the first step where something was built otherwise than the configuration says.
+    ``OutOfMemoryError`` if not even one image at a time fits into memory. Raises ``UserError`` if
+    data or checkpoint are not those of the configuration.
     """
-    device = device or torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = device or choose_device()
     with naming_memory():
-        divided = data.divided_for(config)
-        training = _Training(config, divided, device, weights_dir, loader_workers)
+        training = _Training(config, data.divided_for(config), device, weights_dir, loader_workers)
         if resume_from is not None:
             training.restore(resume_from)
     while not training.finished:
@@ -118,45 +112,17 @@ def time_steps(
     steps: int = 3,
     loading: bool = True,
 ) -> float:
-    """Seconds of one training step, the mean of a few after one to warm up.
+    """The duration of a training step in seconds: the mean of a few steps, after one to warm up.
 
-    ``loading`` False: the same batch again and again, already on the device. From random weights:
-    a step takes as long with any.
+    With ``loading`` False, each step gets the same batch, which is on the device already. The
+    network has random weights, because a step takes equally long with any.
     """
     random = config.model_copy(update={"encoder_weights": None})
     return _Training(random, data, device, None, loader_workers).time_steps(steps, loading)
 
 
-def _build(
-    config: TrialConfig,
-    data: PreparedData,
-    device: torch.device,
-    weights_dir: Path | None,
-    loader_workers: int,
-) -> Built:
-    """What learns, how, and from what; random weights follow from the seed."""
-    torch.manual_seed(config.seed)
-    network = build_network(config, data.num_classes, weights_dir=weights_dir)
-    if device.type == "cuda":
-        # The layout that tensor cores want; on a CPU it may be slower.
-        network = network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    return Built(
-        network=network,
-        weights_file=encoder_weights_file(config, weights_dir),
-        optimizer=build_optimizer(config, network),
-        schedule=build_schedule(config),
-        clip_norm=config.clip_norm,
-        average=build_average(config, network),
-        loss=build_loss(config, data.class_pixels("train")).to(device),
-        loader=training_loader(
-            data, config, workers=loader_workers, pin_memory=device.type == "cuda"
-        ),
-        data=data,
-    )
-
-
 class _Training:
-    """The state of one training run; ``restore`` and ``_save`` are each other's inverse."""
+    """The state of one training run. ``restore`` reads what ``_save`` writes."""
 
     def __init__(
         self,
@@ -166,23 +132,34 @@ class _Training:
         weights_dir: Path | None,
         loader_workers: int,
     ) -> None:
+        if data.preparation != config.preparation:
+            raise UserError(
+                f"the data were prepared as {data.preparation}, but the configuration wants "
+                f"{config.preparation}; prepare them with config.preparation"
+            )
         self._config, self._data, self._device = config, data, device
-        built = _build(config, data, device, weights_dir, loader_workers)
-        self._built_hash = check_built(config, built)
-        self._network, self._optimizer = built.network, built.optimizer
-        self._loss, self._train_loader = built.loss, built.loader
-        self._schedule, self._clip_norm = built.schedule, built.clip_norm
-        self._average = built.average
+        on_cuda = device.type == "cuda"
+        torch.manual_seed(config.seed)  # The network's random weights follow from the seed.
+        # Tensor cores want channels_last. On a CPU it may be slower.
+        memory_format = torch.channels_last if on_cuda else torch.preserve_format
+        network = build_network(config, data.num_classes, weights_dir=weights_dir)
+        self._network = network.to(device, memory_format=memory_format)  # type: ignore[call-overload]
+        self._optimizer = build_optimizer(config, self._network)
+        self._average = build_average(config, self._network)
+        self._loss = build_loss(config, data.class_pixels("train")).to(device)
         self._scaler = torch.amp.GradScaler(device.type, enabled=amp_dtype(device) is torch.float16)
+        self._train_loader, self._sampler = training_loader(
+            data, config, workers=loader_workers, pin_memory=on_cuda
+        )
         self._val_loader = plain_loader(
             data,
             data.items("val"),
             batch_size=config.batch_size,
             workers=loader_workers,
-            pin_memory=device.type == "cuda",
+            pin_memory=on_cuda,
         )
         self._micro_batches = MicroBatches(config.batch_size)
-        # Validation needs less memory than training, so it gets a size of its own.
+        # Validation needs less memory than training, so its batches are divided separately.
         self._val_micro_batches = MicroBatches(config.batch_size)
         self._epoch = 0
         self._score_history: list[float] = []
@@ -200,7 +177,7 @@ class _Training:
     def run_epoch(self) -> EpochResult:
         started = time.perf_counter()
         self._epoch += 1
-        # Dropout draws from here, so that an epoch's numbers don't depend on where a run resumed.
+        # Dropout draws from this seed, so that an epoch is the same in a resumed run.
         torch.manual_seed(self._config.seed * 100_003 + self._epoch)
         train_loss, drawn_pixels_K = self._train_epoch()
         train_s = time.perf_counter() - started
@@ -224,7 +201,6 @@ class _Training:
             epoch_s=time.perf_counter() - started,
             drawn_share_K=drawn_pixels_K / max(drawn_pixels_K.sum(), 1),
             micro_batch_size=self._micro_batches.size,
-            built_hash=self._built_hash,
             save=self._save,
         )
 
@@ -244,7 +220,8 @@ class _Training:
             self._network.load_state_dict(_with_prefix(tensors, "network."))
         load_optimizer_tensors(self._optimizer, _with_prefix(tensors, "optimizer."))
         if self._scaler.is_enabled():
-            self._scaler.update(float(tensors["scaler.scale"]))
+            state = {k: v.item() for k, v in _with_prefix(tensors, "scaler.").items()}
+            self._scaler.load_state_dict(self._scaler.state_dict() | state)
         self._micro_batches.size = info.micro_batch_size or self._config.batch_size
         self._epoch = info.epoch
         self._score_history = list(info.score_history)
@@ -257,8 +234,7 @@ class _Training:
         if self._average is not None:
             tensors["average.count"] = self._average.n_averaged
             tensors |= {f"network.{k}": v for k, v in self._network.state_dict().items()}
-        if self._scaler.is_enabled():
-            tensors["scaler.scale"] = torch.tensor(self._scaler.get_scale())
+        tensors |= {f"scaler.{k}": torch.tensor(v) for k, v in self._scaler.state_dict().items()}
         info = CheckpointInfo(
             config=self._config,
             epoch=self._epoch,
@@ -268,7 +244,6 @@ class _Training:
             data_fingerprint=self._data.fingerprint,
             versions=versions(),
             micro_batch_size=self._micro_batches.size,
-            built_hash=self._built_hash,
         )
         checkpoint.save_checkpoint(folder, info, self._predicting_network.state_dict(), tensors)
 
@@ -278,17 +253,11 @@ class _Training:
         assert isinstance(network, SegmentationNetwork)  # for the type checker: torch says Module
         return network
 
-    @property
-    def _sampler(self) -> EpochSampler:
-        sampler = self._train_loader.sampler
-        assert isinstance(sampler, EpochSampler)  # for the type checker
-        return sampler
-
     def time_steps(self, steps: int, loading: bool) -> float:
         self._network.train()
         batches = itertools.chain.from_iterable(itertools.repeat(self._train_loader))
         first = to_device(next(batches), self._device)
-        self._step(*first[:2]).item()  # .item() waits for the device
+        self._step(*first[:2]).item()  # item() waits for the device.
         started = time.perf_counter()
         for _ in range(steps):
             image_NCHW, mask_NHW, _ = to_device(next(batches), self._device) if loading else first
@@ -297,20 +266,21 @@ class _Training:
         return (time.perf_counter() - started) / steps
 
     def _train_epoch(self) -> tuple[float, NDArray[np.int64]]:
-        """One pass over the epoch's draws: the mean loss, and the pixels of each class."""
+        """One pass over the epoch's images; their mean loss, and the pixels of each class."""
         self._network.train()
         self._sampler.epoch = self._epoch
         steps = len(self._train_loader)
         finite: list[torch.Tensor] = []
         unseen: list[torch.Tensor] = []
-        # One bin more than there are values: pixels to ignore are counted, then left out.
+        # There is a bin for pixels to ignore, which is left out at the end.
         pixels = torch.zeros(IGNORE_INDEX + 1, dtype=torch.int64)
         for step, batch in enumerate(self._train_loader):
             epochs_done = self._epoch - 1 + step / steps
-            set_lr(self._optimizer, self._schedule.factor(epochs_done, self._score_history))
+            factor = lr_factor(self._config, epochs_done, self._score_history)
+            set_lr(self._optimizer, factor)
             image_NCHW, mask_NHW, _ = to_device(batch, self._device)
             unseen.append(self._step(image_NCHW, mask_NHW))
-            # On the host, while the device works: bincount on CUDA waits for it.
+            # This runs on the host while the device works: on CUDA, bincount waits for the device.
             pixels += torch.bincount(batch[1].flatten(), minlength=IGNORE_INDEX + 1)
             if len(unseen) == LOOK_EVERY_STEPS or step + 1 == steps:
                 finite.append(self._check_finite(unseen, step + 1, steps))
@@ -318,7 +288,7 @@ class _Training:
         return float(torch.cat(finite).mean()), pixels[: self._data.num_classes].numpy()
 
     def _check_finite(self, losses: list[torch.Tensor], step: int, steps: int) -> torch.Tensor:
-        """The losses (S) of the last steps up to ``step``, on the host."""
+        """The losses (S) of the last steps up to ``step``, copied to the host."""
         losses_S = torch.stack(losses).cpu()
         bad = (~torch.isfinite(losses_S)).nonzero()
         if len(bad):
@@ -330,11 +300,11 @@ class _Training:
         return losses_S
 
     def _step(self, image_NCHW: torch.Tensor, mask_NHW: torch.Tensor) -> torch.Tensor:
-        """One step of the optimizer; the loss of its batch."""
+        """Do one step of the optimizer; return the loss of its batch."""
         loss = self._micro_batches.attempt(partial(self._backward, image_NCHW, mask_NHW))
-        if self._clip_norm is not None:
+        if self._config.clip_norm is not None:
             self._scaler.unscale_(self._optimizer)
-            torch.nn.utils.clip_grad_norm_(self._network.parameters(), self._clip_norm)
+            torch.nn.utils.clip_grad_norm_(self._network.parameters(), self._config.clip_norm)
         self._scaler.step(self._optimizer)
         self._scaler.update()
         if self._average is not None:
@@ -342,7 +312,7 @@ class _Training:
         return loss
 
     def _backward(self, image_NCHW: torch.Tensor, mask_NHW: torch.Tensor) -> torch.Tensor:
-        """Gradients of a batch, a micro-batch at a time; its loss."""
+        """Compute the gradients of a batch, one micro-batch at a time; return its loss."""
         self._optimizer.zero_grad(set_to_none=True)
         losses = []
         for images, masks in self._micro_batches.parts(image_NCHW, mask_NHW):
@@ -351,7 +321,7 @@ class _Training:
             loss: torch.Tensor = self._loss(logits_NKHW.float(), masks, mask_NHW)
             self._scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
             losses.append(loss.detach())
-            del logits_NKHW, loss  # large: not to be held while the next part is computed
+            del logits_NKHW, loss  # They are large, and the next part needs the memory.
         return torch.stack(losses).sum()
 
 

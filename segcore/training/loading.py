@@ -1,14 +1,13 @@
-"""Batches from the cache, and the two kinds of oversampling of rare classes.
+"""Batches of prepared images, and the two kinds of oversampling of rare classes.
 
-Which images an epoch draws, and how each is augmented, follows from (seed, epoch) alone: a resumed
-run draws what an uninterrupted one would have drawn, with any number of worker processes.
+The images that an epoch draws and their augmentation follow from (seed, epoch) alone: a resumed run
+draws the same images as an uninterrupted one, with any number of worker processes.
 """
 
 import multiprocessing
 from collections.abc import Iterator
-from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import cv2
 import numpy as np
@@ -27,22 +26,22 @@ Batch = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
 """``image_NCHW`` uint8, ``mask_NHW`` uint8, ``item_N`` int64."""
 
 CROP_SHARE = (0.25, 0.6)
-"""A rare crop's sides, as a share of the image's; enlarged to the full size by their inverse."""
+"""The least and greatest share of an image's sides that a rare crop has, before it is enlarged."""
 
 
-@dataclass(frozen=True)
-class Draw:
-    """One training image of an epoch: which item, its own seed, and the pixel to crop around."""
+class Draw(NamedTuple):
+    """One training image of an epoch: an item, the seed of its augmentation, and where to crop."""
 
     item: int
     seed: int
     crop_around: tuple[int, int] | None
+    """Row and column of a rare pixel; None: the whole image."""
 
 
 def class_rarity(class_pixels_K: NDArray[np.int64]) -> NDArray[np.float64]:
-    """How rare each class is: 1 for the rarest, 0 for one with the mean share of pixels or more.
+    """How rare each class is: 1 for the rarest, 0 for those with the mean share of pixels or more.
 
-    Between the two, the logarithm of the share decides. Classes without a pixel are 0.
+    Between the two, the logarithm of the share decides. A class without pixels has 0.
     """
     present_K = class_pixels_K > 0
     share_K = class_pixels_K / max(class_pixels_K.sum(), 1)
@@ -55,11 +54,11 @@ def class_rarity(class_pixels_K: NDArray[np.int64]) -> NDArray[np.float64]:
 
 
 class EpochSampler(Sampler[Draw]):
-    """Draws the items of one epoch, in full batches; ``epoch`` is set by the training loop.
+    """Draws the items of one epoch, in full batches. The training loop sets ``epoch``.
 
-    ``oversample_ratio`` r gives an item the weight 1 + (r − 1) · (rarity of its rarest class). An
-    epoch has as many draws as there are training items, rounded up to whole batches (a last batch
-    of one image would break batch normalisation), however high the ratio.
+    ``oversample_ratio`` r gives an item the weight 1 + (r − 1) · (rarity of its rarest class). With
+    any ratio, an epoch has as many draws as there are training items, rounded up to whole batches,
+    because a last batch of one image would break batch normalisation.
     """
 
     def __init__(self, data: PreparedData, config: TrialConfig) -> None:
@@ -90,8 +89,8 @@ class EpochSampler(Sampler[Draw]):
                 yield Draw(int(item), int(seed), crop_around=None)
 
     def _draw_items(self, rng: np.random.Generator) -> NDArray[np.int64]:
-        # Systematic resampling: each item is drawn ⌊n⌋ or ⌈n⌉ times where n is its expected number,
-        # so that ratio 1 is a plain epoch and not a draw with replacement.
+        # Systematic resampling: an item whose expected number of draws is n is drawn ⌊n⌋ or ⌈n⌉
+        # times. So with ratio 1 each item is drawn once, as in a usual epoch.
         order_M = rng.permutation(len(self._items_M))
         expected_M = np.cumsum(self.weight_M[order_M]) / self.weight_M.sum() * len(self)
         marks = np.arange(len(self)) + rng.random()
@@ -109,34 +108,30 @@ class EpochSampler(Sampler[Draw]):
 def crop_around(
     image_HWC: NDArray[np.uint8], mask_HW: NDArray[np.uint8], pixel: tuple[int, int], share: float
 ) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
-    """Cut ``share`` of both sides around ``pixel`` (row, column), enlarged to the full size.
+    """Cut ``share`` of both sides around ``pixel`` (row, column), and enlarge it to the full size.
 
-    The window stays within the image: near a border the pixel is off its centre.
+    The window stays within the image, so a pixel near a border isn't at its centre.
     """
     height, width = mask_HW.shape
     crop_height, crop_width = max(1, round(height * share)), max(1, round(width * share))
     top = min(max(pixel[0] - crop_height // 2, 0), height - crop_height)
     left = min(max(pixel[1] - crop_width // 2, 0), width - crop_width)
     window = np.s_[top : top + crop_height, left : left + crop_width]
-    return (
-        np.asarray(cv2.resize(image_HWC[window], (width, height), interpolation=cv2.INTER_LINEAR),
-                   np.uint8),
-        np.asarray(cv2.resize(mask_HW[window], (width, height), interpolation=cv2.INTER_NEAREST),
-                   np.uint8),
-    )  # fmt: skip
+    image = cv2.resize(image_HWC[window], (width, height), interpolation=cv2.INTER_LINEAR)
+    mask = cv2.resize(mask_HW[window], (width, height), interpolation=cv2.INTER_NEAREST)
+    return np.asarray(image, np.uint8), np.asarray(mask, np.uint8)
 
 
 class TrainingImages(Dataset[Batch]):
     """Augmented training images; an index is a ``Draw``."""
 
     def __init__(self, data: PreparedData, config: TrialConfig) -> None:
-        self._data = data
-        self.config = config
+        self._data, self._config = data, config
 
     @cached_property
     def _augment(self) -> "A.Compose":
-        # Built in the process that uses it: a user's own may hold what can't be pickled.
-        return build_augmentation(self.config)
+        # It is built in the process that uses it, because a user's own may not be picklable.
+        return build_augmentation(self._config)
 
     def __getitem__(self, draw: Draw) -> Batch:
         image_HWC = np.asarray(self._data.images_MHWC[draw.item])
@@ -150,11 +145,10 @@ class TrainingImages(Dataset[Batch]):
 
 
 class PlainImages(Dataset[Batch]):
-    """The items of a split as they are, in order; an index is a position in the split."""
+    """Items without augmentation, in the given order; an index is a position in ``items_M``."""
 
     def __init__(self, data: PreparedData, items_M: NDArray[np.int64]) -> None:
-        self._data = data
-        self._items_M = items_M
+        self._data, self._items_M = data, items_M
 
     def __len__(self) -> int:
         return len(self._items_M)
@@ -165,42 +159,36 @@ class PlainImages(Dataset[Batch]):
 
 
 def _to_tensors(image_HWC: NDArray[np.uint8], mask_HW: NDArray[np.uint8], item: int) -> Batch:
-    # A copy: the cache is mapped read-only, and torch wants memory that it may write.
+    # torch wants memory that it may write, but the cache is mapped read-only: hence the copy.
     image_CHW = torch.from_numpy(np.array(image_HWC)).permute(2, 0, 1)
     return image_CHW, torch.from_numpy(np.array(mask_HW)), torch.tensor(item)
 
 
-def _worker_settings(workers: int, pin_memory: bool) -> dict[str, Any]:
-    """What both kinds of loader tell torch about their processes."""
-    settings: dict[str, Any] = {"num_workers": workers, "pin_memory": pin_memory}
+def _loader(
+    images: Dataset[Batch], workers: int, pin_memory: bool, **how: Any
+) -> DataLoader[Batch]:
     if workers > 0:
-        # Not forked from this process: the threads of OpenCV and OpenMP don't survive a fork, but
-        # their locks do, and a worker would wait for them for ever. A forkserver has no threads.
+        # The workers aren't forked from this process: the threads of OpenCV and OpenMP don't
+        # survive a fork but their locks do, and a worker would wait for them for ever. The
+        # forkserver, which Linux and macOS have, has no threads.
         context = multiprocessing.get_context("forkserver")
         context.set_forkserver_preload([__name__])
-        settings |= {
-            "multiprocessing_context": context,
-            "persistent_workers": True,
-            "worker_init_fn": _one_thread,
-        }
-    return settings
+        how |= {"multiprocessing_context": context, "persistent_workers": True}
+        how["worker_init_fn"] = _use_one_thread
+    return DataLoader(images, num_workers=workers, pin_memory=pin_memory, **how)
 
 
-def _one_thread(worker_id: int) -> None:
-    # Each worker is one of many processes: OpenCV's own threads would only fight.
-    cv2.setNumThreads(1)
+def _use_one_thread(worker_id: int) -> None:
+    cv2.setNumThreads(1)  # There are many workers: more threads would only slow each other down.
 
 
 def training_loader(
     data: PreparedData, config: TrialConfig, *, workers: int, pin_memory: bool
-) -> DataLoader[Batch]:
-    """Loader over an ``EpochSampler`` (``loader.sampler``), whose ``epoch`` the caller sets."""
-    return DataLoader(
-        TrainingImages(data, config),
-        batch_size=config.batch_size,
-        sampler=EpochSampler(data, config),
-        **_worker_settings(workers, pin_memory),
-    )
+) -> tuple[DataLoader[Batch], EpochSampler]:
+    """A loader of augmented images, and its sampler, whose ``epoch`` the caller sets."""
+    sampler = EpochSampler(data, config)
+    how = {"sampler": sampler, "batch_size": config.batch_size}
+    return _loader(TrainingImages(data, config), workers, pin_memory, **how), sampler
 
 
 def plain_loader(
@@ -211,19 +199,17 @@ def plain_loader(
     workers: int,
     pin_memory: bool,
 ) -> DataLoader[Batch]:
-    """Loader over items as they are, in the given order; the last batch may be smaller."""
-    return DataLoader(
-        PlainImages(data, items_M),
-        batch_size=batch_size,
-        **_worker_settings(workers, pin_memory),
-    )
+    """A loader of items without augmentation, in their order; the last batch may be smaller."""
+    return _loader(PlainImages(data, items_M), workers, pin_memory, batch_size=batch_size)
 
 
 def to_device(
     batch: Batch, device: torch.device
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """``image_NCHW`` uint8, ``mask_NHW`` int64 and ``item_N`` on the device, without waiting."""
-    image_NCHW, mask_NHW, item_N = (tensor.to(device, non_blocking=True) for tensor in batch)
-    if device.type == "cuda":
+    """``image_NCHW`` uint8, ``mask_NHW`` int64 and ``item_N`` on the device."""
+    on_cuda = device.type == "cuda"
+    # Only from pinned memory, which Metal doesn't have, can a copy run in the background.
+    image_NCHW, mask_NHW, item_N = (tensor.to(device, non_blocking=on_cuda) for tensor in batch)
+    if on_cuda:
         image_NCHW = image_NCHW.contiguous(memory_format=torch.channels_last)
     return image_NCHW, mask_NHW.long(), item_N

@@ -1,7 +1,7 @@
-"""LOSSES: what a trial can minimise. Every one leaves pixels of ``IGNORE_INDEX`` out exactly.
+"""LOSSES: what a trial can minimise. Each of them leaves out pixels of ``IGNORE_INDEX`` exactly.
 
 A built loss takes ``logits_NKHW`` (float) and ``mask_NHW`` (int64: 0…K−1 or ``IGNORE_INDEX``) and
-returns a scalar. A batch without a labelled pixel gives 0, with a gradient of 0.
+returns a scalar. For a batch without a labelled pixel it gives 0, with a gradient of 0.
 """
 
 import inspect
@@ -19,11 +19,11 @@ from segcore.errors import UserError
 from segcore.plugins import is_import_path, resolve
 
 LossFactory = Callable[..., nn.Module]
-"""Takes a loss's settings by keyword, and ``class_pixels_K`` too where it has such a parameter."""
+"""Takes the settings of a loss by keyword, and ``class_pixels_K`` if it has such a parameter."""
 
 
 class CrossEntropyLoss(nn.Module):
-    """Cross entropy; a pixel counts by the weight of its true class (``class_weights``)."""
+    """Cross entropy in which a pixel has the weight of its true class (``class_weights``)."""
 
     weight_K: Tensor
 
@@ -40,7 +40,7 @@ class CrossEntropyLoss(nn.Module):
 
     def forward(self, logits_NKHW: Tensor, mask_NHW: Tensor) -> Tensor:
         """Sum over labelled pixels of weight · cross entropy, divided by the sum of weights."""
-        # Not cross_entropy's own mean: that is NaN where nothing is labelled.
+        # cross_entropy's own mean would be NaN for a batch without labels.
         weight_K = self.weight_K.to(logits_NKHW.dtype)
         loss_NHW = F.cross_entropy(
             logits_NKHW,
@@ -54,10 +54,10 @@ class CrossEntropyLoss(nn.Module):
 
 
 class FocalLoss(nn.Module):
-    """Cross entropy in which a pixel counts by (1 − p)^gamma, p its true class's probability.
+    """Cross entropy times (1 − p)^gamma for each pixel, p being its true class's probability.
 
     Lin et al. 2017, "Focal Loss for Dense Object Detection", equation 5. With ``gamma`` 0 it is
-    cross entropy: the mean is weighted in the same way.
+    cross entropy, because the mean is weighted in the same way.
     """
 
     weight_K: Tensor
@@ -79,20 +79,20 @@ class FocalLoss(nn.Module):
         entropy_NHW = F.cross_entropy(
             logits_NKHW, mask_NHW, ignore_index=IGNORE_INDEX, reduction="none"
         )
-        # 1 − p without cancellation. The floor keeps the gradient finite for gamma < 1 where p = 1,
-        # which is also what an ignored pixel, with its entropy of 0, looks like.
+        # This is 1 − p without cancellation. For gamma < 1, the floor keeps the gradient finite
+        # where p = 1, which includes ignored pixels, because their entropy is 0.
         doubt_NHW = (-torch.expm1(-entropy_NHW)).clamp(min=1e-12)
         loss_NHW = _pixel_weights(weight_K, mask_NHW) * doubt_NHW**self.gamma * entropy_NHW
         return loss_NHW.sum() / _total_weight(weight_K, mask_NHW)
 
 
 class TverskyLoss(nn.Module):
-    """1 − Tversky index of the softmax: ``alpha`` is the price of false, ``beta`` of missed pixels.
+    """1 − Tversky index of the softmax: false pixels cost ``alpha``, missed pixels ``beta``.
 
-    Index of a class = (TP + smooth) / (TP + alpha·FP + beta·FN + smooth), its sums running over the
-    whole batch; the mean is over the classes in the batch's truth. ``smooth``, in pixels, calms
-    classes of which the batch holds only a few. Salehi et al. 2017, "Tversky loss function for
-    image segmentation using 3D fully convolutional deep networks", equations 1 and 2.
+    A class has the index (TP + smooth) / (TP + alpha·FP + beta·FN + smooth), with sums over the
+    whole batch; the mean is over the classes in the batch's truth. ``smooth``, in pixels, steadies
+    the index of classes with few pixels in the batch. Salehi et al. 2017, "Tversky loss function
+    for image segmentation using 3D fully convolutional deep networks", equations 1 and 2.
     """
 
     def __init__(self, alpha: float = 0.3, beta: float = 0.7, smooth: float = 1.0) -> None:
@@ -110,7 +110,7 @@ class TverskyLoss(nn.Module):
         """Mean over the classes in the batch's truth of 1 − index."""
         truth_NKHW = _one_hot(mask_NHW, logits_NKHW.shape[1])
         probs_NKHW = logits_NKHW.softmax(dim=1)
-        # torch.where saves only booleans for the backward pass; a product would save floats.
+        # For the backward pass, torch.where saves only booleans; a product would save floats.
         true_positive_K = torch.where(truth_NKHW, probs_NKHW, 0).sum(dim=(0, 2, 3))
         labelled_N1HW = (mask_NHW != IGNORE_INDEX).unsqueeze(1)
         predicted_K = torch.where(labelled_N1HW, probs_NKHW, 0).sum(dim=(0, 2, 3))
@@ -125,12 +125,12 @@ class TverskyLoss(nn.Module):
 
 
 def dice(smooth: float = 1.0) -> nn.Module:
-    """1 − Dice coefficient: Tversky's with both prices 1/2 (Salehi et al. 2017, section 2)."""
+    """1 − Dice coefficient: Tversky's index with both costs 1/2 (Salehi et al. 2017, section 2)."""
     return TverskyLoss(alpha=0.5, beta=0.5, smooth=smooth)
 
 
 def jaccard(smooth: float = 1.0) -> nn.Module:
-    """1 − intersection over union: Tversky's with both prices 1 (Salehi et al. 2017, section 2)."""
+    """1 − intersection over union: the index with both costs 1 (Salehi et al. 2017, section 2)."""
     return TverskyLoss(alpha=1.0, beta=1.0, smooth=smooth)
 
 
@@ -141,7 +141,7 @@ class LovaszLoss(nn.Module):
     Berman et al. 2018, "The Lovász-Softmax loss", equations 8 to 11.
     """
 
-    def __init__(self) -> None:  # without it, Module's own would seem to take any setting
+    def __init__(self) -> None:  # Module's own __init__ seems to take any setting.
         super().__init__()
 
     def forward(self, logits_NKHW: Tensor, mask_NHW: Tensor) -> Tensor:
@@ -152,8 +152,8 @@ class LovaszLoss(nn.Module):
         classes = truth_NKHW.any(dim=3).any(dim=2).any(dim=0).nonzero().flatten().tolist()
         labelled_NHW = mask_NHW != IGNORE_INDEX
 
-        # The loss is linear in the errors as long as their order stays, so the order needs no
-        # gradient: autograd then keeps one number per error and not the sorts of every class.
+        # As long as the order of the errors stays, the loss is linear in them. So the order needs
+        # no gradient, and autograd keeps one number per error instead of the sorts of all classes.
         slope_NKHW = torch.zeros_like(error_NKHW)
         for k in classes:
             slope_NKHW[:, k][labelled_NHW] = _lovasz_slope(
@@ -163,10 +163,10 @@ class LovaszLoss(nn.Module):
 
 
 def _lovasz_slope(error_V: Tensor, truth_V: Tensor) -> Tensor:
-    """By how much 1 − IoU grows when each pixel, the largest error first, turns wrong.
+    """How much 1 − IoU grows as the pixels turn wrong one by one, the largest error first.
 
-    Berman's algorithm 1 takes differences of neighbouring values; written out they lose no digits:
-    a missed pixel takes 1 from the intersection, a false one adds 1 to the union.
+    Berman's algorithm 1 takes differences of neighbouring values, which lose digits. Here they are
+    written out: a missed pixel takes 1 from the intersection, a false one adds 1 to the union.
     """
     order_V = error_V.argsort(descending=True)
     missed_V = truth_V[order_V]
@@ -189,16 +189,15 @@ class SumLoss(nn.Module):
         self.region, self.pixel, self.region_share = region, pixel, share
 
     def forward(self, logits_NKHW: Tensor, mask_NHW: Tensor) -> Tensor:
-        """Both on the same batch."""
+        """The weighted sum of both losses of a batch."""
         region: Tensor = self.region(logits_NKHW, mask_NHW)
         pixel: Tensor = self.pixel(logits_NKHW, mask_NHW)
         return self.region_share * region + (1 - self.region_share) * pixel
 
 
 def sum_of(region: LossFactory, pixel: LossFactory) -> LossFactory:
-    """A factory of their ``SumLoss``: it takes the settings of both, and ``region_share``."""
-    of_region = inspect.signature(region).parameters
-    of_pixel = inspect.signature(pixel).parameters
+    """A factory of the two losses' ``SumLoss``: it takes the settings of both and region_share."""
+    of_region, of_pixel = (inspect.signature(part).parameters for part in (region, pixel))
 
     def build(*, region_share: float = 0.5, **settings: Any) -> nn.Module:
         return SumLoss(
@@ -232,7 +231,7 @@ LOSSES: dict[str, LossFactory] = {
 
 
 class FullPrecision(nn.Module):
-    """Runs a loss in float32 (float64 stays), also under autocast: its sums run over megapixels."""
+    """Runs a loss in float32 or float64, even under autocast: its sums are over megapixels."""
 
     def __init__(self, loss: nn.Module) -> None:
         super().__init__()
@@ -241,10 +240,10 @@ class FullPrecision(nn.Module):
     def forward(
         self, logits_NKHW: Tensor, mask_NHW: Tensor, batch_mask_NHW: Tensor | None = None
     ) -> Tensor:
-        """``loss`` of the widened logits, outside autocast.
+        """The loss of these images.
 
-        With ``batch_mask_NHW``, the masks of a whole batch of which these images are a part: what
-        they bring to the batch's loss (``part_of_batch``).
+        If they are a part of a batch whose masks are ``batch_mask_NHW``, it is their part of the
+        batch's loss (``part_of_batch``).
         """
         with torch.autocast(logits_NKHW.device.type, enabled=False):
             dtype = torch.promote_types(logits_NKHW.dtype, torch.float32)
@@ -258,11 +257,11 @@ class FullPrecision(nn.Module):
 def part_of_batch(
     loss: nn.Module, logits_NKHW: Tensor, mask_NHW: Tensor, batch_mask_NHW: Tensor
 ) -> Tensor:
-    """What some images of a batch bring to its loss; over the whole batch it adds up to the loss.
+    """The part of a batch's loss that comes from some of its images.
 
-    Exactly so for cross entropy and focal loss, which are weighted means over pixels, and for their
-    share of a sum. Dice, Jaccard, Tversky, Lovász and a user's own loss are not: there the sum is a
-    mean of the parts' own losses, in which each part counts by its labelled pixels.
+    For cross entropy and focal loss, which are weighted means over pixels, the parts of a batch add
+    up to its loss exactly. For Dice, Jaccard, Tversky, Lovász and a user's own loss they add up to
+    a mean of the parts' own losses, weighted by their numbers of labelled pixels.
     """
     if isinstance(loss, SumLoss):
         region = part_of_batch(loss.region, logits_NKHW, mask_NHW, batch_mask_NHW)
@@ -279,10 +278,19 @@ def part_of_batch(
 def build_loss(config: TrialConfig, class_pixels_K: NDArray[np.int64]) -> nn.Module:
     """The loss that ``config`` names, with its ``loss_kwargs``.
 
-    ``class_pixels_K`` int64: each class's pixels in the training split. A loss of the user's own is
-    tried on a small batch. Raises ``UserError`` where the name, a setting or that try is wrong.
+    ``class_pixels_K`` int64: the number of each class's pixels in the training split. A user's own
+    loss is tried on a small batch. Raises ``UserError`` if the name, a setting or the try is wrong.
     """
-    factory, settings = loss_settings(config, class_pixels_K)
+    factory = resolve("loss", config.loss, LOSSES)
+    if not callable(factory):
+        raise UserError(
+            f"loss {config.loss!r}: is a {type(factory).__name__}; name a class or function"
+        )
+    settings: dict[str, Any] = dict(config.loss_kwargs)
+    parameters = inspect.signature(factory).parameters
+    _check_settings(config.loss, settings, parameters)
+    if "class_pixels_K" in parameters:
+        settings["class_pixels_K"] = class_pixels_K
     try:
         loss = factory(**settings)
     except (UserError, TypeError, ValueError) as error:
@@ -297,42 +305,25 @@ def build_loss(config: TrialConfig, class_pixels_K: NDArray[np.int64]) -> nn.Mod
     return loss
 
 
-def loss_settings(
-    config: TrialConfig, class_pixels_K: NDArray[np.int64]
-) -> tuple[LossFactory, dict[str, Any]]:
-    """The factory that ``config.loss`` names, and what to call it with. Raises ``UserError``."""
-    factory = resolve("loss", config.loss, LOSSES)
-    if not callable(factory):
-        raise UserError(
-            f"loss {config.loss!r}: is a {type(factory).__name__}; name a class or function"
-        )
-    settings: dict[str, Any] = dict(config.loss_kwargs)
-    parameters = inspect.signature(factory).parameters
-    _check_settings(config.loss, settings, parameters)
-    if "class_pixels_K" in parameters:
-        settings["class_pixels_K"] = class_pixels_K
-    return factory, settings
-
-
 def class_weights(class_pixels_K: NDArray[np.int64], power: float) -> Tensor:
     """Weights share^−power, scaled to a mean of 1 over the classes that occur: float32 (K,).
 
-    ``power`` 0 weighs all alike, 0.5 by the inverse square root, 1 by the inverse of the share.
-    A class that doesn't occur weighs 1: training never meets it, and validation shouldn't hide it.
+    With ``power`` 0 all weights are equal; with 1 they are the inverse of the class's share of
+    pixels. A class that doesn't occur has weight 1: only the validation loss can show it.
     """
     _check_range("class_weight_power", power, 0, 2)
     pixels_K = np.asarray(class_pixels_K, dtype=np.float64)
     present_K = pixels_K > 0
     weight_K = np.ones_like(pixels_K)
     if present_K.any():
-        # Shares of the largest class: the scale cancels in the mean, and nothing overflows.
+        # Relative to the largest class nothing overflows, and the scale cancels in the mean.
         raw = (pixels_K[present_K] / pixels_K.max()) ** -power
         weight_K[present_K] = raw / raw.mean()
     return torch.from_numpy(weight_K).float()
 
 
 def _one_hot(mask_NHW: Tensor, num_classes: int) -> Tensor:
-    """Bool (N, K, H, W), false everywhere at ignored pixels; torch's own takes 8 bytes for each."""
+    """Bool (N, K, H, W), false at ignored pixels. torch's own one_hot takes 8 bytes per value."""
     classes_K = torch.arange(num_classes, device=mask_NHW.device)
     return mask_NHW.unsqueeze(1) == classes_K[:, None, None]
 
@@ -344,7 +335,7 @@ def _pixel_weights(weight_K: Tensor, mask_NHW: Tensor) -> Tensor:
 
 
 def _total_weight(weight_K: Tensor, mask_NHW: Tensor) -> Tensor:
-    """What to divide a sum over pixels by; never 0, so that a batch without labels gives 0."""
+    """The sum of the pixels' weights, to divide by; 1 for a batch without labels, not 0."""
     total = _pixel_weights(weight_K, mask_NHW).sum()
     return total.where(total > 0, 1)
 
@@ -357,10 +348,13 @@ def _check_range(name: str, value: object, low: float, high: float) -> None:
 def _check_settings(
     loss: str, settings: Mapping[str, Scalar], parameters: Mapping[str, inspect.Parameter]
 ) -> None:
-    """Raise ``UserError`` for a setting that the factory doesn't take, or one that it lacks."""
-    own = {name: p for name, p in parameters.items() if name != "class_pixels_K"}
-    takes_any = any(p.kind is p.VAR_KEYWORD for p in own.values())
-    named = {n: p for n, p in own.items() if p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL)}
+    """Raise ``UserError`` if a setting is unknown to the factory, or missing."""
+    named = {
+        name: p
+        for name, p in parameters.items()
+        if name != "class_pixels_K" and p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL)
+    }
+    takes_any = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
     unknown = [] if takes_any else sorted(settings.keys() - named.keys())
     missing = [n for n, p in named.items() if p.default is p.empty and n not in settings]
     findings = [f"unknown {', '.join(unknown)}"] if unknown else []
@@ -376,7 +370,7 @@ def _check_settings(
 
 
 def _try_out(name: str, loss: nn.Module, num_classes: int) -> None:
-    """Raise ``UserError`` unless a loss of the user's own keeps what this module promises."""
+    """Raise ``UserError`` unless a user's own loss gives a finite value and ignores pixels."""
     logits = torch.linspace(-1, 1, 2 * num_classes * 32 * 32).reshape(2, num_classes, 32, 32)
     logits.requires_grad_()
     mask = torch.arange(2 * 32 * 32).reshape(2, 32, 32) % num_classes
@@ -384,7 +378,7 @@ def _try_out(name: str, loss: nn.Module, num_classes: int) -> None:
     try:
         value = loss(logits, mask)
         (gradient,) = torch.autograd.grad(value, logits)
-    except Exception as error:  # whatever the user's code raises
+    except Exception as error:  # The user's code may raise anything.
         raise UserError(
             f"loss {name!r}: failed on logits (2, {num_classes}, 32, 32) and a mask (2, 32, 32) "
             f"that holds {IGNORE_INDEX} for ignored pixels: {type(error).__name__}: {error}"

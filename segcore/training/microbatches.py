@@ -1,4 +1,4 @@
-"""Out of memory → fewer images at a time, whose gradients add up to the whole batch's."""
+"""If memory runs out, fewer images go through the network at once, and their gradients add up."""
 
 import gc
 from collections.abc import Callable, Iterator
@@ -12,22 +12,23 @@ from segcore.errors import TrainingFailedError
 
 T = TypeVar("T")
 
-# What torch's host allocator, CUDA's libraries and drivers say in a plain RuntimeError.
+# Parts of the RuntimeErrors of torch's allocators (host, Metal), and of CUDA's libraries.
 _PHRASES = ("out of memory", "can't allocate memory", "_ALLOC_FAILED")
-_LONE_IMAGE = "Expected more than 1 value per channel"  # batch normalisation, of a 1×1 map
+_LONE_IMAGE = "Expected more than 1 value per channel"
+"""Part of the error of batch normalisation that gets one 1×1 map."""
 
 
 class OutOfMemoryError(TrainingFailedError):
-    """Memory ran out, and fewer images at a time don't help."""
+    """Memory ran out, and fewer images at once don't help."""
 
 
 class MicroBatches:
-    """How many images of a batch go through the network at once.
+    """How many images of a batch go through the network at once (``size``).
 
-    Halved when memory runs out, and never raised again: memory that was too small once will be
-    again. The batch itself, what it is scaled by and when the optimizer steps stay as they were.
-    What changes is batch normalisation: its statistics are those of a micro-batch, and its running
-    averages have seen a part of the repeated batch twice.
+    The size is halved when memory runs out, and never raised again, because the same batches would
+    not fit later either. The batch, the scale of its loss and the optimizer's steps stay the same.
+    Only batch normalisation changes: its statistics are those of a micro-batch, and its running
+    averages see a part of a repeated batch twice.
     """
 
     def __init__(self, batch_size: int) -> None:
@@ -35,14 +36,14 @@ class MicroBatches:
         self.size = batch_size
 
     def parts(self, *tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
-        """Tensors N… cut alike into micro-batches as equal as can be."""
+        """Cut tensors N… into micro-batches of sizes as equal as possible."""
         count = -(-len(tensors[0]) // self.size)
         return zip(*(tensor.tensor_split(count) for tensor in tensors), strict=True)
 
     def attempt(self, work: Callable[[], T]) -> T:
-        """What ``work`` returns; it is repeated from its beginning until it fits.
+        """Repeat ``work`` with smaller micro-batches until it fits; return what it returns.
 
-        Raises ``OutOfMemoryError`` where even micro-batches of one image don't.
+        Raises ``OutOfMemoryError`` if even micro-batches of one image don't fit.
         """
         while True:
             try:
@@ -56,7 +57,7 @@ class MicroBatches:
                 if not ran_out_of_memory(error):
                     raise
                 reason = _line(error)
-            # Not within ``except``: the error holds the frames that hold the tensors.
+            # Outside ``except``, because the error keeps the frames that keep the tensors.
             self._halve(reason)
 
     def _halve(self, reason: str) -> None:
@@ -67,13 +68,14 @@ class MicroBatches:
             )
         self.size = -(-self.size // 2)
         gc.collect()
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
+        for backend in (torch.cuda, torch.mps):
+            if backend.is_available():
+                backend.empty_cache()
 
 
 @contextmanager
 def naming_memory() -> Iterator[None]:
-    """Raise ``OutOfMemoryError`` where memory runs out otherwise than by a batch's size."""
+    """Raise ``OutOfMemoryError`` if memory runs out for another reason than a batch's size."""
     try:
         yield
     except (MemoryError, RuntimeError) as error:
@@ -87,7 +89,7 @@ def _line(error: Exception) -> str:
 
 
 def ran_out_of_memory(error: BaseException) -> bool:
-    """Whether an exception says that the device's memory, or the host's, is used up."""
+    """Whether an exception says that the memory of the device or of the host is used up."""
     if isinstance(error, MemoryError | torch.OutOfMemoryError):
         return True
     return isinstance(error, RuntimeError) and any(text in str(error) for text in _PHRASES)

@@ -2,8 +2,6 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
@@ -13,7 +11,7 @@ from segcore.networks.models import SegmentationNetwork
 
 PLATEAU_FACTOR = 0.5
 FLOOR = 0.01
-"""Cosine and polynomial schedules end at this share of the learning rate, not at zero."""
+"""Warm-up begins, and cosine and polynomial schedules end, at this share of the learning rate."""
 
 
 def build_optimizer(config: TrialConfig, network: SegmentationNetwork) -> torch.optim.Optimizer:
@@ -51,14 +49,14 @@ def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, torch.Tenso
         f"{index}.{name}": value
         for index, state in optimizer.state_dict()["state"].items()
         for name, value in state.items()
-        if value is not None  # SGD without momentum keeps an empty place
+        if value is not None  # as the momentum of SGD without momentum is
     }
 
 
 def load_optimizer_tensors(
     optimizer: torch.optim.Optimizer, tensors: Mapping[str, torch.Tensor]
 ) -> None:
-    """Take over what ``optimizer_tensors`` gave."""
+    """Load what ``optimizer_tensors`` gave."""
     state: dict[int, dict[str, torch.Tensor]] = {}
     for key, tensor in tensors.items():
         index, _, name = key.partition(".")
@@ -66,47 +64,32 @@ def load_optimizer_tensors(
     optimizer.load_state_dict({**optimizer.state_dict(), "state": state})
 
 
-@dataclass(frozen=True)
-class Schedule:
-    """The learning-rate schedule that a training holds; it has no state to be resumed with.
+def lr_factor(config: TrialConfig, epochs_done: float, score_history: Sequence[float]) -> float:
+    """The schedule: the factor that every learning rate is multiplied with.
 
-    Warm-up is linear over ``warmup_epochs``; the schedule proper runs over the rest of
+    Warm-up is linear over ``warmup_epochs``; ``config.schedule`` runs over the rest of
     ``max_epochs``. "poly" has the power 0.9 of DeepLab (Chen et al. 2018).
+    ``epochs_done`` is a fraction within an epoch, and 0 at the very first step. ``score_history``
+    holds ``config.metric`` of each epoch so far; only "plateau" needs it.
     """
-
-    kind: Literal["constant", "cosine", "poly", "plateau"]
-    warmup_epochs: float
-    max_epochs: int
-
-    def factor(self, epochs_done: float, score_history: Sequence[float]) -> float:
-        """What the learning rate is multiplied with.
-
-        ``epochs_done`` is a fraction within an epoch, 0 at the very first step. ``score_history``
-        holds ``config.metric`` of each epoch so far; only "plateau" looks at it.
-        """
-        if epochs_done < self.warmup_epochs:
-            return max(epochs_done / self.warmup_epochs, FLOOR)
-        span = self.max_epochs - self.warmup_epochs
-        progress = min((epochs_done - self.warmup_epochs) / span, 1.0)
-        match self.kind:
-            case "constant":
-                return 1.0
-            case "cosine":
-                return FLOOR + (1 - FLOOR) * 0.5 * (1 + math.cos(math.pi * progress))
-            case "poly":
-                return FLOOR + (1 - FLOOR) * (1 - progress) ** 0.9
-            case "plateau":
-                patience_epochs = max(2, round(0.1 * self.max_epochs))
-                return PLATEAU_FACTOR ** _plateaus(score_history, patience_epochs)
-
-
-def build_schedule(config: TrialConfig) -> Schedule:
-    """The schedule of a configuration."""
-    return Schedule(config.schedule, config.warmup_epochs, config.max_epochs)
+    if epochs_done < config.warmup_epochs:
+        return max(epochs_done / config.warmup_epochs, FLOOR)
+    span = config.max_epochs - config.warmup_epochs
+    progress = min((epochs_done - config.warmup_epochs) / span, 1.0)
+    match config.schedule:
+        case "constant":
+            return 1.0
+        case "cosine":
+            return FLOOR + (1 - FLOOR) * 0.5 * (1 + math.cos(math.pi * progress))
+        case "poly":
+            return FLOOR + (1 - FLOOR) * (1 - progress) ** 0.9
+        case "plateau":
+            patience_epochs = max(2, round(0.1 * config.max_epochs))
+            return PLATEAU_FACTOR ** _plateaus(score_history, patience_epochs)
 
 
 def build_average(config: TrialConfig, network: SegmentationNetwork) -> AveragedModel | None:
-    """The moving average of a network's weights, with ``ema_decay``; None where there is none."""
+    """The moving average of a network's weights, with ``ema_decay``; None without an average."""
     if config.ema_decay is None:
         return None
     follow = get_ema_multi_avg_fn(config.ema_decay)  # type: ignore[no-untyped-call]
@@ -114,7 +97,7 @@ def build_average(config: TrialConfig, network: SegmentationNetwork) -> Averaged
 
 
 def _plateaus(score_history: Sequence[float], patience_epochs: int) -> int:
-    """How often ``patience_epochs`` epochs in a row brought no new best score."""
+    """How many times ``patience_epochs`` epochs in a row brought no new best score."""
     best, waited, plateaus = -math.inf, 0, 0
     for score in score_history:
         if score > best:

@@ -82,6 +82,13 @@ def draw_pixels(
     )
 
 
+def split_positions(position_N: NDArray[np.int64], sizes: Sequence[int]) -> list[NDArray[np.int64]]:
+    """Ascending positions cut into consecutive parts of these sizes, in which they begin at 0."""
+    starts = np.cumsum([0, *sizes[:-1]])
+    parts = np.split(position_N, np.searchsorted(position_N, starts[1:]))
+    return [part_N - start for part_N, start in zip(parts, starts, strict=True)]
+
+
 @dataclass(frozen=True, eq=False)
 class Pool:
     """What all candidates say of a ``PixelSample``, ready to be mixed and scored.

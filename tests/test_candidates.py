@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from search.ensembles.tasks import Workplace, make_soup, predict_trial, score_mixture
+from search.ensembles.tasks import Workplace, make_soup, predict
 from search.reporting.terminal import result_text
 from search.runs.result import PhotoScore, ScoredModel, SearchResult
 from search.runs.rows import TrialRow
@@ -88,7 +88,8 @@ def test_what_candidates_send_gives_the_score_of_their_mixture(
     items_M = prepared.items("val")
     pixels = draw_pixels(prepared.masks_MHW[items_M], prepared.photo_M[items_M], 3, limit=10**9)
     answers = [
-        predict_trial(stored, place, pixels.position_N, [int(items_M[1])]) for stored in trials[:2]
+        predict([(stored, 1.0)], place, "val", pixels.position_N, [int(items_M[1])])
+        for stored in trials[:2]
     ]
     for stored, (prediction, probs_NK) in zip(trials, answers, strict=False):
         assert prediction.scores.dice == pytest.approx(stored.info.score)
@@ -99,7 +100,7 @@ def test_what_candidates_send_gives_the_score_of_their_mixture(
         np.testing.assert_allclose(probs_NK.sum(axis=1, dtype=np.int64), WHOLE, atol=2)
     pool = Pool.of(pixels, [probs_NK for _, probs_NK in answers])
     mixture = [(trials[0], 2 / 3), (trials[1], 1 / 3)]
-    exact, _ = score_mixture(mixture, place, "val")
+    exact = predict(mixture, place, "val")[0].scores
     counts = pool.counts(pool.mix((0, 0, 1)))
     np.testing.assert_allclose(counts, exact.counts_P3K, atol=2)  # of 2304 pixels, near ties
     assert metric_of_counts("dice", counts) == pytest.approx(exact.dice, abs=1e-3)
@@ -109,7 +110,7 @@ def test_a_mixture_scores_what_its_bundle_predicts(
     trials: list[StoredCheckpoint], place: Workplace, prepared: PreparedData, tmp_path: Path
 ) -> None:
     weights = [0.5, 0.3, 0.2]
-    scores, _ = score_mixture(list(zip(trials, weights, strict=True)), place, "test")
+    scores = predict(list(zip(trials, weights, strict=True)), place, "test")[0].scores
     members = [
         (Path(stored.location.path), weight) for stored, weight in zip(trials, weights, strict=True)
     ]
@@ -127,12 +128,12 @@ def test_a_mixture_scores_what_its_bundle_predicts(
 def test_mixing_in_another_trial_can_but_add_to_the_disagreement(
     trials: list[StoredCheckpoint], place: Workplace
 ) -> None:
-    _, twins_P = score_mixture([(trials[0], 0.5), (trials[0], 0.5)], place, "test")
-    _, mixed_P = score_mixture([(trials[0], 0.5), (trials[2], 0.5)], place, "test")
-    _, alone_P = score_mixture([(trials[0], 1.0)], place, "test")
+    twins_P = predict([(trials[0], 0.5), (trials[0], 0.5)], place, "test")[0].uncertainty_P
+    mixed_P = predict([(trials[0], 0.5), (trials[2], 0.5)], place, "test")[0].uncertainty_P
+    alone_P = predict([(trials[0], 1.0)], place, "test")[0].uncertainty_P
     assert len(twins_P) == 4
     np.testing.assert_allclose(twins_P, alone_P, atol=1e-6)
-    _, other_P = score_mixture([(trials[2], 1.0)], place, "test")
+    other_P = predict([(trials[2], 1.0)], place, "test")[0].uncertainty_P
     mean_P = (alone_P + other_P) / 2
     assert (mixed_P > mean_P - 1e-6).all() and (mixed_P < 1).all()
 
@@ -142,9 +143,9 @@ def test_a_soup_of_twins_is_as_good_as_either(
 ) -> None:
     one = make_soup(trials[:1], place, "dice")
     twins = make_soup([trials[0], trials[0]], place, "dice")
-    assert one.kept == (0,) and twins.kept == (0, 1)
-    assert twins.val.dice == pytest.approx(one.val.dice, abs=1e-6)
-    assert twins.test.dice == pytest.approx(one.test.dice, abs=1e-6)
+    assert (one[0], twins[0]) == ((0,), (0, 1))
+    for scores, twins_scores in zip(one[1:], twins[1:], strict=True):
+        assert twins_scores.dice == pytest.approx(scores.dice, abs=1e-6)
 
 
 def search_result(trials: dict[int, float], gain: float | None) -> SearchResult:

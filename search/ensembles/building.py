@@ -8,12 +8,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from search.ensembles.candidates import Candidate, predict_candidates
 from search.ensembles.mixtures import start_alternatives
 from search.ensembles.models import Model
+from search.ensembles.tasks import Prediction
 from search.ensembles.workers import Losses, Scored, Workers
 from search.planning.plan import Plan
-from search.runs.result import ScoredModel, SearchResult
+from search.runs.result import PhotoScore, ScoredModel, SearchResult
 from search.trials.cluster import Slots
 from search.trials.worker import trial_name
 from segcore.choosing.selection import Limits, Selection, select
@@ -21,6 +24,7 @@ from segcore.data.images import write_image
 from segcore.predicting.ensemble import write_bundle
 from segcore.predicting.pictures import comparison, confusion_matrix_picture
 from segcore.scores.intervals import Evaluation, bootstrap_interval
+from segcore.scores.metrics import metric_of_each
 
 
 @dataclass(frozen=True)
@@ -49,50 +53,36 @@ def build_ensemble(plan: Plan, trials: Sequence[Model], slots: Slots) -> BuiltEn
     models = [model for model, _ in candidates]
     pending = start_alternatives(plan, trials[0], models, workers)
     with clock.timed("select"):
-        selection = select(pool, metric, _limits(plan, candidates), seed=plan.options.seed)
+        limit_s = plan.options.ensemble_latency
+        latency_s = tuple(said.latency_s for _, said in candidates)
+        limits = Limits(
+            plan.options.ensemble_members, math.inf if limit_s is None else limit_s, latency_s
+        )
+        selection = select(pool, metric, limits, seed=plan.options.seed)
     with clock.timed("score"):
-        verdict = _judge(plan, models, selection, workers, losses)
-        alternatives = verdict.rejected
+        chosen, (scored, on_test), single, alternatives = _judge(
+            plan, models, selection, workers, losses
+        )
         for name, finish in pending:
             with losses.noted(f"the {name} could not be scored"):
-                alternatives += finish()
-    chosen, photos = verdict.scored
+                alternatives += filter(None, [finish()])
     result = SearchResult(
         metric=metric,
         class_names=plan.data.class_names,
-        folds=models[0].folds,
-        ensemble=chosen,
-        single=verdict.single,
+        ensemble=scored,
+        single=single,
         expected_gain=None if math.isnan(selection.expected_gain) else selection.expected_gain,
         alternatives=tuple(alternatives),
         candidates={
             model.number: bootstrap_interval(said.scores.counts_P3K, metric)
             for model, said in candidates
         },
-        photos=photos,
-        left_out=tuple(losses.sentences),
+        photos=_photo_scores(plan, on_test),
         seconds=clock.seconds,
+        left_out=tuple(losses.sentences),
+        folds=chosen.folds,
     )
-    return _write(plan, result, candidates, verdict.model)
-
-
-def _limits(plan: Plan, candidates: Sequence[Candidate]) -> Limits:
-    limit_s = plan.options.ensemble_latency
-    latency_s = tuple(said.latency_s for _, said in candidates)
-    return Limits(
-        plan.options.ensemble_members, math.inf if limit_s is None else limit_s, latency_s
-    )
-
-
-@dataclass(frozen=True)
-class _Verdict:
-    """The model that was chosen: an ensemble, or the best single trial."""
-
-    model: Model
-    scored: Scored
-    single: ScoredModel
-    rejected: list[ScoredModel]
-    """The ensemble, where it wasn't chosen."""
+    return _write(plan, result, candidates, chosen)
 
 
 def _judge(
@@ -101,26 +91,38 @@ def _judge(
     selection: Selection,
     workers: Workers,
     losses: Losses,
-) -> _Verdict:
-    """Choose the ensemble where two things hold, and else the best single trial.
+) -> tuple[Model, Scored, ScoredModel, list[ScoredModel]]:
+    """Choose the selected ensemble where two things hold, and else the best single trial.
 
-    It must be better than that trial on all validation photographs. And ensembles must have been
-    better, on average over the bags, on the photographs that their bags had left out.
+    The ensemble must be better than that trial on all validation photographs. And ensembles must
+    have been better, on average over the bags, on the photographs that their bags had left out.
+    Gives what was chosen and its scores, those of the single trial, and a rejected ensemble's.
     """
     metric, alone = plan.options.metric, candidates[0]
     members = sum(weight > 0 for weight in selection.weights)
     mixture = Model.mean_of(f"ensemble of {members} trials", candidates, selection.weights)
     finish_mixture, finish_alone = workers.start_scoring(mixture), workers.start_scoring(alone)
-    single = finish_alone()
-    rejected = []
+    single, rejected = finish_alone(), []
     with losses.noted(f"the {mixture.name} could not be scored"):
         ensemble = finish_mixture()
-        gain = ensemble[0].val.metrics[metric].value - single[0].val.metrics[metric].value
-        if gain > 0 and selection.expected_gain > 0:
-            return _Verdict(mixture, ensemble, single[0], [])
+        better = ensemble[0].val.metrics[metric].value > single[0].val.metrics[metric].value
+        if better and selection.expected_gain > 0:
+            return mixture, ensemble, single[0], []
         if members > 1:
             rejected = [ensemble[0]]
-    return _Verdict(alone, single, single[0], rejected)
+    return alone, single, single[0], rejected
+
+
+def _photo_scores(plan: Plan, test: Prediction) -> tuple[PhotoScore, ...]:
+    data = plan.data
+    numbers = np.unique(data.photo_M[data.items("test")]).tolist()
+    scores_P = metric_of_each("dice_per_image", test.scores.counts_P3K[:, None]).tolist()
+    return tuple(
+        PhotoScore(data.photos[number], number, score, uncertainty)
+        for number, score, uncertainty in zip(
+            numbers, scores_P, test.uncertainty_P.tolist(), strict=True
+        )
+    )
 
 
 class _Clock:

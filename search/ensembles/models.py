@@ -4,13 +4,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from search.planning.plan import Plan
-from search.runs.result import ScoredModel
 from search.runs.rows import TrialRow
 from search.trials.keeping import choose_candidates
 from search.trials.worker import StoredCheckpoint, best_checkpoint
 from segcore.errors import UserError
-from segcore.scores.intervals import Evaluation
-from segcore.scores.metrics import Scores
 
 WeightedNetworks = list[tuple[StoredCheckpoint, float]]
 """Networks with the weights of their probabilities, which sum to 1."""
@@ -63,10 +60,6 @@ class Model:
     def fold_networks(self, fold: int) -> WeightedNetworks:
         """The networks that were validated on this fold: only they may predict it."""
         return [(self.networks[number][fold], weight) for number, weight in self.trials.items()]
-
-    def scored(self, val: Scores, test: Scores) -> ScoredModel:
-        """For the result of the search."""
-        return ScoredModel(self.name, self.trials, Evaluation.of(val), Evaluation.of(test))
 
 
 def best_trials(plan: Plan, rows: Sequence[TrialRow]) -> list[Model]:

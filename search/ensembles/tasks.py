@@ -1,8 +1,7 @@
-"""What the cluster's workers do for an ensemble: predict a trial, score a mixture, make a soup.
+"""What the cluster's workers do for an ensemble: predict a split with a model, or make a soup.
 
-Workers write nothing to disk. The answer for a trial is small enough to be sent: its scores, its
-probabilities at the pixels that were asked for, and its classes on a few items for pictures. The
-answers for mixtures and soups are scores only.
+Workers write nothing to disk. Their answers are small enough to be sent: scores, the probabilities
+at the pixels that were asked for, and the classes of a few items for pictures.
 """
 
 import tempfile
@@ -35,6 +34,8 @@ BATCH_SIZE = 4
 NORMALISATION_IMAGES = 64
 """Training images from which the batch normalisation of a soup learns its statistics."""
 
+NO_PIXELS = np.zeros(0, np.int64)
+
 
 @dataclass(frozen=True)
 class Workplace:
@@ -51,60 +52,57 @@ class Workplace:
 
 
 @dataclass(frozen=True)
-class TrialPrediction:
-    """What a trial's networks say of the validation split."""
+class Prediction:
+    """How a model did on a split."""
 
     scores: Scores
+    uncertainty_P: NDArray[np.float64]
+    """The mean of ``disagreement`` over each photograph, 0 to 1, in the order of the scores."""
     class_HW: dict[int, NDArray[np.uint8]]
-    """Of those items that are to be shown and that lie in the split, by item."""
+    """What it names in those of the shown items that lie in the split, by item."""
     latency_s: float
-    """The time that all of the trial's networks take for one item."""
+    """The time that it takes for one item."""
 
     @classmethod
-    def joined(cls, parts: Sequence["TrialPrediction"]) -> "TrialPrediction":
-        """One for all folds, each of which another network of the trial predicted."""
+    def joined(cls, parts: Sequence["Prediction"]) -> "Prediction":
+        """One for all folds, each of which was predicted by networks of its own."""
         return cls(
             Scores.joined([part.scores for part in parts]),
+            np.concatenate([part.uncertainty_P for part in parts]),
             {item: class_HW for part in parts for item, class_HW in part.class_HW.items()},
             sum(part.latency_s for part in parts),
         )
 
 
-@dataclass(frozen=True)
-class Soup:
-    """The best mean of some trials' weights."""
-
-    kept: tuple[int, ...]
-    """Positions among the ingredients. Only one: no mean was better than the best of them."""
-    val: Scores
-    test: Scores
-
-
-def predict_trial(
-    stored: StoredCheckpoint,
+def predict(
+    weighted: Sequence[tuple[StoredCheckpoint, float]],
     place: Workplace,
-    position_N: NDArray[np.int64],
-    shown_items: Sequence[int],
-) -> tuple[TrialPrediction, ProbsNK]:
-    """Predict the validation split with one network.
+    split: Split,
+    position_N: NDArray[np.int64] = NO_PIXELS,
+    shown_items: Sequence[int] = (),
+) -> tuple[Prediction, ProbsNK]:
+    """Predict a split by the weighted mean of networks' probabilities, and score it.
 
-    ``position_N`` names the pixels whose probabilities are wanted, ascending: it counts the pixels
-    of the split's items, one item after the other.
+    ``position_N`` names the pixels whose probabilities are wanted, ascending: it counts those of
+    the split's items, one item after the other. All networks must have the same "val" split.
     """
-    data, device = place.open(stored)
-    items_M = data.items("val")
+    data, device = place.open(weighted[0][0])
+    items_M = data.items(split)
     of_item = split_positions(position_N, [data.masks_MHW[0].size] * len(items_M))
     wanted = dict(zip(items_M.tolist(), of_item, strict=True))
-    probs, shown, seconds = [], {}, []
-    with _loaded([(stored, 1.0)], device) as network:
+    probs, doubts, shown, seconds = [], [], {}, []
+    with _loaded(weighted, device) as ensemble:
 
-        def predict(batch: Batch) -> Tensor:
+        def classes(batch: Batch) -> Tensor:
             image_NCHW, _, item_N = batch
             started = time.perf_counter()
-            probs_NKHW = network.batch_probs(image_NCHW)
+            probs_NKHW = ensemble.batch_probs(image_NCHW)
             if device.type == "cuda":
                 torch.cuda.synchronize(device)
             seconds.append((time.perf_counter() - started) / len(image_NCHW))
+            # The mean is taken in double precision, which Metal lacks.
+            doubt_NHW = disagreement(probs_NKHW, class_dim=1).cpu().double()
+            doubts.append(doubt_NHW.mean(dim=(1, 2)).numpy())
             class_NHW = probs_NKHW.argmax(dim=1)
             for i, item in enumerate(item_N.tolist()):
                 here = torch.from_numpy(wanted[item]).to(device)
@@ -114,41 +112,23 @@ def predict_trial(
                     shown[item] = class_NHW[i].cpu().numpy().astype(np.uint8)
             return class_NHW
 
-        scores = _score(predict, data, "val", device)
-    return TrialPrediction(scores, shown, float(np.median(seconds))), np.concatenate(probs)
-
-
-def score_mixture(
-    weighted: Sequence[tuple[StoredCheckpoint, float]], place: Workplace, split: Split
-) -> tuple[Scores, NDArray[np.float64]]:
-    """Score the weighted mean of networks' probabilities on a split, whose photographs (P) follow.
-
-    Also gives ``uncertainty_P``, 0 to 1: the mean of ``disagreement`` over each photograph. All
-    networks must have the same "val" split.
-    """
-    data, device = place.open(weighted[0][0])
-    doubts = []
-    with _loaded(weighted, device) as ensemble:
-
-        def predict(batch: Batch) -> Tensor:
-            probs_NKHW = ensemble.batch_probs(batch[0])
-            # In double precision, which Metal lacks.
-            doubt_NHW = disagreement(probs_NKHW, class_dim=1).cpu().double()
-            doubts.append(doubt_NHW.mean(dim=(1, 2)).numpy())
-            return probs_NKHW.argmax(dim=1)
-
-        scores = _score(predict, data, split, device)
-    _, photo_of_item_M = np.unique(data.photo_M[data.items(split)], return_inverse=True)
+        scores = _score(classes, data, split, device)
+    _, photo_of_item_M = np.unique(data.photo_M[items_M], return_inverse=True)
     sum_P = np.bincount(photo_of_item_M, np.concatenate(doubts))
-    return scores, sum_P / np.bincount(photo_of_item_M)
+    uncertainty_P = sum_P / np.bincount(photo_of_item_M)
+    prediction = Prediction(scores, uncertainty_P, shown, float(np.median(seconds)))
+    return prediction, np.concatenate(probs)
 
 
 def make_soup(
     ingredients: Sequence[StoredCheckpoint], place: Workplace, metric: MetricName
-) -> Soup:
-    """Average the weights of trials of one network, which come best first (``greedy_soup``)."""
+) -> tuple[tuple[int, ...], Scores, Scores]:
+    """Average the weights of trials of one network, which come best first (``greedy_soup``).
+
+    Gives the positions of the ingredients that were kept, and the scores on "val" and "test".
+    """
     data, device = place.open(ingredients[0])
-    with _local(ingredients) as folders, _loaded([(ingredients[0], 1.0)], device) as soup:
+    with _loaded([(ingredients[0], 1.0)], device) as soup, _local(ingredients) as folders:
         tensors = [checkpoint.load_model_tensors(folder) for folder in folders]
         network = soup.members[0][0]
 
@@ -157,9 +137,7 @@ def make_soup(
             mend_normalisation(network, _training_batches(data), device)
 
         def score(split: Split) -> Scores:
-            return _score(
-                lambda batch: soup.batch_probs(batch[0]).argmax(dim=1), data, split, device
-            )
+            return _score(lambda b: soup.batch_probs(b[0]).argmax(dim=1), data, split, device)
 
         def try_out(state: StateDict) -> float:
             fill(state)
@@ -167,7 +145,7 @@ def make_soup(
 
         kept = greedy_soup(tensors, try_out)
         fill(average_weights([tensors[i] for i in kept]))
-        return Soup(kept, score("val"), score("test"))
+        return kept, score("val"), score("test")
 
 
 def _training_batches(data: PreparedData) -> Iterator[Tensor]:

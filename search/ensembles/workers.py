@@ -1,54 +1,46 @@
 """The driver's side of an ensemble's tasks: start them on the cluster, and wait for them."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-import numpy as np
 import ray
-from numpy.typing import NDArray
 from ray.exceptions import RayTaskError
 
 from search.ensembles.models import Model
-from search.ensembles.tasks import Workplace, score_mixture
+from search.ensembles.tasks import Prediction, Workplace, predict
 from search.planning.plan import Plan
-from search.runs.result import PhotoScore, ScoredModel
+from search.runs.result import ScoredModel
 from search.trials.cluster import Slots
-from segcore.data.prepared import PreparedData
-from segcore.scores.metrics import Scores, metric_of_each
+from segcore.scores.intervals import Evaluation
 
-Scored = tuple[ScoredModel, tuple[PhotoScore, ...]]
-"""A model's scores on both splits, and those of each test photograph."""
+Scored = tuple[ScoredModel, Prediction]
+"""A model with its scores, and what it says of the test split."""
 
 
 class Workers:
     """Starts tasks on the cluster. Each gets as many CPUs and GPUs as a trial."""
 
     def __init__(self, plan: Plan, slots: Slots) -> None:
-        self.place = Workplace(plan.data_on_nodes, slots.cpus_per_trial, slots.gpus_per_trial)
-        self._data = plan.data
+        self._place = Workplace(plan.data_on_nodes, slots.cpus_per_trial, slots.gpus_per_trial)
         self._resources = {"num_cpus": slots.cpus_per_trial, "num_gpus": slots.gpus_per_trial}
 
-    def start(self, function: Callable[..., Any], *arguments: Any) -> Any:
+    def start(self, function: Callable[..., Any], networks: Any, *arguments: Any) -> Any:
         """Begin a function of ``search.ensembles.tasks``; ``finished`` waits for what it gives."""
-        return ray.remote(function).options(**self._resources).remote(*arguments)
+        task = ray.remote(function).options(**self._resources)
+        return task.remote(networks, self._place, *arguments)
 
     def start_scoring(self, model: Model) -> Callable[[], Scored]:
-        """Begin to score a model on both splits. Call what this returns to wait for the scores.
-
-        The validation split of each fold is predicted by that fold's networks.
-        """
-        val = [
-            self.start(score_mixture, model.fold_networks(fold), self.place, "val")
-            for fold in range(model.folds)
-        ]
-        test = self.start(score_mixture, model.all_networks(), self.place, "test")
+        """Begin to score a model on both splits. Call what this returns to wait for the scores."""
+        folds = range(model.folds)
+        val = [self.start(predict, model.fold_networks(fold), "val") for fold in folds]
+        test = self.start(predict, model.all_networks(), "test")
 
         def finish() -> Scored:
-            val_scores = Scores.joined([finished(task)[0] for task in val])
-            test_scores, uncertainty_P = finished(test)
-            photos = _photo_scores(self._data, test_scores, uncertainty_P)
-            return model.scored(val_scores, test_scores), photos
+            on_val = Prediction.joined([finished(task)[0] for task in val])
+            on_test: Prediction = finished(test)[0]
+            both = Evaluation.of(on_val.scores), Evaluation.of(on_test.scores)
+            return ScoredModel(model.name, model.trials, *both), on_test
 
         return finish
 
@@ -74,14 +66,3 @@ class Losses:
             yield
         except Exception as error:  # of plug-ins, of damaged files, of workers that died
             self.sentences.append(f"{sentence}: {str(error).strip() or repr(error)}")
-
-
-def _photo_scores(
-    data: PreparedData, test: Scores, uncertainty_P: NDArray[np.float64]
-) -> tuple[PhotoScore, ...]:
-    numbers: Sequence[int] = np.unique(data.photo_M[data.items("test")]).tolist()
-    scores_P = metric_of_each("dice_per_image", test.counts_P3K[:, None])
-    return tuple(
-        PhotoScore(data.photos[number], number, float(score), float(uncertainty))
-        for number, score, uncertainty in zip(numbers, scores_P, uncertainty_P, strict=True)
-    )

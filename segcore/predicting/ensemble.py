@@ -273,13 +273,8 @@ def _check_links(bundle: Path) -> None:
     inside = bundle.resolve()
     for folder, folders, files in os.walk(bundle):
         for path in (Path(folder, name) for name in (*folders, *files)):
-            if not path.is_symlink():
-                continue
-            try:
-                leads_out = inside not in path.resolve(strict=True).parents
-            except (OSError, RuntimeError):  # nowhere, or round in a circle
-                leads_out = True
-            if leads_out:
+            target = Path(os.path.realpath(path))  # of a circle of links, one that isn't there
+            if path.is_symlink() and not (target.exists() and inside in target.parents):
                 raise UserError(
                     f"{path}: a link out of the bundle ({path.readlink()}); a bundle holds all "
                     "that it reads: replace the link with the file"

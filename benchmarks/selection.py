@@ -37,7 +37,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from search.ensembles.tasks import Workplace, predict_candidate
+from search.ensembles.tasks import Workplace
+from search.ensembles.tasks import predict as predict_split
 from search.planning.plan import find_dataset
 from search.runs.folder import RunFolder
 from search.runs.rows import read_rows
@@ -253,7 +254,9 @@ def compare_rules_on(run: RunFolder, searches: int) -> None:
     pixels = draw_pixels(
         data.masks_MHW[items_M], data.photo_M[items_M], data.num_classes, limit=300_000
     )
-    probs = [predict_candidate(network, place, pixels.position_N, [])[1] for network in networks]
+    probs = [
+        predict_split([(network, 1.0)], place, "val", pixels.position_N)[1] for network in networks
+    ]
     photos = int(pixels.photo_N.max()) + 1
     print(f"{len(networks)} candidates, {photos} photographs, {metric}")
     rng, results = np.random.default_rng(0), []

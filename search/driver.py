@@ -11,8 +11,9 @@ from pathlib import Path
 import optuna
 from rich.console import Console
 
-from search.ensembles.building import BuiltEnsemble, Contender, best_contenders, build_ensemble
-from search.ensembles.folds import fold_contenders, open_folds
+from search.ensembles.building import BuiltEnsemble, build_ensemble
+from search.ensembles.folds import folded_trials, open_folds
+from search.ensembles.models import Model, best_trials
 from search.planning.plan import Plan, default_name, make_plan
 from search.reporting.page import REPORT, write_report
 from search.reporting.terminal import leaderboard_table, result_text
@@ -118,11 +119,11 @@ def _search(
     console.print()
     console.print(leaderboard_table(rows, plan.options.metric))
     if plan.options.folds > 1:
-        contenders = _train_folds(plan, record, rows, slots, uri, console)
+        trials = _train_folds(plan, record, rows, slots, uri, console)
     else:
-        contenders = best_contenders(plan, rows)
+        trials = best_trials(plan, rows)
     console.print("Choosing an ensemble …")
-    built = build_ensemble(plan, contenders, slots)
+    built = build_ensemble(plan, trials, slots)
     model = _model_name(plan.options.data)
     _log_best_trials(plan, built, tracker)
     tracker.register(model_record(model, plan.run.ensemble, built.result))
@@ -156,7 +157,7 @@ def _train_folds(
     slots: Slots,
     uri: str,
     console: Console,
-) -> list[Contender]:
+) -> list[Model]:
     """Train the best trials on every fold: a run of its own, in MLflow too."""
     console.print(f"Training the best trials on {plan.options.folds} folds …")
     fold_plan, study = open_folds(plan, rows)
@@ -169,7 +170,7 @@ def _train_folds(
             tracker.end_search("stopped", str(error) or "interrupted")
             raise
         tracker.end_search("finished")
-    return fold_contenders(fold_plan, study, rows)
+    return folded_trials(fold_plan, study, rows)
 
 
 def _run_study(

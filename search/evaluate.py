@@ -1,7 +1,7 @@
 """python -m search.evaluate: how good a bundle is on photographs with masks."""
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -125,25 +125,27 @@ def _score(
     from segcore.data.images import ImageError
     from segcore.data.masks import read_pair
     from segcore.predicting.photographs import Photograph
-    from segcore.scores.metrics import ScoreAccumulator
+    from segcore.scores.metrics import Prediction, score
 
-    accumulator = ScoreAccumulator(len(ensemble.class_names), len(photos), ensemble.device)
     scored: list[str] = []
-    for photo in track(photos, "scoring", console=console, disable=not console.is_terminal):
-        try:
-            pair = read_pair(photo.path, photo.mask_path, dataset.spec.coding, None)
-        except ImageError as error:
-            console.print(f"skipped: {error}", style="red", markup=False, soft_wrap=True)
-            continue
-        image = Photograph.in_memory(pair.image_HWC)
-        number = torch.tensor([len(scored)])
-        for strip in ensemble.strips(image, tta=options.tta, batch_size=options.batch_size):
-            truth_HW = torch.from_numpy(pair.mask_HW[strip.rows, strip.columns])
-            accumulator.update(strip.probs_KHW.argmax(dim=0)[None], truth_HW[None], number)
-        scored.append(photo.name)
+
+    def predictions() -> Iterator[Prediction]:
+        for photo in track(photos, "scoring", console=console, disable=not console.is_terminal):
+            try:
+                pair = read_pair(photo.path, photo.mask_path, dataset.spec.coding, None)
+            except ImageError as error:
+                console.print(f"skipped: {error}", style="red", markup=False, soft_wrap=True)
+                continue
+            image, number = Photograph.in_memory(pair.image_HWC), torch.tensor([len(scored)])
+            for strip in ensemble.strips(image, tta=options.tta, batch_size=options.batch_size):
+                truth_HW = torch.from_numpy(pair.mask_HW[strip.rows, strip.columns])
+                yield strip.probs_KHW.argmax(dim=0)[None], truth_HW[None], number
+            scored.append(photo.name)
+
+    scores = score(predictions(), len(ensemble.class_names), len(photos), ensemble.device)
     if not scored:
         raise UserError(f"{options.data}: there was no photograph to score")
-    return accumulator.scores(), scored
+    return scores, scored
 
 
 if __name__ == "__main__":

@@ -9,15 +9,7 @@ import torch
 
 from search.runs.folder import RunFolder, RunRecord
 from search.runs.options import SearchOptions
-from search.runs.result import (
-    Alternative,
-    CandidateScore,
-    Evaluated,
-    Member,
-    PhotoScore,
-    SearchResult,
-    SplitScores,
-)
+from search.runs.result import PhotoScore, ScoredModel, SearchResult
 from search.runs.study import open_study
 from search.tracking.tracker import Tracker
 from search.trials.worker import epoch_metrics, kept_resamples
@@ -26,9 +18,10 @@ from segcore.data.prepared import PreparedData
 from segcore.data.preparing import prepare_data
 from segcore.data.splits import Split
 from segcore.predicting.ensemble import Ensemble, write_bundle
-from segcore.scores.intervals import Resampled
-from segcore.scores.metrics import ScoreAccumulator
+from segcore.scores.intervals import Evaluation, Resampled
 from segcore.training.fit import EpochResult, fit
+from segcore.training.loading import plain_loader
+from segcore.training.scoring import score_items
 from tests.tiny_space import space
 
 NOWHERE = "http://127.0.0.1:9"
@@ -116,34 +109,34 @@ def add_result(run: RunFolder, data: PreparedData, members: list[tuple[Path, flo
     write_bundle(run.ensemble, members, metric="dice", scores={})
     ensemble = Ensemble.load(run.ensemble, CPU)
     single = dataclasses.replace(ensemble, members=((ensemble.members[0][0], 1.0),))
-    (val, test), (single_val, single_test) = [
-        (_score(model, data, "val"), _score(model, data, "test")) for model in (ensemble, single)
+    weights = {4 * i: weight for i, (_, weight) in enumerate(members)}
+    chosen, best, mean = [
+        ScoredModel(name, trials, _score(model, data, "val"), _score(model, data, "test"))
+        for name, trials, model in (
+            (f"ensemble of {len(members)} trials", weights, ensemble),
+            ("trial 0", {0: 1.0}, single),
+            ("mean of the top 2", {0: 0.5, 4: 0.5}, ensemble),
+        )
     ]
     SearchResult(
         metric="dice",
         class_names=data.class_names,
-        val_photos=len(data.items("val")),
-        test_photos=len(data.items("test")),
-        members=tuple(Member(4 * i, weight) for i, (_, weight) in enumerate(members)),
-        ensemble=Evaluated(val, test),
-        single=Evaluated(single_val, single_test),
-        single_trial=0,
+        ensemble=chosen,
+        single=best,
         expected_gain=0.004,
-        alternatives=(Alternative("mean of the top 2", val.metrics["dice"], test.metrics["dice"]),),
-        candidates=tuple(CandidateScore(number, val.metrics["dice"]) for number in (0, 4, 8)),
+        alternatives=(mean,),
+        candidates=dict.fromkeys((0, 4, 8), chosen.val.metrics["dice"]),
         photos=_photos(ensemble, data),
         seconds={"predict candidates": 12.0, "select": 1.5, "test": 3.0},
     ).write(run.path)
 
 
-def _score(ensemble: Ensemble, data: PreparedData, split: Split) -> SplitScores:
-    items = data.items(split)
-    counts = ScoreAccumulator(data.num_classes, len(data.photos), CPU)
-    for m in items:
-        predicted = torch.from_numpy(ensemble.probs(np.array(data.images_MHWC[m])).argmax(axis=0))
-        truth = torch.from_numpy(np.array(data.masks_MHW[m]))
-        counts.update(predicted[None], truth[None], torch.tensor([int(data.photo_M[m])]))
-    return SplitScores.of(counts.scores())
+def _score(ensemble: Ensemble, data: PreparedData, split: Split) -> Evaluation:
+    loader = plain_loader(data, data.items(split), batch_size=4, workers=0, pin_memory=False)
+    scores = score_items(
+        lambda batch: ensemble.batch_probs(batch[0]).argmax(dim=1), loader, data, CPU
+    )
+    return Evaluation.of(scores)
 
 
 def _photos(ensemble: Ensemble, data: PreparedData) -> tuple[PhotoScore, ...]:

@@ -1,22 +1,16 @@
 """What a search makes of its trials: who becomes a candidate, what workers answer, what is told."""
 
+import json
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from search.ensembles.tasks import Workplace, make_soup, predict_candidate, score_mixture
+from search.ensembles.tasks import Workplace, make_soup, predict
 from search.reporting.terminal import result_text
-from search.runs.result import (
-    Alternative,
-    CandidateScore,
-    Evaluated,
-    Member,
-    PhotoScore,
-    SearchResult,
-    SplitScores,
-)
+from search.runs.result import PhotoScore, ScoredModel, SearchResult
 from search.runs.rows import TrialRow
 from search.runs.storage import Location, NodeCopy
 from search.trials.keeping import choose_candidates
@@ -27,10 +21,11 @@ from segcore.data.prepared import PreparedData
 from segcore.data.preparing import prepare_data
 from segcore.errors import UserError
 from segcore.predicting.ensemble import Ensemble, write_bundle
-from segcore.scores.intervals import Interval
+from segcore.scores.intervals import Evaluation, Interval
 from segcore.scores.metrics import metric_of_counts
 from segcore.training import checkpoint
 from segcore.training.fit import fit
+from tests.drawn_run import draw_run
 
 CPU = torch.device("cpu")
 
@@ -94,7 +89,7 @@ def test_what_candidates_send_gives_the_score_of_their_mixture(
     items_M = prepared.items("val")
     pixels = draw_pixels(prepared.masks_MHW[items_M], prepared.photo_M[items_M], 3, limit=10**9)
     answers = [
-        predict_candidate(stored, place, pixels.position_N, [int(items_M[1])])
+        predict([(stored, 1.0)], place, "val", pixels.position_N, [int(items_M[1])])
         for stored in trials[:2]
     ]
     for stored, (prediction, probs_NK) in zip(trials, answers, strict=False):
@@ -106,7 +101,7 @@ def test_what_candidates_send_gives_the_score_of_their_mixture(
         np.testing.assert_allclose(probs_NK.sum(axis=1, dtype=np.int64), WHOLE, atol=2)
     pool = Pool.of(pixels, [probs_NK for _, probs_NK in answers])
     mixture = [(trials[0], 2 / 3), (trials[1], 1 / 3)]
-    exact = score_mixture(mixture, place, "val").scores
+    exact = predict(mixture, place, "val")[0].scores
     counts = pool.counts(pool.mix((0, 0, 1)))
     np.testing.assert_allclose(counts, exact.counts_P3K, atol=2)  # of 2304 pixels, near ties
     assert metric_of_counts("dice", counts) == pytest.approx(exact.dice, abs=1e-3)
@@ -116,7 +111,7 @@ def test_a_mixture_scores_what_its_bundle_predicts(
     trials: list[StoredCheckpoint], place: Workplace, prepared: PreparedData, tmp_path: Path
 ) -> None:
     weights = [0.5, 0.3, 0.2]
-    scored = score_mixture(list(zip(trials, weights, strict=True)), place, "test")
+    scores = predict(list(zip(trials, weights, strict=True)), place, "test")[0].scores
     members = [
         (Path(stored.location.path), weight) for stored, weight in zip(trials, weights, strict=True)
     ]
@@ -128,20 +123,20 @@ def test_a_mixture_scores_what_its_bundle_predicts(
         labelled = truth_HW != 255
         right += (ensemble.predict(prepared.images_MHWC[item]) == truth_HW)[labelled].sum()
         total += labelled.sum()
-    assert scored.scores.pixel_accuracy == pytest.approx(right / total, abs=1e-3)
+    assert scores.pixel_accuracy == pytest.approx(right / total, abs=1e-3)
 
 
 def test_mixing_in_another_trial_can_but_add_to_the_disagreement(
     trials: list[StoredCheckpoint], place: Workplace
 ) -> None:
-    twins = score_mixture([(trials[0], 0.5), (trials[0], 0.5)], place, "test")
-    mixed = score_mixture([(trials[0], 0.5), (trials[2], 0.5)], place, "test")
-    alone = score_mixture([(trials[0], 1.0)], place, "test")
-    assert len(twins.uncertainty_P) == 4
-    np.testing.assert_allclose(twins.uncertainty_P, alone.uncertainty_P, atol=1e-6)
-    other = score_mixture([(trials[2], 1.0)], place, "test")
-    mean_P = (alone.uncertainty_P + other.uncertainty_P) / 2
-    assert (mixed.uncertainty_P > mean_P - 1e-6).all() and (mixed.uncertainty_P < 1).all()
+    twins_P = predict([(trials[0], 0.5), (trials[0], 0.5)], place, "test")[0].uncertainty_P
+    mixed_P = predict([(trials[0], 0.5), (trials[2], 0.5)], place, "test")[0].uncertainty_P
+    alone_P = predict([(trials[0], 1.0)], place, "test")[0].uncertainty_P
+    assert len(twins_P) == 4
+    np.testing.assert_allclose(twins_P, alone_P, atol=1e-6)
+    other_P = predict([(trials[2], 1.0)], place, "test")[0].uncertainty_P
+    mean_P = (alone_P + other_P) / 2
+    assert (mixed_P > mean_P - 1e-6).all() and (mixed_P < 1).all()
 
 
 def test_a_soup_of_twins_is_as_good_as_either(
@@ -149,45 +144,64 @@ def test_a_soup_of_twins_is_as_good_as_either(
 ) -> None:
     one = make_soup(trials[:1], place, "dice")
     twins = make_soup([trials[0], trials[0]], place, "dice")
-    assert one.kept == (0,) and twins.kept == (0, 1)
-    assert twins.val.dice == pytest.approx(one.val.dice, abs=1e-6)
-    assert twins.test.dice == pytest.approx(one.test.dice, abs=1e-6)
+    assert (one[0], twins[0]) == ((0,), (0, 1))
+    for scores, twins_scores in zip(one[1:], twins[1:], strict=True):
+        assert twins_scores.dice == pytest.approx(scores.dice, abs=1e-6)
 
 
-def search_result(members: tuple[Member, ...], gain: float | None) -> SearchResult:
-    def split(value: float) -> SplitScores:
+def search_result(trials: dict[int, float], gain: float | None) -> SearchResult:
+    def evaluation(value: float, photos: int) -> Evaluation:
         interval = Interval(value, value - 0.05, value + 0.05)
-        return SplitScores({"dice": interval}, (value, None), (value, None), [[3, 1], [0, 0]])
+        return Evaluation(
+            photos, {"dice": interval}, (value, None), (value, None), ((3, 1), (0, 0))
+        )
+
+    def model(name: str, weights: dict[int, float], val: float, test: float) -> ScoredModel:
+        return ScoredModel(name, weights, evaluation(val, 40), evaluation(test, 27))
 
     return SearchResult(
         metric="dice",
         class_names=("Grass", "Roof"),
-        val_photos=40,
-        test_photos=27,
-        members=members,
-        ensemble=Evaluated(val=split(0.8), test=split(0.75)),
-        single=Evaluated(val=split(0.78), test=split(0.72)),
-        single_trial=3,
-        expected_gain=gain,
-        alternatives=(
-            Alternative("mean of the top 5", Interval(0.77, 0.7, 0.8), Interval(0.73, 0.7, 0.8)),
+        ensemble=model(
+            "trial 3" if len(trials) == 1 else "ensemble of 2 trials", trials, 0.8, 0.75
         ),
-        candidates=(CandidateScore(3, Interval(0.78, 0.7, 0.8)),),
+        single=model("trial 3", {3: 1.0}, 0.78, 0.72),
+        expected_gain=gain,
+        alternatives=(model("mean of the top 5", {3: 0.5, 7: 0.5}, 0.77, 0.73),),
+        candidates={3: Interval(0.78, 0.7, 0.8)},
         photos=(PhotoScore("a.jpg", 5, 0.7, 0.1),),
         seconds={"select": 2.0},
     )
 
 
-ENSEMBLE = (Member(3, 0.75), Member(7, 0.25))
+ENSEMBLE = {3: 0.75, 7: 0.25}
 
 
 def test_a_result_is_read_as_it_was_written(tmp_path: Path) -> None:
     assert SearchResult.read(tmp_path) is None
     result = search_result(ENSEMBLE, gain=0.01)
-    result.write(tmp_path)
-    assert SearchResult.read(tmp_path) == result
-    (tmp_path / "result.json").write_text('{"metric": "dice"}')
-    with pytest.raises(UserError, match=r"result\.json: damaged"):
+    written = result.write(tmp_path)
+    assert SearchResult.read(tmp_path) == written == result
+    assert written.bundle == tmp_path / "ensemble"
+    values = json.loads((tmp_path / "result.json").read_text())
+    assert values["format"] == 2 and "folder" not in values
+    (tmp_path / "result.json").write_text(json.dumps({**values, "metric": "beauty"}))
+    with pytest.raises(UserError, match=r"result\.json: damaged \(metric"):
+        SearchResult.read(tmp_path)
+
+
+@pytest.mark.parametrize("content", ["", "[]", "\x00", '{"format": 2}', '{"format"'])
+def test_a_damaged_result_is_refused(content: str, tmp_path: Path) -> None:
+    (tmp_path / "result.json").write_text(content)
+    with pytest.raises(UserError, match=r"result\.json: damaged .*; resume the search"):
+        SearchResult.read(tmp_path)
+
+
+@pytest.mark.parametrize("content", ['{"metric": "dice"}', '{"format": 1}', '{"format": 3}'])
+def test_a_result_of_another_version_is_refused(content: str, tmp_path: Path) -> None:
+    (tmp_path / "result.json").write_text(content)
+    again = "of another version; resume the search to write it again"
+    with pytest.raises(UserError, match=rf"result\.json: {again}"):
         SearchResult.read(tmp_path)
 
 
@@ -201,7 +215,27 @@ def test_a_person_reads_the_honest_score_and_what_was_too_good() -> None:
 
 
 def test_a_person_reads_that_no_ensemble_was_better() -> None:
-    text = result_text(search_result((Member(3, 1.0),), gain=-0.004))
-    assert "no ensemble was better" in text
+    text = result_text(search_result({3: 1.0}, gain=-0.004))
+    assert "Trial 3[/]: no ensemble was better" in text
     assert "-0.0040" in text
     assert text.count("best single") == 1
+
+
+def test_a_result_knows_the_trials_and_the_bundle_of_its_run(
+    blocks: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = draw_run(tmp_path, blocks, trials=8)
+    result = SearchResult.read(run.path)
+    assert result is not None
+    assert len(result.leaderboard) == 8 and result.leaderboard[0].score is not None
+    table = result.data_frame()
+    assert list(table["trial"]) == [row.number for row in result.leaderboard]
+    assert table["score"].max() == result.leaderboard[0].score
+    assert set(table["loss"]) == {row.config.loss for row in result.leaderboard if row.config}
+    image = np.zeros((50, 70, 3), np.uint8)
+    for folder in (result.bundle, str(result.bundle)):
+        assert Ensemble.load(folder).predict(image).shape == (50, 70)
+    assert result.write(run.path) == result
+    monkeypatch.setitem(sys.modules, "pandas", None)
+    with pytest.raises(UserError, match="needs pandas: pip install pandas"):
+        result.data_frame()

@@ -9,19 +9,19 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from segcore.config import IGNORE_INDEX, MetricName
-from segcore.scores.metrics import METRICS, ScoreAccumulator, Scores, metric_of_counts
+from segcore.scores import metrics
+from segcore.scores.metrics import METRICS, Scores, metric_of_counts
 
 Photographs = list[tuple[NDArray[np.int64], NDArray[np.int64]]]
 """Prediction and truth of each photograph."""
 
 
 def score(photographs: Photographs, num_classes: int) -> Scores:
-    accumulator = ScoreAccumulator(num_classes, len(photographs), "cpu")
-    for i, (predicted, truth) in enumerate(photographs):
-        accumulator.update(
-            torch.from_numpy(predicted)[None], torch.from_numpy(truth)[None], torch.tensor([i])
-        )
-    return accumulator.scores()
+    predictions = (
+        (torch.from_numpy(predicted)[None], torch.from_numpy(truth)[None], torch.tensor([i]))
+        for i, (predicted, truth) in enumerate(photographs)
+    )
+    return metrics.score(predictions, num_classes, len(photographs), "cpu")
 
 
 def random_photographs(seed: int, num_classes: int, count: int = 5) -> Photographs:
@@ -114,7 +114,6 @@ def test_scores_of_two_small_photographs_computed_by_hand() -> None:
 
 def test_tiles_of_a_photograph_count_as_one_photograph_in_whatever_batches_they_come() -> None:
     photographs = random_photographs(seed=1, num_classes=6)
-    accumulator = ScoreAccumulator(6, len(photographs), "cpu")
     # Four tiles of 4 × 6 px from each of five photographs, shuffled, in batches of three.
     tiles = [
         (i, *(array[rows : rows + 4, columns : columns + 6] for array in photograph))
@@ -123,14 +122,12 @@ def test_tiles_of_a_photograph_count_as_one_photograph_in_whatever_batches_they_
         for columns in (0, 6)
     ]
     np.random.default_rng(0).shuffle(tiles)  # type: ignore[arg-type]
+    batches = []
     for start in range(0, len(tiles), 3):
         images, predicted, truth = zip(*tiles[start : start + 3], strict=True)
-        accumulator.update(
-            torch.from_numpy(np.stack(predicted)),
-            torch.from_numpy(np.stack(truth)),
-            torch.tensor(images),
-        )
-    whole, tiled = score(photographs, 6), accumulator.scores()
+        classes, masks = torch.from_numpy(np.stack(predicted)), torch.from_numpy(np.stack(truth))
+        batches.append((classes, masks, torch.tensor(images)))
+    whole, tiled = score(photographs, 6), metrics.score(batches, 6, len(photographs), "cpu")
     np.testing.assert_array_equal(tiled.counts_P3K, whole.counts_P3K)
     np.testing.assert_array_equal(tiled.confusion_KK, whole.confusion_KK)
     assert all(tiled.metric(name) == whole.metric(name) for name in METRICS)
@@ -171,12 +168,11 @@ def test_scores_of_some_photographs_follow_from_the_counts() -> None:
 def test_photographs_that_no_batch_brings_are_not_part_of_the_split() -> None:
     # Else photographs of the other splits would be empty rows, which dice_kaggle counts as 1.
     photographs = random_photographs(seed=4, num_classes=6)
-    accumulator = ScoreAccumulator(6, 100, "cpu")
-    for i, (predicted, truth) in enumerate(photographs):
-        accumulator.update(
-            torch.from_numpy(predicted)[None], torch.from_numpy(truth)[None], torch.tensor([90 - i])
-        )
-    scores = accumulator.scores()
+    predictions = (
+        (torch.from_numpy(predicted)[None], torch.from_numpy(truth)[None], torch.tensor([90 - i]))
+        for i, (predicted, truth) in enumerate(photographs)
+    )
+    scores = metrics.score(predictions, 6, 100, "cpu")
     assert scores.dice_kaggle == pytest.approx(brute_force(photographs, 6)["dice_kaggle"])
     np.testing.assert_array_equal(scores.counts_P3K, score(photographs[::-1], 6).counts_P3K)
 

@@ -182,8 +182,8 @@ def test_a_trial_that_can_not_predict_is_no_candidate_and_the_others_are(
     assert again.returncode == 0, again.stdout + again.stderr
     assert f"trial {best} could not predict, and is no candidate: " in again.stdout
     result = SearchResult.read(folder / "damaged/road")
-    assert result is not None and best not in {candidate.trial for candidate in result.candidates}
-    assert result.single_trial != best and result.left_out
+    assert result is not None and best not in result.candidates
+    assert result.single.number != best and result.left_out
 
 
 def test_a_finished_run_can_get_more_trials_until_its_time_is_up(folder: Path, output: str) -> None:
@@ -278,14 +278,14 @@ def test_with_folds_members_are_chosen_on_all_images_but_the_tests(
 
     result = SearchResult.read(folder)
     assert result is not None
-    assert (result.folds, result.val_photos, result.test_photos) == (2, 12, 4)
+    assert (result.folds, result.single.val.photos, result.single.test.photos) == (2, 12, 4)
     assert any(row.name.endswith("without folds") for row in result.alternatives)
     assert "mean of its 2 folds' networks" in resumed.stdout
     members = json.loads((folder / "ensemble" / "bundle.json").read_text())["members"]
-    assert len(members) == 2 * len(result.members)
+    assert len(members) == 2 * len(result.ensemble.trials)
     assert sum(member["weight"] for member in members) == pytest.approx(1)
     folds = [
         checkpoint.load_info(folder / "ensemble" / member["folder"]).config.fold
         for member in members
     ]
-    assert folds == [0, 1] * len(result.members)
+    assert folds == [0, 1] * len(result.ensemble.trials)

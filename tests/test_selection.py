@@ -9,7 +9,7 @@ import torch
 from segcore.choosing.pool import WHOLE, Pool, ProbsNK, draw_pixels
 from segcore.choosing.selection import Limits, greedy_picks, select
 from segcore.config import IGNORE_INDEX
-from segcore.scores.metrics import METRICS, ScoreAccumulator, metric_of_counts
+from segcore.scores.metrics import METRICS, metric_of_counts, score
 
 K = 3
 
@@ -44,13 +44,9 @@ def at(position_N: np.ndarray, probs_MKHW: np.ndarray) -> ProbsNK:
 def brute_force(masks: np.ndarray, candidates: list[np.ndarray], picks: tuple[int, ...]) -> object:
     """``Scores`` of all pixels, without any short cut."""
     total = np.sum([candidates[c].astype(np.int64) for c in picks], axis=0)
-    accumulator = ScoreAccumulator(K, 10, "cpu")
-    accumulator.update(
-        torch.from_numpy(total.argmax(axis=1)),
-        torch.from_numpy(masks.astype(np.int64)),
-        torch.from_numpy(PHOTO.astype(np.int64)),
-    )
-    return accumulator.scores()
+    everything = (total.argmax(axis=1), masks.astype(np.int64), PHOTO.astype(np.int64))
+    classes, truth, photo = map(torch.from_numpy, everything)
+    return score([(classes, truth, photo)], K, 10, "cpu")
 
 
 def every_photo() -> np.ndarray:

@@ -1,6 +1,5 @@
-"""From finished trials to a bundle, with a score from images that nothing before has seen."""
+"""From finished trials to a bundle whose score comes from photographs that nothing saw before."""
 
-import dataclasses
 import math
 import time
 from collections.abc import Iterator, Sequence
@@ -10,49 +9,22 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import ray
-from numpy.typing import NDArray
 
-from search.ensembles.mixtures import (
-    Candidate,
-    Mixture,
-    Pending,
-    ScoredMixture,
-    Workers,
-    finished,
-    networks_of,
-    start_alternatives,
-)
-from search.ensembles.tasks import CandidatePrediction, MixtureScores, predict_candidate
+from search.ensembles.candidates import Candidate, predict_candidates
+from search.ensembles.mixtures import start_alternatives
+from search.ensembles.models import Model
+from search.ensembles.tasks import Prediction
+from search.ensembles.workers import Losses, Scored, Workers
 from search.planning.plan import Plan
-from search.runs.result import (
-    Alternative,
-    CandidateScore,
-    Evaluated,
-    Member,
-    PhotoScore,
-    SearchResult,
-    SplitScores,
-)
-from search.runs.rows import TrialRow
+from search.runs.result import PhotoScore, ScoredModel, SearchResult
 from search.trials.cluster import Slots
-from search.trials.keeping import choose_candidates
-from search.trials.worker import StoredCheckpoint, best_checkpoint, trial_name
-from segcore.choosing.pool import Pool, ProbsNK, draw_pixels
+from search.trials.worker import trial_name
 from segcore.choosing.selection import Limits, Selection, select
-from segcore.config import MetricName
 from segcore.data.images import write_image
-from segcore.errors import UserError
 from segcore.predicting.ensemble import write_bundle
 from segcore.predicting.pictures import comparison, confusion_matrix_picture
-from segcore.scores.intervals import bootstrap_interval
+from segcore.scores.intervals import Evaluation, bootstrap_interval
 from segcore.scores.metrics import metric_of_each
-
-PICTURES_PER_TRIAL = 4
-SAMPLE_BYTES = 1 << 30
-"""Of all candidates' probabilities together, in the driver's memory …"""
-SAMPLE_PX = 200_000
-"""… and no more pixels than that: members are weighed by it; what is reported counts all."""
 
 
 @dataclass(frozen=True)
@@ -61,156 +33,96 @@ class BuiltEnsemble:
 
     result: SearchResult
     checkpoints: dict[int, list[Path]]
-    """Of the trials that could become members, by number: a folder for each network, here."""
+    """Of each candidate, by the trial's number: the local folder of each of its networks."""
     pictures: dict[int, Path]
-    """Of the same trials, a folder of what each predicts on the validation split."""
+    """Of each candidate a folder of what it predicts on the validation split."""
 
 
-Contender = tuple[TrialRow, tuple[StoredCheckpoint, ...]]
-"""A trial that is to become a candidate, and its networks."""
-
-
-def best_contenders(plan: Plan, rows: Sequence[TrialRow]) -> list[Contender]:
-    """The trials (``rows`` come best first) that the ensemble chooses from, with their networks.
-
-    Raises ``UserError`` where no trial got as far as a checkpoint.
-    """
-    chosen = choose_candidates(rows, plan.options.ensemble_candidates)
-    stored = [(row, best_checkpoint(plan.run.trials, row.number)) for row in chosen]
-    found: list[Contender] = [(row, (network,)) for row, network in stored if network is not None]
-    if not found:
-        raise UserError(
-            f"{plan.run.address}: no trial finished an epoch, so there is nothing to ensemble; "
-            "the trials' failures are above"
-        )
-    return found
-
-
-def build_ensemble(plan: Plan, contenders: Sequence[Contender], slots: Slots) -> BuiltEnsemble:
+def build_ensemble(plan: Plan, trials: Sequence[Model], slots: Slots) -> BuiltEnsemble:
     """Select members on the validation split, score them once on the test split, write the bundle.
 
-    Contenders come best first; where they have a network for each fold, the validation split is all
-    folds together, and each photograph is predicted by the networks that didn't train on it. All
-    networks run on the cluster's workers. The ensemble stands in the bundle where it is better than
-    the best single trial on all validation photographs *and* where ensembles were better, in the
-    mean over bags, on the photographs that their bags had left out. Else the bundle holds that
-    trial alone. What can't be computed (a damaged checkpoint, too little memory) is left out, and
-    the result says so, as long as one trial is left.
+    ``trials`` come best first. Where they have a network for each fold, the validation split is all
+    folds together, and each photograph is predicted by the networks that weren't trained on it. All
+    networks run on the cluster's workers. What can't be computed, for example because a checkpoint
+    is damaged or memory is too small, is left out as long as one trial is left; the result says so.
     """
     metric, clock = plan.options.metric, _Clock()
-    workers, losses = Workers(plan, slots), _Losses()
+    workers, losses = Workers(plan, slots), Losses()
     with clock.timed("predict candidates"):
-        candidates, pool = _predict_candidates(plan, contenders, workers, losses)
-    pending = start_alternatives(candidates, workers, metric)
-    if len(candidates[0].networks) > 1:
-        pending += _start_unfolded(plan, contenders[0][0], candidates[0], workers)
+        candidates, pool = predict_candidates(plan, trials, workers, losses)
+    models = [model for model, _ in candidates]
+    pending = start_alternatives(plan, trials[0], models, workers)
     with clock.timed("select"):
-        latency_s = tuple(candidate.prediction.latency_s for candidate in candidates)
-        limits = Limits(plan.options.ensemble_members, _latency_limit_s(plan), latency_s)
+        limit_s = plan.options.ensemble_latency
+        latency_s = tuple(said.latency_s for _, said in candidates)
+        limits = Limits(
+            plan.options.ensemble_members, math.inf if limit_s is None else limit_s, latency_s
+        )
         selection = select(pool, metric, limits, seed=plan.options.seed)
     with clock.timed("score"):
-        verdict = _judge(candidates, selection, workers, metric, losses)
-        alternatives = list(verdict.rejected)
+        chosen, (scored, on_test), single, alternatives = _judge(
+            plan, models, selection, workers, losses
+        )
         for name, finish in pending:
             with losses.noted(f"the {name} could not be scored"):
-                alternatives += finish()
-    result = _result(plan, candidates, selection, verdict, alternatives, losses, clock)
-    return _write(plan, result, candidates, verdict.members)
-
-
-def _start_unfolded(
-    plan: Plan, best: TrialRow, any_candidate: Candidate, workers: Workers
-) -> list[Pending]:
-    """The search's best trial as the search trained it: what there would be without folds."""
-    stored = best_checkpoint(plan.run.trials, best.number)
-    if stored is None:
-        return []
-    alone = dataclasses.replace(any_candidate, row=best, networks=(stored,))
-    finish = workers.start_scoring([(alone, 1.0)])
-    name = f"trial {best.number} without folds"
-    return [(name, lambda: [finish().named(name, plan.options.metric)])]
-
-
-def _latency_limit_s(plan: Plan) -> float:
-    limit_s = plan.options.ensemble_latency
-    return math.inf if limit_s is None else limit_s
-
-
-@dataclass(frozen=True)
-class _Verdict:
-    """What was chosen: an ensemble, or the best single candidate."""
-
-    members: Mixture
-    chosen: ScoredMixture
-    single: ScoredMixture
-    rejected: tuple[Alternative, ...]
-    """The ensemble, where it wasn't chosen."""
+                alternatives += filter(None, [finish()])
+    result = SearchResult(
+        metric=metric,
+        class_names=plan.data.class_names,
+        ensemble=scored,
+        single=single,
+        expected_gain=None if math.isnan(selection.expected_gain) else selection.expected_gain,
+        alternatives=tuple(alternatives),
+        candidates={
+            model.number: bootstrap_interval(said.scores.counts_P3K, metric)
+            for model, said in candidates
+        },
+        photos=_photo_scores(plan, on_test),
+        seconds=clock.seconds,
+        left_out=tuple(losses.sentences),
+        folds=chosen.folds,
+    )
+    return _write(plan, result, candidates, chosen)
 
 
 def _judge(
-    candidates: Sequence[Candidate],
+    plan: Plan,
+    candidates: Sequence[Model],
     selection: Selection,
     workers: Workers,
-    metric: MetricName,
-    losses: "_Losses",
-) -> _Verdict:
-    mixture = [(c, w) for c, w in zip(candidates, selection.weights, strict=True) if w > 0]
-    alone = [(candidates[0], 1.0)]
-    finish_ensemble, finish_single = workers.start_scoring(mixture), workers.start_scoring(alone)
-    single, name = finish_single(), f"ensemble of {len(mixture)} trials"
-    rejected: tuple[Alternative, ...] = ()
-    with losses.noted(f"the {name} could not be scored"):
-        ensemble = finish_ensemble()
-        better = ensemble.val.scores.metric(metric) > single.val.scores.metric(metric)
+    losses: Losses,
+) -> tuple[Model, Scored, ScoredModel, list[ScoredModel]]:
+    """Choose the selected ensemble where two things hold, and else the best single trial.
+
+    The ensemble must be better than that trial on all validation photographs. And ensembles must
+    have been better, on average over the bags, on the photographs that their bags had left out.
+    Gives what was chosen and its scores, those of the single trial, and a rejected ensemble's.
+    """
+    metric, alone = plan.options.metric, candidates[0]
+    members = sum(weight > 0 for weight in selection.weights)
+    mixture = Model.mean_of(f"ensemble of {members} trials", candidates, selection.weights)
+    finish_mixture, finish_alone = workers.start_scoring(mixture), workers.start_scoring(alone)
+    single, rejected = finish_alone(), []
+    with losses.noted(f"the {mixture.name} could not be scored"):
+        ensemble = finish_mixture()
+        better = ensemble[0].val.metrics[metric].value > single[0].val.metrics[metric].value
         if better and selection.expected_gain > 0:
-            return _Verdict(mixture, ensemble, single, ())
-        if len(mixture) > 1:
-            rejected = (ensemble.named(name, metric),)
-    return _Verdict(alone, single, single, rejected)
+            return mixture, ensemble, single[0], []
+        if members > 1:
+            rejected = [ensemble[0]]
+    return alone, single, single[0], rejected
 
 
-def _result(
-    plan: Plan,
-    candidates: Sequence[Candidate],
-    selection: Selection,
-    verdict: _Verdict,
-    alternatives: Sequence[Alternative],
-    losses: "_Losses",
-    clock: "_Clock",
-) -> SearchResult:
-    metric, chosen = plan.options.metric, verdict.chosen
-    return SearchResult(
-        metric=metric,
-        class_names=plan.data.class_names,
-        val_photos=len(chosen.val.scores.counts_P3K),
-        test_photos=len(chosen.test.scores.counts_P3K),
-        members=tuple(Member(candidate.number, weight) for candidate, weight in verdict.members),
-        folds=len(candidates[0].networks),
-        ensemble=chosen.evaluated(),
-        single=verdict.single.evaluated(),
-        single_trial=candidates[0].number,
-        expected_gain=None if math.isnan(selection.expected_gain) else selection.expected_gain,
-        alternatives=tuple(alternatives),
-        candidates=_candidate_scores(candidates, metric),
-        photos=_photo_scores(plan, chosen.test),
-        left_out=tuple(losses.sentences),
-        seconds=clock.seconds,
+def _photo_scores(plan: Plan, test: Prediction) -> tuple[PhotoScore, ...]:
+    data = plan.data
+    numbers = np.unique(data.photo_M[data.items("test")]).tolist()
+    scores_P = metric_of_each("dice_per_image", test.scores.counts_P3K[:, None]).tolist()
+    return tuple(
+        PhotoScore(data.photos[number], number, score, uncertainty)
+        for number, score, uncertainty in zip(
+            numbers, scores_P, test.uncertainty_P.tolist(), strict=True
+        )
     )
-
-
-class _Losses:
-    """What could not be computed, and why."""
-
-    def __init__(self) -> None:
-        self.sentences: list[str] = []
-
-    @contextmanager
-    def noted(self, sentence: str) -> Iterator[None]:
-        """Take what a block raises as a reason to go on without it."""
-        try:
-            yield
-        except Exception as error:  # of plug-ins, of damaged files, of workers that died
-            self.sentences.append(f"{sentence}: {str(error).strip() or repr(error)}")
 
 
 class _Clock:
@@ -226,143 +138,53 @@ class _Clock:
         self.seconds[step] = time.perf_counter() - started
 
 
-def _predict_candidates(
-    plan: Plan, contenders: Sequence[Contender], workers: Workers, losses: _Losses
-) -> tuple[list[Candidate], Pool]:
-    """The candidates, best first by the scores that they have now, and their probabilities."""
-    data = plan.data
-    part_items = [
-        data.divided_for(network.info.config).items("val") for network in contenders[0][1]
-    ]
-    items_M = np.concatenate(part_items)
-    pixel_bytes = len(contenders) * data.num_classes * np.dtype(np.uint16).itemsize
-    pixels = draw_pixels(
-        data.masks_MHW[items_M],
-        data.photo_M[items_M],
-        data.num_classes,
-        limit=min(SAMPLE_PX, SAMPLE_BYTES // pixel_bytes),
-        seed=plan.options.seed,
-    )
-    # Where each part begins, in pixels of all items; each counts its own from 0.
-    firsts = np.cumsum([0, *map(len, part_items)]) * data.masks_MHW[0].size
-    bounds = np.searchsorted(pixels.position_N, firsts)
-    positions = [
-        ray.put(pixels.position_N[low:high] - first)
-        for low, high, first in zip(bounds[:-1], bounds[1:], firsts[:-1], strict=True)
-    ]
-    shown = _shown_items(items_M)
-    tasks = [
-        [
-            workers.start(predict_candidate, network, workers.place, position_N, shown)
-            for network, position_N in zip(networks, positions, strict=True)
-        ]
-        for _, networks in contenders
-    ]
-    predicted = []
-    for (row, networks), parts in zip(contenders, tasks, strict=True):
-        with losses.noted(f"trial {row.number} could not predict, and is no candidate"):
-            answers: list[tuple[CandidatePrediction, ProbsNK]] = [finished(task) for task in parts]
-            joined = CandidatePrediction.joined([prediction for prediction, _ in answers])
-            probs_NK = np.concatenate([probs_NK for _, probs_NK in answers])
-            predicted.append((Candidate(row, networks, joined), probs_NK))
-    if not predicted:
-        raise UserError(f"{plan.run.address}: there is no ensemble; {'; '.join(losses.sentences)}")
-    metric = plan.options.metric
-    predicted.sort(key=lambda pair: -pair[0].prediction.scores.metric(metric))
-    limit_s = _latency_limit_s(plan)
-    fast = [pair for pair in predicted if pair[0].prediction.latency_s <= limit_s]
-    if not fast:
-        quickest_s = min(candidate.prediction.latency_s for candidate, _ in predicted)
-        raise UserError(
-            f"--ensemble-latency {limit_s:g}: no trial predicts an image so fast; the fastest "
-            f"candidate needs {quickest_s:.3g} s: allow more, or search smaller networks"
-        )
-    return [candidate for candidate, _ in fast], Pool.of(pixels, [probs_NK for _, probs_NK in fast])
-
-
-def _candidate_scores(
-    candidates: Sequence[Candidate], metric: MetricName
-) -> tuple[CandidateScore, ...]:
-    return tuple(
-        CandidateScore(
-            candidate.number, bootstrap_interval(candidate.prediction.scores.counts_P3K, metric)
-        )
-        for candidate in candidates
-    )
-
-
-def _photo_scores(plan: Plan, test: MixtureScores) -> tuple[PhotoScore, ...]:
-    data = plan.data
-    numbers = np.unique(data.photo_M[data.items("test")]).tolist()
-    scores_P = metric_of_each("dice_per_image", test.scores.counts_P3K[:, None])
-    return tuple(
-        PhotoScore(data.photos[number], number, float(score), float(uncertainty))
-        for number, score, uncertainty in zip(numbers, scores_P, test.uncertainty_P, strict=True)
-    )
-
-
 def _write(
-    plan: Plan, result: SearchResult, candidates: Sequence[Candidate], members: Mixture
+    plan: Plan, result: SearchResult, candidates: Sequence[Candidate], chosen: Model
 ) -> BuiltEnsemble:
-    fetched = plan.run.fetched
     folders = {
-        candidate.number: [
-            network.local(fetched / trial_name(candidate.number) / f"network_{number}")
-            for number, network in enumerate(candidate.networks)
+        model.number: [
+            network.local(plan.run.fetched / trial_name(model.number) / f"network_{fold}")
+            for fold, network in enumerate(model.networks[model.number])
         ]
-        for candidate in candidates
+        for model, _ in candidates
     }
-    chosen = [folder for candidate, _ in members for folder in folders[candidate.number]]
-    weights = [weight for _, weight in networks_of(members)]
+    chosen_folders = [folder for number in chosen.trials for folder in folders[number]]
+    weights = [weight for _, weight in chosen.all_networks()]
     write_bundle(
         plan.run.ensemble,
-        list(zip(chosen, weights, strict=True)),
+        list(zip(chosen_folders, weights, strict=True)),
         metric=result.metric,
         scores=_for_manifest(result),
     )
-    pictures = {candidate.number: _write_pictures(plan, candidate) for candidate in candidates}
-    result.write(plan.run.path)
-    return BuiltEnsemble(result, folders, pictures)
-
-
-def _shown_items(items_M: NDArray[np.int64]) -> list[int]:
-    places = np.linspace(0, len(items_M) - 1, PICTURES_PER_TRIAL).round().astype(int)
-    return [int(item) for item in np.unique(items_M[places])]
+    pictures = {candidate[0].number: _write_pictures(plan, candidate) for candidate in candidates}
+    return BuiltEnsemble(result.write(plan.run.path), folders, pictures)
 
 
 def _write_pictures(plan: Plan, candidate: Candidate) -> Path:
     """Confusion matrix, and image | truth | prediction of a few images of the validation split."""
-    data, prediction = plan.data, candidate.prediction
-    folder = plan.run.path / "pictures" / trial_name(candidate.number)
+    data, (model, said) = plan.data, candidate
+    folder = plan.run.path / "pictures" / trial_name(model.number)
     folder.mkdir(parents=True, exist_ok=True)
-    write_image(
-        folder / "confusion_matrix.png",
-        confusion_matrix_picture(prediction.scores.confusion_KK, data.class_names),
-    )
-    for item, class_HW in prediction.class_HW.items():
-        picture = comparison(
-            data.images_MHWC[item],
-            data.masks_MHW[item],
-            class_HW,
-            data.class_names,
-            data.class_colors,
-        )
+    matrix = confusion_matrix_picture(said.scores.confusion_KK, data.class_names)
+    write_image(folder / "confusion_matrix.png", matrix)
+    for item, class_HW in said.class_HW.items():
+        image_HWC, truth_HW = data.images_MHWC[item], data.masks_MHW[item]
+        picture = comparison(image_HWC, truth_HW, class_HW, data.class_names, data.class_colors)
         write_image(folder / f"val_{item:05d}.png", picture)
     return folder
 
 
 def _for_manifest(result: SearchResult) -> dict[str, Any]:
-    """All scores of the ensemble and of the best single model, for ``bundle.json``."""
+    """The scores of what was chosen and of the best single trial, for ``bundle.json``."""
 
-    def numbers(scores: SplitScores) -> dict[str, float]:
-        return {name: interval.value for name, interval in scores.metrics.items()}
+    def numbers(evaluation: Evaluation) -> dict[str, float]:
+        return {name: interval.value for name, interval in evaluation.metrics.items()}
 
-    def both(evaluated: Evaluated) -> dict[str, dict[str, float]]:
-        return {"test": numbers(evaluated.test), "val": numbers(evaluated.val)}
+    def both(model: ScoredModel) -> dict[str, Any]:
+        return {"test": numbers(model.test), "val": numbers(model.val)}
 
-    trials = {str(member.trial): member.weight for member in result.members}
     return {
-        "test_photos": result.test_photos,
-        "ensemble": {**both(result.ensemble), "trials": trials},
-        "best_single": {**both(result.single), "trial": result.single_trial},
+        "test_photos": result.ensemble.test.photos,
+        "ensemble": {**both(result.ensemble), "trials": result.ensemble.trials},
+        "best_single": {**both(result.single), "trial": result.single.number},
     }

@@ -1,8 +1,9 @@
 """--folds: the best configurations trained anew on every fold, as a small search of their own.
 
-Its space has two parameters, the trial whose configuration it is and the fold that is held out, and
-every pair is known beforehand. So a fold's training is a trial like any other: it survives what
-trials survive, stands in MLflow, and is resumed. The run lies in the search's own folder.
+The space of that search has two parameters, the trial whose configuration it is and the fold that
+is held out, and all pairs are enqueued beforehand. So the training of a fold is a trial like any
+other: it survives the same faults, stands in MLflow, and can be resumed. The run of this search
+lies in the folder of the first one.
 """
 
 import dataclasses
@@ -12,7 +13,7 @@ from collections.abc import Mapping, Sequence
 import optuna
 from optuna.trial import BaseTrial, TrialState
 
-from search.ensembles.building import Contender
+from search.ensembles.models import Model
 from search.planning.plan import Plan
 from search.planning.space import MAX_TRIALS, Space
 from search.runs.rows import TrialRow
@@ -24,10 +25,10 @@ from segcore.errors import UserError
 
 
 def open_folds(plan: Plan, rows: Sequence[TrialRow]) -> tuple[Plan, optuna.Study]:
-    """What follows a search with these trials, which come best first: its plan and its study.
+    """The plan and the study of the trainings that follow a search; its ``rows`` come best first.
 
-    A study of an earlier session keeps its trainings, also those of trials that are no longer among
-    the best. Raises ``UserError`` where no trial has a score.
+    Trainings of an earlier session stay in the study, even if their trials are no longer among the
+    best. Raises ``UserError`` where no trial has a score.
     """
     chosen = choose_candidates(rows, plan.options.fold_trials)
     if not chosen:
@@ -45,7 +46,7 @@ def open_folds(plan: Plan, rows: Sequence[TrialRow]) -> tuple[Plan, optuna.Study
     )
     options = dataclasses.replace(
         plan.options,
-        grace_epochs=plan.options.max_epochs,  # none is stopped: each is needed
+        grace_epochs=plan.options.max_epochs,  # so that no training is stopped early
         time_budget=None,
         name=None,
     )
@@ -72,10 +73,8 @@ class _FoldSpace:
         return config.model_copy(update={"fold": fold, "folds": self.folds})
 
 
-def fold_contenders(
-    fold_plan: Plan, study: optuna.Study, rows: Sequence[TrialRow]
-) -> list[Contender]:
-    """Of the trials of a search (``rows`` come best first) those that were trained on every fold.
+def folded_trials(fold_plan: Plan, study: optuna.Study, rows: Sequence[TrialRow]) -> list[Model]:
+    """The trials of the search (``rows`` come best first) that were trained on every fold.
 
     Raises ``UserError`` where there are none.
     """
@@ -84,12 +83,12 @@ def fold_contenders(
         (trial.params["trial"], trial.params["fold"]): best_checkpoint(trials, trial.number)
         for trial in study.get_trials(deepcopy=False, states=[TrialState.COMPLETE])
     }
-    found: list[Contender] = []
+    found = []
     for row in rows:
         stored = [trained.get((row.number, fold)) for fold in range(options.folds)]
-        networks = tuple(network for network in stored if network is not None)
+        networks = [network for network in stored if network is not None]
         if len(networks) == options.folds:
-            found.append((row, networks))
+            found.append(Model.of_trial(row.number, networks))
     if not found:
         raise UserError(
             f"{fold_plan.run.address}: no trial could be trained on all {options.folds} folds; the "

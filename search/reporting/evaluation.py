@@ -14,8 +14,8 @@ from rich.table import Table
 
 from segcore.errors import UserError
 from segcore.files import whole_file
-from segcore.scores.intervals import Interval, bootstrap_interval
-from segcore.scores.metrics import METRICS, Scores, metric_of_counts
+from segcore.scores.intervals import Evaluation
+from segcore.scores.metrics import METRICS, Scores, metric_of_each
 
 
 @dataclass(frozen=True)
@@ -42,18 +42,15 @@ class PhotoRow:
 
 @dataclass(frozen=True)
 class Report:
-    """Everything that an evaluation found."""
+    """How a bundle did on photographs, class by class and photograph by photograph."""
 
     bundle: str
     data: str
     split: str
-    scores: dict[str, Interval]
-    """By metric, with 95 % intervals: bootstrap over photographs."""
+    evaluation: Evaluation
     classes: tuple[ClassRow, ...]
-    confusion: tuple[tuple[int, ...], ...]
-    """Pixels by [truth, prediction]."""
     photos: tuple[PhotoRow, ...]
-    """The worst first; last, those without a labelled pixel."""
+    """The worst come first, and those without a labelled pixel last."""
 
     @classmethod
     def of(
@@ -66,8 +63,7 @@ class Report:
         scores: Scores,
     ) -> "Report":
         """Put scores into words; ``photos``: names in the order of ``scores.counts_P3K``."""
-        counts_P3K = scores.counts_P3K
-        true_positive_K, predicted_K, truth_K = counts_P3K.sum(axis=0)
+        true_positive_K, predicted_K, truth_K = scores.counts_P3K.sum(axis=0)
         with np.errstate(invalid="ignore", divide="ignore"):
             share_K = truth_K / truth_K.sum()
             precision_K, recall_K = true_positive_K / predicted_K, true_positive_K / truth_K
@@ -76,26 +72,19 @@ class Report:
             ClassRow(name, *map(float, values))
             for name, *values in zip(class_names, *columns, strict=True)
         )
-        rows = [
-            PhotoRow(
-                name,
-                metric_of_counts("dice_per_image", counts_P3K[p : p + 1]),
-                metric_of_counts("pixel_accuracy", counts_P3K[p : p + 1]),
-            )
-            for p, name in enumerate(photos)
-        ]
+        alone_P13K = scores.counts_P3K[:, None]
+        dice_P = metric_of_each("dice_per_image", alone_P13K).tolist()
+        accuracy_P = metric_of_each("pixel_accuracy", alone_P13K).tolist()
+        rows = [PhotoRow(*row) for row in zip(photos, dice_P, accuracy_P, strict=True)]
         rows.sort(key=lambda row: (math.isnan(row.dice_per_image), row.dice_per_image))
-        return cls(
-            bundle, data, split,
-            {name: bootstrap_interval(counts_P3K, name) for name in METRICS},
-            tuple(classes),
-            tuple(map(tuple, scores.confusion_KK.tolist())),
-            tuple(rows),
-        )  # fmt: skip
+        return cls(bundle, data, split, Evaluation.of(scores), tuple(classes), tuple(rows))
 
     def write(self, path: Path) -> None:
         """Write everything as JSON; NaN becomes null. Raises ``UserError``."""
-        values = {**asdict(self), "definitions": METRICS}
+        values = asdict(self)
+        evaluation = values.pop("evaluation")
+        values |= {"scores": evaluation["metrics"], "confusion": evaluation["confusion"]}
+        values["definitions"] = METRICS
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             with whole_file(path) as unfinished:
@@ -124,7 +113,7 @@ def _scores_table(report: Report) -> Table:
     table = _table("Scores")
     for heading in ("score", "", "95 % interval"):
         table.add_column(heading, justify="left" if heading == "score" else "right", no_wrap=True)
-    for name, interval in report.scores.items():
+    for name, interval in report.evaluation.metrics.items():
         ends = f"{interval.low:.4f} – {interval.high:.4f}" if len(report.photos) > 1 else "–"
         table.add_row(name, _number(interval.value), ends)
     return table
@@ -146,7 +135,9 @@ def _confusion_table(report: Report) -> Table:
     table.add_column("truth", no_wrap=True)
     for k in range(len(report.classes)):
         table.add_column(str(k), justify="right", no_wrap=True)
-    for k, (row, pixels) in enumerate(zip(report.classes, report.confusion, strict=True)):
+    for k, (row, pixels) in enumerate(
+        zip(report.classes, report.evaluation.confusion, strict=True)
+    ):
         total = sum(pixels)
         cells = (f"{100 * n / total:.0f}" if n * 200 >= total else "·" for n in pixels)
         if total:
@@ -155,13 +146,13 @@ def _confusion_table(report: Report) -> Table:
 
 
 def _confusions_table(report: Report, top: int = 12) -> Table:
-    """Where there are too many classes for the terminal: the worst of the matrix."""
+    """The largest errors of the matrix, for a terminal that is too narrow for all of it."""
     table = _table("Largest confusions, by the share of the true class")
     for heading in ("truth", "predicted as"):
         table.add_column(heading)
     table.add_column("% of truth", justify="right")
     names = [row.name for row in report.classes]
-    confusion_KK = np.array(report.confusion, float)
+    confusion_KK = np.array(report.evaluation.confusion, float)
     with np.errstate(invalid="ignore"):
         share_KK = np.nan_to_num(confusion_KK / confusion_KK.sum(axis=1, keepdims=True))
     np.fill_diagonal(share_KK, 0)

@@ -215,7 +215,7 @@ def importance_map(importance: Importance, class_names: Sequence[str]) -> Figure
     return _plain(_shares(100 * share, list(columns), parameters, cell_px=26, unit="%"))
 
 
-def confusion_map(confusion: list[list[int]], class_names: Sequence[str]) -> Figure:
+def confusion_map(confusion: Sequence[Sequence[int]], class_names: Sequence[str]) -> Figure:
     """Where the pixels of each class that occurs in the truth went, in percent of its row."""
     pixels: NDArray[np.int64] = np.array(confusion, np.int64)
     rows = np.flatnonzero(pixels.sum(axis=1))
@@ -265,14 +265,13 @@ def _shares(
 
 def models_of(result: SearchResult) -> list[tuple[str, Interval, Interval]]:
     """What ``compared_models`` shows: what was chosen, the best single, and the alternatives."""
-    metric = result.metric
-    chosen, single = result.ensemble, result.single
-    models = [(f"best single: trial {result.single_trial}", single.val, single.test)]
-    if len(result.members) > 1:
-        models.insert(0, ("the ensemble", chosen.val, chosen.test))
+    models = [(f"best single: {result.single.name}", result.single)]
+    if len(result.ensemble.trials) > 1:
+        models.insert(0, ("the ensemble", result.ensemble))
+    models += [(model.name, model) for model in result.alternatives]
     return [
-        *((name, val.metrics[metric], test.metrics[metric]) for name, val, test in models),
-        *((other.name, other.val, other.test) for other in result.alternatives),
+        (name, model.val.metrics[result.metric], model.test.metrics[result.metric])
+        for name, model in models
     ]
 
 

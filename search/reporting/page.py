@@ -90,7 +90,7 @@ def _render(facts: RunFacts, allow_plugins: bool) -> str:
 def _figures(facts: RunFacts) -> dict[str, Figure]:
     """The plots by the ids of their places in the page; what can't be drawn yet is missing."""
     result, metric = facts.result, facts.record.options.metric
-    members = [member.trial for member in result.members] if result else []
+    members = list(result.ensemble.trials) if result else []
     plots: dict[str, Figure | None] = {
         "curves": figures.learning_curves(facts.trials, members, facts.rungs, metric),
         "parallel": figures.parallel_coordinates(facts.trials, facts.importance, metric),
@@ -128,9 +128,9 @@ def _members(facts: RunFacts) -> list[dict[str, Any]]:
         return []
     configs = {row.number: row.config for row in facts.rows}
     return [
-        {"member": member, "config": show_config(config) if config else ""}
-        for member in facts.result.members
-        for config in [configs.get(member.trial)]
+        {"trial": number, "weight": weight, "config": show_config(config) if config else ""}
+        for number, weight in facts.result.ensemble.trials.items()
+        for config in [configs.get(number)]
     ]
 
 

@@ -7,7 +7,7 @@ from rich.markup import escape
 from rich.padding import Padding
 from rich.text import Text
 
-from search.runs.result import Alternative, SearchResult
+from search.runs.result import SearchResult
 from search.runs.rows import (
     TrialRow,
     like_the_best,
@@ -25,9 +25,9 @@ def leaderboard_table(
     top: int = 10,
     title: str | None = None,
 ) -> RenderableType:
-    """The first trials, and all that failed; below each, the parameters in which trials differ.
+    """The first trials and all that failed, each with the parameters in which trials differ.
 
-    A ``≈`` stands at those that can't be told from the best.
+    Trials that can't be told from the best one are marked with ``≈``.
     """
     equals, differing = like_the_best(rows), varying_parameters(rows)
     shown = [*rows[:top], *(row for row in rows[top:] if row.status == "failed")]
@@ -77,29 +77,24 @@ def _describe(row: TrialRow, names: Sequence[str]) -> Text:
 
 
 def result_text(result: SearchResult) -> str:
-    """What a person reads at a search's end; with rich's markup."""
-    metric, alone = result.metric, len(result.members) == 1
-    headline = f"[bold]Ensemble[/] of {result.members_text}"
-    if alone:
-        headline = f"[bold]Trial {result.single_trial}[/]: no ensemble was better than it alone"
+    """What a person reads at the end of a search, with rich's markup."""
+    metric, single, chosen = result.metric, result.single, result.ensemble
+    models = [(f"best single ({single.name})", single)]
+    headline = f"[bold]{chosen.name.capitalize()}[/]: no ensemble was better than it alone"
+    if len(chosen.trials) > 1:
+        models.insert(0, ("ensemble", chosen))
+        headline = f"[bold]Ensemble[/] of {chosen.members}"
+    models += [(model.name, model) for model in result.alternatives]
+    held_out = ""
     if result.folds > 1:
         headline += f"; each is the mean of its {result.folds} folds' networks"
-    single = Alternative(
-        f"best single (trial {result.single_trial})",
-        result.single.val.metrics[metric],
-        result.single.test.metrics[metric],
-    )
-    ensemble = Alternative(
-        "ensemble", result.ensemble.val.metrics[metric], result.ensemble.test.metrics[metric]
-    )
-    rows = [single, *result.alternatives] if alone else [ensemble, single, *result.alternatives]
-    width = max(len(row.name) for row in rows)
-    held_out = " of all folds, each by networks that didn't train on it" if result.folds > 1 else ""
-    lines = [
-        f"    {row.name:<{width}}  [bold]{row.test.value:.4f}[/] "
-        f"({row.test.low:.4f} – {row.test.high:.4f})   {row.val.value:.4f}"
-        for row in rows
-    ]
+        held_out = " of all folds, each by networks that didn't train on it"
+    width = max(len(name) for name, _ in models)
+    lines = []
+    for name, model in models:
+        val, test = model.val.metrics[metric], model.test.metrics[metric]
+        ends = f"({test.low:.4f} – {test.high:.4f})"
+        lines.append(f"    {name:<{width}}  [bold]{test.value:.4f}[/] {ends}   {val.value:.4f}")
     gain = "the validation images were too few to tell what ensembles gain"
     if result.expected_gain is not None:
         gain = (
@@ -109,8 +104,8 @@ def result_text(result: SearchResult) -> str:
     return "\n".join(
         [
             headline,
-            f"  {metric} on {result.test_photos} test images that nothing before has seen (95 % "
-            f"interval), and on the {result.val_photos} validation images{held_out}:",
+            f"  {metric} on {chosen.test.photos} test images that nothing before has seen (95 % "
+            f"interval), and on the {chosen.val.photos} validation images{held_out}:",
             *lines,
             f"  By the validation images it was chosen: there it scores "
             f"{abs(result.optimism):.4f} {'higher' if result.optimism > 0 else 'lower'};",

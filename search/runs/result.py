@@ -1,84 +1,53 @@
 """What a search found, with honest scores: RUN/result.json."""
 
-from collections.abc import Iterable
-from dataclasses import dataclass, field
+import json
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
-from segcore.config import MetricName
+from search.runs.folder import RunFolder
+from search.runs.rows import TrialRow, read_rows
+from search.runs.study import read_study
+from segcore.config import MetricName, describe_validation_error
 from segcore.errors import UserError
 from segcore.files import whole_file
-from segcore.scores.intervals import Interval, bootstrap_interval
-from segcore.scores.metrics import METRICS, Scores
+from segcore.scores.intervals import Evaluation, Interval
 
 RESULT_JSON = "result.json"
 """The file's name in a run's folder."""
+FORMAT = 2
 
 
 @dataclass(frozen=True)
-class Member:
-    """A trial of which the bundle holds the network; with --folds one for each fold."""
-
-    trial: int
-    weight: float
-    """The weights of all members sum to 1."""
-
-
-@dataclass(frozen=True)
-class SplitScores:
-    """How a model did on one split. Intervals are 95 %, over photographs."""
-
-    metrics: dict[str, Interval]
-    """By the names of ``segcore.scores.metrics.METRICS``."""
-    class_dice: tuple[float | None, ...]
-    """None: the class isn't in the split's truth."""
-    class_iou: tuple[float | None, ...]
-    """None: the class isn't in the split's truth."""
-    confusion: list[list[int]]
-    """Pixels; rows are the truth, columns what was predicted."""
-
-    @classmethod
-    def of(cls, scores: Scores) -> "SplitScores":
-        """With an interval for every score."""
-        return cls(
-            metrics={name: bootstrap_interval(scores.counts_P3K, name) for name in METRICS},
-            class_dice=_known(scores.class_dice_K),
-            class_iou=_known(scores.class_iou_K),
-            confusion=scores.confusion_KK.tolist(),
-        )
-
-
-@dataclass(frozen=True)
-class Evaluated:
-    """A model's scores on both splits."""
-
-    val: SplitScores
-    """Too good: by this split trials and members were chosen."""
-    test: SplitScores
-    """Honest: nothing was chosen by this split."""
-
-
-@dataclass(frozen=True)
-class Alternative:
-    """Another way to make one model of the trials; the scores are the search's metric."""
+class ScoredModel:
+    """A model that was made of the trials, and how good it is."""
 
     name: str
-    val: Interval
-    test: Interval
+    """For people, such as "trial 7" or "ensemble of 3 trials"."""
+    trials: dict[int, float]
+    """The weight of each trial, by its number. The weights sum to 1."""
+    val: Evaluation
+    """Too good: trials and members were chosen by the photographs of this split."""
+    test: Evaluation
+    """Honest: nothing was chosen by the photographs of this split."""
 
+    @property
+    def number(self) -> int:
+        """The number of its first trial."""
+        return next(iter(self.trials))
 
-@dataclass(frozen=True)
-class CandidateScore:
-    """A trial that could become a member."""
-
-    trial: int
-    val: Interval
+    @property
+    def members(self) -> str:
+        """Such as ``trial 3 ×0.75, trial 7 ×0.25``."""
+        return ", ".join(f"trial {number} ×{weight:.2f}" for number, weight in self.trials.items())
 
 
 @dataclass(frozen=True)
 class PhotoScore:
-    """A test photograph under what was chosen."""
+    """A test photograph under the model that was chosen."""
 
     name: str
     photo: int
@@ -91,25 +60,21 @@ class PhotoScore:
 
 @dataclass(frozen=True)
 class SearchResult:
-    """What stands in the bundle, how good it really is, and what else there was."""
+    """The model in the bundle, how good it really is, and what else there was."""
 
     metric: MetricName
     class_names: tuple[str, ...]
-    val_photos: int
-    test_photos: int
-    members: tuple[Member, ...]
-    """One: no ensemble was better than the best single model."""
-    ensemble: Evaluated
-    """What was chosen and stands in the bundle, also where it is a single model."""
-    single: Evaluated
+    ensemble: ScoredModel
+    """The model that was chosen; a single trial where no ensemble was better."""
+    single: ScoredModel
     """The trial that is best on the validation split."""
-    single_trial: int
     expected_gain: float | None
-    """How much better ensembles were than single models on validation photographs by which neither
-    was chosen; None where the photographs were too few to leave any out."""
-    alternatives: tuple[Alternative, ...]
-    candidates: tuple[CandidateScore, ...]
-    """Best first."""
+    """How much better ensembles were than single trials on validation photographs by which neither
+    was chosen; None where there were too few photographs to leave any out."""
+    alternatives: tuple[ScoredModel, ...]
+    """Other models that could be made of the trials."""
+    candidates: dict[int, Interval]
+    """The validation score of each trial that could become a member, by its number, best first."""
     photos: tuple[PhotoScore, ...]
     """Of the test split."""
     seconds: dict[str, float] = field(default_factory=dict)
@@ -117,44 +82,85 @@ class SearchResult:
     left_out: tuple[str, ...] = ()
     """What could not be computed, and why: a sentence each."""
     folds: int = 1
-    """Networks of each trial. More than one: "val" holds each photograph of all folds together,
-    predicted by networks that didn't train on it."""
-
-    @property
-    def members_text(self) -> str:
-        """Such as ``trial 3 ×0.75, trial 7 ×0.25``."""
-        return ", ".join(f"trial {member.trial} ×{member.weight:.2f}" for member in self.members)
+    """Networks of each trial. Where there are more than one, "val" is all folds together, and each
+    photograph is predicted by networks that weren't trained on it."""
+    format: int = FORMAT
+    folder: Path | None = field(default=None, compare=False)
+    """The run's, where the result was read or written; it isn't stored."""
 
     @property
     def optimism(self) -> float:
-        """By how much the score of what was chosen is better where it was chosen."""
-        val, test = self.ensemble.val.metrics[self.metric], self.ensemble.test.metrics[self.metric]
-        return val.value - test.value
+        """By how much the ensemble scores higher on the split by which it was chosen."""
+        val, test = self.ensemble.val.metrics, self.ensemble.test.metrics
+        return val[self.metric].value - test[self.metric].value
 
-    def write(self, folder: Path) -> None:
-        """Write ``folder``/result.json, whole or not at all."""
+    @property
+    def bundle(self) -> Path:
+        """The folder of the model that was chosen, for ``Ensemble.load``."""
+        return self._run.ensemble
+
+    @cached_property
+    def leaderboard(self) -> list[TrialRow]:
+        """All trials of the search, best first, read from its study."""
+        return read_rows(read_study(self._run))
+
+    def data_frame(self) -> Any:
+        """The leaderboard as a pandas ``DataFrame`` with a column for each setting.
+
+        Raises ``UserError`` where pandas isn't installed.
+        """
+        try:
+            import pandas as pd  # type: ignore[import-untyped]
+        except ImportError as error:
+            raise UserError("a data frame needs pandas: pip install pandas") from error
+        return pd.DataFrame(
+            {
+                "trial": row.number,
+                "status": row.status,
+                "score": row.score,
+                "low": row.interval[0] if row.interval else None,
+                "high": row.interval[1] if row.interval else None,
+                "epochs": row.epochs,
+                "duration_s": row.duration.total_seconds() if row.duration else None,
+                "failure": row.failure,
+                **(row.config.flat() if row.config else {}),
+            }
+            for row in self.leaderboard
+        )
+
+    @property
+    def _run(self) -> RunFolder:
+        if self.folder is None:
+            raise ValueError("this result was neither read from a run's folder nor written to one")
+        return RunFolder(self.folder)
+
+    def write(self, folder: Path) -> "SearchResult":
+        """Write ``folder``/result.json, whole or not at all; the result that knows its folder."""
         with whole_file(folder / RESULT_JSON) as unfinished:
-            unfinished.write_bytes(_ADAPTER.dump_json(self, indent=1))
+            unfinished.write_bytes(_ADAPTER.dump_json(self, indent=1, exclude={"folder"}))
+        return replace(self, folder=folder)
 
     @classmethod
     def read(cls, folder: Path) -> "SearchResult | None":
-        """What ``write`` wrote; None before a search's end. ``UserError`` where it is damaged."""
+        """What ``write`` wrote; None before the end of a search.
+
+        Raises ``UserError`` where the file is damaged or of another version.
+        """
         path = folder / RESULT_JSON
         if not path.is_file():
             return None
+        again = "resume the search to write it again"
         try:
-            return _ADAPTER.validate_json(path.read_bytes())
+            values = json.loads(path.read_bytes())
+            if values.get("format") != FORMAT:
+                raise UserError(f"{path}: of another version; {again}")
+            return replace(_ADAPTER.validate_python(values), folder=folder)
         except ValidationError as error:
-            first = error.errors()[0]
-            where = ".".join(str(part) for part in first["loc"])
             raise UserError(
-                f"{path}: damaged, or of another version ({where}: {first['msg']}); resume the "
-                "search to write it again"
+                f"{path}: damaged ({describe_validation_error(error)}); {again}"
             ) from error
+        except (ValueError, AttributeError) as error:
+            raise UserError(f"{path}: damaged ({error}); {again}") from error
 
 
 _ADAPTER = TypeAdapter(SearchResult)
-
-
-def _known(values: Iterable[float]) -> tuple[float | None, ...]:
-    return tuple(None if value != value else float(value) for value in values)

@@ -39,7 +39,8 @@ BUNDLE_TAG = "segsearch.bundle"
 
 def model_record(name: str, bundle: Path, result: SearchResult) -> Record:
     """What ``register`` needs besides its runs, as JSON values: the bundle and its honest score."""
-    test, val = result.ensemble.test.metrics, result.ensemble.val.metrics
+    chosen, photos = result.ensemble, result.ensemble.test.photos
+    test, val = chosen.test.metrics, chosen.val.metrics
     score = test[result.metric]
     metrics = {f"test/{metric}": interval.value for metric, interval in test.items()}
     metrics[f"test/{result.metric}_low"] = score.low
@@ -49,11 +50,11 @@ def model_record(name: str, bundle: Path, result: SearchResult) -> Record:
         "name": name,
         "bundle": str(bundle.resolve()),
         "metrics": metrics,
-        "tags": {"metric": result.metric, "score": str(score), "members": result.members_text},
+        "tags": {"metric": result.metric, "score": str(score), "members": chosen.members},
         "description": (
-            f"**{result.metric} {score}**, with its 95 % interval, on {result.test_photos} test "
+            f"**{result.metric} {score}**, with its 95 % interval, on {photos} test "
             "photographs that neither training nor selection saw.\n\n"
-            f"Members: {result.members_text}."
+            f"Members: {chosen.members}."
         ),
     }
 

@@ -1,9 +1,9 @@
 """What candidates say of a split, small enough to mix and score them a thousand times.
 
-Fifty candidates' probabilities of a whole split would fill a disk, so mixtures are compared on a
-sample of its pixels, drawn from the truth before anything is predicted. Where all candidates name
-the same class, so does every weighted mean of them: only *contested* pixels are computed again and
-again. Scores stay exactly what they are where the sample is the whole split.
+The probabilities of fifty candidates for a whole split would fill a disk. So mixtures are compared
+on a sample of its pixels, which is drawn from the truth before anything is predicted. Where all
+candidates name the same class, so does every weighted mean of them: only the other, *contested*
+pixels are computed again for each mixture. If the sample is the whole split, scores are exact.
 """
 
 import functools
@@ -29,7 +29,7 @@ LAST_CLASS = 255
 
 @dataclass(frozen=True, eq=False)
 class PixelSample:
-    """Labelled pixels of a split: all of them, or a draw from each photograph and class."""
+    """Labelled pixels of a split: all of them, or some of each photograph and class."""
 
     position_N: NDArray[np.int64]
     """In the flattened ``masks_MHW``, ascending."""
@@ -51,43 +51,58 @@ def draw_pixels(
 ) -> PixelSample:
     """All labelled pixels, or about ``limit`` of them.
 
-    Of S pixels of one class in one photograph, min(S, c·√S) are drawn: rare classes, on which mean
-    scores hang as much as on frequent ones, lose the least.
+    Of S pixels of one class in one photograph min(S, c·√S) are drawn. So rare classes, which count
+    as much in mean scores as frequent ones, lose the smallest share of their pixels.
     """
     rng = np.random.default_rng(seed)
-    photos = np.unique(photo_M)
-    item_px = masks_MHW[0].size
-    positions, photo, truth, weight = [], [], [], []
-    size_PK = _class_sizes(masks_MHW, photo_M, num_classes)
+    photos, p_M = np.unique(photo_M, return_inverse=True)
+    size_PK = np.zeros((len(photos), num_classes), dtype=np.int64)
+    for p, mask_HW in zip(p_M, masks_MHW, strict=True):
+        size_PK[p] += np.bincount(mask_HW.ravel(), minlength=IGNORE_INDEX + 1)[:num_classes]
     drawn_PK = _share_out(size_PK, limit)
-    for p, number in enumerate(photos):
-        items = np.flatnonzero(photo_M == number)
+    item_px = masks_MHW[0].size
+    strata = []
+    for p in range(len(photos)):
+        items = np.flatnonzero(p_M == p)
         class_N = np.concatenate([masks_MHW[m].ravel() for m in items])
         for k in np.flatnonzero(drawn_PK[p]):
             found = np.flatnonzero(class_N == k)
             if drawn_PK[p, k] < len(found):
                 found = rng.choice(found, drawn_PK[p, k], replace=False, shuffle=False)
-            positions.append(items[found // item_px] * item_px + found % item_px)
-            photo.append(np.full(len(found), p))
-            truth.append(np.full(len(found), k))
-            weight.append(np.full(len(found), size_PK[p, k] / len(found)))
-    position_N = np.concatenate(positions)
-    order = np.argsort(position_N)
-    return PixelSample(
-        position_N[order],
-        np.concatenate(photo)[order],
-        np.concatenate(truth)[order],
-        np.concatenate(weight)[order],
-        num_classes,
-    )
+            position_N = items[found // item_px] * item_px + found % item_px
+            each = (p, k, size_PK[p, k] / len(found))
+            strata.append((position_N, *(np.full(len(found), value) for value in each)))
+    columns = [np.concatenate(parts) for parts in zip(*strata, strict=True)]
+    order = np.argsort(columns[0])
+    return PixelSample(*(column_N[order] for column_N in columns), num_classes)
+
+
+def _share_out(size_PK: NDArray[np.int64], limit: int) -> NDArray[np.int64]:
+    """min(S, c·√S) of each S, rounded up, with a c for which they add up to about ``limit``."""
+    if size_PK.sum() <= limit:
+        return size_PK
+    low, high = 0.0, math.sqrt(float(size_PK.max()))
+    for _ in range(50):
+        middle = (low + high) / 2
+        share_PK = np.minimum(size_PK, np.ceil(middle * np.sqrt(size_PK)))
+        low, high = (middle, high) if share_PK.sum() <= limit else (low, middle)
+    return np.minimum(size_PK, np.ceil(low * np.sqrt(size_PK))).astype(np.int64)
+
+
+def split_positions(position_N: NDArray[np.int64], sizes: Sequence[int]) -> list[NDArray[np.int64]]:
+    """Ascending positions in consecutive parts of these sizes, counted anew in each part."""
+    starts = np.cumsum([0, *sizes[:-1]])
+    parts = np.split(position_N, np.searchsorted(position_N, starts[1:]))
+    return [part_N - start for part_N, start in zip(parts, starts, strict=True)]
 
 
 @dataclass(frozen=True, eq=False)
 class Pool:
     """What all candidates say of a ``PixelSample``, ready to be mixed and scored.
 
-    Contested pixels lie in blocks (L) of ``BLOCK_PX`` (B) that fit a core's cache, filled up with
-    pixels of weight 0. Whole numbers, so that a sum's largest class is exact.
+    The contested pixels lie in blocks (L) of ``BLOCK_PX`` pixels (B), which fit the cache of a CPU
+    core; pixels of weight 0 fill up the first one. Probabilities are whole numbers, so that it is
+    exact which class has the largest sum.
     """
 
     settled_P3K: NDArray[np.float64]
@@ -106,31 +121,22 @@ class Pool:
         contested_N = np.zeros(len(first_N), dtype=bool)
         for probs_NK in probs[1:]:
             contested_N |= probs_NK.argmax(axis=1) != first_N
-        photos, k = int(pixels.photo_N.max()) + 1, pixels.num_classes
-        count = functools.partial(_count, photos=photos, num_classes=k)
+        k = pixels.num_classes
+        count = functools.partial(_count, photos=int(pixels.photo_N.max()) + 1, num_classes=k)
         agreed = ~contested_N
         right = agreed & (first_N == pixels.truth_N)
-        settled_P3K = np.stack(
-            [
-                count(pixels.photo_N[right], first_N[right], pixels.weight_N[right]),
-                count(pixels.photo_N[agreed], first_N[agreed], pixels.weight_N[agreed]),
-                count(pixels.photo_N, pixels.truth_N, pixels.weight_N),
-            ],
-            axis=1,
-        )
+        settled = [
+            count(pixels.photo_N[right], first_N[right], pixels.weight_N[right]),
+            count(pixels.photo_N[agreed], first_N[agreed], pixels.weight_N[agreed]),
+            count(pixels.photo_N, pixels.truth_N, pixels.weight_N),
+        ]
         padding = (0, -int(contested_N.sum()) % BLOCK_PX)
-        for c, probs_NK in enumerate(
-            probs
-        ):  # replaced one by one: both at once would be twice as much
+        for c, probs_NK in enumerate(probs):  # one by one: old and new would be twice as much
             blocks_LBK = np.pad(probs_NK[contested_N], (padding, (0, 0))).reshape(-1, BLOCK_PX, k)
             probs[c] = np.ascontiguousarray(blocks_LBK.swapaxes(1, 2))
-        return cls(
-            settled_P3K,
-            np.pad(pixels.photo_N[contested_N], padding),
-            np.pad(pixels.truth_N[contested_N], padding),
-            np.pad(pixels.weight_N[contested_N], padding),
-            tuple(probs),
-        )
+        columns = (pixels.photo_N, pixels.truth_N, pixels.weight_N)
+        padded = [np.pad(column_N[contested_N], padding) for column_N in columns]
+        return cls(np.stack(settled, axis=1), *padded, tuple(probs))
 
     @property
     def photos(self) -> int:
@@ -145,7 +151,7 @@ class Pool:
         return sum_LKB
 
     def counts(self, sum_LKB: SumLKB, plus: int | None = None) -> NDArray[np.float64]:
-        """``counts_P3K`` of a sum's argmax; ``plus`` adds one more candidate to it first."""
+        """``counts_P3K`` of a sum's largest class; ``plus`` adds one more candidate to it first."""
         photos, _, k = self.settled_P3K.shape
         class_N = _classes(sum_LKB, None if plus is None else self.probs[plus])
         right_N = class_N == self.truth_N
@@ -160,13 +166,13 @@ class Pool:
 def _classes(sum_LKB: SumLKB, plus_LKB: NDArray[np.uint16] | None) -> NDArray[np.int64]:
     """The largest class of each pixel, the first of equals.
 
-    The class stands in the lowest bits of what is compared: a plain maximum is many times as fast
-    as an argmax along a short axis.
+    The lowest bits of what is compared hold the class, because a plain maximum is many times as
+    fast as an argmax along a short axis.
     """
-    blocks, num_classes, _ = sum_LKB.shape
+    blocks, num_classes, block_px = sum_LKB.shape
     code_K1 = np.arange(LAST_CLASS, LAST_CLASS - num_classes, -1, dtype=np.int32)[:, None]
-    key_KB = np.empty(sum_LKB.shape[1:], dtype=np.int32)
-    best_LB = np.empty((blocks, sum_LKB.shape[2]), dtype=np.int32)
+    key_KB = np.empty((num_classes, block_px), dtype=np.int32)
+    best_LB = np.empty((blocks, block_px), dtype=np.int32)
     for block in range(blocks):
         if plus_LKB is None:
             key_KB[:] = sum_LKB[block]
@@ -188,26 +194,3 @@ def _count(
     """Weighted pixels by [photograph, class]."""
     cells = np.bincount(photo_N * num_classes + class_N, weight_N, photos * num_classes)
     return cells.reshape(photos, num_classes).astype(np.float64, copy=False)
-
-
-def _class_sizes(
-    masks_MHW: NDArray[np.uint8], photo_M: NDArray[np.int32], num_classes: int
-) -> NDArray[np.int64]:
-    """Labelled pixels by [photograph, class]."""
-    photos, p_M = np.unique(photo_M, return_inverse=True)
-    size_PK = np.zeros((len(photos), num_classes), dtype=np.int64)
-    for p, mask_HW in zip(p_M, masks_MHW, strict=True):
-        size_PK[p] += np.bincount(mask_HW.ravel(), minlength=IGNORE_INDEX + 1)[:num_classes]
-    return size_PK
-
-
-def _share_out(size_PK: NDArray[np.int64], limit: int) -> NDArray[np.int64]:
-    """min(S, c·√S) of each S, rounded up, with the c that makes them about ``limit`` together."""
-    if size_PK.sum() <= limit:
-        return size_PK
-    low, high = 0.0, math.sqrt(float(size_PK.max()))
-    for _ in range(50):
-        middle = (low + high) / 2
-        share_PK = np.minimum(size_PK, np.ceil(middle * np.sqrt(size_PK)))
-        low, high = (middle, high) if share_PK.sum() <= limit else (low, middle)
-    return np.minimum(size_PK, np.ceil(low * np.sqrt(size_PK))).astype(np.int64)

@@ -1,8 +1,8 @@
-"""Selection of an ensemble's members: greedy on the score itself, bagged against luck."""
+"""Which candidates become an ensemble's members: greedy selection by the score, with bags."""
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,9 +14,9 @@ from segcore.scores.metrics import metric_of_counts
 BAGS = 20
 MAX_PICKS = 15
 PATIENCE_PICKS = 3
-"""A bag is done after this many picks that brought nothing."""
+"""A bag ends after this many picks in a row that didn't improve the score."""
 LEAST_SHARE = 0.05
-"""Of all votes, that a member must have: each one costs time at every prediction."""
+"""The least share of all votes that a member needs: each member costs time at every prediction."""
 
 
 @dataclass(frozen=True)
@@ -25,18 +25,17 @@ class Limits:
 
     members: int = 8
     latency_s: float = math.inf
-    """Of all members together, for one image."""
-    member_latency_s: tuple[float, ...] = field(default=())
-    """Measured, of each candidate; needed only beside ``latency_s``."""
+    """The most time that all members together may take for one image."""
+    member_latency_s: tuple[float, ...] = ()
+    """The measured time of each candidate; needed only with a finite ``latency_s``."""
 
     def allow(self, members: Sequence[int]) -> bool:
         """Whether these candidates (repeated ones count once) may be an ensemble."""
         distinct = set(members)
-        if len(distinct) > self.members:
-            return False
-        if self.latency_s == math.inf:
-            return True
-        return sum(self.member_latency_s[c] for c in distinct) <= self.latency_s
+        fast = self.latency_s == math.inf or (
+            sum(self.member_latency_s[c] for c in distinct) <= self.latency_s
+        )
+        return fast and len(distinct) <= self.members
 
 
 @dataclass(frozen=True)
@@ -44,10 +43,10 @@ class Selection:
     """What was selected, and what it promises."""
 
     weights: tuple[float, ...]
-    """Of each candidate; they sum to 1, and those of non-members are 0."""
+    """Of each candidate. They sum to 1; a candidate that is no member has 0."""
     expected_gain: float
-    """Mean score of the bags' ensembles minus that of the bags' best single candidates, each on
-    the photographs that its bag left out. NaN where none was left out."""
+    """By how much the bags' ensembles scored better than the bags' best single candidates, on
+    average and on the photographs that each bag left out. NaN where no bag left any out."""
 
 
 def select(
@@ -61,15 +60,15 @@ def select(
 ) -> Selection:
     """Select and weigh members within ``limits``, which must allow each candidate alone.
 
-    Each bag has a resample of the photographs and picks greedily, as ``greedy_picks``. The
-    candidates with the most votes become members, as far as ``limits`` allow, in proportion to
-    their votes, which are the bags' weights; unless the plain mean of the best N is as good, which
-    owes less to luck. The photographs that a bag left out tell what choosing an ensemble, instead
-    of the best single candidate, is worth.
+    Each bag is a resample of the photographs, for which candidates are picked greedily
+    (``greedy_picks``); their weights in it are its votes. The candidates with the most votes become
+    members, as far as ``limits`` allow, with weights in proportion to their votes. But where the
+    plain mean of the best N is as good, it is taken instead, because it owes less to luck. On the
+    photographs that a bag left out, its ensemble is compared with its best single candidate.
 
-    Caruana et al. 2006 ("Getting the most out of ensemble selection") bag thousands of candidates;
-    ``bag_share`` below 1 gives each bag a share of them, which harms where they are tens
-    (benchmarks/selection.py).
+    Caruana et al. 2006 ("Getting the most out of ensemble selection") give each bag a share of
+    their thousands of candidates. A ``bag_share`` below 1 does that too; it harms where there are
+    only tens (benchmarks/selection.py).
     """
     limits = limits or Limits()
     rng = np.random.default_rng(seed)
@@ -108,7 +107,7 @@ def _best_weights(
     votes_C: Sequence[float],
     single_counts: Sequence[NDArray[np.float64]],
 ) -> tuple[float, ...]:
-    """The votes as weights, unless the plain mean of the best N is as good."""
+    """Weights in proportion to the votes, unless the plain mean of the best N is as good."""
     best_first = sorted(
         range(len(votes_C)), key=lambda c: -metric_of_counts(metric, single_counts[c])
     )
@@ -135,10 +134,10 @@ def greedy_picks(
 ) -> list[int]:
     """Pick candidates one by one, each time the one whose addition scores best.
 
-    It begins with the best N, where N is what scores best; then with replacement, so that a
-    candidate's number of picks is its weight; the picks up to the best score are kept (Caruana et
-    al. 2004, "Ensemble selection from libraries of models"). ``times_P``: how often each
-    photograph counts.
+    The first picks are the best N candidates, with the N whose mean scores best. After that a
+    candidate may be picked again: its number of picks is its weight. The picks up to the best score
+    are kept (Caruana et al. 2004, "Ensemble selection from libraries of models"). ``times_P`` says
+    how often each photograph counts.
     """
 
     def score(sum_LKB: SumLKB, plus: int | None = None) -> float:

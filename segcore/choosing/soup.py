@@ -1,7 +1,7 @@
-"""Soups: one network whose weights are the mean of several trained ones'.
+"""Soups: one network whose weights are the mean of those of several trained networks.
 
-A soup costs as much as a single model. It is good where the ingredients began at the same
-pretrained weights and ended near each other; elsewhere it is far worse than any of them
+A soup costs as much as a single network. It is good where its ingredients began at the same
+pretrained weights and ended near each other; otherwise it is far worse than any of them
 (Wortsman et al. 2022, "Model soups: averaging weights of multiple fine-tuned models improves
 accuracy without increasing inference time").
 """
@@ -16,7 +16,7 @@ from segcore.training.checkpoint import StateDict
 
 
 def average_weights(ingredients: Sequence[StateDict]) -> dict[str, torch.Tensor]:
-    """The mean of each tensor; of whole numbers (such as counters) the first ingredient's."""
+    """The mean of each tensor. Tensors of whole numbers, such as counters, are the first one's."""
     return {
         name: (
             torch.stack([tensors[name].double() for tensors in ingredients]).mean(0).to(first.dtype)
@@ -30,9 +30,9 @@ def average_weights(ingredients: Sequence[StateDict]) -> dict[str, torch.Tensor]
 def mend_normalisation(
     network: SegmentationNetwork, images_NCHW: Iterable[torch.Tensor], device: torch.device
 ) -> None:
-    """Estimate batch normalisation's statistics anew: averages of them fit no averaged weights.
+    """Estimate the statistics of batch normalisation anew, as those of averaged weights.
 
-    ``images_NCHW``: uint8 batches of training images, of two and more.
+    ``images_NCHW`` are uint8 batches of two or more training images.
     """
     update_bn(images_NCHW, network, device)
     network.eval()
@@ -41,9 +41,9 @@ def mend_normalisation(
 def greedy_soup(
     ingredients: Sequence[StateDict], score: Callable[[StateDict], float]
 ) -> tuple[int, ...]:
-    """Positions of the ingredients, which come best first, whose mean scores best.
+    """Positions of the ingredients, which come best first, that make a good soup together.
 
-    One after the other is added, and kept where the score isn't lower (Wortsman's recipe 1).
+    One after the other is added, and stays unless the score gets lower (recipe 1 of Wortsman).
     """
     kept, best = [0], score(ingredients[0])
     for i in range(1, len(ingredients)):

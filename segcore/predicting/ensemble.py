@@ -1,9 +1,9 @@
-"""Ensembles: the bundle that predicts.
+"""Ensembles of networks, and the bundles that hold them.
 
-A bundle is a folder that needs nothing else to predict:
+A bundle is a folder that predicts without any other file:
 
-    bundle.json            members and weights, classes, preparation, what it scored
-    member_00/ …           a checkpoint each (segcore.checkpoint), without the training state
+    bundle.json            the members' weights, and what the ensemble scored
+    member_00/ …           a checkpoint of each (segcore.training.checkpoint), for prediction only
 """
 
 import functools
@@ -11,7 +11,6 @@ import json
 import math
 import os
 import re
-import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +23,7 @@ from numpy.typing import NDArray
 from segcore.config import MetricName, Preparation
 from segcore.devices import choose_device
 from segcore.errors import UserError
+from segcore.files import whole_folder
 from segcore.networks.models import SegmentationNetwork, build_network, on_meta
 from segcore.plugins import is_import_path
 from segcore.predicting.inference import Strip, batch_probs, predict_strips
@@ -34,7 +34,7 @@ FORMAT = 1
 MANIFEST = "bundle.json"
 
 _VIEWS = tuple((turns, flip) for turns in range(4) for flip in (False, True))
-"""The 8 flips and rotations of a photograph; the first is itself."""
+"""The 8 flips and rotations of a photograph; the first one is the photograph as it is."""
 
 
 def load_network(
@@ -42,8 +42,8 @@ def load_network(
 ) -> SegmentationNetwork:
     """The network of a checkpoint, in evaluation mode.
 
-    A configuration that names an import path runs code when it is built: that is refused with a
-    ``UserError`` unless ``allow_plugins``.
+    A network that is named by an import path is somebody's code, which runs when it is built. That
+    is refused with a ``UserError`` unless ``allow_plugins``.
     """
     info = checkpoint.load_info(folder)
     if is_import_path(info.config.architecture) and not allow_plugins:
@@ -51,7 +51,7 @@ def load_network(
             f"{folder}: its network is code of somebody's own ({info.config.architecture}); "
             "if you trust it, allow it with --allow-plugins"
         )
-    # The checkpoint has every weight, and the encoder's mean and std: no pretrained file is needed.
+    # A checkpoint has all weights and the encoder's mean and std: no pretrained file is needed.
     config = info.config.model_copy(update={"encoder_weights": None})
     tensors = checkpoint.load_model_tensors(folder)
     planned = on_meta(lambda: build_network(config, len(info.class_names)))
@@ -64,7 +64,7 @@ def load_network(
 def _check_fit(
     wanted: Mapping[str, torch.Tensor], found: Mapping[str, torch.Tensor], folder: Path
 ) -> None:
-    """Raise ``UserError`` where weights aren't a network's: before that takes time and memory."""
+    """Raise ``UserError`` where weights don't fit a network, before it takes time and memory."""
     odd = [
         name
         for name in sorted(wanted.keys() | found.keys())
@@ -94,32 +94,41 @@ class Ensemble:
 
     @classmethod
     def load(
-        cls, folder: Path, device: torch.device | None = None, *, allow_plugins: bool = False
+        cls, folder: str | Path, device: torch.device | None = None, *, allow_plugins: bool = False
     ) -> "Ensemble":
-        """Load a bundle; CUDA where there is one. Raises ``UserError`` where it isn't whole."""
-        device = device or choose_device(None)
-        manifest = read_manifest(folder)
-        total = sum(member["weight"] for member in manifest["members"])
-        infos = [
-            checkpoint.load_info(folder / each["folder"], check_content=True)
-            for each in manifest["members"]
-        ]
-        info = infos[0]
-        for other in infos:
-            if (other.class_names, other.config.preparation) != (
-                info.class_names,
-                info.config.preparation,
-            ):
-                raise UserError(f"{folder}: its members differ in their classes or input sizes")
-        members = tuple(
-            (
-                load_network(folder / member["folder"], device, allow_plugins=allow_plugins),
-                member["weight"] / total,
+        """Load a bundle, onto the fastest device unless another one is given.
+
+        Raises ``UserError`` where it isn't whole.
+        """
+        folder = Path(folder)
+        members = read_manifest(folder)["members"]
+        total = sum(member["weight"] for member in members)
+        weighted = [(folder / member["folder"], member["weight"] / total) for member in members]
+        return cls.of_checkpoints(weighted, device or choose_device(), allow_plugins=allow_plugins)
+
+    @classmethod
+    def of_checkpoints(
+        cls,
+        weighted: Sequence[tuple[Path, float]],
+        device: torch.device,
+        *,
+        allow_plugins: bool = False,
+    ) -> "Ensemble":
+        """The ensemble of some checkpoints, given with weights that sum to 1.
+
+        Raises ``UserError`` where one is damaged, or where they don't fit together.
+        """
+        infos = [checkpoint.load_info(folder, check_content=True) for folder, _ in weighted]
+        info, inputs = infos[0], {(one.class_names, one.config.preparation) for one in infos}
+        if len(inputs) > 1:
+            raise UserError(
+                f"{weighted[0][0].parent}: its members differ in their classes or input sizes"
             )
-            for member in manifest["members"]
-        )
         return cls(
-            members,
+            tuple(
+                (load_network(folder, device, allow_plugins=allow_plugins), weight)
+                for folder, weight in weighted
+            ),
             info.config.preparation,
             info.class_names,
             info.class_colors,
@@ -137,14 +146,14 @@ class Ensemble:
     ) -> Iterator[Strip]:
         """Predict a photograph piece by piece, at its own size.
 
-        ``tta``: the mean over the 8 flips and rotations. ``tile_scale``: slide tiles over the
+        ``tta`` takes the mean over the 8 flips and rotations. ``tile_scale`` slides tiles over the
         photograph at this scale, however the members were trained.
         Raises ``ImageError`` where the file turns out to be damaged.
         """
         preparation = self.preparation
         if tile_scale is not None:
             preparation = preparation._replace(tile_scale=tile_scale)
-        predict = functools.partial(self._probs, tta=tta)
+        predict = functools.partial(self.batch_probs, tta=tta)
         classes = len(self.class_names)
         return predict_strips(predict, classes, photo, preparation, batch_size=batch_size)
 
@@ -162,8 +171,8 @@ class Ensemble:
             mask_HW[strip.rows, strip.columns] = strip.probs_KHW.argmax(dim=0).cpu().numpy()
         return mask_HW
 
-    def _probs(self, image_NCHW: torch.Tensor, *, tta: bool) -> torch.Tensor:
-        """``probs_NKHW`` of images of the working size."""
+    def batch_probs(self, image_NCHW: torch.Tensor, *, tta: bool = False) -> torch.Tensor:
+        """``probs_NKHW`` float32 on the ensemble's device, of uint8 images of the working grid."""
         image_NCHW = image_NCHW.to(self.device)
         parts = []
         for network, weight in self.members:
@@ -188,19 +197,19 @@ def _turned_back(turned_NKHW: torch.Tensor, turns: int, flip: bool) -> torch.Ten
 
 
 def disagreement(probs: torch.Tensor, class_dim: int) -> torch.Tensor:
-    """How much of the members' probability is for other classes than the ensemble's: 0 … 1 − 1/K.
+    """How much probability the members give to other classes than the ensemble's: 0 … 1 − 1/K.
 
-    Given the ensemble's probabilities, without that axis. Since they are the weighted mean p̄ of the
-    members' pᵢ, it is 1 − max p̄ = Σ wᵢ (1 − pᵢ[k]), k the class that the ensemble names: 0 where
-    all members are sure of the same class, large where they name different ones, and where they
-    are unsure together. It finds errors better than the members' distance from each other, in which
-    a member that is trained little outweighs everything (benchmarks/README.md).
+    ``probs`` are the ensemble's, and the result lacks their axis ``class_dim``. As they are the
+    weighted mean p̄ of the members' pᵢ, this is 1 − max p̄ = Σ wᵢ (1 − pᵢ[k]), where k is the class
+    that the ensemble names. It is 0 where all members are sure of the same class, and large where
+    they name different classes or are all unsure. It finds errors better than the members' distance
+    from each other, which a barely trained member dominates (benchmarks/README.md).
     """
     return 1 - probs.max(dim=class_dim).values
 
 
 def weighted_mean(parts: Sequence[tuple[float, torch.Tensor]]) -> torch.Tensor:
-    """The mean of tensors, given with their weights."""
+    """The mean of tensors, which come with their weights."""
     total = sum(weight for weight, _ in parts)
     mean = torch.zeros_like(parts[0][1])
     for weight, part in parts:
@@ -215,32 +224,28 @@ def write_bundle(
     metric: MetricName,
     scores: Mapping[str, Any],
 ) -> None:
-    """Write a bundle of checkpoints and their weights; ``scores`` is kept as it is, for people.
+    """Write a bundle of checkpoints with their weights; ``scores`` is kept as it is, for people.
 
-    All or nothing: it is written beside ``folder`` first, then renamed. An older bundle of that
-    name is replaced.
+    The folder is written as a whole or not at all. An older bundle of that name is replaced.
+    Raises ``UserError`` where a checkpoint is damaged.
     """
-    partial = folder.with_name(f"{folder.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
     entries = []
-    for number, (source, weight) in enumerate(members):
-        name = f"member_{number:02d}"
-        checkpoint.save_checkpoint(
-            partial / name,
-            checkpoint.load_info(source, check_content=True),
-            checkpoint.load_model_tensors(source),
-            training=None,
-        )
-        entries.append({"folder": name, "weight": weight})
-    manifest = {"format": FORMAT, "metric": metric, "members": entries, "scores": dict(scores)}
-    (partial / MANIFEST).write_text(json.dumps(manifest, indent=2))
-    shutil.rmtree(folder, ignore_errors=True)
-    partial.rename(folder)
+    with whole_folder(folder) as unfinished:
+        for number, (source, weight) in enumerate(members):
+            name = f"member_{number:02d}"
+            checkpoint.save_checkpoint(
+                unfinished / name,
+                checkpoint.load_info(source, check_content=True),
+                checkpoint.load_model_tensors(source),
+                training=None,
+            )
+            entries.append({"folder": name, "weight": weight})
+        manifest = {"format": FORMAT, "metric": metric, "members": entries, "scores": dict(scores)}
+        (unfinished / MANIFEST).write_text(json.dumps(manifest, indent=2))
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
-    """``bundle.json``, checked: a bundle can name nothing outside of its folder, nor link there."""
+    """``bundle.json``. Raises ``UserError`` where it is damaged, or leads out of the bundle."""
     _check_links(folder)
     path = folder / MANIFEST
     if not path.is_file():
@@ -268,13 +273,8 @@ def _check_links(bundle: Path) -> None:
     inside = bundle.resolve()
     for folder, folders, files in os.walk(bundle):
         for path in (Path(folder, name) for name in (*folders, *files)):
-            if not path.is_symlink():
-                continue
-            try:
-                leads_out = inside not in path.resolve(strict=True).parents
-            except (OSError, RuntimeError):  # nowhere, or round in a circle
-                leads_out = True
-            if leads_out:
+            target = Path(os.path.realpath(path))  # of a circle of links, one that isn't there
+            if path.is_symlink() and not (target.exists() and inside in target.parents):
                 raise UserError(
                     f"{path}: a link out of the bundle ({path.readlink()}); a bundle holds all "
                     "that it reads: replace the link with the file"

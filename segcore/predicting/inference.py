@@ -1,8 +1,9 @@
 """From a photograph of any size to class probabilities at its own size, in bounded memory.
 
-A network sees photographs as it was trained on them: resized as a whole, or scaled and cut into
-tiles (``Preparation``). Tiles overlap and are blended on that *working grid*; what is blended is
-enlarged to the photograph's own size. All of it goes from top to bottom, a strip at a time.
+A network must see photographs as it did in training (``Preparation``): resized as a whole, or
+scaled and cut into tiles. The pixels that it sees are the *working grid*. Tiles overlap, and their
+probabilities are blended on that grid, then enlarged to the photograph's own size. All of this goes
+from top to bottom, a strip at a time.
 """
 
 import itertools
@@ -21,14 +22,15 @@ from segcore.networks.models import SegmentationNetwork
 from segcore.predicting.photographs import GridImage, Photograph
 
 TILE_OVERLAP = 0.5
-"""Share of a tile's side that neighbouring tiles have in common."""
+"""The least share of a tile's side that it has in common with the next tile."""
 
 PANEL_BYTES = 256_000_000
-"""A photograph so wide that a row of blended tiles takes more is done in panels side by side."""
+"""Where a row of blended tiles would take more, the photograph is done in panels side by side."""
 STRIP_BYTES = 8_000_000
+"""About the size of one strip's probabilities."""
 
 Predict = Callable[[torch.Tensor], torch.Tensor]
-"""From uint8 ``image_NCHW`` of the working size to ``probs_NKHW`` float32, on any device."""
+"""From uint8 ``image_NCHW`` of the working grid to ``probs_NKHW`` float32, on any device."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,7 +46,7 @@ class Strip:
 def batch_probs(
     network: SegmentationNetwork, image_NCHW: torch.Tensor, device: torch.device
 ) -> torch.Tensor:
-    """``probs_NKHW`` float32 on ``device``, of uint8 images that already have the working size."""
+    """``probs_NKHW`` float32 on ``device``, of uint8 images of the working grid."""
     network.eval()
     with autocast(device):
         logits_NKHW = network(image_NCHW.to(device, non_blocking=True))
@@ -59,12 +61,11 @@ def predict_strips(
     *,
     batch_size: int = 4,
 ) -> Iterator[Strip]:
-    """Predict a photograph piece by piece; the pieces cover it once, in no promised order.
+    """Predict a photograph piece by piece; together the pieces cover it once, in any order.
 
-    Where a tile has no valid pixel, nothing is computed and its probabilities are 0.
+    A tile without a valid pixel isn't computed, and its probabilities are 0.
     Raises ``ImageError`` where the file turns out to be damaged.
     """
-    # As segcore.items does for training: a network must see what it was trained on.
     image = photo.on_grid(plan_grid(photo.size_px, preparation))
     tile_bytes_per_px = 4 * num_classes * preparation.height_px
     panels = -(-tile_bytes_per_px * image.grid.width_px // PANEL_BYTES)
@@ -84,11 +85,12 @@ def _blended_rows(
     preparation: Preparation,
     batch_size: int,
 ) -> Iterator[torch.Tensor]:
-    """Consecutive rows of the working grid, ``probs_KHW``, as soon as no tile will add to them.
+    """Consecutive rows of the working grid, ``probs_KHW``, as soon as no further tile adds to them.
 
-    Tiles overlap, and weigh less towards their rim, so that no seam shows.
+    A tile weighs less towards its rim, so that no seam shows.
     """
     height, width, _ = preparation
+    panel_width = columns.stop - columns.start
     tops = _tile_starts(image.grid.height_px, height)
     lefts = [
         left
@@ -97,12 +99,13 @@ def _blended_rows(
     ]
     sum_KHW: torch.Tensor | None = None
     for top, next_top in zip(tops, [*tops[1:], image.grid.height_px], strict=True):
-        for batch in _chunks(_whole_tiles(image, top, lefts, preparation), batch_size):
+        tiles = _whole_tiles(image, top, lefts, preparation)
+        while batch := list(itertools.islice(tiles, batch_size)):
             tiles_NCHW = torch.from_numpy(np.stack([tile_CHW for _, tile_CHW in batch]))
             probs_NKHW = predict(tiles_NCHW)
             if sum_KHW is None:
                 device = probs_NKHW.device
-                sum_KHW = torch.zeros(num_classes + 1, height, _length(columns), device=device)
+                sum_KHW = torch.zeros(num_classes + 1, height, panel_width, device=device)
                 window_HW = _gaussian_window(height, width).to(device)
             for (left, _), probs_KHW in zip(batch, probs_NKHW, strict=True):
                 shared = slice(max(left, columns.start), min(left + width, columns.stop))
@@ -112,7 +115,7 @@ def _blended_rows(
                 into[-1] += window_HW[:, here]
         done = next_top - top
         if sum_KHW is None:  # no data so far
-            yield torch.zeros(num_classes, done, _length(columns))
+            yield torch.zeros(num_classes, done, panel_width)
             continue
         yield sum_KHW[:-1, :done] / sum_KHW[-1, :done].clamp_min(1e-12)
         sum_KHW[:, : height - done] = sum_KHW[:, done:].clone()
@@ -122,9 +125,9 @@ def _blended_rows(
 def _whole_tiles(
     image: GridImage, top: int, lefts: list[int], preparation: Preparation
 ) -> Iterator[tuple[int, NDArray[np.uint8]]]:
-    """The tiles of a row, each with its left edge; those without a valid pixel are left out.
+    """The tiles of a row that have a valid pixel, each with its left edge.
 
-    Where they reach beyond the photograph they are 0, as in training.
+    A tile that reaches beyond the photograph is 0 there, as in training.
     """
     height, width, _ = preparation
     rows = slice(top, min(top + height, image.grid.height_px))
@@ -142,10 +145,10 @@ def _whole_tiles(
 def _enlarged(
     blocks: Iterator[torch.Tensor], image: GridImage, columns: slice, x_W: NDArray[np.float64]
 ) -> Iterator[Strip]:
-    """Blended rows at the photograph's size, bilinear, pixel centres aligned.
+    """Blended rows enlarged to the photograph's size: bilinear, with pixel centres aligned.
 
-    Probabilities, not classes, are enlarged, so that borders don't turn into stairs. ``x_W``:
-    where the photograph's columns lie in the blocks.
+    Probabilities are enlarged instead of classes, so that borders don't turn into stairs. ``x_W``
+    says where the photograph's columns lie in the blocks.
     """
     photo_px, grid_px = image.photo.height_px, image.grid.height_px
     buffer_KHW = next(blocks)
@@ -166,7 +169,7 @@ def _enlarged(
 def _sample(
     probs_KHW: torch.Tensor, y_H: NDArray[np.float64], x_W: NDArray[np.float64]
 ) -> torch.Tensor:
-    """Bilinear values at rows ``y_H`` and columns ``x_W``; beyond the rim, those at the rim."""
+    """Bilinear values at rows ``y_H`` and columns ``x_W``; outside, the nearest pixel's value."""
     _, height, width = probs_KHW.shape
     if np.array_equal(y_H, np.arange(height)) and np.array_equal(x_W, np.arange(width)):
         return probs_KHW
@@ -189,10 +192,6 @@ def _needed(centres: NDArray[np.float64], grid_px: int) -> slice:
     return slice(max(0, int(np.floor(centres[0]))), min(grid_px, int(np.ceil(centres[-1])) + 1))
 
 
-def _length(span: slice) -> int:
-    return int(span.stop - span.start)
-
-
 def _tile_starts(length_px: int, tile_px: int) -> list[int]:
     """Starts of tiles that cover a length evenly, overlapping by at least ``TILE_OVERLAP``."""
     if length_px <= tile_px:
@@ -202,8 +201,8 @@ def _tile_starts(length_px: int, tile_px: int) -> list[int]:
 
 
 def _gaussian_window(height_px: int, width_px: int) -> torch.Tensor:
-    """``window_HW``: 1 at the centre, falling to 0.0003 in the middle of a side: where a tile ends,
-    it has no say. σ is an eighth of the side (Isensee et al. 2021, nnU-Net).
+    """``window_HW``: the weight of a tile's pixels, 1 at its centre and 0.0003 at the middle of a
+    side. σ is an eighth of the side (Isensee et al. 2021, nnU-Net).
     """
 
     def bell(length_px: int) -> torch.Tensor:
@@ -211,16 +210,3 @@ def _gaussian_window(height_px: int, width_px: int) -> torch.Tensor:
         return torch.exp(-0.5 * (x / 0.125) ** 2)
 
     return bell(height_px)[:, None] * bell(width_px)[None, :]
-
-
-def _chunks(
-    tiles: Iterator[tuple[int, NDArray[np.uint8]]], size: int
-) -> Iterator[list[tuple[int, NDArray[np.uint8]]]]:
-    chunk: list[tuple[int, NDArray[np.uint8]]] = []
-    for tile in tiles:
-        chunk.append(tile)
-        if len(chunk) == size:
-            yield chunk
-            chunk = []
-    if chunk:
-        yield chunk

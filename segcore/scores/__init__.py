@@ -1,1 +1,1 @@
-"""From counts of pixels to scores, with their intervals."""
+"""From predicted and true pixels to counts, scores, and intervals of scores."""

@@ -1,9 +1,9 @@
-"""A network's scores over a loader of plain items."""
+"""Scores over prepared items, whatever predicts them."""
 
 import math
+from collections.abc import Callable, Iterator
 from functools import partial
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
@@ -11,12 +11,32 @@ from torch.utils.data import DataLoader
 from segcore.data.prepared import PreparedData
 from segcore.devices import autocast
 from segcore.networks.models import SegmentationNetwork
-from segcore.scores.metrics import ScoreAccumulator, Scores
+from segcore.scores.metrics import Prediction, Scores, score
 from segcore.training.loading import Batch, to_device
 from segcore.training.microbatches import MicroBatches
 
 
 @torch.inference_mode()
+def score_items(
+    predict: Callable[[Batch], Tensor],
+    loader: DataLoader[Batch],
+    data: PreparedData,
+    device: torch.device,
+) -> Scores:
+    """Scores of the ``class_NHW`` that ``predict`` names for each batch, which is on ``device``.
+
+    The loader gives plain items. Those with the same ``data.photo_M`` count as one photograph.
+    """
+    photo_M = torch.from_numpy(data.photo_M.astype("int64")).to(device)
+
+    def predictions() -> Iterator[Prediction]:
+        for batch in loader:
+            image_NCHW, mask_NHW, item_N = to_device(batch, device)
+            yield predict((image_NCHW, mask_NHW, item_N)), mask_NHW, photo_M[item_N]
+
+    return score(predictions(), data.num_classes, len(data.photos), device)
+
+
 def evaluate(
     network: SegmentationNetwork,
     loader: DataLoader[Batch],
@@ -27,32 +47,26 @@ def evaluate(
 ) -> tuple[Scores, float]:
     """Scores of a network over a loader of plain items, and the mean loss of its batches.
 
-    Photographs are told apart by ``data.photo_M``, so that tiles of one count as one image.
     ``loss`` comes from ``build_loss``. Raises ``OutOfMemoryError``.
     """
     network.eval()
-    accumulator = ScoreAccumulator(data.num_classes, len(data.photos), device)
-    photo_M = torch.from_numpy(np.array(data.photo_M, dtype=np.int64)).to(device)
-    losses = []
-    for batch in loader:
-        image_NCHW, mask_NHW, item_N = to_device(batch, device)
-        predicted_NHW, value = micro_batches.attempt(
-            partial(_predict, network, loss, image_NCHW, mask_NHW, micro_batches)
+    losses: list[Tensor] = []
+
+    def predict(batch: Batch) -> Tensor:
+        class_NHW, value = micro_batches.attempt(
+            partial(_classes_and_loss, network, loss, batch, micro_batches)
         )
         losses.append(value)
-        accumulator.update(predicted_NHW, mask_NHW, photo_M[item_N])
-    mean_loss = float(torch.stack(losses).mean()) if losses else math.nan
-    return accumulator.scores(), mean_loss
+        return class_NHW
+
+    scores = score_items(predict, loader, data, device)
+    return scores, float(torch.stack(losses).mean()) if losses else math.nan
 
 
-def _predict(
-    network: SegmentationNetwork,
-    loss: nn.Module,
-    image_NCHW: Tensor,
-    mask_NHW: Tensor,
-    micro_batches: MicroBatches,
+def _classes_and_loss(
+    network: SegmentationNetwork, loss: nn.Module, batch: Batch, micro_batches: MicroBatches
 ) -> tuple[Tensor, Tensor]:
-    """A batch's classes and its loss."""
+    image_NCHW, mask_NHW, _ = batch
     classes, losses = [], []
     for images, masks in micro_batches.parts(image_NCHW, mask_NHW):
         with autocast(images.device):

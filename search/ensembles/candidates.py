@@ -1,0 +1,81 @@
+"""What each trial says of the validation split, by which the ensemble's members are chosen."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import ray
+
+from search.ensembles.models import Model
+from search.ensembles.tasks import Prediction, predict
+from search.ensembles.workers import Losses, Workers, finished
+from search.planning.plan import Plan
+from segcore.choosing.pool import Pool, ProbsNK, draw_pixels, split_positions
+from segcore.errors import UserError
+
+PICTURES_PER_TRIAL = 4
+
+SAMPLE_BYTES = 1 << 30
+"""What all candidates' probabilities together may take in the driver's memory …"""
+SAMPLE_PX = 200_000
+"""… and the most pixels that are drawn. Only the choice of members depends on this sample: reported
+scores count all pixels."""
+
+Candidate = tuple[Model, Prediction]
+"""A trial that may become a member, and what it says."""
+
+
+def predict_candidates(
+    plan: Plan, trials: Sequence[Model], workers: Workers, losses: Losses
+) -> tuple[list[Candidate], Pool]:
+    """Have all trials predict. The candidates come best first, with their probabilities in a pool.
+
+    A trial that can't predict is left out and noted in ``losses``; one that is slower than
+    ``--ensemble-latency`` is left out too. Raises ``UserError`` where none is left.
+    """
+    data, metric = plan.data, plan.options.metric
+    # With --folds the validation split is all folds together, one after the other.
+    networks = trials[0].networks[trials[0].number]
+    folds = [data.divided_for(network.info.config).items("val") for network in networks]
+    items_M = np.concatenate(folds)
+    masks_MHW = data.masks_MHW[items_M]
+    pixel_bytes = len(trials) * data.num_classes * np.dtype(np.uint16).itemsize
+    limit = min(SAMPLE_PX, SAMPLE_BYTES // pixel_bytes)
+    pixels = draw_pixels(
+        masks_MHW, data.photo_M[items_M], data.num_classes, limit=limit, seed=plan.options.seed
+    )
+    fold_px = [len(fold_M) * masks_MHW[0].size for fold_M in folds]
+    positions = [ray.put(each_N) for each_N in split_positions(pixels.position_N, fold_px)]
+    places = np.linspace(0, len(items_M) - 1, PICTURES_PER_TRIAL).round().astype(int)
+    shown = np.unique(items_M[places]).tolist()
+    tasks = [
+        [
+            workers.start(predict, trial.fold_networks(fold), "val", position_N, shown)
+            for fold, position_N in enumerate(positions)
+        ]
+        for trial in trials
+    ]
+    predicted: list[tuple[Candidate, ProbsNK]] = []
+    for trial, parts in zip(trials, tasks, strict=True):
+        with losses.noted(f"{trial.name} could not predict, and is no candidate"):
+            said, probs = zip(*(finished(task) for task in parts), strict=True)
+            predicted.append(((trial, Prediction.joined(said)), np.concatenate(probs)))
+    if not predicted:
+        raise UserError(f"{plan.run.address}: there is no ensemble; {'; '.join(losses.sentences)}")
+    predicted.sort(key=lambda pair: -pair[0][1].scores.metric(metric))
+    predicted = _fast_enough(predicted, plan.options.ensemble_latency)
+    return [each for each, _ in predicted], Pool.of(pixels, [probs_NK for _, probs_NK in predicted])
+
+
+def _fast_enough(
+    predicted: list[tuple[Candidate, ProbsNK]], limit_s: float | None
+) -> list[tuple[Candidate, ProbsNK]]:
+    if limit_s is None:
+        return predicted
+    fast = [pair for pair in predicted if pair[0][1].latency_s <= limit_s]
+    if not fast:
+        quickest_s = min(said.latency_s for (_, said), _ in predicted)
+        raise UserError(
+            f"--ensemble-latency {limit_s:g}: no trial predicts an image so fast; the fastest "
+            f"candidate needs {quickest_s:.3g} s: allow more, or search smaller networks"
+        )
+    return fast

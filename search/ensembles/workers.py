@@ -1,0 +1,68 @@
+"""The driver's side of an ensemble's tasks: start them on the cluster, and wait for them."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import ray
+from ray.exceptions import RayTaskError
+
+from search.ensembles.models import Model
+from search.ensembles.tasks import Prediction, Workplace, predict
+from search.planning.plan import Plan
+from search.runs.result import ScoredModel
+from search.trials.cluster import Slots
+from segcore.scores.intervals import Evaluation
+
+Scored = tuple[ScoredModel, Prediction]
+"""A model with its scores, and what it says of the test split."""
+
+
+class Workers:
+    """Starts tasks on the cluster. Each gets as many CPUs and GPUs as a trial."""
+
+    def __init__(self, plan: Plan, slots: Slots) -> None:
+        self._place = Workplace(plan.data_on_nodes, slots.cpus_per_trial, slots.gpus_per_trial)
+        self._resources = {"num_cpus": slots.cpus_per_trial, "num_gpus": slots.gpus_per_trial}
+
+    def start(self, function: Callable[..., Any], networks: Any, *arguments: Any) -> Any:
+        """Begin a function of ``search.ensembles.tasks``; ``finished`` waits for what it gives."""
+        task = ray.remote(function).options(**self._resources)
+        return task.remote(networks, self._place, *arguments)
+
+    def start_scoring(self, model: Model) -> Callable[[], Scored]:
+        """Begin to score a model on both splits. Call what this returns to wait for the scores."""
+        folds = range(model.folds)
+        val = [self.start(predict, model.fold_networks(fold), "val") for fold in folds]
+        test = self.start(predict, model.all_networks(), "test")
+
+        def finish() -> Scored:
+            on_val = Prediction.joined([finished(task)[0] for task in val])
+            on_test: Prediction = finished(test)[0]
+            both = Evaluation.of(on_val.scores), Evaluation.of(on_test.scores)
+            return ScoredModel(model.name, model.trials, *both), on_test
+
+        return finish
+
+
+def finished(task: Any) -> Any:
+    """Wait for what ``Workers.start`` began. Raises what the function raised, as it was."""
+    try:
+        return ray.get(task)
+    except RayTaskError as error:
+        raise error.cause from error
+
+
+class Losses:
+    """What could not be computed, and why."""
+
+    def __init__(self) -> None:
+        self.sentences: list[str] = []
+
+    @contextmanager
+    def noted(self, sentence: str) -> Iterator[None]:
+        """Go on after an error in the block, and note it as the reason for ``sentence``."""
+        try:
+            yield
+        except Exception as error:  # of plug-ins, of damaged files, of workers that died
+            self.sentences.append(f"{sentence}: {str(error).strip() or repr(error)}")

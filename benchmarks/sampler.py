@@ -38,7 +38,8 @@ from optuna.trial import TrialState
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 from ray.tune.schedulers import ASHAScheduler
 
-from search.planning.sampler import RungTPESampler, rungs
+from search.planning.halving import rungs
+from search.planning.sampler import RungTPESampler
 
 GRACE_EPOCHS, MAX_EPOCHS, REDUCTION_FACTOR = 3, 27, 3
 WORKERS = 4

@@ -30,7 +30,8 @@ from typing import Any
 import optuna
 from optuna.trial import BaseTrial, TrialState
 
-from search.planning.sampler import RungTPESampler, rungs
+from search.planning.halving import rungs
+from search.planning.sampler import RungTPESampler
 from search.planning.space import finish
 from search.runs.options import SearchOptions
 from search.runs.rows import read_rows

@@ -16,6 +16,7 @@ from search.ensembles.building import Contender
 from search.planning.plan import Plan
 from search.planning.space import MAX_TRIALS, Space
 from search.runs.rows import TrialRow
+from search.runs.study import SearchStudy
 from search.trials.keeping import choose_candidates
 from search.trials.session import open_plan_study
 from search.trials.worker import best_checkpoint
@@ -23,7 +24,7 @@ from segcore.config import TrialConfig
 from segcore.errors import UserError
 
 
-def open_folds(plan: Plan, rows: Sequence[TrialRow]) -> tuple[Plan, optuna.Study]:
+def open_folds(plan: Plan, rows: Sequence[TrialRow]) -> tuple[Plan, SearchStudy]:
     """What follows a search with these trials, which come best first: its plan and its study.
 
     A study of an earlier session keeps its trainings, also those of trials that are no longer among

@@ -2,8 +2,8 @@
 
 import ray
 
+from search.planning.halving import rungs
 from search.planning.plan import Plan
-from search.planning.sampler import rungs
 from search.runs.storage import NodeCopy
 from search.trials.cluster import Slots
 from search.trials.worker import prepare_process
@@ -15,8 +15,8 @@ from segcore.training.fit import time_steps
 def estimate_s(plan: Plan, slots: Slots) -> float:
     """Seconds for all trials, from training steps measured where trials will run.
 
-    Validation isn't measured: each of its images counts as a third of a training image, because it
-    goes forward only.
+    Validation isn't measured: each of its images counts as a third of a training image, because
+    nothing is learned from it.
     """
     task = ray.remote(_measure).options(
         num_cpus=slots.cpus_per_trial, num_gpus=slots.gpus_per_trial
@@ -41,7 +41,7 @@ def estimate_s(plan: Plan, slots: Slots) -> float:
 
 
 def expected_epochs(plan: Plan) -> float:
-    """Epochs of all trials together, when at each rung one in ``reduction_factor`` goes on."""
+    """Epochs of all trials together, if one trial in ``reduction_factor`` goes on at each rung."""
     options = plan.options
     total, reached, share = 0.0, 0, 1.0
     for rung in rungs(options.grace_epochs, options.max_epochs, options.reduction_factor):

@@ -18,26 +18,14 @@ def estimate_s(plan: Plan, slots: Slots) -> float:
     Validation isn't measured: each of its images counts as a third of a training image, because
     nothing is learned from it.
     """
-    task = ray.remote(_measure).options(
-        num_cpus=slots.cpus_per_trial, num_gpus=slots.gpus_per_trial
-    )
-    data = plan.data_on_nodes
-    seconds = ray.get(
-        [
-            task.remote(config, data, slots.cpus_per_trial, slots.gpus_per_trial)
-            for config in plan.networks
-        ]
-    )
-    images_per_epoch = len(plan.data.items("train")) + len(plan.data.items("val")) / 3
-    epoch_s = [
-        step_s / config.batch_size * images_per_epoch
-        for step_s, config in zip(seconds, plan.networks, strict=True)
-    ]
-    mean_epoch_s = sum(epoch_s) / len(epoch_s)
     options = plan.options
-    fold_epochs = options.folds * options.fold_trials * options.max_epochs
-    epochs = expected_epochs(plan) + (fold_epochs if options.folds > 1 else 0)
-    return epochs * mean_epoch_s / slots.count
+    images_per_epoch = len(plan.data.items("train")) + len(plan.data.items("val")) / 3
+    steps_s = zip(measure(plan, slots), plan.networks, strict=True)
+    epoch_s = [step_s / config.batch_size * images_per_epoch for step_s, config in steps_s]
+    epochs = expected_epochs(plan)
+    if options.folds > 1:
+        epochs += options.folds * options.fold_trials * options.max_epochs
+    return epochs * sum(epoch_s) / len(epoch_s) / slots.count
 
 
 def expected_epochs(plan: Plan) -> float:
@@ -50,7 +38,15 @@ def expected_epochs(plan: Plan) -> float:
     return total * options.trials
 
 
-def _measure(config: TrialConfig, data: NodeCopy, cpus: int, gpus: float) -> float:
+def measure(plan: Plan, slots: Slots) -> list[float]:
+    """Seconds of a training step of each of the plan's networks, in the same order."""
+    cpus, gpus = slots.cpus_per_trial, slots.gpus_per_trial
+    task = ray.remote(_measure_one).options(num_cpus=cpus, num_gpus=gpus)
+    data = plan.data_on_nodes
+    return list(ray.get([task.remote(config, data, cpus, gpus) for config in plan.networks]))
+
+
+def _measure_one(config: TrialConfig, data: NodeCopy, cpus: int, gpus: float) -> float:
     device = prepare_process(cpus, gpus)
     return time_steps(
         config,

@@ -86,7 +86,7 @@ def run_trial(assignment: dict[str, Any], *, setting: TrialSetting) -> None:
     def end(**why: str) -> None:
         _report({"epoch": len(results), "finished": False, **why}, None, setting)
 
-    _watch_for_hang(setting)
+    watch_for_hang(setting.hang_timeout_s)
     try:
         _check_storage(setting.storage)
         _train(assignment, setting, results)
@@ -156,15 +156,15 @@ def _report(result: dict[str, Any], folder: Path | None, setting: TrialSetting) 
     # A trial that is stopped here waits until its worker gets another one.
     faulthandler.cancel_dump_traceback_later()
     tune.report(result, checkpoint=kept)
-    _watch_for_hang(setting)
+    watch_for_hang(setting.hang_timeout_s)
 
 
-def _watch_for_hang(setting: TrialSetting) -> None:
-    """End this process unless the next epoch is reported in time; its stack goes to its log.
+def watch_for_hang(timeout_s: float) -> None:
+    """End this process unless it reports in time; where it hangs is written to its log.
 
     faulthandler's watch needs neither Python's lock nor the thread that hangs.
     """
-    faulthandler.dump_traceback_later(setting.hang_timeout_s, exit=True, file=2)
+    faulthandler.dump_traceback_later(timeout_s, exit=True, file=2)
 
 
 def trial_name(number: int) -> str:

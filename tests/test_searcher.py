@@ -333,7 +333,7 @@ def test_a_trial_that_broke_is_handed_out_again_unless_it_was_given_up(tmp_path:
     assert [trial.state for trial in study.trials] == [TrialState.RUNNING, TrialState.COMPLETE]
 
     assert isinstance(first, dict)
-    assert searcher.suggest("c") == first | {"known_epochs": 1}
+    assert searcher.suggest("c") == first | {"known_epochs": 1, "attempt": 2}
     assert searcher.suggest("d") is None
     searcher.give_up("c", "its worker died")
     searcher.on_trial_complete("c", error=True)

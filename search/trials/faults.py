@@ -10,10 +10,8 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import ray
-from ray import tune
 from ray.exceptions import ActorUnavailableError, RayActorError
 from ray.tune.experiment import Trial
 
@@ -29,13 +27,15 @@ ALIKE = 3
 class Faults:
     """Counts what breaks, by the number that a trial has in the study, and says so.
 
-    ``reason`` is why the search must end, once it must.
+    ``reason`` is why the search must end, once it must, and ``given_up`` why some trials are not
+    tried again.
     """
 
     def __init__(
         self, *, hang_timeout_s: float, planned_trials: int, say: Callable[[str], None]
     ) -> None:
         self.reason: str | None = None
+        self.given_up: dict[int, str] = {}
         self._hang_timeout_s = hang_timeout_s
         self._alike_needed = min(ALIKE, planned_trials)
         self._say = say
@@ -67,16 +67,17 @@ class Faults:
             self._hangs[number] += 1
             if self._hangs[number] > 1:
                 timeout = show_duration(self._hang_timeout_s)
-                return f"it hung twice: no epoch within {timeout} (--hang-timeout)"
+                self.given_up[number] = f"it hung twice: no epoch within {timeout} (--hang-timeout)"
         else:
             what = "its worker died"
             self._deaths[number] += 1
             if self._deaths[number] > WORKER_DEATHS:
                 last_line = str(error).strip().rpartition("\n")[2]
                 died = f"its worker died {self._deaths[number]} times"
-                return f"{died}: {last_line.partition('. ')[0]}"
-        self._say(f"trial {number:>3}  {what}; it goes on from its last checkpoint")
-        return None
+                self.given_up[number] = f"{died}: {last_line.partition('. ')[0]}"
+        if number not in self.given_up:
+            self._say(f"trial {number:>3}  {what}; it goes on from its last checkpoint")
+        return self.given_up.get(number)
 
     def failed(self, failure: str) -> None:
         """Count a trial that failed; end the search where its first trials all failed alike."""
@@ -84,25 +85,6 @@ class Faults:
         enough = len(self._failures) >= self._alike_needed
         if enough and not self._any_score and len(set(self._failures)) == 1:
             self.reason = f"the first {len(self._failures)} trials all failed alike: {failure}"
-
-
-class EndOnFault(tune.Stopper):
-    """Ray Tune's way to end all trials: when ``faults`` says so."""
-
-    def __init__(self, faults: Faults) -> None:
-        self._faults = faults
-
-    def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
-        """Whether one trial should end: never."""
-        return False
-
-    def stop_all(self) -> bool:
-        """Whether nothing more should run."""
-        return self._faults.reason is not None
-
-    def __getstate__(self) -> dict[str, Any]:
-        # Ray pickles its Tuner for a restore that isn't used; a console can't be pickled.
-        return {}
 
 
 def last_error(trial: Trial) -> Exception:

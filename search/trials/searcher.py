@@ -9,6 +9,7 @@ takes to compare that score with other trials' (``search.trials.worker.RESAMPLED
 """
 
 import math
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -45,11 +46,12 @@ class StudySearcher(Searcher):  # type: ignore[misc]  # Ray has no types
     that broke and was not given up is handed out again at once: Ray sees a new trial.
 
     ``finish(config, trial_number)`` overlays what the search decides. A worker gets
-    ``{"trial_number": …, "config": a TrialConfig, "known_epochs": …}``; the last is the number of
-    epochs that the study has values of. Each of its results holds ``epoch`` (1-based), ``metric``
-    and ``finished``: True in the last result of a training that ended by itself. A last result may
-    instead say in ``failure`` why the training can't go on, or in ``fatal`` why no training can:
-    such a trial stays RUNNING in the study, for a later session.
+    ``{"trial_number": …, "attempt": …, "config": …, "known_epochs": …}``: the attempt in this
+    session, counted from 1, a TrialConfig, and the last epoch that the study has a value of. Each
+    of its results holds ``epoch`` (1-based), ``metric`` and ``finished``: True in the last result
+    of a training that ended by itself. A last result may instead say in ``failure`` why the
+    training can't go on, or in ``fatal`` why no training can: such a trial stays RUNNING in the
+    study, for a later session.
 
     ``capacity()`` is asked before each suggestion: no more trials are out than that.
     """
@@ -75,6 +77,7 @@ class StudySearcher(Searcher):  # type: ignore[misc]  # Ray has no types
         self._n_started = sum(t.state != TrialState.WAITING for t in trials)
         self._live: dict[str, _Live] = {}
         self._broken: list[_Live] = []
+        self._attempts: Counter[int] = Counter()
         self._given_up: dict[str, str] = {}
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
@@ -90,8 +93,11 @@ class StudySearcher(Searcher):  # type: ignore[misc]  # Ray has no types
             return None
         live = self._broken.pop() if self._broken else self._begin()
         self._live[trial_id] = live
+        number = live.trial.number
+        self._attempts[number] += 1
         return {
-            "trial_number": live.trial.number,
+            "trial_number": number,
+            "attempt": self._attempts[number],
             "config": live.config,
             "known_epochs": max(live.values, default=0),
         }
@@ -207,6 +213,3 @@ class StudyScheduler(FIFOScheduler):  # type: ignore[misc]  # Ray has no types
         reason = self._why(trial)
         if reason is not None:
             self._searcher.give_up(trial.trial_id, reason)
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {}  # as the searcher

@@ -8,10 +8,9 @@ resumed search is a new session of Ray that hands out what the study says is unf
 
 import functools
 import json
-from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, cast
 
 from ray import tune
@@ -27,7 +26,7 @@ from search.runs.study import SearchStudy, enqueue_baselines, open_study
 from search.tracking.mlflow_runs import Status
 from search.tracking.tracker import Tracker
 from search.trials.cluster import Slots
-from search.trials.faults import EndOnFault, Faults, last_error
+from search.trials.faults import Faults, last_error
 from search.trials.keeping import drop_checkpoints
 from search.trials.progress import SearchProgress
 from search.trials.searcher import StudyScheduler, StudySearcher
@@ -104,20 +103,20 @@ def _tuner(
         tune.with_resources(functools.partial(run_trial, setting=setting), slots.resources),
         tune_config=tune.TuneConfig(
             search_alg=searcher,
-            scheduler=StudyScheduler(searcher, halving, why=watcher.judge),
+            scheduler=StudyScheduler(searcher, halving, why=watcher.why_given_up),
             num_samples=-1,  # the searcher says when no more are to come
             max_concurrent_trials=options.trials,  # it also knows how many there is room for
             time_budget_s=options.time_budget_s,
             reuse_actors=True,
             trial_name_creator=_name_of,
-            trial_dirname_creator=_FolderNames(),
+            trial_dirname_creator=_folder_of,
         ),
         run_config=tune.RunConfig(
             name=f"session_{1 + len(trials.folders())}",
             storage_path=trials.path,
             storage_filesystem=trials.filesystem,
             failure_config=tune.FailureConfig(max_failures=0),  # the searcher tries again
-            stop=EndOnFault(faults),
+            stop=watcher,
             # The best one, and always the newest to go on from.
             checkpoint_config=tune.CheckpointConfig(
                 num_to_keep=1,
@@ -149,29 +148,22 @@ def _name_of(trial: Trial) -> str:
     return trial_name(_number(trial))
 
 
-class _FolderNames:
-    """Gives each trial of Ray's a folder of its own, also where one is tried again."""
-
-    def __init__(self) -> None:
-        self._attempts: Counter[int] = Counter()
-
-    def __call__(self, trial: Trial) -> str:
-        number = _number(trial)
-        self._attempts[number] += 1
-        return folder_name(number, self._attempts[number])
+def _folder_of(trial: Trial) -> str:
+    return folder_name(_number(trial), trial.config["attempt"])
 
 
 @dataclass(eq=False)
-class _Watcher(tune.Callback):
-    """Hears of each trial's start, epochs and end, and tells MLflow, the bucket and the user."""
+class _Watcher(tune.Callback, tune.Stopper):
+    """Hears of each trial's start, epochs and end, and tells MLflow, the bucket and the user.
+
+    It also ends the search where ``faults`` says so: to Ray Tune it is a stopper too.
+    """
 
     plan: Plan
     study: SearchStudy
     tracker: Tracker
     progress: SearchProgress
     faults: Faults
-    given_up: dict[str, str] = field(default_factory=dict)
-    """Ray's name of a trial that broke → why it is not tried again."""
 
     def __getstate__(self) -> dict[str, Any]:
         # Ray pickles its Tuner for a restore that isn't used; open files can't be pickled.
@@ -202,9 +194,7 @@ class _Watcher(tune.Callback):
 
     # A trial starts.
 
-    def on_trial_start(
-        self, iteration: int, trials: list[Trial], trial: Trial, **info: Any
-    ) -> None:
+    def on_trial_start(self, *, trial: Trial, **info: Any) -> None:
         """Open the trial's run in MLflow."""
         number = _number(trial)
         self.faults.heard(number)
@@ -224,14 +214,7 @@ class _Watcher(tune.Callback):
 
     # It reports an epoch.
 
-    def on_trial_result(
-        self,
-        iteration: int,
-        trials: list[Trial],
-        trial: Trial,
-        result: dict[str, Any],
-        **info: Any,
-    ) -> None:
+    def on_trial_result(self, *, trial: Trial, result: dict[str, Any], **info: Any) -> None:
         """Log an epoch."""
         number = _number(trial)
         self.faults.heard(number)
@@ -245,9 +228,7 @@ class _Watcher(tune.Callback):
 
     # It ends, or breaks.
 
-    def on_trial_complete(
-        self, iteration: int, trials: list[Trial], trial: Trial, **info: Any
-    ) -> None:
+    def on_trial_complete(self, *, trial: Trial, **info: Any) -> None:
         """Close the run of a trial that finished, was stopped, or reported its failure."""
         result = trial.last_result
         if "fatal" in result:
@@ -264,18 +245,13 @@ class _Watcher(tune.Callback):
             failure = f"{failure} (details: {path})"
         self._close_run(trial, "failed", failure)
 
-    def judge(self, trial: Trial) -> str | None:
-        """Why a trial that broke is given up; None where it is to go on."""
-        reason = self.faults.broke(_number(trial), last_error(trial))
-        if reason is not None:
-            self.given_up[trial.trial_id] = reason
-        return reason
+    def why_given_up(self, trial: Trial) -> str | None:
+        """Why a trial that broke isn't tried again; None where it is."""
+        return self.faults.broke(_number(trial), last_error(trial))
 
-    def on_trial_error(
-        self, iteration: int, trials: list[Trial], trial: Trial, **info: Any
-    ) -> None:
+    def on_trial_error(self, *, trial: Trial, **info: Any) -> None:
         """Close the run of a trial that was given up."""
-        reason = self.given_up.get(trial.trial_id)
+        reason = self.faults.given_up.get(_number(trial))
         if reason is not None:
             self.faults.failed(reason)
             self._close_run(trial, "failed", reason)
@@ -293,6 +269,14 @@ class _Watcher(tune.Callback):
     def _push_state(self) -> None:
         with self._outages_told():
             self.plan.run.push_state()
+
+    def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
+        """Whether a single trial should end: that is the scheduler's to say."""
+        return False
+
+    def stop_all(self) -> bool:
+        """Whether the search should end."""
+        return self.faults.reason is not None
 
     @contextmanager
     def _outages_told(self) -> Iterator[None]:

@@ -2,7 +2,7 @@
 
     python -m benchmarks.sampler [--seeds 30] [--epochs 1080] [--processes 2]
 
-Each policy spends the same number of epochs, under Ray's own successive halving, with four workers
+Each policy spends the same number of epochs, under our successive halving, with four workers
 that run asynchronously, on the same conditional space (architecture, its encoder, the loss and its
 parameters, rates, oversampling). What trains slowly ends best: SegFormers, the Lovász loss, strong
 oversampling. Regret is the best attainable score minus the noise-free score of the trial that
@@ -23,22 +23,18 @@ import argparse
 import functools
 import heapq
 import math
-import os
 import statistics
 import warnings
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
-from types import SimpleNamespace
 from typing import NamedTuple
 
 import numpy as np
 import optuna
 from optuna.trial import TrialState
 
-os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-from ray.tune.schedulers import ASHAScheduler
-
-from search.planning.sampler import RungTPESampler, rungs
+from search.planning.halving import Halving, rungs
+from search.planning.sampler import RungTPESampler
 
 GRACE_EPOCHS, MAX_EPOCHS, REDUCTION_FACTOR = 3, 27, 3
 WORKERS = 4
@@ -162,9 +158,10 @@ POLICIES = {
 def regret(policy: Policy, seed: int, budget_epochs: int) -> float:
     """Search until the budget of epochs is spent; how far the winner stays below ``BEST``."""
     study = optuna.create_study(direction="maximize", sampler=policy.sampler(seed))
-    scheduler = ASHAScheduler("epoch", "score", "max", MAX_EPOCHS, GRACE_EPOCHS, REDUCTION_FACTOR)
+    halving = Halving(
+        [], grace_epochs=GRACE_EPOCHS, max_epochs=MAX_EPOCHS, reduction_factor=REDUCTION_FACTOR
+    )
     rng = np.random.default_rng(seed)
-    np.random.seed(seed)  # Ray draws a bracket from numpy's global state
     seen: list[tuple[float, float]] = []  # reported, noise-free
     queue: list[tuple[float, int, Iterator[float]]] = []  # time, worker, durations to come
     for worker in range(WORKERS):
@@ -173,7 +170,7 @@ def regret(policy: Policy, seed: int, budget_epochs: int) -> float:
         now, worker, training = heapq.heappop(queue)
         duration = next(training, None)
         if duration is None:
-            training = train(study, scheduler, policy.stopped, rng, seen)
+            training = train(study, halving, policy.stopped, rng, seen)
             duration = next(training)
         heapq.heappush(queue, (now + duration, worker, training))
     return BEST - max(seen)[1]
@@ -181,7 +178,7 @@ def regret(policy: Policy, seed: int, budget_epochs: int) -> float:
 
 def train(
     study: optuna.Study,
-    scheduler: ASHAScheduler,
+    halving: Halving,
     stopped: TrialState,
     rng: np.random.Generator,
     seen: list[tuple[float, float]],
@@ -189,15 +186,12 @@ def train(
     """One trial: yields each epoch's duration, and reports its score when that has passed."""
     trial = study.ask()
     curve = sample_curve(trial)
-    ray_trial = SimpleNamespace(trial_id=str(trial.number))
-    scheduler.on_trial_add(None, ray_trial)
     for epoch in range(1, MAX_EPOCHS + 1):
         yield curve.epoch_duration
         score = curve.score(epoch) + NOISE * rng.standard_normal()
         seen.append((score, curve.score(epoch)))
         trial.report(score, epoch)
-        decision = scheduler.on_trial_result(None, ray_trial, {"epoch": epoch, "score": score})
-        if decision == ASHAScheduler.STOP and epoch < MAX_EPOCHS:
+        if halving.stops(trial.number, epoch, score) and epoch < MAX_EPOCHS:
             study.tell(trial, score if stopped == TrialState.COMPLETE else None, state=stopped)
             return
     study.tell(trial, score)

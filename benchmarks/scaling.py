@@ -30,7 +30,8 @@ from typing import Any
 import optuna
 from optuna.trial import BaseTrial, TrialState
 
-from search.planning.sampler import RungTPESampler, rungs
+from search.planning.halving import Halving, rungs
+from search.planning.sampler import RungTPESampler
 from search.planning.space import finish
 from search.runs.options import SearchOptions
 from search.runs.rows import read_rows
@@ -112,7 +113,10 @@ def driver_time_s(finished: int, folder: Path) -> tuple[float, float]:
         study, aerial, metric=options.score_key, planned_trials=options.trials,
         finish=functools.partial(finish, options), capacity=lambda: 99,
     )  # fmt: skip
-    scheduler = StudyScheduler(searcher, grace_epochs=3, max_epochs=81, reduction_factor=3, why=str)
+    halving = Halving(
+        study.get_trials(deepcopy=False), grace_epochs=3, max_epochs=81, reduction_factor=3
+    )
+    scheduler = StudyScheduler(searcher, halving, why=str)
     aerial(study.ask())  # the first reads the journal
     asked = time.perf_counter()
     for _ in range(3):
@@ -121,8 +125,7 @@ def driver_time_s(finished: int, folder: Path) -> tuple[float, float]:
     started = time.perf_counter()
     for number in range(5):
         trial = SimpleNamespace(trial_id=f"new-{number}")
-        searcher.suggest(trial.trial_id)
-        scheduler.on_trial_add(None, trial)
+        trial.config = searcher.suggest(trial.trial_id)
         for epoch in range(1, 4):
             result = {"epoch": epoch, options.score_key: 0.1, "finished": epoch == 3}
             scheduler.on_trial_result(None, trial, result)

@@ -8,7 +8,6 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-import optuna
 from rich.console import Console
 
 from search.ensembles.building import BuiltEnsemble, build_ensemble
@@ -21,6 +20,7 @@ from search.runs.folder import RunFolder, RunRecord
 from search.runs.options import SearchOptions
 from search.runs.rows import TrialRow, read_rows, show_duration
 from search.runs.storage import Location
+from search.runs.study import SearchStudy
 from search.tracking.mlflow_runs import check, default_uri, serve_command, ui_command
 from search.tracking.registry import model_record
 from search.tracking.tracker import Tracker
@@ -174,7 +174,7 @@ def _train_folds(
 
 
 def _run_study(
-    plan: Plan, study: optuna.Study, slots: Slots, tracker: Tracker, console: Console
+    plan: Plan, study: SearchStudy, slots: Slots, tracker: Tracker, console: Console
 ) -> list[TrialRow]:
     """Run what the study lacks; its trials, best first. KeyboardInterrupt where Ctrl-C ended it."""
     options = plan.options

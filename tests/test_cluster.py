@@ -33,14 +33,14 @@ ROOT = Path(__file__).parents[1]
 def test_how_many_trials_fit_on_a_node(
     monkeypatch: pytest.MonkeyPatch, cpus: int, gpus: float, node: dict[str, float], fitting: int
 ) -> None:
-    monkeypatch.setattr("search.cluster.alive_nodes", lambda: [node, {"CPU": 0.0}])
+    monkeypatch.setattr("search.trials.cluster.alive_nodes", lambda: [node, {"CPU": 0.0}])
     assert Slots(cpus, gpus, wanted=None).present == fitting
 
 
 def test_a_cluster_that_is_empty_or_grows_gets_waiting_trials(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("search.cluster.alive_nodes", lambda: [{"CPU": 0.0}])
+    monkeypatch.setattr("search.trials.cluster.alive_nodes", lambda: [{"CPU": 0.0}])
     assert Slots(1, 1, wanted=None).count == 1
     assert Slots(1, 1, wanted=8).count == 8
 
@@ -72,7 +72,10 @@ def test_what_a_space_imports_from_a_users_folder_travels_to_the_workers(tmp_pat
     (tmp_path / "mylab" / "deep" / "spaces.py").write_text("import helper\n")
     (tmp_path / "helper.py").touch()
     (tmp_path / "unused.py").touch()
-    code = "import mylab.deep.spaces; from search.cluster import own_modules; print(own_modules())"
+    code = (
+        "import mylab.deep.spaces; from search.trials.cluster import own_modules; "
+        "print(own_modules())"
+    )
     for working_dir, expected in (("", ["helper.py", "mylab"]), ('{"working_dir": "x"}', [])):
         done = subprocess.run(
             [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True,

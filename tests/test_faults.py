@@ -4,87 +4,122 @@
 together.
 """
 
+import subprocess
+import sys
+import time
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from ray.tune.experiment import Trial
+import ray
+from ray.cluster_utils import Cluster
+from ray.exceptions import ActorDiedError, ActorUnavailableError, RayActorError
 
 from search.runs.storage import Location, NodeCopy
-from search.trials import faults, worker
-from search.trials.faults import WORKER_DEATHS, Faults
+from search.trials import worker
+from search.trials.faults import WORKER_DEATHS, Faults, machine_went_away
 from search.trials.worker import TrialSetting, run_trial
 from segcore.config import TrialConfig
 
-WORKER_DIED = (
-    "The actor is dead because its worker process has died. Worker exit type: SYSTEM_ERROR"
-)
-NODE_DIED = "The actor died because its node has died. Node Id: 0a1b"
+WORKER_DIED = ActorDiedError()
+NODE_DIED = RayActorError("a", "The actor died because its node has died. Node Id: 0a1b")
+HANG_S = 1.0
 
 
-@pytest.fixture
-def broken(tmp_path: Path) -> Any:
-    """A trial as Ray shows it to callbacks, and what it does when it is told of a failure."""
-    metadata = SimpleNamespace(num_failures=0)
-    return SimpleNamespace(
-        trial_id="a", status=Trial.RUNNING, config={"trial_number": 7}, max_failures=-1,
-        run_metadata=metadata, error_file=str(tmp_path / "error.txt"), last_result={},
-        temporary_state=SimpleNamespace(ray_actor="actor"),
-    )  # fmt: skip
+class Broken:
+    """A trial that breaks again and again, and what the user is told of it."""
+
+    def __init__(self) -> None:
+        self.said: list[str] = []
+        self.faults = Faults(hang_timeout_s=HANG_S, planned_trials=5, say=self.said.append)
+
+    def breaks(self, error: Exception, after_s: float = 0.0) -> str | None:
+        """Why it is given up, if it is, when a worker breaks so long after it was last heard."""
+        self.faults.heard(7)
+        time.sleep(after_s)
+        return self.faults.broke(7, error)
 
 
-def goes_on_after(watcher: Faults, broken: Any, error: str) -> bool:
-    """As Ray does: whether the trial is tried again."""
-    broken.run_metadata.num_failures += 1
-    with Path(broken.error_file).open("a") as file:
-        file.write(f"Failure # {broken.run_metadata.num_failures}\n{error}\n")
-    goes_on = broken.max_failures < 0 or broken.run_metadata.num_failures <= broken.max_failures
-    if goes_on:
-        watcher.on_trial_recover(0, [], broken)
-    return goes_on
+def test_a_machine_that_goes_away_never_counts() -> None:
+    trial = Broken()
+    unavailable = ActorUnavailableError("The actor is temporarily unavailable", b"1" * 16)
+    for error in (NODE_DIED, unavailable, RayActorError(preempted=True)):
+        assert [trial.breaks(error) for _ in range(10)] == [None] * 10
+    assert set(trial.said) == {
+        "trial   7  its machine went away; it goes on from its last checkpoint"
+    }
 
 
-def hang(watcher: Faults, broken: Any) -> None:
-    watcher.on_trial_start(0, [], broken)
-    watcher._heard_at[7] -= 100
-    watcher.on_step_end(0, [broken])
+def test_a_trial_that_hung_once_is_still_given_up_when_its_workers_keep_dying() -> None:
+    trial = Broken()
+    assert trial.breaks(WORKER_DIED, after_s=HANG_S) is None
+    assert [trial.breaks(WORKER_DIED) for _ in range(WORKER_DEATHS)] == [None] * WORKER_DEATHS
+    reason = trial.breaks(WORKER_DIED)
+    assert reason is not None
+    assert reason.startswith("its worker died 4 times: The actor died unexpectedly")
+    assert [line.partition(";")[0] for line in trial.said] == [
+        "trial   7  it hung",
+        *["trial   7  its worker died"] * WORKER_DEATHS,
+    ]
 
 
-@pytest.fixture
-def watcher(monkeypatch: pytest.MonkeyPatch) -> Faults:
-    monkeypatch.setattr(faults.ray, "kill", lambda actor: None)
-    return Faults(hang_timeout_s=60, planned_trials=5, say=lambda line: None)
+def test_a_trial_whose_machine_goes_away_after_its_last_chance_is_not_given_up() -> None:
+    trial = Broken()
+    assert [trial.breaks(WORKER_DIED) for _ in range(WORKER_DEATHS)] == [None] * WORKER_DEATHS
+    assert trial.breaks(NODE_DIED) is None
 
 
-def test_a_machine_that_goes_away_never_counts(watcher: Faults, broken: Any) -> None:
-    assert all(goes_on_after(watcher, broken, NODE_DIED) for _ in range(20))
+def test_a_second_hang_is_the_last() -> None:
+    trial = Broken()
+    assert trial.breaks(WORKER_DIED, after_s=HANG_S) is None
+    reason = trial.breaks(WORKER_DIED, after_s=HANG_S)
+    assert reason == "it hung twice: no epoch within 1 s (--hang-timeout)"
 
 
-def test_a_trial_that_hung_once_is_still_given_up_when_its_workers_keep_dying(
-    watcher: Faults, broken: Any
-) -> None:
-    hang(watcher, broken)
-    assert goes_on_after(watcher, broken, "it was killed by `ray.kill`.")
-    assert all(goes_on_after(watcher, broken, WORKER_DIED) for _ in range(WORKER_DEATHS))
-    assert not goes_on_after(watcher, broken, WORKER_DIED)
-    assert watcher.why(broken).startswith("its worker died 4 times: The actor is dead because")
+def test_trials_that_fail_alike_end_the_search_unless_one_had_a_score() -> None:
+    for any_score in (False, True):
+        faults = Broken().faults
+        if any_score:
+            faults.scored()
+        for _ in range(2):
+            faults.failed("a bug")
+            assert faults.reason is None
+        faults.failed("a bug")
+        assert (faults.reason is None) == any_score
 
 
-def test_a_trial_whose_machine_goes_away_after_its_last_chance_is_not_given_up(
-    watcher: Faults, broken: Any
-) -> None:
-    assert all(goes_on_after(watcher, broken, WORKER_DIED) for _ in range(WORKER_DEATHS))
-    assert not goes_on_after(watcher, broken, NODE_DIED), "Ray drops it"
-    assert watcher.why(broken) is None
+def test_a_worker_that_hangs_ends_itself_and_logs_where() -> None:
+    code = (
+        "import time; from search.trials.worker import watch_for_hang\n"
+        "watch_for_hang(0.5)\n"
+        "def hang(): time.sleep(100)\n"
+        "hang()"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=90)
+    assert done.returncode == 1 and "in hang" in done.stderr
 
 
-def test_a_second_hang_is_the_last(watcher: Faults, broken: Any) -> None:
-    hang(watcher, broken)
-    assert goes_on_after(watcher, broken, "it was killed by `ray.kill`.")
-    hang(watcher, broken)
-    assert not goes_on_after(watcher, broken, "it was killed by `ray.kill`.")
-    assert "it hung twice" in watcher.why(broken)
+@pytest.mark.faults
+def test_ray_says_in_its_error_that_a_node_died() -> None:
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0})
+    try:
+        ray.init(address=cluster.address, log_to_driver=False)
+        node = cluster.add_node(num_cpus=1)
+        sleeper = ray.remote(num_cpus=1)(Sleeper).remote()
+        ray.get(sleeper.sleep.remote(0))
+        answer = sleeper.sleep.remote(1000)
+        cluster.remove_node(node, allow_graceful=False)
+        with pytest.raises(RayActorError) as caught:
+            ray.get(answer, timeout=120)
+        assert machine_went_away(caught.value)
+    finally:
+        ray.shutdown()
+        cluster.shutdown()
+
+
+class Sleeper:
+    def sleep(self, seconds: float) -> None:
+        time.sleep(seconds)
 
 
 def test_a_bucket_that_does_not_answer_is_not_the_trials_fault(
@@ -95,8 +130,10 @@ def test_a_bucket_that_does_not_answer_is_not_the_trials_fault(
     reports: list[dict[str, Any]] = []
     monkeypatch.setattr(worker.tune, "report", lambda result, **_: reports.append(result))
     here = NodeCopy("", None, tmp_path)
-    setting = TrialSetting(Location.parse("s3://bucket/run"), here, here, "dice", cpus=1, gpus=0)
-    config = TrialConfig(architecture="scratch_unet", encoder=None).to_dict()
+    setting = TrialSetting(
+        Location.parse("s3://bucket/run"), here, here, "dice", cpus=1, gpus=0, hang_timeout_s=600
+    )
+    config = TrialConfig(architecture="scratch_unet", encoder=None)
     run_trial({"trial_number": 0, "config": config, "known_epochs": 0}, setting=setting)
     (report,) = reports
     assert report["fatal"].startswith("s3://bucket/run: ") and "failure" not in report

@@ -36,7 +36,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory, blocks: Path) -> Path:
         "--max-epochs", "3", "--grace-epochs", "3", "--name", "faults", "--hang-timeout", "20s",
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
-    (cwd / "output.txt").write_text(done.stdout)
+    (cwd / "output.txt").write_text(done.stdout + done.stderr)
     return cwd
 
 
@@ -83,7 +83,13 @@ def test_the_log_of_a_bug_has_its_traceback(folder: Path) -> None:
     assert "faulty_space.py" in text and "ZeroDivisionError: a bug in a plug-in" in text
 
 
-def test_what_ray_drops_when_a_worker_dies_between_two_trials_is_trained_all_the_same(
+def test_ray_adds_nothing_to_the_one_line_about_a_worker_that_died(folder: Path) -> None:
+    output = (folder / "output.txt").read_text()
+    assert "its worker died; it goes on from its last checkpoint" in output
+    assert "raylet" not in output and "unexpected system error" not in output
+
+
+def test_a_trial_whose_worker_dies_as_it_takes_it_up_is_trained_all_the_same(
     tmp_path: Path, blocks: Path
 ) -> None:
     done = search(
@@ -91,7 +97,7 @@ def test_what_ray_drops_when_a_worker_dies_between_two_trials_is_trained_all_the
         "--trials", "4", "--max-epochs", "2", "--grace-epochs", "2", "--name", "reused",
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "Ray dropped it; it goes on at the search's end" in done.stdout
+    assert "its worker died; it goes on from its last checkpoint" in done.stdout
     states = [trial.state for trial in study_of(tmp_path / "runs/reused").get_trials()]
     assert states == [TrialState.COMPLETE] * 4
 

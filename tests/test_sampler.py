@@ -15,10 +15,8 @@ from optuna.testing.pytest_samplers import (
     SingleOnlySamplerTestCase,
 )
 from optuna.trial import FrozenTrial, TrialState
-from ray.tune.schedulers import ASHAScheduler
 
-from search.planning.sampler import RungTPESampler, rungs, value_at
-from segcore.errors import UserError
+from search.planning.sampler import RungTPESampler, value_at
 
 
 class TestOptunaContracts(BasicSamplerTestCase, RelativeSamplerTestCase, SingleOnlySamplerTestCase):
@@ -35,30 +33,6 @@ class TestOptunaContractsWithDefaults(BasicSamplerTestCase, SingleOnlySamplerTes
     @pytest.fixture
     def sampler(self) -> Callable[[], BaseSampler]:
         return lambda: RungTPESampler([1, 3, 9])
-
-
-@pytest.mark.parametrize("reduction_factor", [2, 3, 4])
-@pytest.mark.parametrize("max_epochs", [1, 2, 9, 27, 50, 81, 100, 125, 243, 1000])
-@pytest.mark.parametrize("grace_epochs", [1, 2, 5, 10])
-def test_rungs_are_the_milestones_of_rays_scheduler(
-    grace_epochs: int, max_epochs: int, reduction_factor: int
-) -> None:
-    if grace_epochs > max_epochs:
-        with pytest.raises(UserError, match=f"grace epochs {grace_epochs}"):
-            rungs(grace_epochs, max_epochs, reduction_factor)
-        return
-    scheduler = ASHAScheduler(
-        max_t=max_epochs, grace_period=grace_epochs, reduction_factor=reduction_factor
-    )
-    milestones = {milestone for milestone, _ in scheduler._brackets[0]._rungs}
-    ours = rungs(grace_epochs, max_epochs, reduction_factor)
-    assert set(ours) == milestones | {max_epochs}
-    assert list(ours) == sorted(set(ours))
-
-
-def test_a_reduction_factor_that_never_ends_is_refused() -> None:
-    with pytest.raises(UserError, match="reduction factor 1"):
-        rungs(1, 10, 1)
 
 
 def test_a_trial_counts_at_the_rungs_that_it_reached() -> None:
@@ -110,18 +84,44 @@ def test_enough_is_one_more_than_the_parameters_of_the_largest_trial() -> None:
 
 
 def test_a_running_trial_is_an_observation_where_it_has_been_and_a_liar_beyond() -> None:
-    study = study_with([], RungTPESampler([1, 3], min_observations=1))
+    sampler = RungTPESampler([1, 3], min_observations=1)
+    study = study_with([], sampler)
     trial = study.ask({"x": FloatDistribution(0, 1)})
     trial.report(0.5, 1)
-    view = study.sampler._at_fitting_rung(study)
-    assert [(t.state, t.value) for t in view._get_trials()] == [(TrialState.COMPLETE, 0.5)]
+    observed = sampler.observations(study)
+    assert [(t.state, t.value) for t in observed] == [(TrialState.COMPLETE, 0.5)]
     study.add_trial(past_trial(1, {1: 0.1, 3: 0.3}, TrialState.PRUNED))
-    view = study.sampler._at_fitting_rung(study)
-    assert {t.number: t.state for t in view._get_trials()} == {
+    assert {t.number: t.state for t in sampler.observations(study)} == {
         0: TrialState.RUNNING,
         1: TrialState.COMPLETE,
     }
     assert study.trials[0].state == TrialState.RUNNING  # the study itself is left alone
+
+
+@pytest.mark.parametrize("direction", ["maximize", "minimize"])
+def test_a_failed_trial_is_worse_than_all_others_in_either_direction(direction: str) -> None:
+    trials = [past_trial(number, {1: 0.1}, TrialState.PRUNED) for number in range(3)]
+    trials.append(past_trial(3, {}, TrialState.FAIL))
+    sampler = RungTPESampler([1], min_observations=3)
+    study = optuna.create_study(direction=direction, sampler=sampler)
+    study.add_trials(trials)
+    worst = -math.inf if direction == "maximize" else math.inf
+    assert {t.number: t.value for t in sampler.observations(study)}[3] == worst
+
+
+def test_what_was_drawn_for_a_running_trial_is_avoided_in_all_branches() -> None:
+    """TPE notes in the study what it drew, also where the space then took another branch."""
+    storage = optuna.storages.InMemoryStorage()
+    study = optuna.create_study(
+        storage=storage,
+        direction="maximize",
+        sampler=RungTPESampler([1], min_observations=1, storage=storage),
+    )
+    study.add_trials([past_trial(n, {1: 0.1 * n}, TrialState.PRUNED) for n in range(4)])
+    asked = study.ask({"lr": FloatDistribution(0, 1)})
+    assert list(asked.params) == ["lr"]
+    noted = "".join(map(str, study.trials[-1].system_attrs.values()))
+    assert '"lr"' in noted and '"kind"' in noted
 
 
 def test_a_region_where_trials_fail_is_avoided() -> None:
@@ -224,5 +224,6 @@ def study_with(trials: list[FrozenTrial], sampler: BaseSampler) -> optuna.Study:
 
 def fitted_values(study: optuna.Study) -> dict[int, float]:
     assert isinstance(study.sampler, RungTPESampler)
-    view = study.sampler._at_fitting_rung(study)
-    return {t.number: t.value for t in view._get_trials(states=(TrialState.COMPLETE,))}
+    observed = study.sampler.observations(study)
+    done = [trial for trial in observed if trial.state == TrialState.COMPLETE]
+    return {trial.number: trial.value for trial in done if trial.value is not None}

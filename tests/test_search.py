@@ -6,7 +6,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +21,7 @@ from search import predict, run
 from search.runs.result import SearchResult
 from search.runs.rows import read_rows
 from segcore.training import checkpoint
+from tests.machinery import wait_until
 
 ROOT = Path(__file__).parents[1]
 SEARCH = [sys.executable, "-m", "search.run"]
@@ -43,6 +43,11 @@ def study_of(run_folder: Path) -> optuna.Study:
     return optuna.load_study(study_name=run_folder.name, storage=storage)
 
 
+def is_in_midst_of_a_trial(run_folder: Path) -> bool:
+    trials = study_of(run_folder).get_trials(states=[TrialState.RUNNING])
+    return any(trial.intermediate_values for trial in trials)
+
+
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("user")
@@ -62,7 +67,7 @@ def output(folder: Path, blocks: Path) -> str:
         for line in process.stdout:
             seen += line
             if line.startswith("trial "):
-                time.sleep(1)
+                wait_until(lambda: is_in_midst_of_a_trial(folder / "runs/road"), timeout_s=60)
                 process.send_signal(signal.SIGINT)
                 break
         seen += process.stdout.read()

@@ -6,7 +6,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -16,10 +16,14 @@ import pytest
 import ray
 from optuna.trial import FrozenTrial, TrialState
 from ray import tune
+from ray.exceptions import RayActorError
 
-from search.planning.sampler import RungTPESampler, rungs
+from search.planning.halving import Halving, rungs
+from search.planning.sampler import RungTPESampler
 from search.planning.space import Space
-from search.runs.study import enqueue_baselines, open_study
+from search.runs.rows import read_rows
+from search.runs.study import SearchStudy, enqueue_baselines, open_study
+from search.trials.faults import last_error
 from search.trials.searcher import StudyScheduler, StudySearcher
 from segcore.config import TrialConfig
 from segcore.errors import UserError
@@ -40,8 +44,10 @@ RAY_SETTINGS = {
 }
 
 
-def last_line(trial: Any) -> str:
-    return Path(trial.error_file).read_text().strip().rpartition("\n")[2]
+def last_chance(trial: Any) -> str | None:
+    """Why a trial is given up: it raised an error. One whose worker died goes on."""
+    error = last_error(trial)
+    return None if isinstance(error, RayActorError) else str(error).strip().rpartition("\n")[2]
 
 
 def space(trial: optuna.Trial) -> TrialConfig:
@@ -59,14 +65,14 @@ def finish(config: TrialConfig, trial_number: int) -> TrialConfig:
     return config.model_copy(update={"max_epochs": MAX_EPOCHS, "seed": trial_number})
 
 
-def score(config: dict[str, Any], epoch: int) -> float:
-    return float((1 + math.log10(config["lr"]) / 4) * epoch / MAX_EPOCHS)
+def score(config: TrialConfig, epoch: int) -> float:
+    return (1 + math.log10(config.lr) / 4) * epoch / MAX_EPOCHS
 
 
 def train(config: dict[str, Any], *, folder: Path, epoch_s: float, flawed: bool) -> None:
     """Report every epoch; ``trial-N`` holds the last one, as a checkpoint would.
 
-    Where ``flawed``, trial 1 loses its worker after epoch 2 and raises when it goes on from there,
+    Where ``flawed``, trial 1 loses its worker after epoch 2, and raises when it goes on from there;
     2 reports why it can't go on, and 3 scores NaN.
     """
     number = config["trial_number"]
@@ -99,15 +105,13 @@ def run_search(
     searcher = StudySearcher(
         study, space, metric=METRIC, planned_trials=planned, finish=finish, capacity=lambda: 99
     )
-    scheduler = StudyScheduler(
-        searcher, grace_epochs=1, max_epochs=MAX_EPOCHS, reduction_factor=3, why=last_line
-    )
+    halving = Halving(study.trials, grace_epochs=1, max_epochs=MAX_EPOCHS, reduction_factor=3)
     tuner = tune.Tuner(
         functools.partial(train, folder=folder, epoch_s=epoch_s, flawed=flawed),
         tune_config=tune.TuneConfig(
             search_alg=searcher,
-            scheduler=scheduler,
-            num_samples=planned,
+            scheduler=StudyScheduler(searcher, halving, why=last_chance),
+            num_samples=-1,
             max_concurrent_trials=2,
             reuse_actors=True,
             trial_dirname_creator=lambda trial: trial.trial_id,
@@ -115,7 +119,6 @@ def run_search(
         run_config=tune.RunConfig(
             storage_path=str(folder),
             name=f"ray-{create}",
-            failure_config=tune.FailureConfig(max_failures=1),
             verbose=0,
         ),
     )
@@ -156,8 +159,8 @@ def test_every_state_and_every_value_in_the_study_is_what_happened(tmp_path: Pat
     }
     assert [list(trials[n].intermediate_values) for n in failures] == [[1, 2], [], []]
     for trial in trials:
-        config = trial.user_attrs["config"]
-        assert TrialConfig.from_dict(config).seed == trial.number
+        config = TrialConfig.from_dict(trial.user_attrs["config"])
+        assert config.seed == trial.number
         if trial.number not in failures:
             last_epoch = max(trial.intermediate_values)
             truth = {epoch: score(config, epoch) for epoch in range(1, last_epoch + 1)}
@@ -195,7 +198,7 @@ def test_a_search_whose_driver_was_killed_ends_with_the_planned_trials(tmp_path:
         assert old.intermediate_values.items() <= new.intermediate_values.items()
     for trial in after:
         for epoch, value in trial.intermediate_values.items():
-            assert value == score(trial.user_attrs["config"], epoch)
+            assert value == score(TrialConfig.from_dict(trial.user_attrs["config"]), epoch)
 
 
 def ended_trials(folder: Path) -> list[FrozenTrial]:
@@ -204,12 +207,12 @@ def ended_trials(folder: Path) -> list[FrozenTrial]:
     return [trial for trial in trials_of(folder) if trial.state.is_finished()]
 
 
-def study_in(folder: Path, sampler: optuna.samplers.BaseSampler | None = None) -> optuna.Study:
+def study_in(folder: Path, sampler: optuna.samplers.BaseSampler | None = None) -> SearchStudy:
     sampler = sampler or RungTPESampler(rungs(1, MAX_EPOCHS, 3), seed=0)
     return open_study(folder / "study.journal", name="test", sampler=sampler, create=True)
 
 
-def searcher_of(study: optuna.Study, planned: int) -> StudySearcher:
+def searcher_of(study: SearchStudy, planned: int) -> StudySearcher:
     return StudySearcher(
         study, space, metric=METRIC, planned_trials=planned, finish=finish, capacity=lambda: 99
     )
@@ -243,11 +246,11 @@ def test_interrupted_trials_come_first_then_baselines_then_new_ones(tmp_path: Pa
     assert again == [configs[0], configs[1] | {"known_epochs": 1}]
     third = second.suggest("e")
     assert isinstance(third, dict)
-    assert (third["trial_number"], third["config"]["lr"]) == (2, 1e-3)
+    assert (third["trial_number"], third["config"].lr) == (2, 1e-3)
     fourth = second.suggest("f")
     assert isinstance(fourth, dict)
     assert fourth["trial_number"] == 3
-    assert second.suggest("g") == StudySearcher.FINISHED
+    assert second.suggest("g") is None, "one that runs may break, and would be handed out again"
 
     # "d" was at epoch 1 and is trained from the start: the study keeps what it knew.
     for result in results(0.9, 0.7):
@@ -267,73 +270,89 @@ def test_a_resumed_trial_with_nothing_left_to_train_is_finished(tmp_path: Path) 
     assert (study.trials[0].state, study.trials[0].value) == (TrialState.COMPLETE, 0.3)
 
 
-def test_rungs_survive_a_resume_with_one_entry_for_each_trial(tmp_path: Path) -> None:
-    study = study_in(tmp_path)
-    searcher = searcher_of(study, planned=3)
-    scheduler = scheduler_of(searcher)
-    for trial_id, values in {"a": [0.1], "b": [0.5, 0.5, 0.6, 0.7], "c": [0.9, 0.8]}.items():
-        searcher.suggest(trial_id)
-        report(searcher, scheduler, trial_id, values)
-    searcher.on_trial_complete("a", {"epoch": 1, METRIC: 0.1, "finished": False})
-    before = recorded(scheduler)
-    assert before == {1: [0.1, 0.5, 0.9], 3: [0.6]}
-
-    resumed = searcher_of(study, planned=3)
-    scheduler = scheduler_of(resumed)
-    assert recorded(scheduler) == {1: [0.1]}  # of the trial that had ended
-    for trial_id in "de":
-        resumed.suggest(trial_id)
-        scheduler.on_trial_add(None, SimpleNamespace(trial_id=trial_id))
-    assert recorded(scheduler) == before
-    # "b" goes on from a checkpoint of epoch 2, "c" from its newest.
-    for trial_id, epoch, value in [("d", 3, 0.6), ("d", 4, 0.7), ("d", 5, 0.8), ("e", 3, 0.9)]:
-        result = {"epoch": epoch, METRIC: value}
-        scheduler.on_trial_result(None, SimpleNamespace(trial_id=trial_id), result)
-    assert recorded(scheduler) == {1: [0.1, 0.5, 0.9], 3: [0.6, 0.9]}
-
-
-def scheduler_of(searcher: StudySearcher) -> StudyScheduler:
-    return StudyScheduler(
-        searcher, grace_epochs=1, max_epochs=MAX_EPOCHS, reduction_factor=3, why=last_line
-    )
-
-
-def report(
-    searcher: StudySearcher, scheduler: StudyScheduler, trial_id: str, values: list[float]
-) -> None:
-    ray_trial = SimpleNamespace(trial_id=trial_id)
-    scheduler.on_trial_add(None, ray_trial)
-    for result in results(*values):
-        scheduler.on_trial_result(None, ray_trial, result)
-        searcher.on_trial_result(trial_id, result)
-
-
-def recorded(scheduler: StudyScheduler) -> dict[int, list[float]]:
-    entries = {rung: sorted(of.values()) for rung, of in scheduler._brackets[0]._rungs}
-    return {rung: values for rung, values in sorted(entries.items()) if values}
-
-
-def test_a_trial_that_ray_dropped_though_nobody_gave_it_up_goes_on_in_the_next_session(
+def test_a_resumed_search_compares_with_the_values_of_interrupted_trials_that_still_wait(
     tmp_path: Path,
 ) -> None:
+    """With less room than before, some of them are not even handed out."""
+    study = study_in(tmp_path)
+    first = searcher_of(study, planned=4)
+    for trial_id, value in {"a": 0.5, "b": 0.6, "c": 0.7}.items():
+        first.suggest(trial_id)
+        first.on_trial_result(trial_id, {"epoch": 1, METRIC: value})
+
+    searcher, stops = resumed(study, planned=4)
+    searcher.suggest("d")
+    assert not stops(0, 1, 0.5), "it was judged before, and trains the epoch a second time"
+    assert stops(3, 1, 0.63), "two of the three that wait were better"
+
+
+@pytest.mark.parametrize("killed", [False, True])
+def test_a_session_that_goes_on_decides_as_the_one_before_would_have(
+    tmp_path: Path, killed: bool
+) -> None:
+    study = study_in(tmp_path)
+    searcher, stops = resumed(study, planned=9)
+    scores = [[0.1, math.nan, 0.3], [0.5, 0.5, 0.6, 0.7], [math.nan, 0.8]]
+    for number, values in enumerate(scores):
+        searcher.suggest(str(number))
+        for result in results(*values):
+            assert not stops(number, result["epoch"], result[METRIC])
+            searcher.on_trial_result(str(number), result)
+    if killed:
+        searcher, stops = resumed(study, planned=9)
+    # At epoch 1 there are 0.1, 0.5 and 0.8, at epoch 3 there are 0.3 and 0.6.
+    assert [stops(n, 1, value) for n, value in ((3, 0.59), (4, 0.62))] == [True, False]
+    assert [stops(n, 3, value) for n, value in ((3, 0.49), (4, 0.55))] == [True, False]
+    assert not stops(2, 3, 0.9) and stops(1, MAX_EPOCHS, 0.99)
+
+
+def resumed(
+    study: SearchStudy, planned: int
+) -> tuple[StudySearcher, Callable[[int, int, float], bool]]:
+    """A new session's searcher, and its scheduler's decision on a trial's epoch and score."""
+    searcher = searcher_of(study, planned)
+    halving = Halving(study.trials, grace_epochs=1, max_epochs=MAX_EPOCHS, reduction_factor=3)
+    scheduler = StudyScheduler(searcher, halving, why=last_chance)
+
+    def stops(number: int, epoch: int, value: float) -> bool:
+        trial = SimpleNamespace(config={"trial_number": number})
+        decision = scheduler.on_trial_result(None, trial, {"epoch": epoch, METRIC: value})
+        return decision == StudyScheduler.STOP
+
+    return searcher, stops
+
+
+def test_a_trial_that_broke_is_handed_out_again_unless_it_was_given_up(tmp_path: Path) -> None:
     study = study_in(tmp_path)
     searcher = searcher_of(study, planned=2)
-    for trial_id in ("a", "b"):
-        searcher.suggest(trial_id)
+    first, _ = searcher.suggest("a"), searcher.suggest("b")
     searcher.on_trial_result("a", {"epoch": 1, METRIC: 0.3})
-    searcher.note_failure("a", None)
-    searcher.on_trial_complete("a", error=True)
-    assert not searcher.dropped_only, "b is still out"
     searcher.on_trial_complete("b", {"epoch": 1, METRIC: 0.5, "finished": True})
-    assert searcher.dropped_only
+    searcher.on_trial_complete("a", error=True)
+    searcher.on_trial_complete("a", error=True)  # Ray tells twice
     assert [trial.state for trial in study.trials] == [TrialState.RUNNING, TrialState.COMPLETE]
 
-    following = searcher_of(study, planned=2)
-    assignment = following.suggest("c")
-    assert isinstance(assignment, dict)
-    assert (assignment["trial_number"], assignment["known_epochs"]) == (0, 1)
-    assert following.suggest("d") == "FINISHED"
-    assert not following.dropped_only
+    assert isinstance(first, dict)
+    assert searcher.suggest("c") == first | {"known_epochs": 1, "attempt": 2}
+    assert searcher.suggest("d") is None
+    searcher.give_up("c", "its worker died")
+    searcher.on_trial_complete("c", error=True)
+    assert searcher.suggest("e") == StudySearcher.FINISHED
+    assert study.trials[0].state == TrialState.FAIL
+    assert study.trials[0].user_attrs["failure"] == "its worker died"
+
+
+def test_a_failure_that_was_noted_but_not_told_is_forgotten_when_the_trial_goes_on(
+    tmp_path: Path,
+) -> None:
+    """A driver may be killed between the two."""
+    study = study_in(tmp_path)
+    study.ask().set_user_attr("failure", "its worker died")
+    searcher = searcher_of(study, planned=1)
+    searcher.suggest("a")
+    searcher.on_trial_complete("a", {"epoch": 1, METRIC: 0.5, "finished": True})
+    (row,) = read_rows(study)
+    assert (row.status, row.failure) == ("finished", None)
 
 
 def test_a_space_that_raises_names_what_it_had_sampled(tmp_path: Path) -> None:
@@ -369,6 +388,17 @@ def test_opening_a_study_says_what_is_there(tmp_path: Path) -> None:
         study_in(tmp_path)
     with pytest.raises(UserError, match="no study 'other'; there: test"):
         open_study(journal, name="other", sampler=sampler, create=False)
+
+
+def test_a_study_that_minimises_is_refused(tmp_path: Path) -> None:
+    """Its failed trials would count as its best ones."""
+    journal = tmp_path / "study.journal"
+    storage = optuna.storages.JournalStorage(
+        optuna.storages.journal.JournalFileBackend(str(journal))
+    )
+    optuna.create_study(study_name="test", storage=storage, direction="minimize")
+    with pytest.raises(UserError, match="study 'test' does not maximise one score"):
+        open_study(journal, name="test", create=False)
 
 
 def test_a_journal_whose_last_line_was_torn_opens_and_is_written_to(tmp_path: Path) -> None:

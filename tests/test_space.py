@@ -6,7 +6,7 @@ import optuna
 import pytest
 
 from search.planning.plan import check_samples
-from search.planning.space import Space, check_baselines, load_space, sample_space
+from search.planning.space import Space, check_baselines, finish, load_space, sample_space
 from search.runs.options import SearchOptions
 from segcore.config import TrialConfig
 from segcore.data.preparing import prepare_data
@@ -86,6 +86,18 @@ def test_a_space_that_fails_tells_with_which_values() -> None:
     study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
     with pytest.raises(UserError, match=r"lr = -1\.\d+: should be greater than 0; sampled so far"):
         Space("mylab:broken", broken, (), "").sample(study.ask())
+
+
+def test_what_a_space_copied_unchecked_is_checked_with_what_the_search_decides() -> None:
+    options = SearchOptions(max_epochs=9, metric="iou", seed=2)
+    config = TrialConfig(model_kwargs={"depth": 2}).model_copy(update={"lr": 0.5})
+    finished = finish(options, config, 7)
+    assert (finished.max_epochs, finished.metric, finished.seed) == (9, "iou", 2_000_007)
+    assert (finished.model_kwargs, finished.lr) == ({"depth": 2}, 0.5)
+    with pytest.raises(UserError, match="lr = -1"):
+        finish(options, config.model_copy(update={"lr": -1}), 7)
+    with pytest.raises(UserError, match="leaves nothing of max_epochs 9"):
+        finish(options, config.model_copy(update={"warmup_epochs": 9}), 7)
 
 
 def test_a_space_must_return_a_configuration() -> None:

@@ -11,7 +11,7 @@ import pytest
 from search.runs.folder import RunFolder, RunRecord, _say_once
 from search.runs.options import SearchOptions
 from search.runs.rows import read_rows
-from search.runs.study import open_study, read_study
+from search.runs.study import SearchStudy, open_study, read_study
 from search.tracking.outbox import Journal, read_records
 from search.trials.searcher import StudySearcher
 from segcore.config import TrialConfig
@@ -80,12 +80,12 @@ def space(trial: optuna.Trial) -> TrialConfig:
     return TrialConfig(lr=trial.suggest_float("lr", 1e-4, 1e-1, log=True), batch_size=4)
 
 
-def opened(run: RunFolder, *, create: bool) -> optuna.Study:
+def opened(run: RunFolder, *, create: bool) -> SearchStudy:
     sampler = optuna.samplers.RandomSampler(seed=0)
     return open_study(run.study, name="torn", sampler=sampler, create=create)
 
 
-def go_on(study: optuna.Study, until: int) -> None:
+def go_on(study: SearchStudy, until: int) -> None:
     """Train all trials that are unfinished, and start more; leave the last one RUNNING."""
     searcher = StudySearcher(
         study, space, metric="val/dice", planned_trials=PLANNED,
@@ -122,7 +122,7 @@ def test_a_cut_off_study_keeps_its_whole_lines_and_goes_on(tmp_path: Path) -> No
         study = opened(run, create=False)
         assert what_it_knows(study) == expected
         go_on(study, until=PLANNED)
-        again = optuna.load_study(study_name="torn", storage=study._storage)
+        again = optuna.load_study(study_name="torn", storage=study.storage)
         assert [trial.state.name for trial in again.trials] == ["COMPLETE"] * PLANNED
         assert all(t.intermediate_values == {1: 0.1, 2: 0.2, 3: 0.3} for t in again.trials)
 

@@ -17,6 +17,7 @@ from search.ensembles.models import Model
 from search.planning.plan import Plan
 from search.planning.space import MAX_TRIALS, Space
 from search.runs.rows import TrialRow
+from search.runs.study import SearchStudy
 from search.trials.keeping import choose_candidates
 from search.trials.session import open_plan_study
 from search.trials.worker import best_checkpoint
@@ -24,7 +25,7 @@ from segcore.config import TrialConfig
 from segcore.errors import UserError
 
 
-def open_folds(plan: Plan, rows: Sequence[TrialRow]) -> tuple[Plan, optuna.Study]:
+def open_folds(plan: Plan, rows: Sequence[TrialRow]) -> tuple[Plan, SearchStudy]:
     """The plan and the study of the trainings that follow a search; its ``rows`` come best first.
 
     Trainings of an earlier session stay in the study, even if their trials are no longer among the

@@ -27,7 +27,7 @@ from segcore.training.losses import build_loss
 
 @dataclass(frozen=True)
 class Plan:
-    """All that a search needs, checked."""
+    """Everything that a search needs, after it was checked."""
 
     options: SearchOptions
     run: RunFolder
@@ -42,14 +42,14 @@ class Plan:
 
     @property
     def name(self) -> str:
-        """For people."""
+        """The search's name, as people see it."""
         if self.searched is not None:
             return f"{self.searched.name} · {self.options.folds} folds"
         return self.run.path.name
 
     @property
     def identity(self) -> dict[str, str]:
-        """What must not change between a run and its resumption."""
+        """What must not change when a run is resumed."""
         return {
             "space": f"{self.space.path} {self.space.fingerprint[:12]}",
             "data": self.data.fingerprint,
@@ -59,14 +59,14 @@ class Plan:
 
     @functools.cached_property
     def data_on_nodes(self) -> NodeCopy:
-        """The prepared data, for workers. On a cluster they are put into storage beside the run."""
+        """Where workers find the prepared data: on a cluster, in storage beside the run."""
         if self.searched is not None:
             return self.searched.data_on_nodes
         return share(self.data.folder, self._shelf, f"prepared/{self.data.folder.name}")
 
     @functools.cached_property
     def weights_on_nodes(self) -> NodeCopy:
-        """The encoders' weights, likewise."""
+        """Where workers find the encoders' weights."""
         if self.searched is not None:
             return self.searched.weights_on_nodes
         return share(self.run.weights, self._shelf)
@@ -115,13 +115,16 @@ def _one_preparation(samples: list[TrialConfig]) -> Preparation:
 
 
 def check_samples(samples: list[TrialConfig], data: PreparedData) -> tuple[TrialConfig, ...]:
-    """Build and run each distinct network, loss and augmentation; all that fails is listed."""
+    """Build and run each distinct network, loss and augmentation; give the distinct networks.
+
+    Raises ``ProblemsError`` listing everything that failed.
+    """
     networks: dict[tuple[object, ...], TrialConfig] = {}
     for config in samples:
         known = networks.setdefault(network_key(config), config)
         if config.batch_size < known.batch_size:
             networks[network_key(config)] = config
-    # A list: networks of one name may differ in their settings, and each is to be built.
+    # A list, because networks of one name may differ in their settings, and each is to be built.
     parts: list[tuple[str, Callable[[], object]]] = [
         (
             f"{config.architecture} with {config.encoder}",
@@ -148,6 +151,6 @@ def check_samples(samples: list[TrialConfig], data: PreparedData) -> tuple[Trial
 
 
 def default_name(space_path: str) -> str:
-    """Such as ``aerial-20250131-174502``."""
+    """The name of a new run, such as ``aerial-20250131-174502``."""
     module = space_path.partition(":")[0].rpartition(".")[2]
     return f"{module}-{time.strftime('%Y%m%d-%H%M%S')}"

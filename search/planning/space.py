@@ -61,15 +61,16 @@ class Space:
 
 
 def finish(options: SearchOptions, config: TrialConfig, number: int) -> TrialConfig:
-    """A trial's configuration: the space's, with the search's epochs, metric and seed."""
-    return TrialConfig.from_dict(
-        config.to_dict()
-        | {
-            "max_epochs": options.max_epochs,
-            "metric": options.metric,
-            "seed": options.seed * MAX_TRIALS + number,
-        }
-    )
+    """A trial's configuration: the space's, with the search's epochs, metric and seed.
+
+    Raises ``UserError`` where the space's values don't fit to those.
+    """
+    decided = {
+        "max_epochs": options.max_epochs,
+        "metric": options.metric,
+        "seed": options.seed * MAX_TRIALS + number,
+    }
+    return TrialConfig.from_dict({**dict(config), **decided})
 
 
 def load_space(path: str) -> Space:
@@ -157,24 +158,40 @@ class _MisfitError(Exception):
 
 
 class _BaselineTrial(optuna.trial.FixedTrial):
-    """A FixedTrial that is strict: Optuna's only warns of a value that is out of range."""
+    """A FixedTrial that is strict: Optuna's own only warns of a value that is out of range."""
 
-    def _suggest(self, name: str, distribution: BaseDistribution) -> Any:
-        if name not in self._params:
-            unused = self._params.keys() - self.params.keys()
+    def __init__(self, params: dict[str, Any]) -> None:
+        super().__init__(params)
+        self._given = params
+
+    def suggest_float(self, name: str, low: float, high: float, **kwargs: Any) -> float:
+        self._check(name, FloatDistribution(low, high, **kwargs))
+        return super().suggest_float(name, low, high, **kwargs)
+
+    def suggest_int(self, name: str, low: int, high: int, **kwargs: Any) -> int:
+        self._check(name, IntDistribution(low, high, **kwargs))
+        return super().suggest_int(name, low, high, **kwargs)
+
+    def suggest_categorical(self, name: str, choices: Sequence[Any]) -> Any:
+        self._check(name, CategoricalDistribution(choices))
+        return super().suggest_categorical(name, choices)
+
+    def _check(self, name: str, distribution: BaseDistribution) -> None:
+        if name not in self._given:
+            unused = self._given.keys() - self.params.keys()
             near = difflib.get_close_matches(name, unused, n=1)
             mend = (
                 f"rename {near[0]!r} to {name!r}" if near else f"add one: {_allowed(distribution)}"
             )
             raise _MisfitError(f"no value for {name!r}", mend)
-        value = self._params[name]
-        try:
-            fits = distribution._contains(distribution.to_internal_repr(value))
-        except (TypeError, ValueError):
-            fits = False
-        if not fits:
-            raise _MisfitError(f"{name} = {value!r}", f"allowed: {_allowed(distribution)}")
-        return super()._suggest(name, distribution)
+        value = self._given[name]
+        try:  # a trial with a value that its distribution doesn't contain can't be made
+            optuna.trial.create_trial(
+                value=0.0, params={name: value}, distributions={name: distribution}
+            )
+        except (TypeError, ValueError) as error:
+            what, mend = f"{name} = {value!r}", f"allowed: {_allowed(distribution)}"
+            raise _MisfitError(what, mend) from error
 
 
 def _allowed(distribution: BaseDistribution) -> str:

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 from optuna.trial import FrozenTrial
 
-from search.planning.sampler import rungs
+from search.planning.halving import rungs
 from search.reporting.history import History, read_history
 from search.reporting.importance import Importance, find_importance
 from search.runs.folder import RunFolder, RunRecord

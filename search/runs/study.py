@@ -1,16 +1,37 @@
 """The study of a run: Optuna's journal file, which holds parameters, scores and states."""
 
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import optuna
-from optuna.storages import JournalStorage
+from optuna.storages import BaseStorage, JournalStorage
 from optuna.storages.journal import JournalFileBackend, JournalFileSymlinkLock
+from optuna.study import StudyDirection
 
 from search.runs.folder import RunFolder
 from segcore.errors import UserError
+from segcore.files import cut_torn_line
+
+LOCK_GRACE_S = 5
+"""A lock older than this was left by a killed driver: a write takes milliseconds."""
+
+
+class SearchStudy(optuna.Study):
+    """A study that can go on with trials which an earlier process began."""
+
+    def __init__(
+        self, name: str, storage: BaseStorage, sampler: optuna.samplers.BaseSampler | None
+    ) -> None:
+        # Stopping is the scheduler's task: no pruner.
+        super().__init__(name, storage, sampler, optuna.pruners.NopPruner())
+        self.storage = storage
+
+    def begun_trial(self, number: int) -> optuna.Trial:
+        """A running trial that another process asked for."""
+        study_id = self.storage.get_study_id_from_name(self.study_name)
+        trial_id = self.storage.get_trial_id_from_study_id_trial_number(study_id, number)
+        return optuna.Trial(self, trial_id)
 
 
 def read_study(run: RunFolder) -> optuna.Study:
@@ -28,25 +49,21 @@ def read_study(run: RunFolder) -> optuna.Study:
     return optuna.load_study(study_name=names[0], storage=storage)  # the folder may be renamed
 
 
-LOCK_GRACE_S = 5
-"""A lock older than this was left by a killed driver: a write takes milliseconds."""
-
-
 def open_study(
     journal: Path, *, name: str, create: bool, sampler: optuna.samplers.BaseSampler | None = None
-) -> optuna.Study:
+) -> SearchStudy:
     """Begin a study in a journal file, or open the one that is there; its metric is maximised.
 
     Without a sampler it has Optuna's own until ``study.sampler`` is set.
     Optuna's own tools open it too: ``JournalStorage(JournalFileBackend("…/study.journal"))``.
     Raises ``UserError`` where it exists already or, unless ``create``, where there is no such file,
-    or only other studies in it.
+    or only other studies in it, or where it minimises.
     """
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     if not create:
         if not journal.is_file():
             raise UserError(f"{journal}: there is no such study; begin one without resuming")
-        _drop_torn_line(journal)
+        cut_torn_line(journal)  # Optuna would never read the file again
     lock = JournalFileSymlinkLock(str(journal), grace_period=LOCK_GRACE_S)
     storage = JournalStorage(JournalFileBackend(str(journal), lock_obj=lock))
     names = optuna.get_all_study_names(storage)
@@ -54,25 +71,19 @@ def open_study(
         raise UserError(
             f"{journal}: study {name!r} is there already; resume it, or use another name"
         )
-    # A file without one whole line is that of a search which died, or was cut off, as it began.
+    # A file without one whole line was left by a search that died, or was cut off, as it began.
     if not create and names and name not in names:
         raise UserError(f"{journal}: no study {name!r}; there: {', '.join(names)}")
-    return optuna.create_study(
-        study_name=name,
-        storage=storage,
-        sampler=sampler,
-        pruner=optuna.pruners.NopPruner(),  # stopping is the scheduler's
-        direction="maximize",
-        load_if_exists=not create,
+    optuna.create_study(
+        study_name=name, storage=storage, direction="maximize", load_if_exists=not create
     )
-
-
-def _drop_torn_line(journal: Path) -> None:
-    # A full disk or a power cut can leave half a line: Optuna would glue the next one to it, and
-    # never read the file again.
-    text = journal.read_bytes()
-    if not text.endswith(b"\n"):
-        os.truncate(journal, text.rfind(b"\n") + 1)
+    study = SearchStudy(name, storage, sampler)
+    if study.directions != [StudyDirection.MAXIMIZE]:
+        raise UserError(
+            f"{journal}: study {name!r} does not maximise one score, as a search does; "
+            "begin one under another name"
+        )
+    return study
 
 
 def enqueue_baselines(study: optuna.Study, baselines: Sequence[Mapping[str, Any]]) -> None:

@@ -13,24 +13,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
 
-# Read by Ray at import. Nothing is sent home; a run's own files are the record of its results, so
-# that Tune's own loggers and snapshots would only cost time; a trial that failed before its first
-# epoch has no score, and that is no reason to end the search. RAY_AUTH_MODE is left as it is: a
-# cluster that Ray starts on this machine then asks everybody for a token.
-for name, value in {
-    "RAY_USAGE_STATS_ENABLED": "0",
-    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
-    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
-    "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",
-    "TUNE_GLOBAL_CHECKPOINT_S": "3600",
-    "RAY_AIR_NEW_OUTPUT": "0",  # its tables are printed even when it is told to be quiet
-    "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",  # ``faults`` says each in a line
-    "TUNE_WARN_THRESHOLD_S": "5",
-    "RAY_CHDIR_TO_TRIAL_DIR": "0",  # relative paths of a space mean the folder where one started
-    "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
-}.items():
-    os.environ.setdefault(name, value)
-
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
@@ -44,7 +26,7 @@ OURS = [Path(__file__).parents[2] / name for name in ("search", "segcore", "spac
 PROBE = "seen-by-all-nodes"
 """A file of the driver's that each node looks for."""
 NODES_KNOWN_FOR_S = 2.0
-"""How long an answer about the nodes is taken for true: it is asked for at every suggestion."""
+"""How long an answer about the nodes is used: the question comes with every suggestion."""
 
 
 @dataclass
@@ -60,12 +42,12 @@ class Slots:
 
     @property
     def resources(self) -> dict[str, float]:
-        """In Ray's words."""
+        """What one trial gets, as Ray names it."""
         return {"cpu": self.cpus_per_trial, "gpu": self.gpus_per_trial}
 
     @property
     def present(self) -> int:
-        """Trials that fit on the nodes that are there at this moment."""
+        """How many trials fit on the nodes that are there at this moment."""
         if time.monotonic() - self._asked_at > NODES_KNOWN_FOR_S:
             self._count = sum(map(self._on, alive_nodes()))
             self._asked_at = time.monotonic()
@@ -73,7 +55,7 @@ class Slots:
 
     @property
     def count(self) -> int:
-        """Trials to run at a time: on a cluster that grows, waiting ones bring it nodes."""
+        """How many trials to run at a time. Those that wait make a cluster grow."""
         return self.wanted or max(1, self.present)
 
     def _on(self, node: dict[str, float]) -> int:
@@ -90,9 +72,10 @@ class Slots:
 def connected(options: SearchOptions) -> Iterator[Slots]:
     """A Ray cluster for the length of a block: a running one, or this machine alone.
 
-    Comes after the space was loaded: what that imported goes to the workers of a cluster, as do our
-    own packages, so that all nodes run what the driver runs, and one that was set up anew can.
-    Raises ``UserError`` where there is none at the address, or where no trial fits on it.
+    The workers of a cluster get our own packages, and what the space imported from folders of the
+    user's: all nodes then run what the driver runs, and a new node needs nothing installed of it.
+    So load the space before. Raises ``UserError`` where no cluster is at the address, or where no
+    trial fits on it.
     """
     try:
         _check_reachable(options.address)
@@ -112,11 +95,9 @@ def connected(options: SearchOptions) -> Iterator[Slots]:
             "start one with `ray up cluster.yaml` or `ray start --head`"
         ) from error
     logging.getLogger("ray.tune").setLevel(logging.ERROR)
-    logging.getLogger("ray.tune.tune").setLevel(logging.CRITICAL)  # names what failed once more
-    # Of a record that we don't use.
+    logging.getLogger("ray.tune.tune").setLevel(logging.CRITICAL)  # repeats what failed
+    # It speaks of a record of the experiment that we don't use.
     logging.getLogger("ray.tune.execution.experiment_state").setLevel(logging.CRITICAL)
-    # A kilobyte of what may have killed a worker, at any setting; ``faults`` says it in a line.
-    ray._private.worker.print_to_stdstream = _say_nothing
     try:
         yield _slots(options)
     finally:
@@ -146,9 +127,9 @@ def check_shared(storage: Location) -> None:
 
 
 def own_modules() -> list[str]:
-    """Files and folders of what a user's space and plug-ins imported from folders of the user's.
+    """The files and folders that a user's space and plug-ins imported from the user's folders.
 
-    Nothing where Ray itself brought the folder to all nodes (``ray job submit --working-dir``).
+    None where Ray itself brought the folder to all nodes (``ray job submit --working-dir``).
     """
     if "working_dir" in os.environ.get("RAY_JOB_CONFIG_JSON_ENV_VAR", ""):
         return []
@@ -167,10 +148,6 @@ def _top(module: ModuleType) -> Path:
     file = Path(str(module.__file__))
     depth = module.__name__.count(".") + (file.name == "__init__.py")
     return file if depth == 0 else file.parents[depth - 1]
-
-
-def _say_nothing(*_: object, **__: object) -> None:
-    pass
 
 
 def _sees(storage: Location) -> bool:

@@ -2,8 +2,8 @@
 
 import ray
 
+from search.planning.halving import rungs
 from search.planning.plan import Plan
-from search.planning.sampler import rungs
 from search.runs.storage import NodeCopy
 from search.trials.cluster import Slots
 from search.trials.worker import prepare_process
@@ -15,33 +15,21 @@ from segcore.training.fit import time_steps
 def estimate_s(plan: Plan, slots: Slots) -> float:
     """Seconds for all trials, from training steps measured where trials will run.
 
-    Validation isn't measured: each of its images counts as a third of a training image, because it
-    goes forward only.
+    Validation isn't measured: each of its images counts as a third of a training image, because
+    nothing is learned from it.
     """
-    task = ray.remote(_measure).options(
-        num_cpus=slots.cpus_per_trial, num_gpus=slots.gpus_per_trial
-    )
-    data = plan.data_on_nodes
-    seconds = ray.get(
-        [
-            task.remote(config, data, slots.cpus_per_trial, slots.gpus_per_trial)
-            for config in plan.networks
-        ]
-    )
-    images_per_epoch = len(plan.data.items("train")) + len(plan.data.items("val")) / 3
-    epoch_s = [
-        step_s / config.batch_size * images_per_epoch
-        for step_s, config in zip(seconds, plan.networks, strict=True)
-    ]
-    mean_epoch_s = sum(epoch_s) / len(epoch_s)
     options = plan.options
-    fold_epochs = options.folds * options.fold_trials * options.max_epochs
-    epochs = expected_epochs(plan) + (fold_epochs if options.folds > 1 else 0)
-    return epochs * mean_epoch_s / slots.count
+    images_per_epoch = len(plan.data.items("train")) + len(plan.data.items("val")) / 3
+    steps_s = zip(measure(plan, slots), plan.networks, strict=True)
+    epoch_s = [step_s / config.batch_size * images_per_epoch for step_s, config in steps_s]
+    epochs = expected_epochs(plan)
+    if options.folds > 1:
+        epochs += options.folds * options.fold_trials * options.max_epochs
+    return epochs * sum(epoch_s) / len(epoch_s) / slots.count
 
 
 def expected_epochs(plan: Plan) -> float:
-    """Epochs of all trials together, when at each rung one in ``reduction_factor`` goes on."""
+    """Epochs of all trials together, if one trial in ``reduction_factor`` goes on at each rung."""
     options = plan.options
     total, reached, share = 0.0, 0, 1.0
     for rung in rungs(options.grace_epochs, options.max_epochs, options.reduction_factor):
@@ -50,7 +38,15 @@ def expected_epochs(plan: Plan) -> float:
     return total * options.trials
 
 
-def _measure(config: TrialConfig, data: NodeCopy, cpus: int, gpus: float) -> float:
+def measure(plan: Plan, slots: Slots) -> list[float]:
+    """Seconds of a training step of each of the plan's networks, in the same order."""
+    cpus, gpus = slots.cpus_per_trial, slots.gpus_per_trial
+    task = ray.remote(_measure_one).options(num_cpus=cpus, num_gpus=gpus)
+    data = plan.data_on_nodes
+    return list(ray.get([task.remote(config, data, cpus, gpus) for config in plan.networks]))
+
+
+def _measure_one(config: TrialConfig, data: NodeCopy, cpus: int, gpus: float) -> float:
     device = prepare_process(cpus, gpus)
     return time_steps(
         config,

@@ -9,23 +9,23 @@ from search.planning.plan import Plan
 from search.runs.rows import TrialRow
 from search.runs.storage import Location
 from search.trials.cluster import Slots
-from search.trials.worker import trial_name
+from search.trials.worker import trial_folders, trial_name
 from segcore.errors import UserError
 from segcore.training.checkpoint import checkpoint_bytes
 
 DIFFERENT_SHARE = 0.25
-"""Of the ensemble's candidates those that are there for being different, not for being the best."""
+"""The share of the ensemble's candidates that is chosen for being different, not the best."""
 
 KEPT_PER_CANDIDATE = 2
-"""Trials whose checkpoints stay, for each one that the ensemble considers: later ones push some
-out, and a checkpoint that is gone can't come back."""
+"""This many trials keep their checkpoints for each candidate of the ensemble. Later trials change
+who the candidates are, and a checkpoint that was deleted can't come back."""
 
 
 def choose_candidates(rows: Sequence[TrialRow], limit: int) -> list[TrialRow]:
     """The best trials (``rows`` come best first), and a few that are of another kind.
 
-    Another kind: an architecture, encoder or loss that no better candidate has. Which errors are
-    other ones is for the selection itself to see, on the score.
+    A trial is of another kind if no better candidate has its architecture, its encoder or its loss.
+    Whether it also makes other errors is found out by the selection of the ensemble's members.
     """
     scored = [row for row in rows if row.score is not None and row.plain_config]
     chosen = scored[: limit - int(limit * DIFFERENT_SHARE)]
@@ -46,7 +46,7 @@ def _kind(row: TrialRow) -> set[tuple[str, str | None]]:
 
 
 def kept_trials(rows: Sequence[TrialRow], candidates: int) -> set[int]:
-    """Numbers of the trials whose checkpoints stay: those that may become candidates, or run."""
+    """Numbers of the trials whose checkpoints stay: they may become candidates, or are running."""
     kept = {row.number for row in choose_candidates(rows, candidates * KEPT_PER_CANDIDATE)}
     return kept | {row.number for row in rows if row.status == "running"}
 
@@ -54,7 +54,8 @@ def kept_trials(rows: Sequence[TrialRow], candidates: int) -> set[int]:
 def check_space(plan: Plan, slots: Slots) -> int:
     """Bytes that checkpoints will take at most. ``UserError`` where this disk has less than that.
 
-    The best checkpoint and the newest of each trial that is kept or runs, and one being written.
+    Each trial that is kept or runs has its best and its newest checkpoint, and while it runs one
+    that is being written.
     """
     options = plan.options
     largest = max(checkpoint_bytes(config, plan.data.num_classes) for config in plan.networks)
@@ -78,13 +79,12 @@ def _existing(path: Path) -> Path:
 
 
 def drop_checkpoints(trials: Location, rows: Sequence[TrialRow], candidates: int) -> list[int]:
-    """Delete the checkpoints of all other trials; the numbers of those that had some."""
+    """Delete the checkpoints of all other trials; the number of each whose folder went."""
     kept = kept_trials(rows, candidates)
     names = {trial_name(row.number): row.number for row in rows if row.number not in kept}
     dropped = []
-    for session in trials.folders():
-        for name in (trials / session).folders():
-            if name in names:
-                (trials / session / name).delete()
-                dropped.append(names[name])
+    for name, folder in trial_folders(trials):
+        if name in names:
+            folder.delete()
+            dropped.append(names[name])
     return dropped

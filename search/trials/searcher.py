@@ -1,24 +1,26 @@
-"""Optuna behind Ray Tune's searcher interface: the study on disk is the only state, and the truth.
+"""Optuna and successive halving behind Ray Tune's interfaces: the study on disk is the only state.
 
 Optuna's states say how a trial ended: COMPLETE, its training ended by itself; PRUNED, the scheduler
 stopped it; FAIL, it broke, and the user attribute ``failure`` says why; RUNNING, it is training, or
-was when its session ended (killed, interrupted, out of time), and the next session takes it up. The
-user attribute ``config`` holds the TrialConfig, the intermediate values every (epoch, score) pair,
-``interval`` the ends of the best score's 95 % interval, and ``resampled`` what it takes to compare
-it with other trials' (``search.trials.worker.RESAMPLED``).
+it was when its session ended (killed, interrupted, out of time), and the next session goes on with
+it. The user attribute ``config`` holds the TrialConfig, the intermediate values every (epoch,
+score) pair, ``interval`` the ends of the best score's 95 % interval, and ``resampled`` what it
+takes to compare that score with other trials' (``search.trials.worker.RESAMPLED``).
 """
 
 import math
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from types import SimpleNamespace
 from typing import Any
 
 import optuna
 from optuna.trial import TrialState
-from ray.tune.schedulers import ASHAScheduler
+from ray.tune.schedulers import FIFOScheduler
 from ray.tune.search import Searcher
 
+from search.planning.halving import Halving
+from search.runs.study import SearchStudy
 from segcore.config import TrialConfig
 from segcore.errors import UserError
 
@@ -27,7 +29,10 @@ Space = Callable[[optuna.Trial], TrialConfig]
 
 @dataclass(frozen=True)
 class _Live:
+    """A trial that runs, or is to be taken up again."""
+
     trial: optuna.Trial
+    config: TrialConfig
     values: dict[int, float]
     """Every (epoch, score) that the study knows: ``Trial`` doesn't show them."""
 
@@ -35,25 +40,25 @@ class _Live:
 class StudySearcher(Searcher):  # type: ignore[misc]  # Ray has no types
     """Hands out the study's trials, and tells the study what became of them.
 
-    First the trials that a dead session left RUNNING, under their old numbers and configurations
-    (their workers find their own checkpoints), then enqueued ones, then sampled ones, until
-    ``planned_trials`` have been started, those of earlier sessions included.
+    First come the trials that an earlier session left RUNNING, under their old numbers and
+    configurations (their workers find their own checkpoints), then enqueued ones, then sampled
+    ones, until ``planned_trials`` have been started, those of earlier sessions included. A trial
+    that broke and was not given up is handed out again at once: Ray sees a new trial.
 
-    ``finish(config, trial_number)`` overlays what the search decides. What a worker gets is
-    ``{"trial_number": …, "config": config.to_dict(), "known_epochs": …}``, the last
-    being the epochs that the study has values of; each of its results holds ``epoch``
-    (1-based), ``metric`` and ``finished``: True in the last one of a training that ended by itself.
-    A last result may instead say in ``failure`` why the training can't go on, or in ``fatal`` why
-    no training can: such a trial stays RUNNING in the study, for a session that mends it. So does
-    one that Ray dropped though nobody gave it up: ``dropped_only`` says that such ones are all that
-    is left, and another session may take them up.
+    ``finish(config, trial_number)`` overlays what the search decides. A worker gets
+    ``{"trial_number": …, "attempt": …, "config": …, "known_epochs": …}``: the attempt in this
+    session, counted from 1, a TrialConfig, and the last epoch that the study has a value of. Each
+    of its results holds ``epoch`` (1-based), ``metric`` and ``finished``: True in the last result
+    of a training that ended by itself. A last result may instead say in ``failure`` why the
+    training can't go on, or in ``fatal`` why no training can: such a trial stays RUNNING in the
+    study, for a later session.
 
     ``capacity()`` is asked before each suggestion: no more trials are out than that.
     """
 
     def __init__(
         self,
-        study: optuna.Study,
+        study: SearchStudy,
         space: Space,
         *,
         metric: str,
@@ -62,7 +67,7 @@ class StudySearcher(Searcher):  # type: ignore[misc]  # Ray has no types
         capacity: Callable[[], int],
     ) -> None:
         super().__init__(metric=metric, mode="max")
-        self.study = study
+        self._study = study
         self._space = space
         self._planned_trials = planned_trials
         self._finish = finish
@@ -71,44 +76,55 @@ class StudySearcher(Searcher):  # type: ignore[misc]  # Ray has no types
         self._interrupted = [t for t in reversed(trials) if t.state == TrialState.RUNNING]
         self._n_started = sum(t.state != TrialState.WAITING for t in trials)
         self._live: dict[str, _Live] = {}
-        self._reasons: dict[str, str | None] = {}
-        self._n_dropped = 0
-
-    @property
-    def dropped_only(self) -> bool:
-        """Whether every trial has ended but for some that Ray dropped."""
-        all_out = not self._interrupted and self._n_started >= self._planned_trials
-        return self._n_dropped > 0 and all_out and not self._live
+        self._broken: list[_Live] = []
+        self._attempts: Counter[int] = Counter()
+        self._given_up: dict[str, str] = {}
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
-        """Give the next trial, or None while there is no room.
+        """Give the next trial, or None while there is no room or a running one may still break.
 
         Raises ``UserError`` where the space can't make a configuration.
         """
-        if not self._interrupted and self._n_started >= self._planned_trials:
-            return str(Searcher.FINISHED)
+        unfinished = self._broken or self._interrupted
+        if not unfinished and self._n_started >= self._planned_trials:
+            return None if self._live else str(Searcher.FINISHED)
         # Sampled no sooner than it can run: by then the sampler knows more.
         if len(self._live) >= self._capacity():
             return None
-        if self._interrupted:
-            past = self._interrupted.pop()
-            trial, values = optuna.Trial(self.study, past._trial_id), dict(past.intermediate_values)
-        else:
-            trial, values = self.study.ask(), {}
-            self._n_started += 1
-        config = trial.user_attrs.get("config") or self._configure(trial)
-        self._live[trial_id] = _Live(trial, values)
-        known_epochs = max(values, default=0)
-        return {"trial_number": trial.number, "config": config, "known_epochs": known_epochs}
+        live = self._broken.pop() if self._broken else self._begin()
+        self._live[trial_id] = live
+        number = live.trial.number
+        self._attempts[number] += 1
+        return {
+            "trial_number": number,
+            "attempt": self._attempts[number],
+            "config": live.config,
+            "known_epochs": max(live.values, default=0),
+        }
 
-    def _configure(self, trial: optuna.Trial) -> dict[str, Any]:
+    def _begin(self) -> _Live:
+        """Take up an interrupted trial, or start a new one."""
+        if not self._interrupted:
+            trial = self._study.ask()
+            self._n_started += 1
+            return _Live(trial, self._configure(trial), {})
+        past = self._interrupted.pop()
+        trial = self._study.begun_trial(past.number)
+        if past.user_attrs.get("failure"):
+            # The driver was killed before it told that the trial had failed, which is run again.
+            trial.set_user_attr("failure", None)
+        known = past.user_attrs.get("config")
+        config = TrialConfig.from_dict(known) if known else self._configure(trial)
+        return _Live(trial, config, dict(past.intermediate_values))
+
+    def _configure(self, trial: optuna.Trial) -> TrialConfig:
         try:
-            config = self._finish(self._space(trial), trial.number).to_dict()
+            config = self._finish(self._space(trial), trial.number)
         except UserError as error:
             trial.set_user_attr("failure", str(error))
-            self.study.tell(trial, state=TrialState.FAIL)
+            self._study.tell(trial, state=TrialState.FAIL)
             raise
-        trial.set_user_attr("config", config)
+        trial.set_user_attr("config", config.to_dict())
         return config
 
     def on_trial_result(self, trial_id: str, result: Mapping[str, Any]) -> None:
@@ -127,44 +143,37 @@ class StudySearcher(Searcher):  # type: ignore[misc]  # Ray has no types
     def on_trial_complete(
         self, trial_id: str, result: Mapping[str, Any] | None = None, error: bool = False
     ) -> None:
-        """Tell how the trial ended.
+        """Tell how the trial ended, or keep it where it broke and is to be taken up again.
 
         A finished one is worth its best epoch: that epoch's checkpoint is the one that is kept.
         A training that returns without a result had come to its end before it was resumed.
         """
         if trial_id not in self._live:
             return  # Ray tells twice where stopping a trial fails
+        if error and trial_id not in self._given_up:
+            self._broken.append(self._live.pop(trial_id))
+            return
         last = result or {}
-        dropped = error and self._reasons.get(trial_id) is None
-        self._n_dropped += dropped
-        if dropped or "fatal" in last:
+        if "fatal" in last:
             del self._live[trial_id]
             return
         self.on_trial_result(trial_id, last)  # Ray gives the last result of a stop only here
-        failure = last.get("failure")
+        live = self._live.pop(trial_id)
         finished = result is not None and last.get("finished", True)
-        values = self._live[trial_id].values
-        if finished and not values:
+        failure = self._given_up.get(trial_id) or last.get("failure")
+        if finished and not live.values:
             failure = f"no epoch had a finite {self.metric}"
-        trial = self._live.pop(trial_id).trial
-        if error:
-            failure = self._reasons[trial_id]
         if failure:
-            trial.set_user_attr("failure", failure)
-        if error or failure:
-            self.study.tell(trial, state=TrialState.FAIL)
+            live.trial.set_user_attr("failure", failure)  # a trial that ended takes no attributes
+            self._study.tell(live.trial, state=TrialState.FAIL)
         elif finished:
-            self.study.tell(trial, max(values.values()))
+            self._study.tell(live.trial, max(live.values.values()))
         else:
-            self.study.tell(trial, state=TrialState.PRUNED)
+            self._study.tell(live.trial, state=TrialState.PRUNED)
 
-    def note_failure(self, trial_id: str, reason: str | None) -> None:
-        """Say why a trial is given up, or None: it isn't. ``on_trial_complete`` may follow."""
-        self._reasons[trial_id] = reason
-
-    def known_values(self, trial_id: str) -> Mapping[int, float]:
-        """Every (epoch, score) of a trial that is out, those of earlier sessions included."""
-        return self._live[trial_id].values
+    def give_up(self, trial_id: str, reason: str) -> None:
+        """Count a trial that broke as failed, when Ray tells that it ended."""
+        self._given_up[trial_id] = reason
 
     def save(self, checkpoint_path: str) -> None:
         """Nothing to save: all is in the study."""
@@ -178,51 +187,29 @@ class StudySearcher(Searcher):  # type: ignore[misc]  # Ray has no types
         return {}
 
 
-class StudyScheduler(ASHAScheduler):  # type: ignore[misc]  # Ray has no types
-    """Ray's asynchronous successive halving, which goes on where earlier sessions left it.
+class StudyScheduler(FIFOScheduler):  # type: ignore[misc]  # Ray has no types
+    """Stops trials by successive halving, and asks what to do about those that break.
 
-    Their values fill the rungs before the first trial starts, so that cut-offs survive. A trial
-    that is resumed brings its own values along when it is added, under its new Ray id: it has one
-    entry in each rung that it passed, and none more when it passes that epoch a second time.
-    ``why(trial)`` says why Ray's trial is given up, or None where it isn't.
+    ``why(trial)`` is asked once each time that a trial of Ray's breaks: it says why the trial is
+    given up, or None where it is to go on.
     """
 
     def __init__(
-        self,
-        searcher: StudySearcher,
-        *,
-        grace_epochs: int,
-        max_epochs: int,
-        reduction_factor: int,
-        why: Callable[[Any], str | None],
+        self, searcher: StudySearcher, halving: Halving, *, why: Callable[[Any], str | None]
     ) -> None:
-        super().__init__(
-            time_attr="epoch",
-            metric=searcher.metric,
-            mode="max",
-            max_t=max_epochs,
-            grace_period=grace_epochs,
-            reduction_factor=reduction_factor,
-        )
-        self._searcher = searcher
-        self._why = why
-        for past in searcher.study.get_trials(deepcopy=False):
-            if past.state.is_finished():
-                stand_in = SimpleNamespace(trial_id=f"past-{past.number}")
-                super().on_trial_add(None, stand_in)
-                self._replay(stand_in, past.intermediate_values)
-                self.on_trial_remove(None, stand_in)
+        super().__init__()
+        self._searcher, self._halving, self._why = searcher, halving, why
 
-    def on_trial_add(self, tune_controller: Any, trial: Any) -> None:
-        """Add a trial with all that the study knows of it."""
-        super().on_trial_add(tune_controller, trial)
-        self._replay(trial, self._searcher.known_values(trial.trial_id))
+    def on_trial_result(self, tune_controller: Any, trial: Any, result: Mapping[str, Any]) -> str:
+        """Whether the trial is stopped after this epoch."""
+        score = result.get(self._searcher.metric)
+        if score is None:
+            return str(FIFOScheduler.CONTINUE)  # a failure was reported instead
+        stops = self._halving.stops(trial.config["trial_number"], result["epoch"], score)
+        return str(FIFOScheduler.STOP if stops else FIFOScheduler.CONTINUE)
 
     def on_trial_error(self, tune_controller: Any, trial: Any) -> None:
-        """Keep why: Ray's last call before the searcher is told, if the trial isn't tried again."""
-        super().on_trial_error(tune_controller, trial)
-        self._searcher.note_failure(trial.trial_id, self._why(trial))
-
-    def _replay(self, trial: Any, values: Mapping[int, float]) -> None:
-        for epoch, value in sorted(values.items()):
-            self.on_trial_result(None, trial, {"epoch": epoch, self.metric: value})
+        """Decide about a trial that broke: Ray's last call before it tells the searcher."""
+        reason = self._why(trial)
+        if reason is not None:
+            self._searcher.give_up(trial.trial_id, reason)

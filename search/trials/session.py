@@ -8,53 +8,50 @@ resumed search is a new session of Ray that hands out what the study says is unf
 
 import functools
 import json
-import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any, cast
 
-import optuna
 from ray import tune
 from ray.tune.error import TuneError
 from ray.tune.experiment import Trial
 
+from search.planning.halving import Halving, rungs
 from search.planning.plan import Plan
-from search.planning.sampler import RungTPESampler, rungs
+from search.planning.sampler import RungTPESampler
 from search.planning.space import finish
 from search.runs.rows import STATUS, read_rows, show_config
-from search.runs.study import enqueue_baselines, open_study
+from search.runs.study import SearchStudy, enqueue_baselines, open_study
 from search.tracking.mlflow_runs import Status
 from search.tracking.tracker import Tracker
 from search.trials.cluster import Slots
-from search.trials.faults import EndOnFault, Faults
+from search.trials.faults import Faults, last_error
 from search.trials.keeping import drop_checkpoints
 from search.trials.progress import SearchProgress
 from search.trials.searcher import StudyScheduler, StudySearcher
-from search.trials.worker import TrialSetting, kept_results, run_trial, trial_name
+from search.trials.worker import TrialSetting, folder_name, kept_results, run_trial, trial_name
 from segcore.config import TrialConfig
 from segcore.errors import StorageError, UserError
 from segcore.versions import versions
 
 
-def open_plan_study(plan: Plan) -> optuna.Study:
+def open_plan_study(plan: Plan) -> SearchStudy:
     """The plan's study, made on first use with the space's baselines waiting in it."""
     options = plan.options
-    study = open_study(
-        plan.run.study,
-        name=plan.run.path.name,
-        create=not plan.run.study.exists(),
-    )
+    study = open_study(plan.run.study, name=plan.run.path.name, create=not plan.run.study.exists())
     study.sampler = RungTPESampler(
         rungs(options.grace_epochs, options.max_epochs, options.reduction_factor),
         # A resumed search must not begin its draws again: it would try the same a second time.
         seed=options.seed + len(study.get_trials(deepcopy=False)),
+        storage=study.storage,
     )
     enqueue_baselines(study, plan.space.baselines)
     return study
 
 
 def run_trials(
-    plan: Plan, study: optuna.Study, slots: Slots, tracker: Tracker, progress: SearchProgress
+    plan: Plan, study: SearchStudy, slots: Slots, tracker: Tracker, progress: SearchProgress
 ) -> None:
     """Run the trials that the study still lacks; returns when they ended, or on Ctrl-C.
 
@@ -65,25 +62,20 @@ def run_trials(
         hang_timeout_s=options.hang_timeout_s, planned_trials=options.trials, say=progress.say
     )
     watcher = _Watcher(plan, study, tracker, progress, faults)
-    watcher.tell_what_was_not_told()
-    started = time.monotonic()
-    while _run_session(plan, study, slots, faults, watcher, time.monotonic() - started):
-        pass
+    watcher.catch_up()
+    try:
+        _tuner(plan, study, slots, faults, watcher).fit()
+    except TuneError as error:
+        # What the searcher and the callbacks raise is in there as text.
+        raise _cause_of(error) from error
+    if faults.reason is not None:
+        raise UserError(f"{plan.run.address}: {faults.reason}")
 
 
-def _run_session(
-    plan: Plan,
-    study: optuna.Study,
-    slots: Slots,
-    faults: Faults,
-    watcher: "_Watcher",
-    spent_s: float,
-) -> bool:
-    """One session of Ray Tune; whether another one has to take up trials that this one dropped."""
-    options = plan.options
-    budget_s = options.time_budget_s
-    if budget_s is not None and spent_s >= budget_s:
-        return False
+def _tuner(
+    plan: Plan, study: SearchStudy, slots: Slots, faults: Faults, watcher: "_Watcher"
+) -> tune.Tuner:
+    options, trials = plan.options, plan.run.trials
     searcher = StudySearcher(
         study,
         plan.space.sample,
@@ -92,12 +84,11 @@ def _run_session(
         finish=functools.partial(finish, options),
         capacity=lambda: slots.count,
     )
-    scheduler = StudyScheduler(
-        searcher,
+    halving = Halving(
+        study.get_trials(deepcopy=False),
         grace_epochs=options.grace_epochs,
         max_epochs=options.max_epochs,
         reduction_factor=options.reduction_factor,
-        why=faults.why,
     )
     setting = TrialSetting(
         storage=plan.run.storage,
@@ -106,43 +97,36 @@ def _run_session(
         metric=options.metric,
         cpus=slots.cpus_per_trial,
         gpus=slots.gpus_per_trial,
+        hang_timeout_s=options.hang_timeout_s,
     )
-    tuner = tune.Tuner(
+    return tune.Tuner(
         tune.with_resources(functools.partial(run_trial, setting=setting), slots.resources),
         tune_config=tune.TuneConfig(
             search_alg=searcher,
-            scheduler=scheduler,
-            num_samples=options.trials,
-            max_concurrent_trials=options.trials,  # the searcher knows how many there is room for
-            time_budget_s=None if budget_s is None else budget_s - spent_s,
+            scheduler=StudyScheduler(searcher, halving, why=watcher.why_given_up),
+            num_samples=-1,  # the searcher says when no more are to come
+            max_concurrent_trials=options.trials,  # it also knows how many there is room for
+            time_budget_s=options.time_budget_s,
             reuse_actors=True,
-            trial_name_creator=_trial_name,
-            trial_dirname_creator=_trial_name,
+            trial_name_creator=_name_of,
+            trial_dirname_creator=_folder_of,
         ),
         run_config=tune.RunConfig(
-            name=f"session_{1 + len(plan.run.trials.folders())}",
-            storage_path=plan.run.trials.path,
-            storage_filesystem=plan.run.trials.filesystem,
-            failure_config=tune.FailureConfig(max_failures=-1),  # until ``faults`` gives a trial up
-            stop=EndOnFault(faults),
+            name=f"session_{1 + len(trials.folders())}",
+            storage_path=trials.path,
+            storage_filesystem=trials.filesystem,
+            failure_config=tune.FailureConfig(max_failures=0),  # the searcher tries again
+            stop=watcher,
             # The best one, and always the newest to go on from.
             checkpoint_config=tune.CheckpointConfig(
                 num_to_keep=1,
                 checkpoint_score_attribute=options.score_key,
                 checkpoint_score_order="max",
             ),
-            callbacks=[faults, watcher],
+            callbacks=[watcher],
             verbose=0,
         ),
     )
-    try:
-        tuner.fit()
-    except TuneError as error:
-        # What the searcher and the callbacks raise is in there as text.
-        raise _cause_of(error) from error
-    if faults.reason is not None:
-        raise UserError(f"{plan.run.address}: {faults.reason}")
-    return searcher.dropped_only
 
 
 def _cause_of(error: BaseException) -> BaseException:
@@ -155,127 +139,144 @@ def _cause_of(error: BaseException) -> BaseException:
     return error
 
 
-def _trial_name(trial: Trial) -> str:
-    return trial_name(trial.config["trial_number"])
+def _number(trial: Trial) -> int:
+    """The number that a trial of Ray's has in the study."""
+    return int(trial.config["trial_number"])
 
 
-class _Watcher(tune.Callback):
-    """Passes what Ray Tune tells about trials on to MLflow, to the bucket, and to who watches."""
+def _name_of(trial: Trial) -> str:
+    return trial_name(_number(trial))
 
-    def __init__(
-        self,
-        plan: Plan,
-        study: optuna.Study,
-        tracker: Tracker,
-        progress: SearchProgress,
-        faults: Faults,
-    ) -> None:
-        self._plan, self._study = plan, study
-        self._tracker, self._progress, self._faults = tracker, progress, faults
-        for row in read_rows(study):
-            progress.best_so_far(row.score, row.number)
+
+def _folder_of(trial: Trial) -> str:
+    return folder_name(_number(trial), trial.config["attempt"])
+
+
+@dataclass(eq=False)
+class _Watcher(tune.Callback, tune.Stopper):
+    """Hears of each trial's start, epochs and end, and tells MLflow, the bucket and the user.
+
+    It also ends the search where ``faults`` says so: to Ray Tune it is a stopper too.
+    """
+
+    plan: Plan
+    study: SearchStudy
+    tracker: Tracker
+    progress: SearchProgress
+    faults: Faults
 
     def __getstate__(self) -> dict[str, Any]:
-        # Ray pickles its Tuner for a restore that isn't used; open files can't be.
+        # Ray pickles its Tuner for a restore that isn't used; open files can't be pickled.
         return {}
 
-    def on_trial_start(
-        self, iteration: int, trials: list[Trial], trial: Trial, **info: Any
-    ) -> None:
-        """Open the trial's run in MLflow."""
-        number = trial.config["trial_number"]
-        self._start(number, TrialConfig.from_dict(trial.config["config"]))
-        self._progress.epoch_done(number, 0, None)
-        self._push_state()
+    def catch_up(self) -> None:
+        """Tell MLflow what a driver that was killed had told the study alone.
 
-    def _start(self, number: int, config: TrialConfig) -> None:
-        tags = {"data_fingerprint": self._plan.data.fingerprint, **versions()}
-        is_new = self._tracker.status_of(number) is None
-        self._tracker.start_trial(number, config, tags)
-        if is_new:
-            path = self._plan.run.path / "configs" / f"{trial_name(number)}.json"
-            path.parent.mkdir(exist_ok=True)
-            path.write_text(json.dumps(config.to_dict(), indent=2))
-            self._tracker.log_artifacts(number, path)
-
-    def tell_what_was_not_told(self) -> None:
-        """What a driver that was killed had told the study, and not yet MLflow's journal.
-
-        An epoch whose checkpoint is gone has but its score there.
+        An epoch whose checkpoint is gone has only its score there.
         """
-        for trial in self._study.get_trials(deepcopy=False):
+        for row in read_rows(self.study):
+            self.progress.best_so_far(row.score, row.number)
+        for trial in self.study.get_trials(deepcopy=False):
             if "config" not in trial.user_attrs:
                 continue  # it waits, or the space failed
-            number, status = trial.number, self._tracker.status_of(trial.number)
+            number, status = trial.number, self.tracker.status_of(trial.number)
             if status is None:
-                self._start(number, TrialConfig.from_dict(trial.user_attrs["config"]))
-            last_epoch = self._tracker.last_epoch(number)
+                self._open_run(number, TrialConfig.from_dict(trial.user_attrs["config"]))
+            last_epoch = self.tracker.last_epoch(number)
             untold = {e: v for e, v in trial.intermediate_values.items() if e > last_epoch}
-            kept = kept_results(self._plan.run.trials, number) if untold else {}
+            kept = kept_results(self.plan.run.trials, number) if untold else {}
             for epoch, value in sorted(untold.items()):
-                score = {self._plan.options.score_key: value}
-                self._tracker.log_epoch(number, epoch, _our_metrics(kept.get(epoch, score)))
+                score = {self.plan.options.score_key: value}
+                self.tracker.log_epoch(number, epoch, _our_metrics(kept.get(epoch, score)))
             if trial.state.is_finished() and status != STATUS[trial.state]:
                 ended = cast(Status, STATUS[trial.state])
-                self._tracker.end_trial(number, ended, trial.user_attrs.get("failure"))
+                self.tracker.end_trial(number, ended, trial.user_attrs.get("failure"))
 
-    def on_trial_result(
-        self,
-        iteration: int,
-        trials: list[Trial],
-        trial: Trial,
-        result: dict[str, Any],
-        **info: Any,
-    ) -> None:
+    # A trial starts.
+
+    def on_trial_start(self, *, trial: Trial, **info: Any) -> None:
+        """Open the trial's run in MLflow."""
+        number = _number(trial)
+        self.faults.heard(number)
+        self._open_run(number, trial.config["config"])
+        self.progress.epoch_done(number, 0, None)
+        self._push_state()
+
+    def _open_run(self, number: int, config: TrialConfig) -> None:
+        is_new = self.tracker.status_of(number) is None
+        tags = {"data_fingerprint": self.plan.data.fingerprint, **versions()}
+        self.tracker.start_trial(number, config, tags)
+        if is_new:
+            path = self.plan.run.path / "configs" / f"{trial_name(number)}.json"
+            path.parent.mkdir(exist_ok=True)
+            path.write_text(json.dumps(config.to_dict(), indent=2))
+            self.tracker.log_artifacts(number, path)
+
+    # It reports an epoch.
+
+    def on_trial_result(self, *, trial: Trial, result: dict[str, Any], **info: Any) -> None:
         """Log an epoch."""
-        if "failure" in result or "fatal" in result:
-            return
-        number = trial.config["trial_number"]
-        self._tracker.log_epoch(number, result["epoch"], _our_metrics(result))
-        score = result[self._plan.options.score_key]
-        self._progress.epoch_done(number, result["epoch"], score)
+        number = _number(trial)
+        self.faults.heard(number)
+        if "fatal" in result:
+            self.faults.reason = result["fatal"]
+        elif "failure" not in result:
+            self.faults.scored()
+            self.tracker.log_epoch(number, result["epoch"], _our_metrics(result))
+            score = result[self.plan.options.score_key]
+            self.progress.epoch_done(number, result["epoch"], score)
 
-    def on_trial_complete(
-        self, iteration: int, trials: list[Trial], trial: Trial, **info: Any
-    ) -> None:
+    # It ends, or breaks.
+
+    def on_trial_complete(self, *, trial: Trial, **info: Any) -> None:
         """Close the run of a trial that finished, was stopped, or reported its failure."""
         result = trial.last_result
         if "fatal" in result:
             return  # nothing is wrong with this trial: the next session runs it
         failure = result.get("failure")
+        if failure is None:
+            self._close_run(trial, status_of(result), None)
+            return
+        self.faults.failed(failure)
         if "traceback" in result:
-            path = self._plan.run.path / "failures" / f"{_trial_name(trial)}.txt"
+            path = self.plan.run.path / "failures" / f"{_name_of(trial)}.txt"
             path.parent.mkdir(exist_ok=True)
             path.write_text(result["traceback"])
             failure = f"{failure} (details: {path})"
-        self._end(trial, "failed" if failure else status_of(result), failure)
+        self._close_run(trial, "failed", failure)
 
-    def on_trial_error(
-        self, iteration: int, trials: list[Trial], trial: Trial, **info: Any
-    ) -> None:
+    def why_given_up(self, trial: Trial) -> str | None:
+        """Why a trial that broke isn't tried again; None where it is."""
+        return self.faults.broke(_number(trial), last_error(trial))
+
+    def on_trial_error(self, *, trial: Trial, **info: Any) -> None:
         """Close the run of a trial that was given up."""
-        reason = self._faults.why(trial)
+        reason = self.faults.given_up.get(_number(trial))
         if reason is not None:
-            self._end(trial, "failed", reason)
+            self.faults.failed(reason)
+            self._close_run(trial, "failed", reason)
 
-    def _end(self, trial: Trial, status: Status, failure: str | None) -> None:
-        number = trial.config["trial_number"]
-        self._tracker.end_trial(number, status, failure)
-        what = show_config(
-            TrialConfig.from_dict(trial.config["config"]), ("architecture", "encoder", "loss", "lr")
-        )
-        self._progress.trial_ended(number, what, status, failure)
+    def _close_run(self, trial: Trial, status: Status, failure: str | None) -> None:
+        number, config = _number(trial), trial.config["config"]
+        self.tracker.end_trial(number, status, failure)
+        what = show_config(config, ("architecture", "encoder", "loss", "lr"))
+        self.progress.trial_ended(number, what, status, failure)
         self._push_state()
         with self._outages_told():
-            drop_checkpoints(
-                self._plan.run.trials,
-                read_rows(self._study),
-                self._plan.options.ensemble_candidates,
-            )
+            kept = self.plan.options.ensemble_candidates
+            drop_checkpoints(self.plan.run.trials, read_rows(self.study), kept)
 
     def _push_state(self) -> None:
         with self._outages_told():
-            self._plan.run.push_state()
+            self.plan.run.push_state()
+
+    def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
+        """Whether a single trial should end: that is the scheduler's to say."""
+        return False
+
+    def stop_all(self) -> bool:
+        """Whether the search should end."""
+        return self.faults.reason is not None
 
     @contextmanager
     def _outages_told(self) -> Iterator[None]:
@@ -283,7 +284,7 @@ class _Watcher(tune.Callback):
         try:
             yield
         except StorageError as error:
-            self._progress.say(str(error))
+            self.progress.say(str(error))
 
 
 def status_of(result: Mapping[str, Any]) -> Status:

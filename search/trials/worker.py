@@ -1,5 +1,6 @@
 """One trial on one worker: fit() → tune.report."""
 
+import faulthandler
 import gc
 import json
 import math
@@ -18,7 +19,7 @@ from ray import tune
 from threadpoolctl import threadpool_limits
 
 from search.runs.storage import SHARED, Location, NodeCopy
-from segcore.config import MetricName, TrialConfig
+from segcore.config import MetricName
 from segcore.data.prepared import open_prepared
 from segcore.errors import DISK_FULL, StorageError, TrainingFailedError, UserError
 from segcore.scores.intervals import Resampled
@@ -34,6 +35,9 @@ RESAMPLED = "resampled"
 """In a result that is the best so far: the number of photographs, and the scores of some resamples
 of them, by which ``search.leaderboard`` compares trials."""
 RESAMPLES_KEPT = 400
+
+AGAIN = "_again_"
+"""In the name of a trial's folder where a session of Ray had to try it several times."""
 
 PRETEND_GPUS = "SEGSEARCH_PRETEND_GPUS"
 """Set where Ray was told of GPUs that don't exist, to try a cluster: trials run on the CPU."""
@@ -51,6 +55,8 @@ class TrialSetting:
     """What is maximised."""
     cpus: int
     gpus: float
+    hang_timeout_s: float
+    """A worker that needs longer than this for an epoch ends itself."""
 
 
 @dataclass(frozen=True)
@@ -71,35 +77,19 @@ class StoredCheckpoint:
 def run_trial(assignment: dict[str, Any], *, setting: TrialSetting) -> None:
     """Train what ``StudySearcher`` assigned, reporting and keeping a checkpoint after each epoch.
 
-    Goes on where the trial was, in this session of Ray or an earlier one. What fails by the
-    configuration's own fault is reported as ``failure`` instead of raised: Ray tries again what
-    raises, and that is for workers that died. What no trial could do here is reported as ``fatal``.
+    The trial goes on where it was, in this session of Ray or an earlier one. What fails by the
+    configuration's own fault is reported as ``failure`` instead of raised: what raises is tried
+    again, and that is for workers that died. What no trial could do here is reported as ``fatal``.
     """
-    config = TrialConfig.from_dict(assignment["config"])
     results: list[dict[str, Any]] = []
 
     def end(**why: str) -> None:
-        tune.report({"epoch": len(results), "finished": False, **why})
+        _report({"epoch": len(results), "finished": False, **why}, None, setting)
 
+    watch_for_hang(setting.hang_timeout_s)
     try:
         _check_storage(setting.storage)
-        device = prepare_process(setting.cpus, setting.gpus)
-        data = open_prepared(setting.data.folder())
-        with tempfile.TemporaryDirectory() as folder:
-            resume_from = _catch_up(
-                assignment, config, setting.storage / "trials", results, Path(folder)
-            )
-            epochs = fit(
-                config,
-                data,
-                device=device,
-                resume_from=resume_from,
-                weights_dir=setting.weights.folder(),
-                loader_workers=setting.cpus if device.type == "cuda" else 0,
-            )
-            for epoch in epochs:
-                add_result(results, epoch, data.class_names, setting.metric)
-                _report(epoch, results)
+        _train(assignment, setting, results)
     except (_ClusterError, StorageError) as error:
         end(fatal=str(error))
     except (TrainingFailedError, UserError) as error:
@@ -110,17 +100,95 @@ def run_trial(assignment: dict[str, Any], *, setting: TrialSetting) -> None:
         else:
             failure = f"{type(error).__name__}: {error}"
             end(failure=failure, traceback=traceback.format_exc())
+    finally:
+        faulthandler.cancel_dump_traceback_later()
+
+
+def _train(
+    assignment: dict[str, Any], setting: TrialSetting, results: list[dict[str, Any]]
+) -> None:
+    """Train to the end, adding each epoch's result to ``results``, with those of before."""
+    device = prepare_process(setting.cpus, setting.gpus)
+    data = open_prepared(setting.data.folder())
+    with tempfile.TemporaryDirectory() as folder:
+        epochs = fit(
+            assignment["config"],
+            data,
+            device=device,
+            resume_from=_catch_up(assignment, setting, results, Path(folder)),
+            weights_dir=setting.weights.folder(),
+            loader_workers=setting.cpus if device.type == "cuda" else 0,
+        )
+        for epoch in epochs:
+            add_result(results, epoch, data.class_names, setting.metric)
+            with tempfile.TemporaryDirectory() as new:
+                (Path(new) / RESULTS).write_text(json.dumps(results))
+                epoch.save(Path(new))
+                _report(results[-1], Path(new), setting)
+
+
+def _catch_up(
+    assignment: dict[str, Any],
+    setting: TrialSetting,
+    results: list[dict[str, Any]],
+    folder: Path,
+) -> Path | None:
+    """Fetch the newest checkpoint into ``folder``, and report its epochs that nobody heard of.
+
+    A checkpoint is in storage before its result is on its way: a driver or a worker that dies in
+    between leaves it behind. Fills ``results`` with those up to the checkpoint.
+    """
+    found = checkpoints(setting.storage / "trials", assignment["trial_number"])
+    usable = (stored for stored in found if stored.info.config == assignment["config"])
+    newest = max(usable, key=lambda stored: stored.info.epoch, default=None)
+    if newest is None:
+        return None
+    newest.location.fetch(folder)
+    results += json.loads((folder / RESULTS).read_text())
+    for result in results[assignment["known_epochs"] :]:
+        _report(result, folder if result is results[-1] else None, setting)
+    return folder
+
+
+def _report(result: dict[str, Any], folder: Path | None, setting: TrialSetting) -> None:
+    """Report an epoch, with the checkpoint in ``folder``; returns when the trial is to go on."""
+    kept = None if folder is None else tune.Checkpoint.from_directory(folder)
+    # A trial that is stopped here waits until its worker gets another one.
+    faulthandler.cancel_dump_traceback_later()
+    tune.report(result, checkpoint=kept)
+    watch_for_hang(setting.hang_timeout_s)
+
+
+def watch_for_hang(timeout_s: float) -> None:
+    """End this process unless it reports in time; where it hangs is written to its log.
+
+    faulthandler's watch needs neither Python's lock nor the thread that hangs.
+    """
+    faulthandler.dump_traceback_later(timeout_s, exit=True, file=2)
 
 
 def trial_name(number: int) -> str:
-    """Name of a trial's folder, in every session."""
+    """Name of a trial, and of its folder in a session."""
     return f"trial_{number:04d}"
+
+
+def folder_name(number: int, attempt: int) -> str:
+    """Name of the folder of a session's attempt at a trial, the first of which is 1."""
+    return trial_name(number) if attempt == 1 else f"{trial_name(number)}{AGAIN}{attempt}"
+
+
+def trial_folders(trials: Location) -> Iterator[tuple[str, Location]]:
+    """Each trial's name with its folder, for all sessions and attempts."""
+    for session in trials.folders():
+        for folder in (trials / session).folders():
+            yield folder.partition(AGAIN)[0], trials / session / folder
 
 
 def checkpoints(trials: Location, number: int) -> Iterator[StoredCheckpoint]:
     """A trial's complete checkpoints of all sessions."""
-    for session in trials.folders():
-        folder = trials / session / trial_name(number)
+    for trial, folder in trial_folders(trials):
+        if trial != trial_name(number):
+            continue
         sizes: dict[str, dict[str, int]] = {}
         for path, size in folder.files().items():
             name, _, file = path.partition("/")
@@ -149,57 +217,19 @@ def best_checkpoint(trials: Location, number: int) -> StoredCheckpoint | None:
     return max(found, key=lambda stored: stored.info.score, default=None)
 
 
-def _catch_up(
-    assignment: dict[str, Any],
-    config: TrialConfig,
-    trials: Location,
-    results: list[dict[str, Any]],
-    folder: Path,
-) -> Path | None:
-    """Fetch the newest checkpoint into ``folder``, and report its epochs that nobody heard of.
-
-    A checkpoint is in storage before its result is on its way: a driver or a worker that dies in
-    between leaves it behind. Fills ``results`` with those up to the checkpoint.
-    """
-    heard = tune.get_checkpoint()  # this session's, where the trial goes on with a new worker
-    known_epochs = assignment["known_epochs"]
-    found = [c for c in checkpoints(trials, assignment["trial_number"]) if c.info.config == config]
-    newest = max(found, key=lambda stored: stored.info.epoch, default=None)
-    if newest is None:
-        return None
-    # A copy: what Ray is given, it may write to the very place where it found it.
-    newest.location.fetch(folder)
-    results += json.loads((folder / RESULTS).read_text())
-    for stored in found:
-        if heard is not None and stored.location.path == heard.path:
-            known_epochs = max(known_epochs, stored.info.epoch)
-    for result in results[known_epochs:]:
-        kept = tune.Checkpoint.from_directory(folder) if result is results[-1] else None
-        tune.report(result, checkpoint=kept)
-    return folder
-
-
-def _report(epoch: EpochResult, results: list[dict[str, Any]]) -> None:
-    with tempfile.TemporaryDirectory() as folder:
-        (Path(folder) / RESULTS).write_text(json.dumps(results))
-        epoch.save(Path(folder))
-        tune.report(results[-1], checkpoint=tune.Checkpoint.from_directory(folder))
-
-
 def add_result(
     results: list[dict[str, Any]],
     epoch: EpochResult,
     class_names: Sequence[str],
     metric: MetricName,
 ) -> None:
-    """Add an epoch's; of all, only the best one keeps its resamples: they would fill the disk.
+    """Add an epoch's result to those before.
 
     Beside ``epoch_metrics``, "…_low" and "…_high" are the ends of the 95 % interval of the score
-    that is maximised.
+    that is maximised. Only the best result keeps its resamples: those of all would fill the disk.
     """
     resampled = Resampled.of(epoch.scores.counts_P3K, metric)
     interval = resampled.interval()
-    ends = {f"val/{metric}_low": interval.low, f"val/{metric}_high": interval.high}
     score, value = f"val/{metric}", resampled.value
     is_best = math.isfinite(value) and not any(result[score] >= value for result in results)
     results.append(
@@ -207,7 +237,8 @@ def add_result(
             "epoch": epoch.epoch,
             "finished": epoch.finished,
             **epoch_metrics(epoch, class_names),
-            **ends,
+            f"{score}_low": interval.low,
+            f"{score}_high": interval.high,
         }
     )
     if is_best:

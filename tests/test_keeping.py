@@ -1,0 +1,97 @@
+"""Which checkpoints are deleted, and how long a search is said to take."""
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from search.runs.options import SearchOptions
+from search.runs.rows import TrialRow
+from search.runs.storage import Location
+from search.trials import estimate
+from search.trials.cluster import Slots
+from search.trials.estimate import estimate_s, expected_epochs
+from search.trials.keeping import KEPT_PER_CANDIDATE, drop_checkpoints
+from segcore.config import TrialConfig
+
+CONFIG = TrialConfig(architecture="scratch_unet", encoder=None).to_dict()
+
+
+def row(number: int, score: float | None, status: str = "stopped") -> TrialRow:
+    return TrialRow(number, status, score, None, None, 3, None, CONFIG, None)
+
+
+def put_checkpoints(trials: Path, *folders: str) -> None:
+    for folder in folders:
+        (trials / folder / "checkpoint_000000").mkdir(parents=True)
+        (trials / folder / "checkpoint_000000" / "model.safetensors").write_bytes(b"weights")
+
+
+def left(trials: Path) -> list[str]:
+    files = (path.relative_to(trials) for path in trials.rglob("*.safetensors"))
+    return sorted(path.parents[1].as_posix() for path in files)
+
+
+def test_only_trials_that_can_not_become_candidates_lose_their_checkpoints(tmp_path: Path) -> None:
+    put_checkpoints(
+        tmp_path,
+        "session_1/trial_0000", "session_1/trial_0001", "session_1/trial_0002",
+        "session_1/trial_0003", "session_1/trial_0003_again_2", "session_2/trial_0003",
+        "session_2/trial_0004", "session_2/trial_0005", "session_2/trial_0100",
+        "session_2/trial_10000",
+    )  # fmt: skip
+    (tmp_path / "session_1" / "tuner.pkl").touch()
+    rows = [
+        row(1, 0.9), row(10000, 0.8), row(0, 0.7), row(3, 0.6), row(100, 0.5),
+        row(4, 0.1, "running"), row(2, None, "failed"), row(5, None, "running"),
+    ]  # fmt: skip
+    assert KEPT_PER_CANDIDATE == 2
+    dropped = drop_checkpoints(Location.parse(tmp_path), rows, candidates=1)
+    assert sorted(dropped) == [0, 2, 3, 3, 3, 100]
+    assert left(tmp_path) == [
+        "session_1/trial_0001", "session_2/trial_0004", "session_2/trial_0005",
+        "session_2/trial_10000",
+    ]  # fmt: skip
+    assert (tmp_path / "session_1" / "tuner.pkl").is_file()
+    assert drop_checkpoints(Location.parse(tmp_path), rows, candidates=1) == []
+
+
+def plan_of(*networks: TrialConfig, **options: Any) -> Any:
+    images = {"train": np.arange(90), "val": np.arange(30)}
+    return SimpleNamespace(
+        options=SearchOptions(**options),
+        networks=networks,
+        data=SimpleNamespace(items=images.__getitem__),
+        data_on_nodes=None,
+    )
+
+
+@pytest.mark.parametrize(
+    ("trials", "grace", "most", "factor", "epochs"),
+    [
+        (1, 1, 1, 2, 1),
+        (10, 5, 5, 3, 50),  # no trial is stopped
+        (9, 1, 9, 3, 9 * 1 + 3 * 2 + 1 * 6),
+        (8, 2, 12, 2, 8 * 2 + 4 * 2 + 2 * 4 + 1 * 4),  # rungs 2, 4, 8 and the end
+    ],
+)
+def test_at_each_rung_the_expected_share_of_trials_goes_on(
+    trials: int, grace: int, most: int, factor: int, epochs: float
+) -> None:
+    plan = plan_of(trials=trials, grace_epochs=grace, max_epochs=most, reduction_factor=factor)
+    assert expected_epochs(plan) == pytest.approx(epochs)
+
+
+def test_the_time_is_that_of_the_mean_network_on_all_slots(monkeypatch: pytest.MonkeyPatch) -> None:
+    """90 training images and 30 for validation, which cost a third: 100 images an epoch."""
+    step_s = {2: 0.2, 10: 0.5}  # 10 and 5 s an epoch
+    monkeypatch.setattr(estimate, "measure", lambda plan, slots: [
+        step_s[config.batch_size] for config in plan.networks
+    ])  # fmt: skip
+    networks = [TrialConfig(batch_size=size) for size in step_s]
+    plan = plan_of(*networks, trials=10, grace_epochs=4, max_epochs=4)
+    assert estimate_s(plan, Slots(1, 0, wanted=2)) == pytest.approx(10 * 4 * 7.5 / 2)
+    plan.options = SearchOptions(trials=10, grace_epochs=4, max_epochs=4, folds=3, fold_trials=2)
+    assert estimate_s(plan, Slots(1, 0, wanted=2)) == pytest.approx((10 + 3 * 2) * 4 * 7.5 / 2)

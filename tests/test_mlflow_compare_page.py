@@ -11,7 +11,8 @@ from selenium.webdriver.common.by import By
 from selenium.webdriver.remote.webdriver import WebDriver
 from selenium.webdriver.support.ui import WebDriverWait
 
-from search.tracking.mlflow_runs import UI_ADDRESS, check, default_uri, ui_command
+from search.tracking.addresses import UI_ADDRESS, default_uri, ui_command
+from search.tracking.check import check
 from search.tracking.tracker import Tracker
 from segcore.config import Scalar
 from spaces.aerial import space
@@ -44,7 +45,7 @@ def search(tmp_path_factory: pytest.TempPathFactory) -> LoggedSearch:
         search_name="aerial",
         search_id="aerial-1",
         score="val/dice",
-        journal=runs / "aerial" / "mlflow.jsonl",
+        outbox=runs / "aerial" / "mlflow.jsonl",
     ) as tracker:
         tracker.start_search({"space": "spaces.aerial:space", "trials": TRIALS}, {})
         for number, config in enumerate(configs):

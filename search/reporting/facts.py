@@ -76,7 +76,6 @@ def gather(run: RunFolder) -> RunFacts:
     trials = study.get_trials(deepcopy=False)
     options = record.options
     milestones = rungs(options.grace_epochs, options.max_epochs, options.reduction_factor)
-    history = read_history(run.tracking_journal)
     result = SearchResult.read(run.path)
     notes = []
     data = None
@@ -89,6 +88,7 @@ def gather(run: RunFolder) -> RunFacts:
         )
     classes = _classes(data, result)
     names = [facts.name for facts in classes]
+    history = read_history(run.outbox, names)
     return RunFacts(
         run=run,
         record=record,
@@ -108,7 +108,7 @@ def gather(run: RunFolder) -> RunFacts:
 def _folded(run: RunFolder) -> tuple[Sequence[TrialRow], History] | None:
     if not run.study.is_file():
         return None
-    return read_rows(read_study(run)), read_history(run.tracking_journal)
+    return read_rows(read_study(run)), read_history(run.outbox)
 
 
 def _classes(data: PreparedData | None, result: SearchResult | None) -> list[ClassFacts]:

@@ -65,7 +65,9 @@ def find_importance(
         # A training that ended before the rung counts with its end, as in ``value_at``.
         seen = [(trial, min(epoch, max(trial.intermediate_values))) for trial in reached]
         dice = [
-            past.dice(last, name) if (past := history.trials.get(trial.number)) else None
+            past.class_dice.get(last, {}).get(name)
+            if (past := history.trials.get(trial.number))
+            else None
             for trial, last in seen
         ]
         known = [value for value in dice if value is not None]

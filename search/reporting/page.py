@@ -20,7 +20,7 @@ from search.reporting.photographs import Gallery, galleries
 from search.runs.folder import RunFolder
 from search.runs.options import SearchOptions
 from search.runs.rows import like_the_best, show_config, show_duration, varying_parameters
-from search.tracking.mlflow_runs import default_uri, ui_command
+from search.tracking.addresses import default_uri, ui_command
 from segcore.errors import UserError
 from segcore.files import whole_file
 from segcore.predicting.ensemble import Ensemble

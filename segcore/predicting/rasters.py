@@ -80,11 +80,11 @@ def write_map(
         draft.unlink(missing_ok=True)
 
 
-def read_map(path: Path, size_px: tuple[int, int] | None = None) -> NDArray[np.uint8]:
-    """The first band of a map (HW), if wished at another size: each pixel is the nearest one."""
+def read_map(path: Path) -> NDArray[np.uint8]:
+    """The first band of a map (HW)."""
     try:
         with rasterio.Env(**GDAL_OPTIONS), rasterio.open(path) as raster:
-            values_HW: NDArray[np.uint8] = raster.read(1, out_shape=size_px)
+            values_HW: NDArray[np.uint8] = raster.read(1)
     except rasterio.errors.RasterioError as error:
         raise UserError(f"{path} can't be read: {error}; delete it to predict it again") from error
     return values_HW

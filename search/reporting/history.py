@@ -41,6 +41,11 @@ class History:
     """The time of the last record."""
 
     @property
+    def wall_s(self) -> float:
+        """From the first record to the last, the pauses between sessions included."""
+        return ((self.ended_ms or 0) - (self.started_ms or 0)) / 1000
+
+    @property
     def gpus_per_trial(self) -> float | None:
         """None where the search didn't say."""
         value = self.tags.get("gpus_per_trial")

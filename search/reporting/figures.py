@@ -136,7 +136,7 @@ def compared_models(models: Sequence[tuple[str, Interval, Interval]], metric: st
         )
     for row, (name, _, _) in enumerate(models):
         figure.add_annotation(
-            text=html.escape(_short(name, 44), quote=False), x=0, xref="paper", xanchor="left",
+            text=html.escape(_short(name, 40), quote=False), x=0, xref="paper", xanchor="left",
             y=row - 0.28, showarrow=False,
         )  # fmt: skip
     yaxis = {"visible": False, "range": [len(models) - 0.5, -0.5], "fixedrange": True}

@@ -167,7 +167,9 @@ def find_photos(inputs: Sequence[Path], out: Path) -> dict[Path, str]:
             f"{', '.join(map(str, inputs))}: no photographs; allowed endings: "
             f"{', '.join(sorted(PHOTO_SUFFIXES))}"
         )
-    if twins := _namesakes(names):
+    # Where a file system takes "Roof" and "roof" for one name, as that of macOS does, so do we.
+    folded = sys.platform == "darwin"
+    if twins := _namesakes({p: n.casefold() if folded else n for p, n in names.items()}):
         raise UserError(
             f"{twins[1]} and {twins[0]} would both write {out / names[twins[0]]}; "
             "predict them with two --out folders"

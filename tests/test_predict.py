@@ -21,6 +21,7 @@ from PIL import Image
 from search import predict
 from search.predicting import prediction_log, products
 from segcore.config import TrialConfig
+from segcore.errors import UserError
 from segcore.predicting import inference, photographs, pictures
 from segcore.predicting.ensemble import write_bundle
 from segcore.training.fit import fit
@@ -301,6 +302,18 @@ def test_bad_options_end_with_one_line(
 def test_masks_in_the_folder_of_photographs_are_no_photographs(bundle: Path, photos: Path) -> None:
     assert run(bundle, photos, "--out", photos / "predictions") == 0
     assert len(predict.find_photos([photos], photos / "predictions")) == 3
+
+
+def test_names_that_macos_takes_for_one_are_refused_there(
+    photos: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = photos.parent / "other"
+    other.mkdir()
+    Image.fromarray(scene()).save(other / "LAWN.v2.png")
+    assert len(predict.find_photos([photos, other], photos.parent / "out")) == 4
+    monkeypatch.setattr(sys, "platform", "darwin")
+    with pytest.raises(UserError, match=r"LAWN.v2.png and .*lawn.v2.png would both write"):
+        predict.find_photos([photos, other], photos.parent / "out")
 
 
 MEASURED = """

@@ -62,7 +62,7 @@ def registered(tmp_path_factory: pytest.TempPathFactory, blocks: Path) -> Regist
             tracker.start_search({}, {})
             tracker.register(model_record(MODEL, run.ensemble, result))
             assert tracker.close(timeout_s=120) == 0
-            assert tracker.state.refused == 0
+            assert tracker.refused == 0
     return Registered(run, uri, MlflowClient(uri).search_model_versions(f"name = '{MODEL}'"))
 
 

@@ -18,6 +18,7 @@ from mlflow.entities import Run
 from mlflow.tracking import MlflowClient
 
 import search.tracking.tracker as tracker_module
+from search.tracking import addresses
 from search.tracking import check as check_module
 from search.tracking.addresses import default_uri, serve_command, trials_url, ui_command
 from search.tracking.check import check
@@ -218,28 +219,28 @@ def test_nothing_is_lost_or_slowed_by_a_server_that_dies_or_hangs(
         tracker.start_search({}, {})
         tracker.start_trial(0, CONFIG, {})
         log_epochs(tracker, 0, range(1, 11))
-        wait_until(lambda: tracker.state.unsent == 0, 20)
+        wait_until(lambda: tracker.unsent == 0, 20)
 
         os.killpg(server.pid, signal.SIGSTOP)
         began = time.monotonic()
         tracker.start_trial(1, CONFIG, {})
         log_epochs(tracker, 1, range(1, 201))
         assert time.monotonic() - began < 1
-        wait_until(lambda: tracker.state.problem is not None, 20)
-        assert "timed out" in str(tracker.state.problem)
-        assert tracker.state.unsent > 200
+        wait_until(lambda: tracker.problem is not None, 20)
+        assert "timed out" in str(tracker.problem)
+        assert tracker.unsent > 200
         os.killpg(server.pid, signal.SIGCONT)
-        wait_until(lambda: tracker.state.unsent == 0, 30)
-        assert tracker.state.problem is None
+        wait_until(lambda: tracker.unsent == 0, 30)
+        assert tracker.problem is None
 
     tracker.end_trial(0, "finished")
     log_epochs(tracker, 1, range(201, 211))
-    wait_until(lambda: "refused" in str(tracker.state.problem), 20)
+    wait_until(lambda: "refused" in str(tracker.problem), 20)
     with mlflow_server(uri, port):
         tracker.end_trial(1, "finished")
         tracker.end_search("finished")
         assert tracker.close(30) == 0
-    assert tracker.state.refused == 0
+    assert tracker.refused == 0
     runs = find_runs(uri, "outage")
     assert {run.info.status for run in runs.values()} == {"FINISHED"}
     assert steps(uri, runs["000-unet-resnet34"]) == [*range(1, 11)]
@@ -252,7 +253,7 @@ def test_a_run_that_a_hanging_server_made_twice_is_left_once(uri: str, tmp_path:
         tracker.start_search({}, {})
         tracker.start_trial(0, CONFIG, {})
         log_epochs(tracker, 0, range(1, 3))
-        wait_until(lambda: tracker.state.unsent == 0, 20)
+        wait_until(lambda: tracker.unsent == 0, 20)
         info = find_runs(uri, "twin")["000-unet-resnet34"].info
         client.create_run(info.experiment_id, tags={"segsearch.trial": "twin/0"})
         tracker.end_trial(0, "finished")
@@ -264,8 +265,8 @@ def test_closing_leaves_what_cannot_be_sent_in_the_outbox(tmp_path: Path) -> Non
     tracker = open_tracker(f"http://user:secret@127.0.0.1:{free_port()}", "x", tmp_path)
     tracker.start_search({}, {})
     tracker.start_trial(0, CONFIG, {})
-    wait_until(lambda: tracker.state.problem is not None, 20)
-    assert "secret" not in str(tracker.state.problem)
+    wait_until(lambda: tracker.problem is not None, 20)
+    assert "secret" not in str(tracker.problem)
     assert tracker.close(0.2) == 2
 
 
@@ -295,13 +296,13 @@ def test_a_token_in_the_address_is_never_told(tmp_path: Path) -> None:
             tracker.start_search({}, {})
             assert tracker.close(20) == 0
         server.shutdown()
-    assert tracker.state.refused == 1
+    assert tracker.refused == 1
     refused = (tmp_path / "mlflow.jsonl.refused").read_text()
     assert "not allowed" in refused
     with open_tracker(uri, "token", tmp_path) as tracker:
         tracker.end_search("finished")
-        wait_until(lambda: tracker.state.problem is not None, 20)
-        problem = str(tracker.state.problem)
+        wait_until(lambda: tracker.problem is not None, 20)
+        problem = str(tracker.problem)
         tracker.close(0.2)
     told = [str(error.value), refused, problem, ui_command(uri), serve_command(uri, "roofs"),
             trials_url(uri, "1", "token"), (tmp_path / "mlflow.jsonl").read_text()]  # fmt: skip
@@ -313,14 +314,14 @@ def test_records_of_a_run_that_a_person_deleted_hold_nothing_up(uri: str, tmp_pa
         tracker.start_search({}, {})
         tracker.start_trial(0, CONFIG, {})
         tracker.start_trial(1, CONFIG, {})
-        wait_until(lambda: tracker.state.unsent == 0, 20)
+        wait_until(lambda: tracker.unsent == 0, 20)
         run = find_runs(uri, "deleted")["000-unet-resnet34"]
         MlflowClient(uri).delete_run(run.info.run_id)
         tracker.log_artifacts(1, tmp_path / "gone.png")
         log_epochs(tracker, 0, range(1, 3))
         log_epochs(tracker, 1, range(1, 3))
         assert tracker.close(20) == 0
-        assert tracker.state.refused == 3
+        assert tracker.refused == 3
     assert steps(uri, find_runs(uri, "deleted")["001-unet-resnet34"]) == [1, 2]
     refused = (tmp_path / "mlflow.jsonl.refused").read_text()
     assert "gone.png" in refused
@@ -374,9 +375,12 @@ def test_a_file_that_is_no_database_is_named(tmp_path: Path) -> None:
         check(default_uri(tmp_path), "segsearch")
 
 
-def test_the_command_for_the_page_quotes_the_file() -> None:
+def test_the_command_for_the_page_quotes_the_file(monkeypatch: pytest.MonkeyPatch) -> None:
     command = ui_command(default_uri(Path("/data/my runs")))
     assert command.endswith("mlflow ui --backend-store-uri 'sqlite:////data/my runs/mlflow.db'")
+    monkeypatch.setattr(addresses, "UI_PORT", 5050)  # as on macOS
+    command = ui_command(default_uri(Path("/data/runs")))
+    assert command.endswith("sqlite:////data/runs/mlflow.db --port 5050")
     assert ui_command("https://me:secret@mlflow.example.org") == "https://***@mlflow.example.org"
 
 

@@ -2,14 +2,17 @@
 
 import re
 import shlex
+import sys
 from pathlib import Path
 from urllib.parse import quote, unquote
 
 from search.runs.credentials import without_credentials
 from search.tracking.metric_names import BEST_SCORE
 
-UI_ADDRESS = "http://127.0.0.1:5000"
-"""Where ``mlflow ui`` serves its pages."""
+UI_PORT = 5050 if sys.platform == "darwin" else 5000
+"""MLflow's own choice is 5000, which the AirPlay receiver of macOS occupies."""
+UI_ADDRESS = f"http://127.0.0.1:{UI_PORT}"
+"""Where ``ui_command`` serves MLflow's pages."""
 
 SQLITE = "sqlite:///"
 
@@ -31,7 +34,8 @@ def ui_command(uri: str) -> str:
         return without_credentials(uri)
     # Without its job runner the server has two processes instead of ten.
     command = "MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false mlflow ui --backend-store-uri"
-    return f"{command} {shlex.quote(uri)}"
+    port = "" if UI_PORT == 5000 else f" --port {UI_PORT}"
+    return f"{command} {shlex.quote(uri)}{port}"
 
 
 def serve_command(uri: str, model: str) -> str:

@@ -31,10 +31,6 @@ RUN_STATUS = {"finished": "FINISHED", "stopped": "FINISHED", "failed": "FAILED"}
 REFUSALS = {"INVALID_PARAMETER_VALUE", "INVALID_STATE", "RESOURCE_DOES_NOT_EXIST"}
 """MLflow's codes for a bad record or a deleted run. The error page of a proxy has none of them."""
 
-METRICS_PER_REQUEST = 1000
-PARAMS_PER_REQUEST = 100
-"""MLflow takes no more."""
-
 
 class ArtifactError(Exception):
     """A file can't be stored although MLflow answers: it is gone, or too large for the store."""
@@ -111,9 +107,7 @@ class MlflowRuns:
             run_id = run.info.run_id
         self._run_ids[number] = run_id
         params = [Param(key, str(value)) for key, value in record["params"].items()]
-        for start in range(0, len(params), PARAMS_PER_REQUEST):
-            some = params[start : start + PARAMS_PER_REQUEST]
-            self._client.log_batch(run_id, params=some, synchronous=True)
+        self._client.log_batch(run_id, params=params, synchronous=True)
 
     def _log_artifact(self, record: Record) -> None:
         run_id = self._run_id(record["trial"])

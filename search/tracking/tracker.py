@@ -11,15 +11,13 @@ import math
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from types import TracebackType
 from typing import Self
 
 from search.runs.credentials import without_credentials
 from search.tracking.metric_names import BEST_SCORE, metric_keys
-from search.tracking.mlflow_runs import METRICS_PER_REQUEST, MlflowRuns, Status, is_refusal
+from search.tracking.mlflow_runs import MlflowRuns, Status, is_refusal
 from search.tracking.outbox import Outbox, Record, read_records
 from segcore.config import Scalar, TrialConfig
 
@@ -29,22 +27,17 @@ FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.5, 15.0
 CLOSE_TIMEOUT_S = 30.0
 
 
-@dataclass(frozen=True)
-class TrackingState:
-    """How the delivery stands while a search runs."""
-
-    unsent: int
-    refused: int
-    problem: str | None
-    """What stands in the way at this moment, without credentials; None where nothing does."""
-
-
 class Tracker:
     """The owner of one search's runs. No call waits for MLflow; all calls come from one thread.
 
     Opened on the outbox of an earlier session, it first delivers what that session could not.
     Calls raise ``UserError`` where the outbox can't be written.
     """
+
+    problem: str | None = None
+    """What stands in the way of the delivery now, without credentials; None where nothing does."""
+    refused: int = 0
+    """How many records MLflow will never take."""
 
     def __init__(
         self,
@@ -65,8 +58,6 @@ class Tracker:
         self._status: dict[int | None, str] = {}
         for record in read_records(outbox):
             self._note(record)
-        self._problem: str | None = None
-        self._refused = 0
         self._abandoned = threading.Event()
         self._thread = threading.Thread(target=self._deliver_all, name="mlflow", daemon=True)
         self._thread.start()
@@ -113,24 +104,24 @@ class Tracker:
             self._append("artifact", number, file=str(file.resolve()), folder=artifact_path)
 
     def register(self, record: Record) -> None:
-        """Make the ensemble the next version of a registered model: ``registry.model_record``.
+        """Make the ensemble the next version of a model, by a ``registry.model_record``.
 
-        The bundle is read when it is delivered: leave it in place.
+        The bundle is read when the record is delivered: leave it in place.
         """
         self._append("model", None, **record)
 
     def status_of(self, number: int) -> str | None:
-        """How a trial's run ended last, or "running"; None where it was never begun."""
+        """How a trial's run ended last, or "running"; None where it never began."""
         return self._status.get(number)
 
     def last_epoch(self, number: int) -> int:
-        """The last epoch of a trial that was logged; 0 where none was."""
+        """The last epoch of a trial that was logged; 0 where there is none."""
         return self._last_epoch.get(number, 0)
 
     @property
-    def state(self) -> TrackingState:
-        """How the delivery stands."""
-        return TrackingState(self._outbox.unsent_count, self._refused, self._problem)
+    def unsent(self) -> int:
+        """How many records wait to be delivered."""
+        return self._outbox.unsent_count
 
     @property
     def trials_url(self) -> str | None:
@@ -149,12 +140,7 @@ class Tracker:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def _append_epoch(
@@ -198,7 +184,7 @@ class Tracker:
             if not is_refusal(error):
                 raise
             self._outbox.refuse(group, without_credentials(str(error)))
-            self._refused += len(group)
+            self.refused += len(group)
 
     def _insist(self, step: Callable[[], None]) -> None:
         """Repeat a step until it succeeds, or the tracker was closed meanwhile."""
@@ -208,31 +194,29 @@ class Tracker:
                 step()
             except Exception as error:
                 # An outage has many faces: a refused connection, a proxy's page, a locked database.
-                self._problem = without_credentials(str(error))
+                self.problem = without_credentials(str(error))
                 self._abandoned.wait(pause_s)
                 pause_s = min(2 * pause_s, LONGEST_PAUSE_S)
             else:
-                self._problem = None
+                self.problem = None
                 return
 
 
 def _grouped(records: Sequence[Record]) -> list[list[Record]]:
-    """What to deliver in one request each: a trial's epochs together, all else alone.
+    """Records to deliver in one request each: a trial's epochs together, all others alone.
 
-    The order within each trial stays.
+    The records of each trial stay in order.
     """
     groups: list[list[Record]] = []
     open_groups: dict[int | None, list[Record]] = {}
     for record in records:
         trial = record["trial"]
-        if record["kind"] != "epoch":
-            open_groups.pop(trial, None)
-            groups.append([record])
+        if record["kind"] == "epoch" and trial in open_groups:
+            open_groups[trial].append(record)
             continue
-        group = open_groups.get(trial)
-        count = len(record["metrics"]) + sum(len(other["metrics"]) for other in group or ())
-        if group is None or count > METRICS_PER_REQUEST:
-            group = open_groups[trial] = []
-            groups.append(group)
-        group.append(record)
+        groups.append([record])
+        if record["kind"] == "epoch":
+            open_groups[trial] = groups[-1]
+        else:
+            open_groups.pop(trial, None)
     return groups

@@ -37,7 +37,7 @@ from optuna.trial import BaseTrial
 from search.reporting.terminal import BAD_INPUT
 from search.runs.folder import RunFolder
 from search.runs.rows import STATUS
-from search.tracking.outbox import Journal
+from search.tracking.outbox import Outbox
 from segcore.config import TrialConfig
 
 NAME = "soak"
@@ -126,9 +126,9 @@ class Soak:
         if self._server.poll() is not None:
             self._server = self._start_server()
         self._wait_for_server()
-        journal = Journal(self._run.tracking_journal)
-        unsent = journal.unsent_count
-        journal.close()
+        outbox = Outbox(self._run.outbox)
+        unsent = outbox.unsent_count
+        outbox.close()
         if unsent:
             print(f"{unsent} records were left for one more session to deliver")
             self._driver = self._start_driver()

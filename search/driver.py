@@ -21,7 +21,8 @@ from search.runs.options import SearchOptions
 from search.runs.rows import TrialRow, read_rows, show_duration
 from search.runs.storage import Location
 from search.runs.study import SearchStudy
-from search.tracking.mlflow_runs import check, default_uri, serve_command, ui_command
+from search.tracking.addresses import default_uri, serve_command, ui_command
+from search.tracking.check import check
 from search.tracking.registry import model_record
 from search.tracking.tracker import Tracker
 from search.trials.cluster import Slots, check_shared, connected
@@ -105,7 +106,7 @@ def _tracking(plan: Plan, record: RunRecord, uri: str) -> Iterator[Tracker]:
             search_name=plan.name,
             search_id=record.search_id,
             score=plan.options.score_key,
-            journal=plan.run.tracking_journal,
+            outbox=plan.run.outbox,
         ) as tracker:
             yield tracker
     finally:

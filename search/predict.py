@@ -89,15 +89,18 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def predict(options: PredictOptions, console: Console) -> list[Path]:
-    """Predict all photographs that aren't done; those that can't be read are told and returned."""
-    # Imported here: torch takes seconds, and --help needs none of them.
+    """Predict all photographs that aren't done; return those that can't be read, and name them."""
+    # Imported here because torch takes seconds, and --help does without it.
     from search.predicting.products import Products
+    from search.predicting.submission import write_submission
     from search.runs.storage import on_this_machine
     from segcore.devices import choose_device
     from segcore.predicting.ensemble import MANIFEST, Ensemble
+    from segcore.predicting.rasters import read_map
 
     _check_numbers(options)
-    photos = find_photos(options.inputs, options.out)
+    out = options.out
+    photos = find_photos(options.inputs, out)
     if options.submission is not None:
         _check_stems(photos)
     bundle = on_this_machine(options.bundle, "bundles", MANIFEST)
@@ -105,30 +108,32 @@ def predict(options: PredictOptions, console: Console) -> list[Path]:
         bundle, choose_device(options.device), allow_plugins=options.allow_plugins
     )
     products = Products(
-        ensemble, options.out, options.kinds, options.tta, options.batch_size, options.tile_scale
+        ensemble, out, options.kinds, options.tta, options.batch_size, options.tile_scale
     )
-    log = PredictionLog(options.out)
+    log = PredictionLog(out)
     settings = settings_key(bundle, {"tta": options.tta, "tile_scale": options.tile_scale})
-    todo = {
-        photo: name
-        for photo, name in photos.items()
-        if log.find(photo, settings, options.kinds) is None
-    }
+
+    def find_done() -> dict[Path, Predicted]:
+        found = {photo: log.find(photo, settings, options.kinds) for photo in photos}
+        return {photo: record for photo, record in found.items() if record is not None}
+
+    earlier = find_done()
+    todo = {photo: name for photo, name in photos.items() if photo not in earlier}
     began = time.monotonic()
     pixels = _predict_all(todo, products, log, settings, console)
     seconds = time.monotonic() - began
 
-    records = {photo: log.find(photo, settings, options.kinds) for photo in photos}
-    done = {photo: record for photo, record in records.items() if record is not None}
+    done = find_done()
     if options.uncertainty:
-        write_uncertainty(options.out, done.values())
+        write_uncertainty(out, done.values())
     if options.submission is not None:
-        _write_submission(options.submission, options.out, done, len(ensemble.class_names))
-    earlier = len(photos) - len(todo)
+        # From the files, because the masks of an earlier run are nowhere else.
+        masks = ((photo.stem, read_map(out / done[photo].files["mask"])) for photo in done)
+        write_submission(options.submission, masks, len(ensemble.class_names))
     console.print(
         f"{len(done)} of {len(photos)} photographs predicted"
-        + (f", {earlier} of them earlier" if earlier else "")
-        + f": masks in {options.out}",
+        + (f", {len(earlier)} of them earlier" if earlier else "")
+        + f": masks in {out}",
         soft_wrap=True,
     )
     if pixels:
@@ -145,6 +150,8 @@ def find_photos(inputs: Sequence[Path], out: Path) -> dict[Path, str]:
     What lies in ``out`` is no photograph. Raises ``UserError`` where there are none, or where two
     would write the same files.
     """
+    if not inputs:
+        raise UserError("no photographs given; name files, or folders of them, after the bundle")
     names: dict[Path, str] = {}
     for given in inputs:
         if given.is_dir():
@@ -155,22 +162,28 @@ def find_photos(inputs: Sequence[Path], out: Path) -> dict[Path, str]:
             names[given] = given.stem
         else:
             raise UserError(f"{given}: no such file or folder")
-    if not inputs:
-        raise UserError("no photographs given; name files, or folders of them, after the bundle")
     if not names:
         raise UserError(
             f"{', '.join(map(str, inputs))}: no photographs; allowed endings: "
             f"{', '.join(sorted(PHOTO_SUFFIXES))}"
         )
-    taken: dict[str, Path] = {}
-    for photo, name in names.items():
-        other = taken.setdefault(name, photo)
-        if other != photo:
-            raise UserError(
-                f"{photo} and {other} would both write {out / name}; "
-                "predict them with two --out folders"
-            )
+    # Where a file system takes "Roof" and "roof" for one name, as that of macOS does, so do we.
+    folded = sys.platform == "darwin"
+    if twins := _namesakes({p: n.casefold() if folded else n for p, n in names.items()}):
+        raise UserError(
+            f"{twins[1]} and {twins[0]} would both write {out / names[twins[0]]}; "
+            "predict them with two --out folders"
+        )
     return names
+
+
+def _namesakes(names: Mapping[Path, str]) -> tuple[Path, Path] | None:
+    """Two photographs with the same name, where there are such."""
+    first: dict[str, Path] = {}
+    for photo, name in names.items():
+        if (other := first.setdefault(name, photo)) != photo:
+            return other, photo
+    return None
 
 
 def _is_ours(path: Path, given: Path, out: Path) -> bool:
@@ -188,7 +201,7 @@ def _predict_all(
     console: Console,
 ) -> int:
     """Predict, keep a record of each photograph, and return how many pixels they had."""
-    from segcore.data.images import ImageError
+    from segcore.data.images import ImageError, naming
     from segcore.predicting.photographs import Photograph
 
     pixels = 0
@@ -196,7 +209,8 @@ def _predict_all(
         task = bar.add_task("predicting", total=len(todo))
         for number, (path, name) in enumerate(todo.items(), start=1):
             try:
-                state = file_state(path)
+                with naming(path):
+                    state = file_state(path)
                 with Photograph.open(path) as photo:
                     _warn_of_shrinking(photo, products, console)
                     files, uncertainty = products.write(photo, name, partial(bar.advance, task))
@@ -221,18 +235,6 @@ def _warn_of_shrinking(photo: "Photograph", products: "Products", console: Conso
         )  # fmt: skip
 
 
-def _write_submission(
-    path: Path, out: Path, done: Mapping[Path, Predicted], num_classes: int
-) -> None:
-    """From the masks on disk, so that what an earlier run predicted is in it too."""
-    from search.predicting.submission import SubmissionFile
-    from segcore.predicting.rasters import read_map
-
-    with SubmissionFile(path, num_classes) as submission:
-        for photo, record in done.items():
-            submission.add(photo.stem, read_map(out / record.files["mask"]))
-
-
 def _check_numbers(options: PredictOptions) -> None:
     if options.batch_size < 1:
         raise UserError(f"--batch-size {options.batch_size}: allowed is 1 or more")
@@ -242,14 +244,11 @@ def _check_numbers(options: PredictOptions) -> None:
 
 def _check_stems(photos: Mapping[Path, str]) -> None:
     """The competition's file knows photographs by their names without folder and ending."""
-    by_stem: dict[str, Path] = {}
-    for photo in photos:
-        other = by_stem.setdefault(photo.stem, photo)
-        if other != photo:
-            raise UserError(
-                f"{photo} and {other} have the same name, by which --submission tells photographs "
-                "apart; rename one of them"
-            )
+    if twins := _namesakes({photo: photo.stem for photo in photos}):
+        raise UserError(
+            f"{twins[1]} and {twins[0]} have the same name, by which --submission tells "
+            "photographs apart; rename one of them"
+        )
 
 
 if __name__ == "__main__":

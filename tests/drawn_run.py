@@ -69,7 +69,7 @@ def _draw_trials(
     )
     tracker = Tracker(
         NOWHERE, experiment="segsearch", search_name="drawn", search_id="drawn-1",
-        score="val/dice", journal=run.tracking_journal,
+        score="val/dice", outbox=run.outbox,
     )  # fmt: skip
     tracker.start_search({}, {"gpus_per_trial": "0.5", "torch": torch.__version__})
     for number in range(trials):

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from search.predicting.submission import SubmissionFile
+from search.predicting.submission import write_submission
 from segcore.config import Preparation, TrialConfig
 from segcore.data.prepared import PreparedData, open_prepared
 from segcore.data.preparing import prepare_data
@@ -121,11 +121,8 @@ def test_a_process_killed_while_it_prepares_leaves_nothing_that_is_read(
 def test_a_submission_that_finds_no_room_is_not_there(small_disk: Path) -> None:
     fill(small_disk, 8192)
     noise = np.random.default_rng(0).integers(0, 5, (1024, 1024)).astype(np.uint8)
-    with (
-        pytest.raises(StorageError, match=r"out\.csv can't be written.*No space left"),
-        SubmissionFile(small_disk / "out.csv", 5) as file,
-    ):
-        file.add("photo", noise)
+    with pytest.raises(StorageError, match=r"out\.csv can't be written.*No space left"):
+        write_submission(small_disk / "out.csv", [("photo", noise)], 5)
     assert [path.name for path in small_disk.iterdir()] == ["ballast"]
 
 

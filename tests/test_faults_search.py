@@ -111,16 +111,16 @@ def test_mlflow_gets_what_a_killed_driver_had_told_the_study_alone(
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
     run = tmp_path / "runs/killed"
-    journal = RunFolder(run).tracking_journal
+    outbox = RunFolder(run).outbox
     # Nothing of trial 1 was told, and not the last epoch of trial 0, nor its end.
     told = [
         record
-        for record in read_records(journal)
+        for record in read_records(outbox)
         if record["trial"] is None
         or (record["trial"] == 0 and record["kind"] != "end" and record.get("epoch") != 3)
     ]
-    journal.write_text("".join(json.dumps(record) + "\n" for record in told))
-    journal.with_name(journal.name + ".sent").unlink()
+    outbox.write_text("".join(json.dumps(record) + "\n" for record in told))
+    outbox.with_name(outbox.name + ".sent").unlink()
     (tmp_path / "runs/mlflow.db").unlink()
     done = search(tmp_path, "--resume", str(run))
     assert done.returncode == 0, done.stdout + done.stderr

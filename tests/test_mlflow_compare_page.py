@@ -1,5 +1,6 @@
 """What a person sees who opens MLflow's pages on a search, in a real browser."""
 
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple, TypeVar
@@ -11,7 +12,8 @@ from selenium.webdriver.common.by import By
 from selenium.webdriver.remote.webdriver import WebDriver
 from selenium.webdriver.support.ui import WebDriverWait
 
-from search.tracking.mlflow_runs import UI_ADDRESS, check, default_uri, ui_command
+from search.tracking.addresses import UI_ADDRESS, default_uri, ui_command
+from search.tracking.check import check
 from search.tracking.tracker import Tracker
 from segcore.config import Scalar
 from spaces.aerial import space
@@ -44,7 +46,7 @@ def search(tmp_path_factory: pytest.TempPathFactory) -> LoggedSearch:
         search_name="aerial",
         search_id="aerial-1",
         score="val/dice",
-        journal=runs / "aerial" / "mlflow.jsonl",
+        outbox=runs / "aerial" / "mlflow.jsonl",
     ) as tracker:
         tracker.start_search({"space": "spaces.aerial:space", "trials": TRIALS}, {})
         for number, config in enumerate(configs):
@@ -93,23 +95,32 @@ def click(browser: WebDriver, how: str, what: str) -> None:
     wait_for(browser, lambda: browser.find_element(how, what).click() or True)
 
 
-def texts(browser: WebDriver, selector: str) -> list[str]:
-    return [element.text for element in browser.find_elements(By.CSS_SELECTOR, selector)]
+def trials_listed(browser: WebDriver) -> int:
+    """How many links to trials, such as "007-unet-resnet34", the page shows."""
+    links = browser.find_elements(By.TAG_NAME, "a")
+    return sum(re.match(r"\d{3}-\w", link.text) is not None for link in links)
 
 
-def compare_all(browser: WebDriver) -> list[str]:
+def words_of_plots(browser: WebDriver) -> list[str]:
+    """The words in the page's drawings, from left to right."""
+    words = browser.find_elements(By.CSS_SELECTOR, "svg text")
+    return [word.text for word in sorted(words, key=lambda word: word.location["x"])]
+
+
+def compare_all(browser: WebDriver, search: LoggedSearch) -> list[str]:
     """Select all runs of the list and press Compare; the names of the plot's axes."""
     click(browser, By.CSS_SELECTOR, "input[aria-label='Select all runs']")
     click(browser, By.XPATH, "//button[normalize-space()='Compare' and not(@disabled)]")
-    return wait_for(browser, lambda: texts(browser, ".parcoords .axis-title"))
+    names = {"best_score"}.union(*search.params)
+    return wait_for(browser, lambda: [w for w in words_of_plots(browser) if w in names])
 
 
 def test_all_trials_compared_show_what_differs_coloured_by_the_score(
     address: str, search: LoggedSearch, browser: WebDriver
 ) -> None:
     browser.get(search.trials_url.replace(UI_ADDRESS, address))
-    wait_for(browser, lambda: len(texts(browser, ".ag-row")) >= TRIALS)
-    axes = compare_all(browser)
+    wait_for(browser, lambda: trials_listed(browser) == TRIALS)
+    axes = compare_all(browser, search)
     names = {name for trial in search.params for name in trial}
     differing = sorted(
         name for name in names if len({trial.get(name) for trial in search.params}) > 1
@@ -117,13 +128,14 @@ def test_all_trials_compared_show_what_differs_coloured_by_the_score(
     assert axes == [*differing[:3], "best_score"]
     assert f"Comparing {TRIALS} Runs" in browser.find_element(By.TAG_NAME, "body").text
     architectures = {str(trial["architecture"])[:10] for trial in search.params}
-    assert architectures <= set(texts(browser, ".parcoords .tick text"))
+    assert architectures <= set(words_of_plots(browser))
 
 
 def test_the_search_selected_with_its_trials_still_leaves_the_score_on_the_plot(
-    address: str, browser: WebDriver
+    address: str, search: LoggedSearch, browser: WebDriver
 ) -> None:
     browser.get(f"{address}/#/experiments/1/runs")
-    click(browser, By.CSS_SELECTOR, ".ag-row button")  # Unfolds the search's trials.
-    wait_for(browser, lambda: len(texts(browser, ".ag-row")) > TRIALS)
-    assert compare_all(browser)[-1] == "best_score"
+    # The only button in the row of the search unfolds its trials.
+    click(browser, By.XPATH, "//*[@role='row'][.//a[normalize-space()='aerial']]//button")
+    wait_for(browser, lambda: trials_listed(browser) == TRIALS)
+    assert compare_all(browser, search)[-1] == "best_score"

@@ -10,6 +10,7 @@ import warnings
 from dataclasses import replace
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pyogrio
 import pytest
@@ -18,9 +19,10 @@ import shapely
 from PIL import Image
 
 from search import predict
-from search.predicting import prediction_log
+from search.predicting import prediction_log, products
 from segcore.config import TrialConfig
-from segcore.predicting import photographs
+from segcore.errors import UserError
+from segcore.predicting import inference, photographs, pictures
 from segcore.predicting.ensemble import write_bundle
 from segcore.training.fit import fit
 from tests.conftest import CLASS_COLORS, CLASS_NAMES, SHARED, make_data
@@ -159,6 +161,23 @@ def test_every_file_that_can_be_wished_for(bundle: Path, photos: Path) -> None:
         assert raster.transform == TRANSFORM
 
 
+def test_the_overlay_of_a_mosaic_is_smaller_and_shows_the_mask(
+    bundle: Path, photos: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(photographs, "WHOLE_PX", 1000)
+    monkeypatch.setattr(products, "OVERLAY_PX", 70)
+    monkeypatch.setattr(inference, "PANEL_BYTES", 20_000)  # many strips
+    out = photos.parent / "out"
+    assert run(bundle, photos / "map.tif", "--out", out, "--overlay") == 0
+    drawn = np.asarray(Image.open(out / "overlays" / "map.jpg")).astype(int)
+    assert drawn.shape == (50, 70, 3)
+    with rasterio.open(out / "map.tif") as raster:
+        mask_HW = raster.read(1)[1::2, 1::2]
+    image_HWC = cv2.resize(scene(), (70, 50), interpolation=cv2.INTER_AREA)
+    expected = pictures.overlay(image_HWC, mask_HW, CLASS_COLORS).astype(int)
+    assert np.abs(drawn - expected).mean() < 12, "JPEG's losses"
+
+
 def test_polygons_are_the_regions_of_the_mask(bundle: Path, photos: Path) -> None:
     out = photos.parent / "out"
     assert run(bundle, photos, "--out", out, "--polygons", "gpkg") == 0
@@ -248,12 +267,13 @@ def test_a_broken_photograph_is_told_and_skipped(
     (photos / "broken.jpg").write_bytes(b"\xff\xd8\xff\xe0 no picture")
     whole = (photos / "map.tif").read_bytes()
     (photos / "cut.tif").write_bytes(whole[: len(whole) // 2])
+    (photos / "moved.png").symlink_to(photos / "elsewhere.png")
     monkeypatch.setattr(photographs, "WHOLE_PX", 1000)  # read piece by piece
     out = photos.parent / "out"
     assert run(bundle, photos, "--out", out) == 1
     told = capsys.readouterr().err
-    assert "broken.jpg" in told and "cut.tif" in told
-    assert "3 of 5 photographs predicted" in told and "megapixels/s on cpu" in told
+    assert "broken.jpg" in told and "cut.tif" in told and "moved.png" in told
+    assert "3 of 6 photographs predicted" in told and "megapixels/s on cpu" in told
     assert sorted(p.name for p in out.rglob("*") if p.is_file()) == [
         "lawn.v2.png", "map.tif", "predicted.jsonl", "roof.png",
     ]  # fmt: skip
@@ -284,10 +304,22 @@ def test_masks_in_the_folder_of_photographs_are_no_photographs(bundle: Path, pho
     assert len(predict.find_photos([photos], photos / "predictions")) == 3
 
 
+def test_names_that_macos_takes_for_one_are_refused_there(
+    photos: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = photos.parent / "other"
+    other.mkdir()
+    Image.fromarray(scene()).save(other / "LAWN.v2.png")
+    assert len(predict.find_photos([photos, other], photos.parent / "out")) == 4
+    monkeypatch.setattr(sys, "platform", "darwin")
+    with pytest.raises(UserError, match=r"LAWN.v2.png and .*lawn.v2.png would both write"):
+        predict.find_photos([photos, other], photos.parent / "out")
+
+
 MEASURED = """
 import resource, sys
 from search import predict
-from segcore import inference, photographs, rasters
+from segcore.predicting import inference, photographs, rasters
 photographs.WHOLE_PX = 1_000_000
 inference.PANEL_BYTES = 4_000_000
 rasters.GDAL_OPTIONS["GDAL_CACHEMAX"] = 16

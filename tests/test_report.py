@@ -70,7 +70,7 @@ def test_every_part_of_a_finished_search_is_there(finished: RunFolder, page: str
 def test_gpu_hours_are_the_time_of_workers_times_their_share_of_a_gpu(
     finished: RunFolder, page: str
 ) -> None:
-    worker_s = sum(t.worker_s for t in read_history(finished.tracking_journal).trials.values())
+    worker_s = sum(t.worker_s for t in read_history(finished.outbox).trials.values())
     assert f"{0.5 * worker_s / 3600:.2f} GPU-hours" in words(page)
 
 
@@ -85,7 +85,7 @@ def test_in_mid_search_the_page_says_what_is_still_missing(tmp_path: Path, block
 
 def test_without_the_photographs_the_rest_is_told(finished: RunFolder, tmp_path: Path) -> None:
     run = RunFolder(tmp_path / "moved")
-    for path in (finished.study, finished.tracking_journal, finished.path / "result.json"):
+    for path in (finished.study, finished.outbox, finished.path / "result.json"):
         run.path.mkdir(exist_ok=True)
         (run.path / path.name).write_bytes(path.read_bytes())
     record = finished.read()
@@ -98,7 +98,7 @@ def test_without_the_photographs_the_rest_is_told(finished: RunFolder, tmp_path:
 
 def test_the_same_search_again_is_a_command_that_can_be_typed(finished: RunFolder) -> None:
     run = RunFolder(finished.path.parent / "quoted")
-    for path in (finished.study, finished.tracking_journal):
+    for path in (finished.study, finished.outbox):
         run.path.mkdir(exist_ok=True)
         (run.path / path.name).write_bytes(path.read_bytes())
     record = finished.read()
@@ -138,11 +138,11 @@ def test_time_of_workers_leaves_out_the_pause_between_two_sessions(tmp_path: Pat
     ]  # fmt: skip
     text = "".join(json.dumps(record) + "\n" for record in records) + '{"kind": "epo'
     journal.write_text(text)
-    history = read_history(journal)
+    history = read_history(journal, ["Trees / Shrubs"])
     assert history.trials[3].worker_s == 17
     assert history.trials[3].training_s == 12
     assert history.sessions == 2 and history.gpus_per_trial == 1
-    assert history.trials[3].dice(1, "Trees / Shrubs") == 0.25
+    assert history.trials[3].class_dice == {1: {"Trees / Shrubs": 0.25}, 2: {}}
     assert journal.read_text() == text, "another process may be writing it"
 
 
@@ -164,7 +164,7 @@ def test_importance_finds_what_decides_the_score_and_what_decides_a_class() -> N
         )
         trial.number = number
         trials.append(trial)
-        dice = {"dice/Boat": params["crops"], "dice/Never": 0.0}
+        dice = {"Boat": params["crops"], "Never": 0.0}
         history.trials[number] = TrialHistory({1: dice, 2: dice})
     importance = find_importance(trials, history, [1, 2], ["Boat", "Never", "Not measured"])
     assert importance is not None

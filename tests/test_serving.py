@@ -23,7 +23,8 @@ from PIL import Image
 
 from search.runs.folder import RunFolder
 from search.runs.result import SearchResult
-from search.tracking.mlflow_runs import check, default_uri, serve_command
+from search.tracking.addresses import default_uri, serve_command
+from search.tracking.check import check
 from search.tracking.registry import model_record
 from search.tracking.tracker import Tracker
 from segcore.data.images import read_image
@@ -56,12 +57,12 @@ def registered(tmp_path_factory: pytest.TempPathFactory, blocks: Path) -> Regist
     for _ in range(2):
         with Tracker(
             uri, experiment="segsearch", search_name="drawn", search_id="drawn-1",
-            score="val/dice", journal=run.path.parent / "again" / "tracking.jsonl",
+            score="val/dice", outbox=run.path.parent / "again" / "tracking.jsonl",
         ) as tracker:  # fmt: skip
             tracker.start_search({}, {})
             tracker.register(model_record(MODEL, run.ensemble, result))
             assert tracker.close(timeout_s=120) == 0
-            assert tracker.state.refused == 0
+            assert tracker.refused == 0
     return Registered(run, uri, MlflowClient(uri).search_model_versions(f"name = '{MODEL}'"))
 
 

@@ -1,6 +1,7 @@
 """The competition's file: what was written can be painted back."""
 
 import csv
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from search.predicting.submission import SIDE_PX, SubmissionFile, run_lengths
+from search.predicting.submission import SIDE_PX, run_lengths, write_submission
 
 
 def paint(runs: list[str], shape: tuple[int, int]) -> np.ndarray:
@@ -41,9 +42,7 @@ def test_runs_paint_the_mask_again(mask: np.ndarray) -> None:
 def test_a_file_has_a_row_for_each_photograph_and_class_but_background(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     masks = {stem: rng.integers(0, 25, (30, 40)).astype(np.uint8) for stem in ("6411", "7677")}
-    with SubmissionFile(tmp_path / "out.csv", 25) as file:
-        for stem, mask in masks.items():
-            file.add(stem, mask)
+    write_submission(tmp_path / "out.csv", masks.items(), 25)
     with (tmp_path / "out.csv").open() as opened:
         rows = list(csv.DictReader(opened))
     assert list(rows[0]) == ["ImageClassId", "rle_mask"]
@@ -57,6 +56,10 @@ def test_a_file_has_a_row_for_each_photograph_and_class_but_background(tmp_path:
 
 
 def test_a_file_that_breaks_off_is_not_there(tmp_path: Path) -> None:
-    with pytest.raises(RuntimeError), SubmissionFile(tmp_path / "out.csv", 3):
+    def masks() -> Iterator[tuple[str, np.ndarray]]:
+        yield "6411", np.zeros((4, 4), np.uint8)
         raise RuntimeError("the power goes")
-    assert not (tmp_path / "out.csv").exists()
+
+    with pytest.raises(RuntimeError):
+        write_submission(tmp_path / "out.csv", masks(), 3)
+    assert not list(tmp_path.iterdir())

@@ -12,7 +12,7 @@ from search.runs.folder import RunFolder, RunRecord, _say_once
 from search.runs.options import SearchOptions
 from search.runs.rows import read_rows
 from search.runs.study import SearchStudy, open_study, read_study
-from search.tracking.outbox import Journal, read_records
+from search.tracking.outbox import Outbox, read_records
 from search.trials.searcher import StudySearcher
 from segcore.config import TrialConfig
 from segcore.errors import UserError
@@ -127,27 +127,27 @@ def test_a_cut_off_study_keeps_its_whole_lines_and_goes_on(tmp_path: Path) -> No
         assert all(t.intermediate_values == {1: 0.1, 2: 0.2, 3: 0.3} for t in again.trials)
 
 
-def test_a_cut_off_journal_keeps_its_whole_records_and_goes_on(tmp_path: Path) -> None:
+def test_a_cut_off_outbox_keeps_its_whole_records_and_goes_on(tmp_path: Path) -> None:
     path = tmp_path / "tracking.jsonl"
-    journal = Journal(path)
+    outbox = Outbox(path)
     for number in range(30):
-        journal.append({"number": number, "text": "ä\n" * (number % 4)})
+        outbox.append({"number": number, "text": "ä\n" * (number % 4)})
         if number == 17:
-            batch = journal.next_batch()
+            batch = outbox.next_batch()
             assert batch is not None
-            journal.mark_sent(batch)
-    journal.close()
+            outbox.mark_sent(batch)
+    outbox.close()
     whole, sent = path.read_bytes(), (tmp_path / "tracking.jsonl.sent").read_bytes()
     for cut in cuts(whole, 60):
         path.write_bytes(cut)
         (tmp_path / "tracking.jsonl.sent").write_bytes(sent)
         kept = cut.count(b"\n")
         assert [record["number"] for record in read_records(path)] == [*range(kept)]
-        journal = Journal(path)
-        assert [record["number"] for record in journal.history()] == [*range(kept)]
+        outbox = Outbox(path)
+        assert [record["number"] for record in read_records(path)] == [*range(kept)]
         # Where what was delivered is cut off too, all that is left is delivered once more.
-        assert journal.unsent_count == (kept - 18 if kept >= 18 else kept)
-        journal.append({"number": 99})
-        assert [record["number"] for record in journal.history()] == [*range(kept), 99]
-        journal.close()
+        assert outbox.unsent_count == (kept - 18 if kept >= 18 else kept)
+        outbox.append({"number": 99})
+        assert [record["number"] for record in read_records(path)] == [*range(kept), 99]
+        outbox.close()
         assert path.stat().st_size == cut.rfind(b"\n") + 1 + len(b'{"number": 99}\n')

@@ -1,3 +1,4 @@
+import json
 import math
 import os
 import resource
@@ -5,9 +6,11 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -15,9 +18,12 @@ from mlflow.entities import Run
 from mlflow.tracking import MlflowClient
 
 import search.tracking.tracker as tracker_module
-from search.tracking import mlflow_runs
-from search.tracking.mlflow_runs import check, default_uri, metric_key, ui_command
-from search.tracking.outbox import Journal
+from search.tracking import addresses
+from search.tracking import check as check_module
+from search.tracking.addresses import default_uri, serve_command, trials_url, ui_command
+from search.tracking.check import check
+from search.tracking.metric_names import metric_keys
+from search.tracking.outbox import Outbox, read_records
 from search.tracking.tracker import Tracker
 from segcore.config import TrialConfig
 from segcore.errors import UserError
@@ -44,7 +50,7 @@ def open_tracker(uri: str, search_id: str, folder: Path) -> Tracker:
         search_name=search_id,
         search_id=search_id,
         score="val/dice",
-        journal=folder / "mlflow.jsonl",
+        outbox=folder / "mlflow.jsonl",
     )
 
 
@@ -184,7 +190,7 @@ def test_what_a_killed_process_could_not_send_arrives_once(uri: str, tmp_path: P
     assert steps(uri, find_runs(uri, "killed")["000-unet-resnet34"]) == [*range(1, 52)]
 
 
-def test_delivering_a_whole_journal_again_doubles_nothing(uri: str, tmp_path: Path) -> None:
+def test_delivering_a_whole_outbox_again_doubles_nothing(uri: str, tmp_path: Path) -> None:
     with open_tracker(uri, "again", tmp_path) as tracker:
         tracker.start_search({"trials": 1}, {})
         tracker.start_trial(0, CONFIG, {})
@@ -213,28 +219,28 @@ def test_nothing_is_lost_or_slowed_by_a_server_that_dies_or_hangs(
         tracker.start_search({}, {})
         tracker.start_trial(0, CONFIG, {})
         log_epochs(tracker, 0, range(1, 11))
-        wait_until(lambda: tracker.state.unsent == 0, 20)
+        wait_until(lambda: tracker.unsent == 0, 20)
 
         os.killpg(server.pid, signal.SIGSTOP)
         began = time.monotonic()
         tracker.start_trial(1, CONFIG, {})
         log_epochs(tracker, 1, range(1, 201))
         assert time.monotonic() - began < 1
-        wait_until(lambda: tracker.state.problem is not None, 20)
-        assert "timed out" in str(tracker.state.problem)
-        assert tracker.state.unsent > 200
+        wait_until(lambda: tracker.problem is not None, 20)
+        assert "timed out" in str(tracker.problem)
+        assert tracker.unsent > 200
         os.killpg(server.pid, signal.SIGCONT)
-        wait_until(lambda: tracker.state.unsent == 0, 30)
-        assert tracker.state.problem is None
+        wait_until(lambda: tracker.unsent == 0, 30)
+        assert tracker.problem is None
 
     tracker.end_trial(0, "finished")
     log_epochs(tracker, 1, range(201, 211))
-    wait_until(lambda: "refused" in str(tracker.state.problem), 20)
+    wait_until(lambda: "refused" in str(tracker.problem), 20)
     with mlflow_server(uri, port):
         tracker.end_trial(1, "finished")
         tracker.end_search("finished")
         assert tracker.close(30) == 0
-    assert tracker.state.refused == 0
+    assert tracker.refused == 0
     runs = find_runs(uri, "outage")
     assert {run.info.status for run in runs.values()} == {"FINISHED"}
     assert steps(uri, runs["000-unet-resnet34"]) == [*range(1, 11)]
@@ -247,7 +253,7 @@ def test_a_run_that_a_hanging_server_made_twice_is_left_once(uri: str, tmp_path:
         tracker.start_search({}, {})
         tracker.start_trial(0, CONFIG, {})
         log_epochs(tracker, 0, range(1, 3))
-        wait_until(lambda: tracker.state.unsent == 0, 20)
+        wait_until(lambda: tracker.unsent == 0, 20)
         info = find_runs(uri, "twin")["000-unet-resnet34"].info
         client.create_run(info.experiment_id, tags={"segsearch.trial": "twin/0"})
         tracker.end_trial(0, "finished")
@@ -255,13 +261,52 @@ def test_a_run_that_a_hanging_server_made_twice_is_left_once(uri: str, tmp_path:
     assert client.get_run(info.run_id).data.metrics["val/dice"] == 0.02
 
 
-def test_closing_leaves_what_cannot_be_sent_in_the_journal(tmp_path: Path) -> None:
+def test_closing_leaves_what_cannot_be_sent_in_the_outbox(tmp_path: Path) -> None:
     tracker = open_tracker(f"http://user:secret@127.0.0.1:{free_port()}", "x", tmp_path)
     tracker.start_search({}, {})
     tracker.start_trial(0, CONFIG, {})
-    wait_until(lambda: tracker.state.problem is not None, 20)
-    assert "secret" not in str(tracker.state.problem)
+    wait_until(lambda: tracker.problem is not None, 20)
+    assert "secret" not in str(tracker.problem)
     assert tracker.close(0.2) == 2
+
+
+class RefusingServer(BaseHTTPRequestHandler):
+    """Refuses every request, with a message that repeats the address."""
+
+    def do_GET(self) -> None:
+        message = f"not allowed: http://{self.headers['Host']}{self.path}"
+        body = {"error_code": "INVALID_PARAMETER_VALUE", "message": message}
+        self.send_response(400)
+        self.end_headers()
+        self.wfile.write(json.dumps(body).encode())
+
+    do_POST = do_GET
+
+    def log_message(self, *_: object) -> None:
+        """Print nothing."""
+
+
+def test_a_token_in_the_address_is_never_told(tmp_path: Path) -> None:
+    with ThreadingHTTPServer(("127.0.0.1", 0), RefusingServer) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        uri = f"http://user:secret@127.0.0.1:{server.server_port}/?token=secret"
+        with pytest.raises(UserError, match="not allowed") as error:
+            check(uri, "segsearch")
+        with open_tracker(uri, "token", tmp_path) as tracker:
+            tracker.start_search({}, {})
+            assert tracker.close(20) == 0
+        server.shutdown()
+    assert tracker.refused == 1
+    refused = (tmp_path / "mlflow.jsonl.refused").read_text()
+    assert "not allowed" in refused
+    with open_tracker(uri, "token", tmp_path) as tracker:
+        tracker.end_search("finished")
+        wait_until(lambda: tracker.problem is not None, 20)
+        problem = str(tracker.problem)
+        tracker.close(0.2)
+    told = [str(error.value), refused, problem, ui_command(uri), serve_command(uri, "roofs"),
+            trials_url(uri, "1", "token"), (tmp_path / "mlflow.jsonl").read_text()]  # fmt: skip
+    assert not [text for text in told if "secret" in text]
 
 
 def test_records_of_a_run_that_a_person_deleted_hold_nothing_up(uri: str, tmp_path: Path) -> None:
@@ -269,32 +314,32 @@ def test_records_of_a_run_that_a_person_deleted_hold_nothing_up(uri: str, tmp_pa
         tracker.start_search({}, {})
         tracker.start_trial(0, CONFIG, {})
         tracker.start_trial(1, CONFIG, {})
-        wait_until(lambda: tracker.state.unsent == 0, 20)
+        wait_until(lambda: tracker.unsent == 0, 20)
         run = find_runs(uri, "deleted")["000-unet-resnet34"]
         MlflowClient(uri).delete_run(run.info.run_id)
         tracker.log_artifacts(1, tmp_path / "gone.png")
         log_epochs(tracker, 0, range(1, 3))
         log_epochs(tracker, 1, range(1, 3))
         assert tracker.close(20) == 0
-        assert tracker.state.refused == 3
+        assert tracker.refused == 3
     assert steps(uri, find_runs(uri, "deleted")["001-unet-resnet34"]) == [1, 2]
     refused = (tmp_path / "mlflow.jsonl.refused").read_text()
     assert "gone.png" in refused
     assert "active" in refused
 
 
-def test_a_full_disk_is_named_and_leaves_the_journal_whole(tmp_path: Path) -> None:
-    journal = Journal(tmp_path / "mlflow.jsonl")
-    journal.append({"epoch": 1})
+def test_a_full_disk_is_named_and_leaves_the_outbox_whole(tmp_path: Path) -> None:
+    outbox = Outbox(tmp_path / "mlflow.jsonl")
+    outbox.append({"epoch": 1})
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (20, hard))
     try:
         with pytest.raises(UserError, match=r"mlflow.jsonl: .*make room"):
-            journal.append({"epoch": 2})
+            outbox.append({"epoch": 2})
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-    journal.append({"epoch": 3})
-    assert [*journal.history()] == [{"epoch": 1}, {"epoch": 3}]
+    outbox.append({"epoch": 3})
+    assert [*read_records(outbox.path)] == [{"epoch": 1}, {"epoch": 3}]
 
 
 def test_a_server_that_is_not_there_is_named_at_once() -> None:
@@ -308,7 +353,7 @@ def test_a_server_that_is_not_there_is_named_at_once() -> None:
 
 
 def test_a_server_that_never_answers_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(mlflow_runs, "SERVER_ANSWERS_WITHIN_S", 1.0)
+    monkeypatch.setattr(check_module, "SERVER_ANSWERS_WITHIN_S", 1.0)
     with (
         closing(socket.create_server(("127.0.0.1", 0))) as silent,
         pytest.raises(UserError, match="no answer within 1 s"),
@@ -330,9 +375,12 @@ def test_a_file_that_is_no_database_is_named(tmp_path: Path) -> None:
         check(default_uri(tmp_path), "segsearch")
 
 
-def test_the_command_for_the_page_quotes_the_file() -> None:
+def test_the_command_for_the_page_quotes_the_file(monkeypatch: pytest.MonkeyPatch) -> None:
     command = ui_command(default_uri(Path("/data/my runs")))
     assert command.endswith("mlflow ui --backend-store-uri 'sqlite:////data/my runs/mlflow.db'")
+    monkeypatch.setattr(addresses, "UI_PORT", 5050)  # as on macOS
+    command = ui_command(default_uri(Path("/data/runs")))
+    assert command.endswith("sqlite:////data/runs/mlflow.db --port 5050")
     assert ui_command("https://me:secret@mlflow.example.org") == "https://***@mlflow.example.org"
 
 
@@ -347,4 +395,33 @@ def test_the_command_for_the_page_quotes_the_file() -> None:
     ],
 )
 def test_class_names_become_names_that_mlflow_takes(name: str, key: str) -> None:
-    assert metric_key(name) == key
+    assert metric_keys([name]) == {name: key}
+
+
+def test_no_two_classes_share_a_metric(uri: str, tmp_path: Path) -> None:
+    dice = {"Roof (a)": 0.1, "Roof [a]": 0.2, "A/B": 0.3, "A-B": 0.4, "R&B": 0.5, "RandB": 0.6}
+    metrics = {"val/dice": 0.5, **{f"dice/{name}": value for name, value in dice.items()}}
+    with open_tracker(uri, "alike", tmp_path) as tracker:
+        tracker.start_search({}, {})
+        tracker.start_trial(0, CONFIG, {})
+        tracker.log_epoch(0, 1, metrics)
+        # The score function leaves out a class that the validation split lacks.
+        tracker.log_epoch(0, 2, {"dice/A/B": 0.7, **{f"drawn_share/{name}": 0 for name in dice}})
+        assert tracker.close(30) == 0
+    logged = find_runs(uri, "alike")["000-unet-resnet34"].data.metrics
+    assert logged["dice/A-B"] == 0.4, "a name that MLflow takes stays as it is"
+    assert logged["dice/A-B 2"] == 0.7
+    assert sorted(v for k, v in logged.items() if k.startswith("dice/")) == [
+        0.1, 0.2, 0.4, 0.5, 0.6, 0.7
+    ]  # fmt: skip
+
+
+def test_the_key_of_a_metric_does_not_depend_on_the_order() -> None:
+    names = ["dice/A/B", "dice/A-B", "dice/A-B 2", "val/dice"]
+    expected = {
+        "dice/A-B": "dice/A-B",
+        "dice/A-B 2": "dice/A-B 2",
+        "dice/A/B": "dice/A-B 3",
+        "val/dice": "val/dice",
+    }
+    assert metric_keys(names) == metric_keys(names[::-1]) == expected

@@ -1,4 +1,4 @@
-"""What has been predicted into a folder, so that no photograph is predicted twice."""
+"""A log of what was predicted into a folder, so that no photograph is predicted twice."""
 
 import csv
 import hashlib
@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from segcore.files import whole_file
+from segcore.files import cut_torn_line, sha256_of, whole_file
 
 LOG_NAME = "predicted.jsonl"
 UNCERTAINTY_NAME = "uncertainty.csv"
@@ -17,42 +17,43 @@ UNCERTAINTY_NAME = "uncertainty.csv"
 
 @dataclass(frozen=True)
 class Predicted:
-    """A photograph that is done."""
+    """A photograph whose files are complete."""
 
     photo: str
-    """Its absolute path."""
+    """The absolute path of the photograph."""
     settings: str
-    """Of bundle and options: ``settings_key``."""
+    """``settings_key`` of the bundle and the options."""
     state: tuple[int, int]
-    """Of the photograph's file: bytes and time of change."""
+    """``file_state`` of the photograph."""
     files: Mapping[str, str]
-    """What was written, by kind, relative to the folder."""
+    """What was written, by kind; paths in the folder."""
     uncertainty: Mapping[str, float] | None = None
     """Mean and 95th percentile over the photograph."""
 
 
 class PredictionLog:
-    """The records in a folder: a line of JSON each; the last one of a photograph counts."""
+    """The log of a folder: one JSON record a line. The last record of a photograph counts."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self._path = folder / LOG_NAME
         self._records: dict[str, Predicted] = {}
         folder.mkdir(parents=True, exist_ok=True)
-        text = self._path.read_text("utf-8") if self._path.exists() else ""
-        for line in text.splitlines():
-            if (record := _parse(line)) is not None:
-                self._records[record.photo] = record
-        if text and not text.endswith("\n"):  # cut off by a power failure
-            self._append("\n")
+        if self._path.exists():
+            cut_torn_line(self._path)
+            for line in self._path.read_text("utf-8").splitlines():
+                if (record := _parse(line)) is not None:
+                    self._records[record.photo] = record
 
     def find(self, photo: Path, settings: str, kinds: Iterable[str]) -> Predicted | None:
-        """The record of a photograph, where these settings wrote all these kinds of files of it.
+        """The record of a photograph of which these settings wrote all these kinds of files.
 
-        None where a file is gone, or the photograph has changed.
+        None where there is none, where one of the files is gone, or the photograph has changed.
         """
         record = self._records.get(str(photo.absolute()))
-        if record is None or record.settings != settings or record.state != file_state(photo):
+        if record is None or record.settings != settings:
+            return None
+        if not photo.exists() or record.state != file_state(photo):
             return None
         files = [record.files.get(kind) for kind in kinds]
         there = all(file is not None and (self.folder / file).exists() for file in files)
@@ -61,15 +62,12 @@ class PredictionLog:
     def add(self, record: Predicted) -> None:
         """Keep a record, on disk too. Its files must be complete."""
         self._records[record.photo] = record
-        self._append(json.dumps(asdict(record)) + "\n")
-
-    def _append(self, text: str) -> None:
         with self._path.open("a", encoding="utf-8") as file:
-            file.write(text)
+            file.write(json.dumps(asdict(record)) + "\n")
 
 
 def file_state(path: Path) -> tuple[int, int]:
-    """Bytes and time of change: they tell whether a file is still the same."""
+    """A file's bytes and time of change, which tell whether it is still the same."""
     stat = path.stat()
     return stat.st_size, stat.st_mtime_ns
 
@@ -79,13 +77,12 @@ def settings_key(bundle: Path, options: Mapping[str, Any]) -> str:
     digest = hashlib.sha256(json.dumps(dict(options), sort_keys=True).encode())
     for path in sorted(path for path in bundle.rglob("*") if path.is_file()):
         digest.update(str(path.relative_to(bundle)).encode())
-        with path.open("rb") as file:
-            digest.update(hashlib.file_digest(file, "sha256").digest())
+        digest.update(bytes.fromhex(sha256_of(path)))
     return digest.hexdigest()
 
 
 def write_uncertainty(folder: Path, records: Iterable[Predicted]) -> Path:
-    """``uncertainty.csv``: how much the members disagree on each photograph, the most first."""
+    """Write ``uncertainty.csv``: how much the members disagree on each photograph, most first."""
     path = folder / UNCERTAINTY_NAME
     rows = [
         (record.uncertainty["mean"], record.uncertainty["p95"], record.photo)
@@ -106,7 +103,7 @@ def write_uncertainty(folder: Path, records: Iterable[Predicted]) -> Path:
 
 
 def _parse(line: str) -> Predicted | None:
-    """None: not a record; its photograph is predicted again."""
+    """The record in a line. None where there is none: its photograph is predicted again."""
     try:
         values = json.loads(line)
         size, changed = values["state"]

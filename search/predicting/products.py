@@ -1,7 +1,7 @@
-"""One photograph → its files: mask, overlay, probabilities, uncertainty, polygons."""
+"""The files of one photograph: mask, overlay, probabilities, uncertainty, polygons."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -19,26 +19,26 @@ from segcore.predicting.inference import Strip
 from segcore.predicting.photographs import Photograph
 from segcore.predicting.pictures import Color, overlay
 from segcore.predicting.polygons import write_polygons
-from segcore.predicting.rasters import MapSpec, read_map, write_map
+from segcore.predicting.rasters import MapSpec, WriteWindow, write_map
 
 Kind = Literal["mask", "overlay", "probabilities", "uncertainty", "gpkg", "geojson"]
 _POLYGONS: tuple[Kind, ...] = ("gpkg", "geojson")
 
 OVERLAY_PX = 4096
-"""The longer side of the overlay of a mosaic; others are as large as their photograph."""
+"""The longer side of a mosaic's overlay. Other overlays are as large as their photograph."""
 
 SHADES = np.sqrt(np.linspace(0, 1, 256))
 HEAT = [
     (round(red), round(green), round(blue))
     for red, green, blue in matplotlib.colormaps["magma"](SHADES)[:, :3] * 255
 ]
-"""The colours of uncertainty: 0 is black, 255 nearly white. They follow its square root, as most of
-what there is to see is below 0.3."""
+"""The colours of uncertainty: 0 is black, 255 nearly white. They follow its square root, because
+most uncertainties are below 0.3."""
 
 
 @dataclass(frozen=True)
 class Products:
-    """Predicts photographs, and writes the wished kinds of files of each into a folder."""
+    """Predicts photographs, and writes the requested kinds of files of each into a folder."""
 
     ensemble: Ensemble
     folder: Path
@@ -51,7 +51,7 @@ class Products:
     def write(
         self, photo: Photograph, name: str, on_progress: Callable[[float], None]
     ) -> tuple[dict[Kind, Path], dict[str, float] | None]:
-        """Predict a photograph; give back its files, and its uncertainty where that is wished.
+        """Predict a photograph; return its files, and its uncertainty where that was requested.
 
         ``name``: the files' path in the folder, without an ending. ``on_progress`` gets the share
         of the photograph done since the last call. Uncertainty is the mean and the 95th percentile
@@ -61,42 +61,42 @@ class Products:
         """
         files = {kind: self.folder / _place(kind, name, photo) for kind in self.kinds}
         tally_256 = np.zeros(256, np.int64)
+        strips = self.ensemble.strips(
+            photo, tta=self.tta, batch_size=self.batch_size, tile_scale=self.tile_scale
+        )
         with ExitStack() as stack:
-            maps = {
+            writers = {
                 kind: stack.enter_context(
                     write_map(files[kind], photo.size_px, photo.georeference, spec)
                 )
                 for kind, spec in self._specs().items()
                 if kind in files
             }
-            for strip in self._strips(photo):
+            if "overlay" in files:
+                colors = self.ensemble.class_colors
+                writers["overlay"] = stack.enter_context(
+                    _write_overlay(files["overlay"], photo, colors)
+                )
+            for strip in strips:
                 values = self._values(photo, strip)
-                for kind, writer in maps.items():
+                for kind, writer in writers.items():
                     writer(strip.rows, strip.columns, values[kind])
                 valid_HW = values["mask"][0] != IGNORE_INDEX
-                if "uncertainty" in maps:
+                if "uncertainty" in files:
                     tally_256 += np.bincount(values["uncertainty"][0][valid_HW], minlength=256)
                 on_progress(valid_HW.size / (photo.height_px * photo.width_px))
-        if "overlay" in files:
-            _write_overlay(files["overlay"], photo, files["mask"], self.ensemble.class_colors)
         for kind in _POLYGONS:
             if kind in files:
+                # Regions cross the strips. To hold a mosaic's mask whole would take memory in
+                # proportion to its area, while GDAL reads the file line by line.
                 write_polygons(files[kind], files["mask"], self.ensemble.class_names)
-        return files, _summary(tally_256) if "uncertainty" in maps else None
-
-    def _strips(self, photo: Photograph) -> Iterator[Strip]:
-        return self.ensemble.strips(
-            photo,
-            tta=self.tta,
-            batch_size=self.batch_size,
-            tile_scale=self.tile_scale,
-        )
+        return files, _summary(tally_256) if "uncertainty" in files else None
 
     def _values(self, photo: Photograph, strip: Strip) -> dict[Kind, NDArray[np.uint8]]:
-        """What the maps hold on a strip (BHW); where there are no data the mask is ignored."""
+        """What each file shows of a strip (BHW); where there are no data the mask is ignored."""
         probs_KHW = strip.probs_KHW
         mask_HW = probs_KHW.max(dim=0).indices.to(torch.uint8).cpu().numpy()  # argmax is slower
-        values: dict[Kind, NDArray[np.uint8]] = {"mask": mask_HW[None]}
+        values: dict[Kind, NDArray[np.uint8]] = {"mask": mask_HW[None], "overlay": mask_HW[None]}
         if "probabilities" in self.kinds:
             values["probabilities"] = _eight_bits(probs_KHW)
         if "uncertainty" in self.kinds:
@@ -104,7 +104,7 @@ class Products:
         if photo.has_holes:
             hole_HW = ~photo.valid(strip.rows, strip.columns)
             for kind, values_BHW in values.items():
-                values_BHW[:, hole_HW] = IGNORE_INDEX if kind == "mask" else 0
+                values_BHW[:, hole_HW] = IGNORE_INDEX if kind in ("mask", "overlay") else 0
         return values
 
     def _specs(self) -> dict[Kind, MapSpec]:
@@ -144,21 +144,34 @@ def _eight_bits(values_CHW: torch.Tensor) -> NDArray[np.uint8]:
     return (values_CHW * 255).round().to(torch.uint8).cpu().numpy()
 
 
+@contextmanager
 def _write_overlay(
-    path: Path, photo: Photograph, mask_path: Path, class_colors: Sequence[Color]
-) -> None:
-    longer_px = max(photo.size_px)
-    scale = min(1.0, OVERLAY_PX / longer_px) if photo.is_mosaic else 1.0
-    height_px, width_px = (max(1, round(side * scale)) for side in photo.size_px)
+    path: Path, photo: Photograph, class_colors: Sequence[Color]
+) -> Iterator[WriteWindow]:
+    """Write the overlay of a mask that is given piece by piece."""
+    scale = min(1.0, OVERLAY_PX / max(photo.size_px)) if photo.is_mosaic else 1.0
+    height_px, width_px = size_px = [max(1, round(side * scale)) for side in photo.size_px]
+    rows_H, columns_W = (
+        (2 * np.arange(small) + 1) * large // (2 * small)  # the pixel at each one's middle
+        for small, large in zip(size_px, photo.size_px, strict=True)
+    )
+    mask_HW = np.empty(size_px, np.uint8)
+
+    def sample(rows: slice, columns: slice, values_BHW: NDArray[np.uint8]) -> None:
+        top, bottom = np.searchsorted(rows_H, (rows.start, rows.stop))
+        left, right = np.searchsorted(columns_W, (columns.start, columns.stop))
+        chosen = np.ix_(rows_H[top:bottom] - rows.start, columns_W[left:right] - columns.start)
+        mask_HW[top:bottom, left:right] = values_BHW[0][chosen]
+
+    yield sample
     image = photo.on_grid(Grid(height_px, width_px, 1, 1))
     image_HWC = image.read(slice(0, height_px), slice(0, width_px))
-    mask_HW = read_map(mask_path, (height_px, width_px))
     path.parent.mkdir(parents=True, exist_ok=True)
     write_image(path, overlay(image_HWC, mask_HW, class_colors))
 
 
 def _summary(tally_256: NDArray[np.int64]) -> dict[str, float]:
-    """Of values 0 … 255, how often each occurs: their mean and 95th percentile, as 0 … 1."""
+    """The mean and 95th percentile, as 0 … 1, of values of which each occurs this often."""
     total = max(1, int(tally_256.sum()))
     mean = float((tally_256 * np.arange(256)).sum() / total / 255)
     return {"mean": mean, "p95": float(np.searchsorted(tally_256.cumsum(), 0.95 * total) / 255)}

@@ -1,1 +1,1 @@
-"""The parts of a search's report; ``search.report`` puts them on one page."""
+"""What people read about a search: text in a terminal, JSON, and one HTML page."""

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from optuna.trial import FrozenTrial
@@ -27,12 +27,12 @@ class ClassFacts(NamedTuple):
     share: float | None
     """Of the training split's labelled pixels; None without the prepared data."""
     photos: int | None
-    """Of the training split, that have it."""
+    """How many of the training split have it."""
     dice: float | None
-    """Of what was chosen; None before the search's end, and for a class that the split lacks."""
+    """The chosen model's; None before the search's end, and for a class that the split lacks."""
     iou: float | None
     single_dice: float | None
-    """Of the best single model."""
+    """The best single model's."""
 
 
 @dataclass(frozen=True)
@@ -45,14 +45,14 @@ class RunFacts:
     rows: Sequence[TrialRow]
     """The best first."""
     rungs: Sequence[int]
-    """Epochs at which weak trials are stopped, and the last one."""
+    """The epochs at which weak trials are stopped, and the last epoch."""
     history: History
     folded: tuple[Sequence[TrialRow], History] | None
-    """The trainings on folds that followed; None without --folds, and before them."""
+    """The trainings on folds that follow the search; None where there are none yet."""
     result: SearchResult | None
     """None before the search's end."""
     data: PreparedData | None
-    """None where this machine doesn't have them."""
+    """None where this machine doesn't have the data."""
     importance: Importance | None
     classes: Sequence[ClassFacts]
     notes: Sequence[str]
@@ -65,21 +65,19 @@ class RunFacts:
 
     @property
     def ended(self) -> int:
-        """How many trials have ended, in whichever way."""
+        """How many trials have ended, whatever became of them."""
         return sum(row.status not in ("running", "waiting") for row in self.rows)
 
 
 def gather(run: RunFolder) -> RunFacts:
     """Read a run. Raises ``UserError`` where this is none, or none of its trials has begun."""
     record = run.read()
+    options = record.options
     study = read_study(run)
     trials = study.get_trials(deepcopy=False)
-    options = record.options
     milestones = rungs(options.grace_epochs, options.max_epochs, options.reduction_factor)
-    history = read_history(run.tracking_journal)
     result = SearchResult.read(run.path)
-    notes = []
-    data = None
+    data, notes = None, []
     try:
         data = find_prepared(record.identity["data"])
     except UserError:
@@ -89,6 +87,8 @@ def gather(run: RunFolder) -> RunFacts:
         )
     classes = _classes(data, result)
     names = [facts.name for facts in classes]
+    history = read_history(run.outbox, names)
+    folds = run.folds(options.folds)
     return RunFacts(
         run=run,
         record=record,
@@ -96,7 +96,9 @@ def gather(run: RunFolder) -> RunFacts:
         rows=read_rows(study),
         rungs=milestones,
         history=history,
-        folded=_folded(run.folds(options.folds)),
+        folded=(read_rows(read_study(folds)), read_history(folds.outbox))
+        if folds.study.is_file()
+        else None,
         result=result,
         data=data,
         importance=find_importance(trials, history, milestones, names),
@@ -105,36 +107,29 @@ def gather(run: RunFolder) -> RunFacts:
     )
 
 
-def _folded(run: RunFolder) -> tuple[Sequence[TrialRow], History] | None:
-    if not run.study.is_file():
-        return None
-    return read_rows(read_study(run)), read_history(run.tracking_journal)
-
-
 def _classes(data: PreparedData | None, result: SearchResult | None) -> list[ClassFacts]:
     names = data.class_names if data else result.class_names if result else ()
-    unknown = (None,) * len(names)
-    shares: Sequence[float | None] = unknown
-    photos: Sequence[int | None] = unknown
-    if data is not None:
-        pixels_K = data.class_pixels("train")
-        shares = (pixels_K / max(1, pixels_K.sum())).tolist()
-        items = data.items("train")
-        photos = [
-            len(np.unique(data.photo_M[items[data.class_pixels_MK[items, k] > 0]]))
-            for k in range(len(names))
-        ]
-    test = result.ensemble.test if result else None
-    return [
-        ClassFacts(*facts)
-        for facts in zip(
-            names,
-            data.class_colors if data else map(spread_color, range(len(names))),
-            shares,
-            photos,
-            test.class_dice if test else unknown,
-            test.class_iou if test else unknown,
-            result.single.test.class_dice if result else unknown,
-            strict=True,
-        )
+    columns: list[Sequence[Any]] = [
+        names,
+        data.class_colors if data else [spread_color(index) for index in range(len(names))],
+        *(_rarity(data) if data else [()] * 2),
+        *(
+            (result.ensemble.test.class_dice, result.ensemble.test.class_iou)
+            if result
+            else [()] * 2
+        ),
+        result.single.test.class_dice if result else (),
     ]
+    unknown = [None] * len(names)
+    return [ClassFacts(*facts) for facts in zip(*(c or unknown for c in columns), strict=True)]
+
+
+def _rarity(data: PreparedData) -> tuple[list[float], list[int]]:
+    """Each class's share of the training split's labelled pixels, and how many photographs."""
+    pixels_K = data.class_pixels("train")
+    items = data.items("train")
+    photos = [
+        len(np.unique(data.photo_M[items[data.class_pixels_MK[items, k] > 0]]))
+        for k in range(data.num_classes)
+    ]
+    return (pixels_K / max(1, pixels_K.sum())).tolist(), photos

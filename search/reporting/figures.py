@@ -7,7 +7,7 @@ import html
 import json
 import math
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import plotly.graph_objects as go
@@ -23,29 +23,31 @@ from segcore.scores.intervals import Interval
 Figure = dict[str, Any]
 """``data`` and ``layout``, as JSON values."""
 
+GREY = "#9aa3ad"
 STATUS_COLORS = {
     "finished": "#2f7ed8",
-    "stopped": "#9aa3ad",
+    "stopped": GREY,
     "failed": "#d9483b",
     "running": "#e09f1f",
 }
 MEMBER_COLOR = "#17936a"
 SCORE_COLORS = [[0, "#8f98a8"], [0.5, "#3b8ad9"], [1, "#f09a00"]]
-"""From low to high, to be seen on light and on dark paper."""
+"""From low to high scores; they can be seen on light and on dark paper."""
 SHARE_COLORS = [[0, "rgba(47,126,216,0)"], [1, "rgba(47,126,216,1)"]]
-"""From nothing to full, over whichever paper."""
+"""From 0 to 100 %, over any paper."""
+LEGEND_ABOVE = {"orientation": "h", "y": 1.02, "yanchor": "bottom"}
 
 MANY_TRIALS = 60
-"""From here on their curves are thin."""
+"""With more trials than this, their curves are thin."""
 
 PARALLEL_AXES = 9
-"""More can't be followed by eye; the most important are shown."""
+"""The eye can't follow more; the most important parameters are shown."""
 
 
 def learning_curves(
     trials: Sequence[FrozenTrial], members: Sequence[int], rungs: Sequence[int], metric: str
 ) -> Figure:
-    """Each trial's score by epoch; a cross where the scheduler stopped it."""
+    """Each trial's score by epoch, with a cross where the scheduler stopped it."""
     figure = go.Figure()
     groups = {status: [t for t in trials if STATUS[t.state] == status] for status in STATUS_COLORS}
     width = 1.5 if len(trials) <= MANY_TRIALS else 0.7
@@ -69,29 +71,24 @@ def learning_curves(
         name="stopped here",
     )
     for rung in rungs[:-1]:
-        figure.add_vline(x=rung, line={"dash": "dot", "width": 1, "color": "#9aa3ad"})
-    figure.update_layout(
-        xaxis_title="epoch",
-        yaxis_title=f"{metric}, validation",
-        yaxis_rangemode="tozero",
-        legend={"orientation": "h", "y": 1.02, "yanchor": "bottom"},
-        height=440,
-        margin={"l": 60, "r": 10, "t": 60, "b": 45},
+        figure.add_vline(x=rung, line={"dash": "dot", "width": 1, "color": GREY})
+    yaxis = {"title": f"{metric}, validation", "rangemode": "tozero"}
+    return _finished(
+        figure, 440, (60, 60, 10, 45), xaxis_title="epoch", yaxis=yaxis, legend=LEGEND_ABOVE
     )
-    return _plain(figure)
 
 
 def _add_curves(
     figure: go.Figure, trials: Sequence[FrozenTrial], name: str, color: str, width: float
 ) -> None:
-    """One trace for all: hundreds of traces would make the page slow."""
+    """Add all trials as one trace, because hundreds of traces would make the page slow."""
     points = [
         point
         for trial in trials
         if trial.intermediate_values
         for point in [
             *((e, v, trial.number) for e, v in sorted(trial.intermediate_values.items())),
-            (0, math.nan, trial.number),  # a gap before the next one
+            (0, math.nan, trial.number),  # a gap before the next trial
         ]
     ]
     if not points:
@@ -110,12 +107,15 @@ def _add_curves(
 
 
 def compared_models(models: Sequence[tuple[str, Interval, Interval]], metric: str) -> Figure:
-    """Of each (name, validation, test) both scores with their 95 % intervals."""
+    """Both scores of each (name, validation, test) with their 95 % intervals.
+
+    A name stands above its dots: beside them it would take half of a telephone's width.
+    """
     figure = go.Figure()
     names = [html.escape(name, quote=False) for name, _, _ in models]
     for title, color, symbol, offset, intervals in (
-        ("test: honest", MEMBER_COLOR, "circle", 0.13, [test for _, _, test in models]),
-        ("validation: chosen by it", "#9aa3ad", "circle-open", -0.13, [v for _, v, _ in models]),
+        ("test: honest", MEMBER_COLOR, "circle", 0.02, [test for _, _, test in models]),
+        ("validation: chosen by it", GREY, "circle-open", 0.24, [v for _, v, _ in models]),
     ):
         figure.add_scatter(
             x=[interval.value for interval in intervals],
@@ -134,15 +134,16 @@ def compared_models(models: Sequence[tuple[str, Interval, Interval]], metric: st
             hovertemplate="%{text}<br>%{x:.4f}<extra></extra>",
             name=title,
         )
-    figure.update_layout(
-        xaxis_title=metric,
-        yaxis={"tickvals": list(range(len(names))), "ticktext": names, "zeroline": False,
-               "range": [len(names) - 0.5, -0.5], "automargin": True},
-        legend={"orientation": "h", "y": 1.02, "yanchor": "bottom"},
-        height=120 + 48 * len(models),
-        margin={"l": 10, "r": 15, "t": 40, "b": 45},
+    for row, (name, _, _) in enumerate(models):
+        figure.add_annotation(
+            text=html.escape(_short(name, 40), quote=False), x=0, xref="paper", xanchor="left",
+            y=row - 0.28, showarrow=False,
+        )  # fmt: skip
+    yaxis = {"visible": False, "range": [len(models) - 0.5, -0.5], "fixedrange": True}
+    return _finished(
+        figure, 120 + 56 * len(models), (10, 60, 15, 45),
+        xaxis_title=metric, yaxis=yaxis, legend=LEGEND_ABOVE,
     )  # fmt: skip
-    return _plain(figure)
 
 
 def parallel_coordinates(
@@ -150,7 +151,7 @@ def parallel_coordinates(
 ) -> Figure | None:
     """A line for each trial with a score, through its parameters; None where none differ.
 
-    Only parameters that all these trials have: plotly.js draws no line with a gap.
+    Only parameters that all these trials have are shown, as plotly.js draws no line with a gap.
     """
     scored = [trial for trial in trials if trial.intermediate_values]
     if len(scored) < 2:
@@ -173,29 +174,24 @@ def parallel_coordinates(
             labelside="top",
         )
     )
-    figure.update_layout(height=430, margin={"l": 90, "r": 40, "t": 80, "b": 25})
-    return _plain(figure)
+    return _finished(figure, 430, (90, 80, 40, 25))
 
 
 def _axis(name: str, trials: Sequence[FrozenTrial]) -> dict[str, Any]:
+    # A parameter's name is a Python name, so there is nothing to escape in it.
     values = [trial.params[name] for trial in trials]
-    label = name  # a Python name, from a space: nothing to escape
     match trials[0].distributions[name]:
         case FloatDistribution(log=True) | IntDistribution(log=True):
             logs = [math.log10(value) for value in values]
-            ticks = np.linspace(min(logs), max(logs), 5)
-            return {
-                "label": label,
-                "values": logs,
-                "tickvals": ticks.tolist(),
-                "ticktext": [f"{10**tick:.2g}" for tick in ticks],
-            }
+            ticks = np.linspace(min(logs), max(logs), 5).tolist()
+            texts = [f"{10**tick:.2g}" for tick in ticks]
+            return {"label": name, "values": logs, "tickvals": ticks, "ticktext": texts}
         case FloatDistribution() | IntDistribution():
-            return {"label": label, "values": values}
+            return {"label": name, "values": values}
         case _:
             words = sorted({str(value) for value in values})
             return {
-                "label": label,
+                "label": name,
                 "values": [words.index(str(value)) for value in values],
                 "tickvals": list(range(len(words))),
                 "ticktext": [_short(word) for word in words],
@@ -212,7 +208,7 @@ def importance_map(importance: Importance, class_names: Sequence[str]) -> Figure
         if name in importance.by_class
     }
     share = np.array([[by.get(name, 0.0) for by in columns.values()] for name in parameters])
-    return _plain(_shares(100 * share, list(columns), parameters, cell_px=26, unit="%"))
+    return _map_of_shares(100 * share, list(columns), parameters, cell_px=26)
 
 
 def confusion_map(confusion: Sequence[Sequence[int]], class_names: Sequence[str]) -> Figure:
@@ -222,19 +218,15 @@ def confusion_map(confusion: Sequence[Sequence[int]], class_names: Sequence[str]
     columns = np.flatnonzero(pixels.any(axis=0) | pixels.any(axis=1))
     names = [html.escape(_short(name), quote=False) for name in class_names]
     percent = 100 * pixels[np.ix_(rows, columns)] / pixels[rows].sum(axis=1, keepdims=True)
-    figure = _shares(percent, [names[k] for k in columns], [names[k] for k in rows], 30, "%")
-    return _plain(figure)
+    column_names, row_names = [names[k] for k in columns], [names[k] for k in rows]
+    return _map_of_shares(percent, column_names, row_names, cell_px=30)
 
 
-def _shares(
-    percent: NDArray[np.float64],
-    columns: Sequence[str],
-    rows: Sequence[str],
-    cell_px: int,
-    unit: Literal["%"],
-) -> go.Figure:
-    """A map with its numbers written in; those below one are left out."""
-    top_px = 30 + 5 * max(map(len, columns))  # slanted names: plotly.js doesn't count their height
+def _map_of_shares(
+    percent: NDArray[np.float64], columns: Sequence[str], rows: Sequence[str], cell_px: int
+) -> Figure:
+    """A map with its numbers in the cells; those below one are left out."""
+    top_px = 30 + 5 * max(map(len, columns))  # plotly.js doesn't count the height of slanted names
     figure = go.Figure(
         go.Heatmap(
             z=percent.round(1),
@@ -249,18 +241,19 @@ def _shares(
             xgap=1,
             ygap=1,
             customdata=[[(row, column) for column in columns] for row in rows],
-            hovertemplate="%{customdata[0]} → %{customdata[1]}: %{z} " + unit + "<extra></extra>",
+            hovertemplate="%{customdata[0]} → %{customdata[1]}: %{z} %<extra></extra>",
         )
     )
-    figure.update_layout(
-        xaxis={"tickvals": list(range(len(columns))), "ticktext": columns, "tickangle": -45,
-               "side": "top", "automargin": True, "showgrid": False, "zeroline": False},
-        yaxis={"tickvals": list(range(len(rows))), "ticktext": rows, "autorange": "reversed",
-               "automargin": True, "showgrid": False, "zeroline": False},
-        height=top_px + 20 + cell_px * len(rows),
-        margin={"l": 10, "r": 60, "t": top_px, "b": 10},
+    axis = {"automargin": True, "showgrid": False, "zeroline": False}
+    return _finished(
+        figure,
+        top_px + 20 + cell_px * len(rows),
+        (10, top_px, 60, 10),
+        xaxis={**axis, "tickvals": list(range(len(columns))), "ticktext": columns,
+               "tickangle": -45, "side": "top"},
+        yaxis={**axis, "tickvals": list(range(len(rows))), "ticktext": rows,
+               "autorange": "reversed"},
     )  # fmt: skip
-    return figure
 
 
 def models_of(result: SearchResult) -> list[tuple[str, Interval, Interval]]:
@@ -279,7 +272,11 @@ def _short(text: str, characters: int = 24) -> str:
     return text if len(text) <= characters else text[: characters - 1] + "…"
 
 
-def _plain(figure: go.Figure) -> Figure:
-    figure.update_layout(template="none", dragmode=False)
+def _finished(
+    figure: go.Figure, height_px: int, margins_px: tuple[int, int, int, int], **layout: Any
+) -> Figure:
+    """The figure as JSON values; margins are left, top, right, bottom."""
+    margin = dict(zip("ltrb", margins_px, strict=True))
+    figure.update_layout(template="none", dragmode=False, height=height_px, margin=margin, **layout)
     values: Figure = json.loads(figure.to_json())
     return values

@@ -1,16 +1,16 @@
-"""What a search went through, from its tracking journal.
+"""What happened in a search, read from the outbox that MLflow is told from.
 
-The journal has what no other file of a run has all of: every class's Dice in every epoch of every
-trial (beside checkpoints only those of kept epochs stay, and of a run in a bucket none are here),
-and when each trial ran. It is there whether MLflow is or not.
+No other file of a run holds every class's Dice in every epoch of every trial (checkpoints keep only
+some epochs, and those of a run in a bucket are not on this machine), and when each trial ran. The
+outbox is there whether MLflow is or not.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from search.tracking.mlflow_runs import metric_key
-from search.tracking.outbox import Record, read_records
+from search.tracking.metric_names import metric_keys
+from search.tracking.outbox import read_records
 
 TRAINING_S = "train/epoch_s"
 CLASS_DICE = "dice/"
@@ -21,15 +21,11 @@ class TrialHistory:
     """One trial, over all sessions of its search."""
 
     class_dice: dict[int, dict[str, float]] = field(default_factory=dict)
-    """By epoch, then by ``metric_key`` of the class."""
+    """On the validation split, by epoch, then by class; a class that it lacks is missing."""
     worker_s: float = 0.0
     """How long it had a worker."""
     training_s: float = 0.0
-    """How much of that it learned: the rest is starting, loading, validation and checkpoints."""
-
-    def dice(self, epoch: int, class_name: str) -> float | None:
-        """A class's Dice on the validation split; None where the split lacks it, or isn't known."""
-        return self.class_dice.get(epoch, {}).get(metric_key(CLASS_DICE + class_name))
+    """How much of that it trained; the rest is starting, loading, validation and checkpoints."""
 
 
 @dataclass
@@ -38,11 +34,16 @@ class History:
 
     trials: dict[int, TrialHistory] = field(default_factory=dict)
     tags: Mapping[str, str] = field(default_factory=dict)
-    """Of the search's own run: versions, and what else it was begun with."""
+    """Those of the search's own run: versions, and what else the search was begun with."""
     sessions: int = 0
     started_ms: int | None = None
     ended_ms: int | None = None
-    """Of the last record."""
+    """The time of the last record."""
+
+    @property
+    def wall_s(self) -> float:
+        """From the first record to the last, the pauses between sessions included."""
+        return ((self.ended_ms or 0) - (self.started_ms or 0)) / 1000
 
     @property
     def gpus_per_trial(self) -> float | None:
@@ -51,34 +52,34 @@ class History:
         return None if value is None else float(value)
 
 
-def read_history(journal: Path) -> History:
-    """Read a search's journal, finished or growing; an empty history where there is none."""
+def read_history(outbox: Path, class_names: Sequence[str] = ()) -> History:
+    """Read a search's outbox, finished or growing; the history is empty where there is none."""
     history = History()
-    if not journal.is_file():
+    if not outbox.is_file():
         return history
+    keys = metric_keys(CLASS_DICE + name for name in class_names)
+    class_of = {key: name.removeprefix(CLASS_DICE) for name, key in keys.items()}
     running_since: dict[int, int] = {}
-    for record in read_records(journal):
+    for record in read_records(outbox):
+        number, now_ms = record["trial"], record["time_ms"]
         if record["kind"] == "artifact":
-            continue  # after the trial's end
-        history.started_ms = history.started_ms or record["time_ms"]
-        history.ended_ms = record["time_ms"]
-        if record["trial"] is not None:
-            _add(history.trials.setdefault(record["trial"], TrialHistory()), record, running_since)
-        elif record["kind"] == "start":
-            history.tags = record["tags"]
-            history.sessions += 1
+            continue  # files are logged after the trial's end
+        history.started_ms = history.started_ms or now_ms
+        history.ended_ms = now_ms
+        if number is None:
+            if record["kind"] == "start":
+                history.tags = record["tags"]
+                history.sessions += 1
+            continue
+        trial = history.trials.setdefault(number, TrialHistory())
+        if record["kind"] != "start" and number in running_since:
+            # Time counts up to each record, because a trial that was interrupted has no end.
+            trial.worker_s += (now_ms - running_since[number]) / 1000
+        running_since[number] = now_ms
+        if record["kind"] == "epoch":
+            metrics = record["metrics"]
+            trial.training_s += metrics.get(TRAINING_S, 0.0)
+            trial.class_dice[record["epoch"]] = {
+                class_of[key]: value for key, value in metrics.items() if key in class_of
+            }
     return history
-
-
-def _add(trial: TrialHistory, record: Record, running_since: dict[int, int]) -> None:
-    number, now_ms = record["trial"], record["time_ms"]
-    if record["kind"] != "start" and number in running_since:
-        # Up to each record: a trial that was interrupted has no end, and doesn't run till its next.
-        trial.worker_s += (now_ms - running_since[number]) / 1000
-    running_since[number] = now_ms
-    if record["kind"] == "epoch":
-        metrics = record["metrics"]
-        trial.training_s += metrics.get(TRAINING_S, 0.0)
-        trial.class_dice[record["epoch"]] = {
-            name: value for name, value in metrics.items() if name.startswith(CLASS_DICE)
-        }

@@ -1,7 +1,7 @@
 """Which hyperparameters made the difference, for the score and for each class's Dice.
 
-Trials that were stopped early and trials that finished can be compared only at an epoch that both
-saw: all are judged by what they were worth at one rung of the successive halving.
+A trial that was stopped early and one that finished can be compared only at an epoch that both
+reached. So all are compared by their values at one rung of the successive halving.
 """
 
 import warnings
@@ -17,22 +17,23 @@ from search.planning.sampler import value_at
 from search.reporting.history import History
 
 LEAST_TRIALS = 10
-"""With fewer, chance alone decides."""
+"""With fewer trials, chance alone decides."""
 
 TOP_TRIALS = 5
-"""PED-ANOVA compares the best trials with the others, and wants at least so many of them."""
+"""PED-ANOVA compares the best trials with all others, and needs at least so many best ones."""
 
 
 @dataclass(frozen=True)
 class Importance:
-    """Shares of 1 by parameter: of the score, and of each class whose Dice differed."""
+    """How important each parameter is; the importances of all parameters sum to 1."""
 
     epoch: int
-    """At which the trials were compared."""
+    """The epoch at which the trials were compared."""
     trials: int
     overall: Mapping[str, float]
-    """The most important first."""
+    """For the score, the most important parameter first."""
     by_class: Mapping[str, Mapping[str, float]]
+    """For the Dice of each class in which the trials differ."""
 
 
 def find_importance(
@@ -41,9 +42,9 @@ def find_importance(
     rungs: Sequence[int],
     class_names: Sequence[str],
 ) -> Importance | None:
-    """By Optuna's PED-ANOVA, which knows conditional parameters; None with too few trials.
+    """Optuna's PED-ANOVA, which knows conditional parameters; None with too few trials.
 
-    Trials are compared at the last rung that at least half of those with a value reached.
+    Trials are compared at the last rung that was reached by at least half of those with a value.
     Source: Watanabe et al. 2023, "PED-ANOVA".
     """
     started = [trial for trial in trials if trial.intermediate_values]
@@ -62,10 +63,12 @@ def find_importance(
         return None
     by_class = {}
     for name in class_names:
-        # A training that ended before the rung counts with its end, as in ``value_at``.
+        # A training that ended before the rung counts with its last epoch, as in ``value_at``.
         seen = [(trial, min(epoch, max(trial.intermediate_values))) for trial in reached]
         dice = [
-            past.dice(last, name) if (past := history.trials.get(trial.number)) else None
+            past.class_dice.get(last, {}).get(name)
+            if (past := history.trials.get(trial.number))
+            else None
             for trial, last in seen
         ]
         known = [value for value in dice if value is not None]
@@ -86,14 +89,15 @@ def _completed(trial: FrozenTrial, value: float) -> FrozenTrial:
 
 
 def _importances(study: optuna.Study, values: Sequence[float]) -> Mapping[str, float] | None:
-    """Of the study's trials, if these were their values; None without a difference to explain."""
+    """The importances if these were the values of the trials; None where nothing differs."""
     best = min(0.5, max(0.1, TOP_TRIALS / len(values)))
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # it is experimental; and of what is None here
+        # It warns that it is experimental, and of what leads to None here.
+        warnings.simplefilter("ignore", UserWarning)
         found = get_param_importances(
             study,
             evaluator=PedAnovaImportanceEvaluator(target_quantile=best),
-            target=lambda trial: -values[trial.number],  # a target is taken for a loss
+            target=lambda trial: -values[trial.number],  # it takes a target for a loss
         )
-    # Too many trials share the best value: all parameters are said to be equal.
+    # Where too many trials share the best value, it calls all parameters equal.
     return found if max(found.values()) - min(found.values()) > 1e-6 else None

@@ -5,7 +5,6 @@ import math
 import shlex
 import time
 from collections.abc import Callable
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -13,33 +12,32 @@ import jinja2
 import plotly.offline
 
 from search.reporting import figures
-from search.reporting.costs import costs
+from search.reporting.costs import find_costs
 from search.reporting.facts import RunFacts, gather
 from search.reporting.figures import Figure
 from search.reporting.photographs import Gallery, galleries
 from search.runs.folder import RunFolder
 from search.runs.options import SearchOptions
 from search.runs.rows import like_the_best, show_config, show_duration, varying_parameters
-from search.tracking.mlflow_runs import default_uri, ui_command
+from search.tracking.addresses import default_uri, ui_command
 from segcore.errors import UserError
 from segcore.files import whole_file
 from segcore.predicting.ensemble import Ensemble
 from segcore.scores.metrics import METRICS
 
 REPORT = "report.html"
-
+"""The file's name in a run's folder."""
 
 TABLE_TRIALS = 20
-
 
 NOT_REPEATED = {"name", "out", "tracking_uri", "resume", "dry_run", "address"}
 """Options that say where a search ran, not what it did."""
 
 
 def write_report(run: RunFolder, *, out: Path | None = None, allow_plugins: bool = False) -> Path:
-    """Write the page of a run; what isn't known yet is left out, and the page says so.
+    """Write the page of a run, and return its path. The page says what isn't known yet.
 
-    Without ``out`` it is RUN/report.html, in the run's bucket too where it has one. Raises
+    Without ``out`` it is RUN/report.html, also in the run's bucket where it has one. Raises
     ``UserError`` where this is no run, none of its trials has begun, or ``out`` can't be written.
     """
     page = _render(gather(run), allow_plugins)
@@ -67,7 +65,7 @@ def _render(facts: RunFacts, allow_plugins: bool) -> str:
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     environment.filters.update(_FILTERS)
-    template = resources.files("search.reporting").joinpath("page.html").read_text("utf-8")
+    template = Path(__file__).with_name("page.html").read_text("utf-8")
     return environment.from_string(template).render(
         facts=facts,
         options=facts.record.options,
@@ -80,7 +78,7 @@ def _render(facts: RunFacts, allow_plugins: bool) -> str:
         trials=_trial_table(facts),
         table_trials=TABLE_TRIALS,
         members=_members(facts),
-        costs=costs(facts),
+        costs=find_costs(facts),
         commands=_commands(facts),
         written=time.strftime("%d %B %Y, %H:%M"),
         plotly_js=plotly.offline.get_plotlyjs(),
@@ -88,7 +86,7 @@ def _render(facts: RunFacts, allow_plugins: bool) -> str:
 
 
 def _figures(facts: RunFacts) -> dict[str, Figure]:
-    """The plots by the ids of their places in the page; what can't be drawn yet is missing."""
+    """The plots by the ids of their places in the page; those that lack data are missing."""
     result, metric = facts.result, facts.record.options.metric
     members = list(result.ensemble.trials) if result else []
     plots: dict[str, Figure | None] = {
@@ -106,20 +104,17 @@ def _figures(facts: RunFacts) -> dict[str, Figure]:
 
 
 def _trial_table(facts: RunFacts) -> list[dict[str, Any]]:
-    differing = varying_parameters(facts.rows)
-    equals = like_the_best(facts.rows)
-    best = facts.rows[:TABLE_TRIALS]
+    """The best trials, and all others that failed."""
+    differing, equals = varying_parameters(facts.rows), like_the_best(facts.rows)
     failed = [row for row in facts.rows[TABLE_TRIALS:] if row.status == "failed"]
     return [
         {
             "row": row,
             "like_the_best": row.number in equals,
             "config": show_config(row.config, differing) if row.config else "",
-            "seconds": facts.history.trials[row.number].worker_s
-            if row.number in facts.history.trials
-            else None,
+            "seconds": past.worker_s if (past := facts.history.trials.get(row.number)) else None,
         }
-        for row in [*best, *failed]
+        for row in [*facts.rows[:TABLE_TRIALS], *failed]
     ]
 
 
@@ -135,7 +130,7 @@ def _members(facts: RunFacts) -> list[dict[str, Any]]:
 
 
 def _commands(facts: RunFacts) -> list[tuple[str, str]]:
-    """What to type, with what it does. Addresses in a run's record have no passwords."""
+    """Commands to type, each after what it does. A run's record has no passwords in addresses."""
     options, address = facts.record.options, shlex.quote(facts.run.address)
     again = ["python -m search.run"]
     for field in dataclasses.fields(SearchOptions):

@@ -1,4 +1,4 @@
-"""Test photographs with their truth and what the ensemble makes of them, as data URIs."""
+"""Test photographs with their truth and the ensemble's prediction, as data URIs."""
 
 import base64
 import io
@@ -22,7 +22,7 @@ LONGER_SIDE_PX = 420
 
 @dataclass(frozen=True)
 class Example:
-    """A photograph, or of a tiled one its tile with the most classes."""
+    """A photograph; of one that was cut into tiles, the tile with the most classes."""
 
     photo: PhotoScore
     tile: str | None
@@ -31,7 +31,7 @@ class Example:
     truth: str
     prediction: str
     classes: tuple[int, ...]
-    """Those that truth or prediction show, the most common first."""
+    """The classes in the truth or the prediction, the most common first."""
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class Gallery:
 
 
 def choose(photos: Sequence[PhotoScore]) -> dict[str, list[PhotoScore]]:
-    """The best, the worst and the most uncertain; a photograph is shown once."""
+    """The best, the worst and the most uncertain photographs; none is shown twice."""
     scored = sorted((p for p in photos if p.score == p.score), key=lambda photo: photo.score)
     count = min(PER_KIND, len(scored) // 2)
     best, worst = scored[len(scored) - count :][::-1], scored[:count]
@@ -56,7 +56,7 @@ def galleries(
     photos: Sequence[PhotoScore], data: PreparedData, ensemble: Ensemble
 ) -> list[Gallery]:
     """Predict the chosen photographs anew, from the prepared data."""
-    # An item is a whole image to a network already: it is not to be scaled or cut once more.
+    # The prepared items are scaled and cut already.
     preparation = ensemble.preparation._replace(tile_scale=None)
     ensemble = replace(ensemble, preparation=preparation)
     found = [
@@ -93,7 +93,7 @@ def _photograph(image_HWC: NDArray[np.uint8]) -> str:
 
 
 def _mask(mask_HW: NDArray[np.uint8], class_colors: Iterable[Color]) -> str:
-    # A palette: JPEG would blur the borders, and be larger.
+    # With a palette as PNG, because JPEG would blur the borders and be larger.
     picture = Image.fromarray(_scaled(mask_HW, cv2.INTER_NEAREST), mode="P")
     palette = [channel for color in class_colors for channel in color]
     palette += list(IGNORED_COLOR) * (256 - len(palette) // 3)

@@ -117,7 +117,7 @@ class RunFolder:
         return self.path / "study.journal"
 
     @property
-    def tracking_journal(self) -> Path:
+    def outbox(self) -> Path:
         """What MLflow was told, and what it has yet to be told."""
         return self.path / "tracking.jsonl"
 

@@ -1,19 +1,19 @@
-"""A file of records that wait to be sent: on disk at once, delivered in order, never forgotten.
+"""Records that wait to be sent: they are on disk at once, delivered in order, and never lost.
 
-The journal is a JSON-lines file that only grows. Beside it, ``<name>.sent`` holds the offset up to
+An outbox is a JSON-lines file that only grows. Beside it, ``<name>.sent`` holds the offset up to
 which everything was delivered, and ``<name>.refused`` the records that the receiver will never
-take, each with its reason. A process that dies between delivering and noting the offset delivers
+take, each with the reason. A process that dies between delivering and noting the offset delivers
 again when it returns, so receivers must be idempotent.
 """
 
 import json
-import os
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from segcore.errors import UserError
+from segcore.files import cut_torn_line, whole_file
 
 Record = dict[str, Any]
 
@@ -22,22 +22,22 @@ BATCH_BYTES = 256 * 1024
 
 
 class Batch(NamedTuple):
-    """Records in the order of their appending, and the journal's offset after the last of them."""
+    """Records in the order in which they were appended, and the file's offset after the last."""
 
     records: list[Record]
     end: int
 
 
 def read_records(path: Path) -> Iterator[Record]:
-    """The records of a journal that another process may be writing; a torn last one is left out."""
-    with path.open("rb") as file:
-        for line in file:
-            if line.endswith(b"\n"):
-                yield json.loads(line)
+    """The records of an outbox, which another process may be writing; a torn last one is left out.
+
+    Raises ``UserError`` where the file is damaged.
+    """
+    return (record for batch in _batches(path, 0) for record in batch.records)
 
 
-class Journal:
-    """One writing process; any of its threads may append while another one delivers."""
+class Outbox:
+    """The outbox of one writing process; one of its threads may append while another delivers."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -45,16 +45,17 @@ class Journal:
         self._refused_path = path.with_name(path.name + ".refused")
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            self._file = path.open("a+b", buffering=0)
+            self._file = path.open("ab", buffering=0)
+            cut_torn_line(path)  # of a process that died while it wrote
         except OSError as error:
             raise UserError(
                 f"{path}: {error.strerror}; the run's folder must be writable"
             ) from error
         self._changed = threading.Condition()
         self._finished = False
-        self._size = self._drop_torn_line()
+        self._size = path.stat().st_size
         self._sent = self._read_sent_offset()
-        self._unsent_count = sum(1 for _ in self._read(self._sent))
+        self._unsent_count = sum(len(batch.records) for batch in _batches(path, self._sent))
 
     def append(self, record: Mapping[str, Any]) -> None:
         """Write one record. Raises ``UserError`` on a full disk, and keeps the file whole."""
@@ -77,19 +78,18 @@ class Journal:
                 if self._finished:
                     return None
                 self._changed.wait()
-        return self._read_batch(self._sent)
+        return next(_batches(self.path, self._sent))
 
     def mark_sent(self, batch: Batch) -> None:
         """Note on disk that everything up to the end of ``batch`` was delivered."""
-        fresh = self._sent_path.with_name(self._sent_path.name + ".tmp")
-        fresh.write_text(f"{batch.end}\n")
-        fresh.replace(self._sent_path)
+        with whole_file(self._sent_path) as unfinished:
+            unfinished.write_text(f"{batch.end}\n")
         with self._changed:
             self._sent = batch.end
             self._unsent_count -= len(batch.records)
 
     def refuse(self, records: Sequence[Record], reason: str) -> None:
-        """Keep beside the journal what the receiver will never take."""
+        """Keep beside the outbox what the receiver will never take."""
         with self._refused_path.open("a") as file:
             file.writelines(json.dumps({"reason": reason, **record}) + "\n" for record in records)
 
@@ -98,10 +98,6 @@ class Journal:
         """How many records wait, counted in whole batches."""
         with self._changed:
             return self._unsent_count
-
-    def history(self) -> Iterator[Record]:
-        """Every record since the journal was begun, delivered or not."""
-        return self._read(0)
 
     def finish(self) -> None:
         """Nothing more will be appended: ``next_batch`` stops waiting."""
@@ -113,40 +109,34 @@ class Journal:
         """Close the file, with all that is unsent in it."""
         self._file.close()
 
-    def _read(self, offset: int) -> Iterator[Record]:
-        while offset < self._size:
-            records, offset = self._read_batch(offset)
-            yield from records
-
-    def _read_batch(self, start: int) -> Batch:
-        size = self._size
-        chunk = os.pread(self._file.fileno(), min(BATCH_BYTES, size - start), start)
-        if b"\n" not in chunk:  # One line longer than a batch.
-            chunk = os.pread(self._file.fileno(), size - start, start)
-        lines = chunk[: chunk.rindex(b"\n") + 1]
-        try:
-            return Batch([json.loads(line) for line in lines.splitlines()], start + len(lines))
-        except ValueError as error:
-            raise UserError(
-                f"{self.path}: damaged after byte {start}: {error}; restore the file, or move it "
-                "away to go on without what was not sent"
-            ) from error
-
-    def _drop_torn_line(self) -> int:
-        """Cut off what a process that died in mid-write left; the size of the whole lines."""
-        whole = os.fstat(self._file.fileno()).st_size
-        while whole > 0 and os.pread(self._file.fileno(), 1, whole - 1) != b"\n":
-            whole -= 1
-        self._file.truncate(whole)
-        return whole
-
     def _read_sent_offset(self) -> int:
         """0, so that all is delivered again, where the note is missing, torn or of another file."""
         try:
             offset = int(self._sent_path.read_text())
         except (OSError, ValueError):
             return 0
-        ends_a_line = (
-            0 < offset <= self._size and os.pread(self._file.fileno(), 1, offset - 1) == b"\n"
-        )
-        return offset if ends_a_line else 0
+        if not 0 < offset <= self._size:
+            return 0
+        with self.path.open("rb") as file:
+            file.seek(offset - 1)
+            return offset if file.read(1) == b"\n" else 0
+
+
+def _batches(path: Path, start: int) -> Iterator[Batch]:
+    """The whole lines of an outbox after the offset ``start``."""
+    end = start
+    with path.open("rb") as file:
+        while True:
+            file.seek(end)  # over what was left of a line that is only half written yet
+            lines = [line for line in file.readlines(BATCH_BYTES) if line.endswith(b"\n")]
+            if not lines:
+                return
+            try:
+                records = [json.loads(line) for line in lines]
+            except ValueError as error:
+                raise UserError(
+                    f"{path}: damaged after byte {end}: {error}; restore the file, or move it "
+                    "away to go on without what was not sent"
+                ) from error
+            end += sum(map(len, lines))
+            yield Batch(records, end)

@@ -1,7 +1,7 @@
 """An ensemble as a version of a registered model in MLflow, which MLflow serves.
 
-The model is a folder: the bundle, ``search/served_model.py``, a copy of ``segcore`` (and of a
-plug-in's package), and the pinned packages that predicting needs. No checkout goes with it.
+The model is a folder with the bundle, ``served_model.py``, a copy of ``segcore`` (and of a plug-in
+package), and the list of pinned packages that predicting needs. It runs without our repository.
 """
 
 import base64
@@ -31,14 +31,14 @@ REQUIREMENTS = (
     "huggingface-hub", "numpy", "opencv-python-headless", "pillow", "rasterio", "matplotlib",
     "pydantic", "pyyaml", "rich", "tyro", "mlflow",
 )  # fmt: skip
-"""What segcore needs to predict; pinned at the versions that this process runs with."""
+"""The packages that segcore needs to predict, pinned at the versions of this process."""
 
 BUNDLE_TAG = "segsearch.bundle"
-"""By which a version is found again: the search, and the content of its bundle."""
+"""A tag of the search and the content of its bundle, by which a version is found again."""
 
 
 def model_record(name: str, bundle: Path, result: SearchResult) -> Record:
-    """What ``register`` needs besides its runs, as JSON values: the bundle and its honest score."""
+    """What ``register`` needs to know, as JSON values: the bundle and its honest score."""
     chosen, photos = result.ensemble, result.ensemble.test.photos
     test, val = chosen.test.metrics, chosen.val.metrics
     score = test[result.metric]
@@ -60,7 +60,7 @@ def model_record(name: str, bundle: Path, result: SearchResult) -> Record:
 
 
 def register(client: MlflowClient, record: Record, experiment_id: str, run_id: str) -> None:
-    """Make the bundle the next version of the record's model; once, however often it is told.
+    """Make the bundle the next version of the record's model, unless it is a version already.
 
     Raises what MLflow raises, and ``OSError`` or ``UserError`` where the bundle is gone.
     """
@@ -90,7 +90,7 @@ def register(client: MlflowClient, record: Record, experiment_id: str, run_id: s
 def _store(
     client: MlflowClient, record: Record, experiment_id: str, run_id: str, identity: str
 ) -> LoggedModel:
-    """The model in the experiment, complete; one that an outage cut off is completed."""
+    """Store the model in the experiment, or complete one that an outage cut off."""
     found = client.search_logged_models([experiment_id], f"tags.`{BUNDLE_TAG}` = '{identity}'")
     model = found[0] if found else None
     if model is not None and model.status == LoggedModelStatus.READY:
@@ -122,11 +122,11 @@ def write_model(bundle: Path, folder: Path) -> None:
 
 
 def _version(package: str) -> str:
-    return metadata.version(package).partition("+")[0]  # a local build's suffix is on no index
+    return metadata.version(package).partition("+")[0]  # no index knows a local build's suffix
 
 
 def _plugin_packages(bundle: Path) -> list[str]:
-    """The files or folders of the packages that the members' architectures come from."""
+    """The files or folders of the packages that define the members' architectures."""
     packages = set()
     for member in read_manifest(bundle)["members"]:
         architecture = checkpoint.load_info(bundle / member["folder"]).config.architecture
@@ -138,7 +138,7 @@ def _plugin_packages(bundle: Path) -> list[str]:
 
 
 def _example_photograph() -> str:
-    """A grey square, in base64: small enough to be read."""
+    """A grey square, in base64; it is small because people read it."""
     file = io.BytesIO()
     Image.new("RGB", (64, 64), (120, 120, 120)).save(file, "JPEG")
     return base64.b64encode(file.getvalue()).decode()

@@ -1,6 +1,7 @@
-"""The ensemble as MLflow's model: MLflow runs this file to load one, and unpickles nothing.
+"""The ensemble as a model of MLflow, which runs this file to load it, and unpickles nothing.
 
-It lies in the model beside the bundle and a copy of ``segcore``, and imports nothing else of ours.
+The file lies in the model beside the bundle and a copy of ``segcore``. It imports nothing else of
+ours.
 """
 
 import base64
@@ -26,31 +27,31 @@ from segcore.predicting.pictures import IGNORED_COLOR
 
 
 class Photograph(BaseModel):
-    """What is asked."""
+    """A request."""
 
     image: str
     """A JPEG, PNG or TIFF file in base64."""
 
 
 class Segmentation(BaseModel):
-    """What is answered."""
+    """The answer to one photograph."""
 
     mask: str
-    """A PNG file in base64, of the photograph's size: class indices, with the classes' colours as
-    its palette."""
+    """A PNG file in base64, of the photograph's size. It holds class indices, with the classes'
+    colours as its palette."""
     shares: dict[str, float]
-    """Of the photograph's pixels, by class; classes without a pixel are left out."""
+    """The share of the photograph's pixels by class; classes without a pixel are left out."""
 
 
 class ServedEnsemble(PythonModel):  # type: ignore[misc]  # mlflow has no types here
-    """Masks of photographs."""
+    """Answers requests with masks."""
 
     def load_context(self, context: Any) -> None:
-        """Load the bundle; whoever registers a model has allowed its plug-ins."""
+        """Load the bundle. Whoever registered the model has allowed its plug-ins."""
         self._ensemble = Ensemble.load(Path(context.artifacts["bundle"]), allow_plugins=True)
 
     def predict(self, model_input: list[Photograph]) -> list[Segmentation]:
-        """One answer for each photograph. What is no photograph is the caller's error (400)."""
+        """One answer for each photograph. Status 400 where one of them is no photograph."""
         return [self._segment(photograph) for photograph in model_input]
 
     def _segment(self, photograph: Photograph) -> Segmentation:
@@ -79,7 +80,7 @@ def _decode(image: str) -> np.ndarray[Any, np.dtype[np.uint8]]:
         content = base64.b64decode(image, validate=True)
     except binascii.Error as error:
         raise UserError(
-            f"image: not base64 ({error}); encode the file with `base64 -w0`"
+            f"image: not base64 ({error}); encode the file without line breaks"
         ) from error
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "image")

@@ -1,32 +1,24 @@
 """The tracker: what a search logs, delivered to MLflow without ever waiting for it.
 
-Everything is logged from the driver. A call appends a record to a journal beside the run and
-returns; one thread delivers the records in order. A server that is down, slow or hanging costs
-training nothing, and what it missed arrives when it is back, or when the same journal is opened
-again. A delivery may be repeated: runs are found again by a tag, and MLflow keeps a metric of the
-same name, step, time and value only once, so each record carries its own time.
+Everything is logged from the driver. A call appends a record to the run's outbox and returns; one
+thread delivers the records in order. A server that is down, slow or hanging costs training nothing,
+and what it missed arrives when it is back, or when the same outbox is opened again. A delivery may
+be repeated: runs are found again by a tag, and MLflow keeps a metric of the same name, step, time
+and value only once, so each record carries its own time.
 """
 
 import math
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from types import TracebackType
 from typing import Self
 
-from search.tracking.mlflow_runs import (
-    BEST_SCORE,
-    METRICS_PER_REQUEST,
-    MlflowRuns,
-    Status,
-    is_refusal,
-    metric_key,
-    without_credentials,
-)
-from search.tracking.outbox import Journal, Record
+from search.runs.credentials import without_credentials
+from search.tracking.metric_names import BEST_SCORE, metric_keys
+from search.tracking.mlflow_runs import MlflowRuns, Status, is_refusal
+from search.tracking.outbox import Outbox, Record, read_records
 from segcore.config import Scalar, TrialConfig
 
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.5, 15.0
@@ -35,22 +27,17 @@ FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.5, 15.0
 CLOSE_TIMEOUT_S = 30.0
 
 
-@dataclass(frozen=True)
-class TrackingState:
-    """What a person wants to know of the delivery while a search runs."""
-
-    unsent: int
-    refused: int
-    problem: str | None
-    """What stands in the way at this moment, without credentials; None where nothing does."""
-
-
 class Tracker:
-    """The owner of one search's runs. No call waits for MLflow; they come from one thread.
+    """The owner of one search's runs. No call waits for MLflow; all calls come from one thread.
 
-    Opened on the journal of an earlier session, it first delivers what that one could not.
-    Calls raise ``UserError`` where the journal can't be written.
+    Opened on the outbox of an earlier session, it first delivers what that session could not.
+    Calls raise ``UserError`` where the outbox can't be written.
     """
+
+    problem: str | None = None
+    """What stands in the way of the delivery now, without credentials; None where nothing does."""
+    refused: int = 0
+    """How many records MLflow will never take."""
 
     def __init__(
         self,
@@ -60,22 +47,17 @@ class Tracker:
         search_name: str,
         search_id: str,
         score: str,
-        journal: Path,
+        outbox: Path,
     ) -> None:
         self._search_name = search_name
         self._runs = MlflowRuns(uri, experiment, search_id)
-        self._journal = Journal(journal)
-        self._score = metric_key(score)
+        self._outbox = Outbox(outbox)
+        self._score = score
         self._last_epoch: dict[int | None, int] = {}
         self._best: dict[int | None, float] = {}
         self._status: dict[int | None, str] = {}
-        for record in self._journal.history():
-            if record["kind"] == "epoch":
-                self._last_epoch[record["trial"]] = record["epoch"]
-                self._best[record["trial"]] = record["metrics"].get(BEST_SCORE, -math.inf)
-            self._note_status(record)
-        self._problem: str | None = None
-        self._refused = 0
+        for record in read_records(outbox):
+            self._note(record)
         self._abandoned = threading.Event()
         self._thread = threading.Thread(target=self._deliver_all, name="mlflow", daemon=True)
         self._thread.start()
@@ -90,15 +72,16 @@ class Tracker:
         self._append("start", number, name=name, params=config.flat(), tags={**tags})
 
     def log_epoch(self, number: int, epoch: int, metrics: Mapping[str, float]) -> None:
-        """Log an epoch, counted from 1, once: one that is trained again after a resume is not.
+        """Log an epoch, counted from 1; one that was logged already, before a resume, is left out.
 
         Adds ``best_score``, the best so far of the metric that the tracker was given as ``score``.
         Values that are not finite are left out, because MLflow would draw them as numbers.
         """
         if epoch <= self.last_epoch(number):
             return
-        finite = {metric_key(k): float(v) for k, v in metrics.items() if math.isfinite(v)}
-        score = finite.get(self._score, -math.inf)
+        keys = metric_keys(metrics)
+        finite = {keys[name]: float(v) for name, v in metrics.items() if math.isfinite(v)}
+        score = finite.get(keys.get(self._score, ""), -math.inf)
         self._append_epoch(number, epoch, finite, score)
         if score > self._best.get(None, -math.inf):
             epochs = sum(last for trial, last in self._last_epoch.items() if trial is not None)
@@ -121,24 +104,24 @@ class Tracker:
             self._append("artifact", number, file=str(file.resolve()), folder=artifact_path)
 
     def register(self, record: Record) -> None:
-        """Make the ensemble the next version of a registered model: ``registry.model_record``.
+        """Make the ensemble the next version of a model, by a ``registry.model_record``.
 
-        The bundle is read when it is delivered: leave it in place.
+        The bundle is read when the record is delivered: leave it in place.
         """
         self._append("model", None, **record)
 
     def status_of(self, number: int) -> str | None:
-        """How a trial's run ended last, or "running"; None where it was never begun."""
+        """How a trial's run ended last, or "running"; None where it never began."""
         return self._status.get(number)
 
     def last_epoch(self, number: int) -> int:
-        """The last epoch of a trial that was logged; 0 where none was."""
+        """The last epoch of a trial that was logged; 0 where there is none."""
         return self._last_epoch.get(number, 0)
 
     @property
-    def state(self) -> TrackingState:
-        """How the delivery stands."""
-        return TrackingState(self._journal.unsent_count, self._refused, self._problem)
+    def unsent(self) -> int:
+        """How many records wait to be delivered."""
+        return self._outbox.unsent_count
 
     @property
     def trials_url(self) -> str | None:
@@ -146,36 +129,19 @@ class Tracker:
         return self._runs.trials_url()
 
     def close(self, timeout_s: float = CLOSE_TIMEOUT_S) -> int:
-        """Deliver for at most ``timeout_s`` more; how many records are left in the journal."""
-        self._journal.finish()
+        """Deliver for at most ``timeout_s`` more; how many records are left in the outbox."""
+        self._outbox.finish()
         self._thread.join(timeout_s)
         self._abandoned.set()
         if not self._thread.is_alive():
-            self._journal.close()
-        return self._journal.unsent_count
+            self._outbox.close()
+        return self._outbox.unsent_count
 
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
-
-    def _append(self, kind: str, number: int | None, **content: object) -> None:
-        time_ms = time.time_ns() // 1_000_000
-        record: Record = {"kind": kind, "trial": number, "time_ms": time_ms, **content}
-        self._journal.append(record)
-        self._note_status(record)
-
-    def _note_status(self, record: Record) -> None:
-        if record["kind"] == "start":
-            self._status[record["trial"]] = "running"
-        elif record["kind"] == "end":
-            self._status[record["trial"]] = record["status"]
 
     def _append_epoch(
         self, number: int | None, epoch: int, metrics: dict[str, float], score: float
@@ -184,13 +150,30 @@ class Tracker:
         if math.isfinite(best):
             metrics = {BEST_SCORE: best, **metrics}
         self._append("epoch", number, epoch=epoch, metrics=metrics)
-        self._last_epoch[number], self._best[number] = epoch, best
+
+    def _append(self, kind: str, number: int | None, **content: object) -> None:
+        time_ms = time.time_ns() // 1_000_000
+        record: Record = {"kind": kind, "trial": number, "time_ms": time_ms, **content}
+        self._outbox.append(record)
+        self._note(record)
+
+    def _note(self, record: Record) -> None:
+        """Remember how far a trial is."""
+        number = record["trial"]
+        match record["kind"]:
+            case "start":
+                self._status[number] = "running"
+            case "epoch":
+                self._last_epoch[number] = record["epoch"]
+                self._best[number] = record["metrics"].get(BEST_SCORE, -math.inf)
+            case "end":
+                self._status[number] = record["status"]
 
     def _deliver_all(self) -> None:
-        while batch := self._journal.next_batch():
+        while batch := self._outbox.next_batch():
             for group in _grouped(batch.records):
                 self._insist(partial(self._deliver, group))
-            self._insist(partial(self._journal.mark_sent, batch))
+            self._insist(partial(self._outbox.mark_sent, batch))
             if self._abandoned.is_set():
                 return
 
@@ -200,8 +183,8 @@ class Tracker:
         except Exception as error:
             if not is_refusal(error):
                 raise
-            self._journal.refuse(group, without_credentials(str(error)))
-            self._refused += len(group)
+            self._outbox.refuse(group, without_credentials(str(error)))
+            self.refused += len(group)
 
     def _insist(self, step: Callable[[], None]) -> None:
         """Repeat a step until it succeeds, or the tracker was closed meanwhile."""
@@ -211,31 +194,29 @@ class Tracker:
                 step()
             except Exception as error:
                 # An outage has many faces: a refused connection, a proxy's page, a locked database.
-                self._problem = without_credentials(str(error))
+                self.problem = without_credentials(str(error))
                 self._abandoned.wait(pause_s)
                 pause_s = min(2 * pause_s, LONGEST_PAUSE_S)
             else:
-                self._problem = None
+                self.problem = None
                 return
 
 
 def _grouped(records: Sequence[Record]) -> list[list[Record]]:
-    """What to deliver in one request each: a trial's epochs together, all else alone.
+    """Records to deliver in one request each: a trial's epochs together, all others alone.
 
-    The order within each trial stays.
+    The records of each trial stay in order.
     """
     groups: list[list[Record]] = []
     open_groups: dict[int | None, list[Record]] = {}
     for record in records:
         trial = record["trial"]
-        if record["kind"] != "epoch":
-            open_groups.pop(trial, None)
-            groups.append([record])
+        if record["kind"] == "epoch" and trial in open_groups:
+            open_groups[trial].append(record)
             continue
-        group = open_groups.get(trial)
-        count = len(record["metrics"]) + sum(len(other["metrics"]) for other in group or ())
-        if group is None or count > METRICS_PER_REQUEST:
-            group = open_groups[trial] = []
-            groups.append(group)
-        group.append(record)
+        groups.append([record])
+        if record["kind"] == "epoch":
+            open_groups[trial] = groups[-1]
+        else:
+            open_groups.pop(trial, None)
     return groups

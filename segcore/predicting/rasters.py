@@ -82,14 +82,11 @@ def write_map(
         draft.unlink(missing_ok=True)
 
 
-def read_map(path: Path, size_px: tuple[int, int] | None = None) -> NDArray[np.uint8]:
-    """The first band of a map (HW); at another ``size_px`` each pixel is the nearest one.
-
-    Raises ``UserError`` where it can't be read.
-    """
+def read_map(path: Path) -> NDArray[np.uint8]:
+    """The first band of a map (HW). Raises ``UserError`` where it can't be read."""
     try:
         with rasterio.Env(**GDAL_OPTIONS), rasterio.open(path) as raster:
-            return np.asarray(raster.read(1, out_shape=size_px), np.uint8)
+            return np.asarray(raster.read(1), np.uint8)
     except rasterio.errors.RasterioError as error:
         raise UserError(f"{path} can't be read: {error}; delete it to predict it again") from error
 

@@ -1,0 +1,82 @@
+"""The check, before a search begins, that MLflow will take its records."""
+
+import sqlite3
+import threading
+from contextlib import closing
+from pathlib import Path
+from queue import Empty, SimpleQueue
+
+from mlflow.entities import Experiment
+from mlflow.tracking import MlflowClient
+
+from search.runs.credentials import without_credentials
+from search.tracking.addresses import default_uri, sqlite_path
+from segcore.errors import UserError
+
+SERVER_ANSWERS_WITHIN_S = 10.0
+MIGRATION_TAKES_AT_MOST_S = 120.0
+"""A new SQLite file goes through a hundred migrations, which take 5 s on an idle core."""
+
+
+def check(uri: str, experiment: str) -> None:
+    """Make sure, within seconds, that MLflow can take records; a new SQLite file is made ready.
+
+    Raises ``UserError`` that says what stands in the way.
+    """
+    where = f"MLflow at {without_credentials(uri)}"
+    path = sqlite_path(uri)
+    if path is not None:
+        _check_sqlite(path, where)
+        timeout_s = MIGRATION_TAKES_AT_MOST_S
+        mend = "move the file away to begin a new one"
+    elif uri.startswith(("http://", "https://")):
+        timeout_s = SERVER_ANSWERS_WITHIN_S
+        mend = "start it with `mlflow server`, or leave the address out to use a local file"
+    else:
+        raise UserError(
+            f"{where}: only a server, such as http://127.0.0.1:5000, or a SQLite file, such as "
+            f"{default_uri(Path('runs'))}, can be used; give one of them, or leave the address out"
+        )
+    answer = _get_experiment_within(timeout_s, uri, experiment)
+    match answer:
+        case TimeoutError():
+            raise UserError(f"{where}: no answer within {timeout_s:.0f} s; {mend}")
+        case Exception():
+            reason = without_credentials(str(answer)).splitlines()[0]
+            raise UserError(f"{where}: {reason}; {mend}") from answer
+        case Experiment(lifecycle_stage="deleted"):
+            raise UserError(
+                f"{where}: the experiment {experiment!r} was deleted; `mlflow experiments restore "
+                f"--experiment-id {answer.experiment_id}` brings it back"
+            )
+
+
+def _check_sqlite(path: Path, where: str) -> None:
+    # MLflow itself would try for minutes to open such a file.
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with closing(sqlite3.connect(path)) as database:
+            database.execute("PRAGMA user_version").fetchone()
+    except (OSError, sqlite3.Error) as error:
+        raise UserError(
+            f"{where}: {error}; make the folder writable, or move the file away"
+        ) from error
+
+
+def _get_experiment_within(
+    timeout_s: float, uri: str, experiment: str
+) -> Experiment | Exception | None:
+    """Ask in a thread of its own, because a call to a server that hangs can't be interrupted."""
+    answers: SimpleQueue[Experiment | Exception | None] = SimpleQueue()
+
+    def ask() -> None:
+        try:
+            answers.put(MlflowClient(uri).get_experiment_by_name(experiment))
+        except Exception as error:
+            answers.put(error)
+
+    threading.Thread(target=ask, daemon=True).start()
+    try:
+        return answers.get(timeout=timeout_s)
+    except Empty:
+        return TimeoutError()

@@ -20,7 +20,8 @@ from segcore.scenes.materials import Label, Material
 
 Floats: TypeAlias = NDArray[np.floating[Any]]
 Outline: TypeAlias = NDArray[Any]
-Heights: TypeAlias = float | NDArray[np.float64]
+Look: TypeAlias = tuple[Label, Material]
+Heights: TypeAlias = float | NDArray[np.floating[Any]]
 _T = TypeVar("_T")
 
 _FINE = 2
@@ -46,10 +47,6 @@ class Frame(NamedTuple):
         z = self.z + self.rise * spot.imag
         return Frame(self.origin + spot * self.turn, self.turn * cmath.rect(1, turn), z, self.rise)
 
-    def sloping(self, rise: float) -> "Frame":
-        """The plane through the same u axis that rises along v."""
-        return self._replace(rise=rise)
-
 
 class Stroke(NamedTuple):
     """What the pixels with this stroke's number show."""
@@ -62,15 +59,6 @@ class Stroke(NamedTuple):
     """Direction across the material's ribs, as long as radians of their wave per metre."""
     dome_px: tuple[float, float, float] = (0.0, 0.0, 0.0)
     """x, y and radius, in the picture, of the half sphere that the stroke is shaded as."""
-
-
-class Water(NamedTuple):
-    """The stroke ``number`` is water, through which the ground below shines."""
-
-    number: int
-    ground_HW: NDArray[np.uint16]
-    """The strokes that it covered."""
-    opacity_HW: Floats
 
 
 class Canvas:
@@ -112,7 +100,8 @@ class Canvas:
         self.stroke_HW = self.fine_HW[::_FINE, ::_FINE]
         self.shadow_HW = np.zeros_like(self.fine_HW)
         self.strokes: list[Stroke] = []
-        self.waters: list[Water] = []
+        self.waters: list[tuple[int, NDArray[np.uint16], Floats]] = []
+        """Of each water: its stroke, the strokes (H, W) that it covered, and its opacity (H, W)."""
         self._standing: list[tuple[float, Callable[[], None]]] = []
 
     def mask(self) -> NDArray[np.uint8]:
@@ -168,15 +157,9 @@ class Canvas:
         return 0.45 + 0.55 * max(0.0, cosine) / self._sun_up
 
     def paint(
-        self,
-        frame: Frame,
-        outline: Outline,
-        label: Label,
-        material: Material,
-        z: Heights = 0.0,
-        light: float | None = None,
-        dome: bool = False,
-    ) -> None:
+        self, frame: Frame, outline: Outline, look: Look, z: Heights = 0.0,
+        light: float | None = None, dome: bool = False,
+    ) -> None:  # fmt: skip
         """Fill a polygon (N,) of a frame's plane, or ``z`` above it.
 
         ``light``: None lights it as the plane is lit. ``dome``: shade it as a half sphere.
@@ -184,7 +167,7 @@ class Canvas:
         points = self.project(frame, outline, z)
         cv2.fillPoly(self.fine_HW, [points], len(self.strokes), shift=_SUBPIXEL_BITS)
         wave, dome_px = 0j, (0.0, 0.0, 0.0)
-        if material.rib:
+        if (material := look[1]).rib:
             edge = (outline[1] - outline[0]) * frame.turn
             wave = 2j * np.pi / material.rib_m * complex(edge) / abs(edge)
         if dome:
@@ -192,32 +175,24 @@ class Canvas:
             dome_px = x / _POINTS_PER_PX, y / _POINTS_PER_PX, radius / _POINTS_PER_PX
         if light is None:
             light = self.light(-1j * frame.turn, frame.rise) if frame.rise else 1.0
-        self.strokes.append(Stroke(label, material, light, wave, dome_px))
+        self.strokes.append(Stroke(*look, light, wave, dome_px))
 
     def line(
-        self,
-        frame: Frame,
-        path: Outline,
-        width_m: float,
-        label: Label,
-        material: Material,
-        z: Heights = 0.0,
+        self, frame: Frame, path: Outline, width_m: float, look: Look, z: Heights = 0.0
     ) -> None:
         """Draw a line through the points (N,) of a frame, wide enough to be seen in the mask."""
         width = round(_FINE * max(_MIN_LINE_PX, width_m * self._px_per_m))
         points = [self.project(frame, path, z)]
         cv2.polylines(self.fine_HW, points, False, len(self.strokes), width, shift=_SUBPIXEL_BITS)
-        self.strokes.append(Stroke(label, material, 1.0))
+        self.strokes.append(Stroke(*look, 1.0))
 
-    def spread(
-        self, depth_HW: Floats, label: Label, material: Material, opacity_HW: Floats | None = None
-    ) -> None:
+    def spread(self, depth_HW: Floats, look: Look, opacity_HW: Floats | None = None) -> None:
         """Cover the ground where ``depth_HW`` is above 0: with water, if it has an opacity."""
         if opacity_HW is not None:
-            self.waters.append(Water(len(self.strokes), self.stroke_HW.copy(), opacity_HW))
+            self.waters.append((len(self.strokes), self.stroke_HW.copy(), opacity_HW))
         height, width = self.fine_HW.shape
         self.fine_HW[cv2.resize(depth_HW, (width, height)) > 0] = len(self.strokes)
-        self.strokes.append(Stroke(label, material, 1.0))
+        self.strokes.append(Stroke(*look, 1.0))
 
     def shadow(self, frame: Frame, points: Outline, z: Heights) -> None:
         """Draw the shadow on the frame's plane of a convex solid with these corners (N,)."""

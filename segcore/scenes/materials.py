@@ -43,20 +43,13 @@ class Label(Enum):
 class Material:
     """A surface. ``grain``, ``mottle``, ``patch`` and ``rib`` are shares of its brightness."""
 
-    colours: tuple[RGB, ...]
-    """What it may look like; each thing picks one. 255 is white."""
-    patches: RGB = (1.0, 1.0, 1.0)
-    """The factor by which the colour changes in patches of several metres."""
-    grain: float = 0.04
-    """Noise of 0.15 m."""
-    mottle: float = 0.03
-    """Noise of 0.5 m."""
-    patch: float = 0.04
-    """Noise of 6 m."""
-    rib: float = 0.0
-    """Bright and dark stripes: shingles, sheet metal, mown grass."""
-    rib_m: float = 1.0
-    """The period of the stripes, which run along a polygon's first edge."""
+    colours: tuple[RGB, ...]  # What it may look like: a thing picks one. 255 is white.
+    patches: RGB = (1.0, 1.0, 1.0)  # By which factors it changes in patches of several metres.
+    grain: float = 0.04  # Noise of 0.15 m.
+    mottle: float = 0.03  # Noise of 0.5 m.
+    patch: float = 0.04  # Noise of 6 m.
+    rib: float = 0.0  # Stripes along a polygon's first edge: shingles, sheet metal, mown grass.
+    rib_m: float = 1.0  # Their period.
 
     def picked(self, rng: np.random.Generator, varies: float = 0.08) -> "Material":
         """The same in one colour, a little lighter or darker than in the table."""
@@ -109,7 +102,7 @@ PLASTER = Material(((188, 176, 158),), mottle=0.02)
 WOOD = Material(((134, 112, 86),), (1.16, 1.23, 1.3), grain=0.08)
 LUMBER = Material(((206, 178, 132),), grain=0.06, rib=0.1, rib_m=0.5)
 RUBBISH = Material(((150, 135, 118), (96, 88, 80), (196, 186, 170), (120, 96, 72)))
-CANVAS_CLOTH = Material(((60, 84, 120), (150, 60, 50), (90, 100, 96)))
+CLOTH = Material(((60, 84, 120), (150, 60, 50), (90, 100, 96)))
 CABLE = Material(((52, 52, 54), (52, 52, 54), (186, 186, 184)))
 ROAD_PAINT = Material(((226, 226, 222), (196, 164, 66)))
 TAR = Material(((74, 74, 76),))

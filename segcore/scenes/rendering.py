@@ -4,7 +4,7 @@ import cv2
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from segcore.scenes.canvas import Canvas, Floats, Water
+from segcore.scenes.canvas import Canvas, Floats
 
 _SKY_LIGHT = (0.45, 0.48, 0.56)
 """What the blue sky leaves of red, green and blue in a shadow."""
@@ -20,8 +20,12 @@ def photograph(canvas: Canvas) -> NDArray[np.uint8]:
     colours_NC = _floats([stroke.material.colours[0] for stroke in strokes]) * light_N1
     patches_NC = colours_NC * (_floats([stroke.material.patches for stroke in strokes]) - 1)
     *planes, shade_HW = _lens(canvas, colours_NC)
-    for water in canvas.waters:
-        _shine_through(canvas, water, colours_NC, planes)
+    for number, ground_HW, opacity_HW in canvas.waters:
+        at = np.nonzero(stroke_HW == number)
+        glitter, opacity = _glitter(canvas, at), opacity_HW[at]
+        for colour_HW, ground_N in zip(planes, colours_NC.T, strict=True):
+            blurred_HW = cv2.blur(ground_N[ground_HW], (5, 5))
+            colour_HW[at] = blurred_HW[at] * (1 - opacity) + colour_HW[at] * opacity + glitter
     light_HW = _texture(canvas, stroke_HW)
     _shape_domes(canvas, stroke_HW, light_HW)
     share_HW = np.clip(0.5 + 0.5 * canvas.patch_HW, 0, 1)
@@ -77,15 +81,10 @@ def _shape_domes(canvas: Canvas, stroke_HW: NDArray[np.intp], light_HW: Floats) 
     light_HW[at] *= 0.40 + 0.68 * np.clip(cosine, 0, 1.3)
 
 
-def _shine_through(canvas: Canvas, water: Water, colours_NC: Floats, planes: list[Floats]) -> None:
-    """Add the ground below water, and the sun's glitter where it mirrors into the camera."""
-    at = np.nonzero(canvas.stroke_HW == water.number)
+def _glitter(canvas: Canvas, at: tuple[NDArray[np.intp], ...]) -> Floats:
+    """The sun's glitter on water, where it mirrors into the camera."""
     ripples = np.clip(canvas.mottle_HW[at] + canvas.grain_HW[at], 0, None)
-    glitter = 90 * ripples * np.exp(-((abs(canvas.ground_HW[at] - canvas.mirror) / 12) ** 2))
-    opacity = water.opacity_HW[at]
-    for colour_HW, ground_N in zip(planes, colours_NC.T, strict=True):
-        blurred_HW = cv2.blur(ground_N[water.ground_HW], (5, 5))
-        colour_HW[at] = blurred_HW[at] * (1 - opacity) + colour_HW[at] * opacity + glitter
+    return 90 * ripples * np.exp(-((abs(canvas.ground_HW[at] - canvas.mirror) / 12) ** 2))
 
 
 def _develop(canvas: Canvas, planes: list[Floats]) -> NDArray[np.uint8]:

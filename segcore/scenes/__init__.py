@@ -5,14 +5,10 @@ flooded Houston that this project exists for; the rarest come more often, so tha
 train, validation and test.
 """
 
-import shutil
-import uuid
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from multiprocessing import get_context
 from pathlib import Path
 
-import cv2
 import numpy as np
 import yaml
 from numpy.typing import NDArray
@@ -20,46 +16,19 @@ from PIL import Image
 
 from segcore.devices import usable_cores
 from segcore.errors import UserError
-from segcore.files import locked, user_cache
+from segcore.files import locked, user_cache, whole_folder
 from segcore.scenes.canvas import Canvas
 from segcore.scenes.layout import Suburb
 from segcore.scenes.materials import Label
 from segcore.scenes.rendering import photograph
 
-DRAWING_VERSION = 3
+DRAWING_VERSION = 4
 """Counted up whenever the drawing changes: a cache never mixes two."""
 
 _COUNT, _HEIGHT_PX, _WIDTH_PX, _SEED = 120, 384, 512, 0
 
-_LEGEND: dict[Label, tuple[str, tuple[int, int, int]]] = {
-    Label.BACKGROUND: ("Background", (70, 70, 70)),
-    Label.ROOF: ("Property Roof", (200, 90, 60)),
-    Label.SECONDARY_STRUCTURE: ("Secondary Structure", (232, 160, 120)),
-    Label.POOL: ("Swimming Pool", (40, 220, 230)),
-    Label.VEHICLE: ("Vehicle", (220, 20, 110)),
-    Label.GRASS: ("Grass", (140, 200, 80)),
-    Label.TREES: ("Trees / Shrubs", (40, 140, 50)),
-    Label.SOLAR_PANELS: ("Solar Panels", (60, 60, 190)),
-    Label.CHIMNEY: ("Chimney", (128, 0, 0)),
-    Label.STREET_LIGHT: ("Street Light", (255, 255, 170)),
-    Label.WINDOW: ("Window", (150, 190, 255)),
-    Label.ANTENNA: ("Satellite Antenna", (255, 255, 255)),
-    Label.BINS: ("Garbage Bins", (0, 90, 80)),
-    Label.TRAMPOLINE: ("Trampoline", (150, 70, 220)),
-    Label.ROAD: ("Road/Highway", (150, 150, 155)),
-    Label.CONSTRUCTION: ("Under Construction / In Progress Status", (255, 140, 0)),
-    Label.POWER_LINES: ("Power Lines & Cables", (255, 225, 0)),
-    Label.TANK: ("Water Tank / Oil Tank", (205, 205, 225)),
-    Label.PARKING: ("Parking Area - Commercial", (190, 160, 200)),
-    Label.SPORTS: ("Sports Complex / Arena", (255, 120, 170)),
-    Label.INDUSTRIAL: ("Industrial Site", (140, 110, 160)),
-    Label.FOREST: ("Dense Vegetation / Forest", (10, 80, 30)),
-    Label.WATER: ("Water Body", (20, 90, 200)),
-    Label.FLOODED: ("Flooded", (120, 110, 90)),
-    Label.BOAT: ("Boat", (255, 60, 40)),
-}
-CLASS_NAMES: tuple[str, ...] = tuple(_LEGEND[label][0] for label in Label)
-CLASS_COLORS: tuple[tuple[int, int, int], ...] = tuple(_LEGEND[label][1] for label in Label)
+CLASS_NAMES: tuple[str, ...] = tuple(label.value[0] for label in Label)
+CLASS_COLORS: tuple[tuple[int, int, int], ...] = tuple(label.value[1] for label in Label)
 
 _DATASET_YAML = yaml.safe_dump(
     {
@@ -99,18 +68,12 @@ def write_scenes(
     """
     if folder.exists():
         raise UserError(f"{folder} exists; name a folder that does not, or remove this one")
-    draft = folder.with_name(f".{folder.name}-{uuid.uuid4().hex}")
-    try:
+    with whole_folder(folder) as unfinished, ThreadPoolExecutor(usable_cores()) as pool:
         for part in ("images", "masks"):
-            (draft / part).mkdir(parents=True)
-        write_one = partial(_write_scene, draft, height_px, width_px, seed)
-        # Forked workers start at once, and do not import the caller's main module again.
-        with ProcessPoolExecutor(usable_cores(), mp_context=get_context("fork")) as pool:
-            list(pool.map(write_one, range(count), chunksize=4))
-        (draft / "dataset.yaml").write_text(_DATASET_YAML)
-        draft.rename(folder)
-    finally:
-        shutil.rmtree(draft, ignore_errors=True)
+            (unfinished / part).mkdir()
+        write_one = partial(_write_scene, unfinished, height_px, width_px, seed)
+        list(pool.map(write_one, range(count)))
+        (unfinished / "dataset.yaml").write_text(_DATASET_YAML)
 
 
 def default_scenes() -> Path:
@@ -124,7 +87,6 @@ def default_scenes() -> Path:
 
 
 def _write_scene(folder: Path, height_px: int, width_px: int, seed: int, index: int) -> None:
-    cv2.setNumThreads(0)  # OpenCV's threads do not survive a fork; the processes fill the cores
     image_HWC, mask_HW = draw_scene(np.random.default_rng([seed, index]), height_px, width_px)
     Image.fromarray(image_HWC).save(folder / "images" / f"scene_{index:04}.jpg", quality=90)
     Image.fromarray(mask_HW).save(folder / "masks" / f"scene_{index:04}.png")

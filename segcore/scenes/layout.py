@@ -1,278 +1,185 @@
 """Where things are in a drawn scene: streets and lots, one large site, water, and the flood.
 
-The world's x axis runs along the streets; the camera is turned at random against it. Flat things
-are painted at once; what stands is drawn later, low before high.
+Streets run along the world's x axis; the camera is turned at random against it. Flat things are
+painted at once; what stands is drawn at the end, low before high.
 """
 
-from dataclasses import replace
+import math
+from collections.abc import Sequence
+from functools import partial
 
 import numpy as np
 
-from segcore.scenes import drawing, houses, sites
-from segcore.scenes.canvas import Canvas, Frame, floats
-from segcore.scenes.drawing import rectangle, rounded
-from segcore.scenes.materials import (
-    ASPHALT,
-    CONCRETE,
-    DIRT,
-    RGB,
-    WHITE,
-    Label,
-    Material,
-    Ribs,
-    varied,
-)
+from segcore.scenes import catalogue
+from segcore.scenes import materials as m
+from segcore.scenes.canvas import Canvas, Frame
+from segcore.scenes.catalogue import THINGS, Place
+from segcore.scenes.materials import Label
+from segcore.scenes.solids import BOX, draw_block, draw_roof, draw_thing, scaled
 
 _ROAD_M = 8.5
-_VERGE_M = 3.6  # from the kerb to the lots: grass and a pavement
-_GRASS = Material((98, 116, 60), (126, 128, 80), grain=0.09, mottle=0.09, patch=0.05)
-_BANK = replace(DIRT, rgb=(122, 99, 74), patches_rgb=(99, 78, 56))
-_SITES = {"parking": sites.parking, "sports": sites.sports, "industrial": sites.industrial}
-_WATERS: tuple[RGB, ...] = ((84, 92, 74), (66, 86, 88), (98, 92, 72), (58, 84, 104))
-_MUDS: tuple[RGB, ...] = ((110, 94, 70), (82, 72, 56), (62, 58, 48), (128, 110, 84))
+_VERGE_M = 3.6  # From the kerb to the lots: grass and a pavement.
+_OVERHANG_M = 0.45
 
 
 class Suburb:
     """One plan: streets, lots on both sides of each, and what lies beyond the upper lots."""
 
     def __init__(self, canvas: Canvas) -> None:
-        rng = canvas.rng
-        self.canvas, self.rng = canvas, rng
-        self.reach_m = canvas.radius_m + 12
-        self.lot_depth_m = rng.uniform(27, 36)
-        street_y = rng.uniform(-44, 2)
-        self.edge_y = street_y + _ROAD_M / 2 + _VERGE_M + self.lot_depth_m
-        gap = 2 * (self.lot_depth_m + _VERGE_M) + _ROAD_M
-        self.streets_y = [street_y - gap, street_y]
-        self.beyond = rng.choice(["lots", "water", "forest", "field"], p=[0.40, 0.24, 0.27, 0.09])
-        if self.beyond == "lots":
-            self.streets_y.append(street_y + gap)
-        self.crossing_x = rng.uniform(-30, 30) if canvas.chance(0.3) else None
-        self.site = rng.choice(["", *_SITES], p=[0.60, 0.13, 0.11, 0.16])
-        self.site_frame = Frame(rng.uniform(-14, 14), self.edge_y - self.lot_depth_m / 2)
-        self.site_width_m = rng.uniform(42, 56)
-        self.grass = varied(rng, _GRASS, 0.12)
-        self.road = varied(rng, ASPHALT if canvas.chance(0.5) else CONCRETE, 0.1)
-        self.concrete = varied(rng, CONCRETE, 0.08)
-        self.leafiness = rng.uniform(0.4, 1.3)
+        self.canvas, self.rng = canvas, canvas.rng
+        self.lot_depth_m = self.rng.uniform(27, 36)
+        self.lots_y = _ROAD_M / 2 + _VERGE_M  # from a street's middle
+        self.street_y = self.rng.uniform(-44, 2)
+        self.edge_y = self.street_y + self.lots_y + self.lot_depth_m
+        self.grass = m.GRASS.picked(self.rng, 0.12)
+        self.leafiness = self.rng.uniform(0.4, 1.3)
 
     def draw(self) -> None:
         """Paint the ground, then the flood, then what stands."""
-        canvas = self.canvas
-        canvas.spread(np.ones_like(canvas.y_HW), Label.GRASS, self.grass)
-        for street_y in self.streets_y:
-            for turn in (0.0, np.pi):
-                self._row(Frame(0, street_y, turn))
-        for street_y in self.streets_y:
-            for side in (-1, 1):
-                pavement = rectangle(2 * self.reach_m, 1.3, 0, side * (_ROAD_M / 2 + 2.2))
-                street = Frame(0, street_y)
-                canvas.paint(street.place(pavement), Label.BACKGROUND, self.concrete)
-            self._street(street, 2 * self.reach_m)
-        if self.crossing_x is not None:
-            top = self.reach_m if self.beyond == "lots" else self.edge_y - 6
-            middle, length = (top - self.reach_m) / 2, top + self.reach_m
-            self._street(Frame(self.crossing_x, middle, np.pi / 2), length)
-        match self.beyond:
-            case "water":
-                self._water()
-            case "forest":
-                self._forest()
-            case "field":
-                self._field()
-        if self.site:
-            paint_site = _SITES[self.site]
-            paint_site(canvas, self.site_frame, self.site_width_m - 2, self.lot_depth_m * 0.97)
+        canvas, rng = self.canvas, self.rng
+        canvas.spread(np.ones(canvas.shape, np.float32), (Label.GRASS, self.grass))
+        beyond = rng.choice(["lots", "water", "forest"], p=[0.48, 0.25, 0.27])
+        site = rng.choice(["", "parking", "sports", "industrial"], p=[0.60, 0.13, 0.11, 0.16])
+        site_m = rng.uniform(42, 56) if site else 0.0
+        crossing_m = 2 * self.lots_y if canvas.chance(0.3) else 0.0
+        # Lots are laid out to both sides of here; a site is the first one on the right.
+        middle_x = rng.uniform(-18, 18) - (site_m + crossing_m) / 2
+        gap = 2 * (self.lots_y + self.lot_depth_m)
+        numbers = (-1, 0, 1) if beyond == "lots" else (-1, 0)
+        streets = [Frame(complex(middle_x, self.street_y + gap * number)) for number in numbers]
+        for street in streets:
+            self._row(street, crossing_m / 2 + (site_m if street is streets[1] else 0.0), 1)
+            self._row(street, crossing_m / 2, -1)
+            self._row(street.at(0, math.pi), crossing_m / 2, 1)
+            self._row(street.at(0, math.pi), crossing_m / 2, -1)
+        if site:
+            lot = streets[1].at(complex((crossing_m + site_m) / 2, self.lots_y))
+            self._site(site, lot, complex((site_m - 2) / 50, self.lot_depth_m / 31))
+        for street in streets:
+            self._stand(street, "pavements", 1 + 1j)
+        for street in streets:
+            self._street(street)
+        if crossing_m:
+            end_y = 90.0 if beyond == "lots" else self.edge_y - 6
+            self._street(Frame(complex(middle_x, end_y - catalogue.STREET_M / 2), 1j))
+        if beyond == "water":
+            self._water()
+        self._fill(Frame(1j * self.edge_y), 1 + 1j, catalogue.BEYOND[beyond])
         if canvas.chance(0.55):
-            behind_lots, kerb = self.edge_y - 0.8, self.streets_y[1] + _ROAD_M / 2 + 1
-            y = behind_lots if canvas.chance(0.6) else kerb
-            canvas.later(10, drawing.draw_power_line, Frame(0, y), 2 * self.reach_m)
+            y = self.edge_y - 0.8 if canvas.chance(0.6) else self.street_y + _ROAD_M / 2 + 1
+            self._stand(Frame(complex(rng.uniform(-19, 19), y)), "power line", 1 + 1j)
         if canvas.chance(0.42):
-            self._flood()
+            self._flood([street.origin.imag for street in streets])
         canvas.draw_standing()
 
-    # ------------------------------------------------------------------------------ streets, lots
+    def _stand(self, frame: Frame, name: str, stretch: complex | None = None) -> None:
+        """Draw a thing: now if it is flat or on a roof, otherwise when all lower ones are drawn."""
+        stretch = stretch or self.rng.uniform(0.88, 1.12) * (1 + 1j)
+        thing = THINGS[name]
+        height_m = max(part.z[1] for part in thing.parts)
+        draw = partial(draw_thing, self.canvas, frame, thing, stretch)
+        if height_m and not frame.z:
+            self.canvas.later(height_m, draw)
+        else:
+            draw()
 
-    def _street(self, frame: Frame, length: float) -> None:
-        """A road along u with its kerb and seams, perhaps a dashed line; lamps and parked cars."""
-        canvas, rng = self.canvas, self.rng
-        canvas.paint(frame.place(rectangle(length, _ROAD_M + 0.5)), Label.ROAD, self.concrete)
-        canvas.paint(frame.place(rectangle(length, _ROAD_M)), Label.ROAD, self.road)
-        tar = replace(ASPHALT, rgb=(74, 74, 76))
-        for u in np.arange(-length / 2, length / 2, rng.uniform(5, 14)):
-            if canvas.chance(0.6) and canvas.sees(frame.at(u, 0), _ROAD_M / 2):
-                seam = [(u, -_ROAD_M / 2), (u + rng.normal(0, 0.4), 0), (u, _ROAD_M / 2)]
-                canvas.line(frame.place(seam), 0.12, Label.ROAD, tar)
-        if canvas.chance(0.45):
-            paint = canvas.one_of([WHITE, Material((196, 164, 66))])
-            for u in np.arange(-length / 2, length / 2, 7):
-                canvas.line(frame.place([(u, 0), (u + 3, 0)]), 0.2, Label.ROAD, paint)
-        for side in (-1, 1):
-            for u in np.arange(-length / 2 + rng.uniform(0, 30), length / 2, 33).tolist():
-                if canvas.chance(0.06):
-                    kerb = frame.at(u, side * (_ROAD_M / 2 + 1), 0 if side > 0 else np.pi)
-                    canvas.later(8, drawing.draw_street_light, kerb)
-                if canvas.chance(0.12):
-                    lane = side * (_ROAD_M / 2 - 1.4)
-                    parked = frame.at(u + rng.uniform(-9, 9), lane, 0 if side < 0 else np.pi)
-                    canvas.later(1.6, drawing.draw_car, parked)
+    def _fill(self, frame: Frame, region: complex, places: Sequence[Place]) -> None:
+        """Let things stand in a region of this width and depth around a frame."""
+        for place in places:
+            for _ in range(place.number if self.canvas.chance(place.chance) else 0):
+                off = scaled(complex(place.spread), complex(*self.rng.uniform(-1, 1, 2)))
+                spot = frame.at(scaled(place.at + off, region), self.canvas.one_of(place.turns))
+                stretch = region if place.stretched else None
+                self._stand(spot, self.canvas.one_of(place.things), stretch)
 
-    def _row(self, street: Frame) -> None:
-        """Lots on one side of a street, but for the crossing, the site and what lies beyond."""
-        rng = self.rng
-        u = -self.reach_m - rng.uniform(0, 15)
-        while u < self.reach_m:
-            width = rng.uniform(17, 23)
-            if self.crossing_x is not None:
-                crossing_u = self.crossing_x * np.cos(street.turn)
-                room = crossing_u - _ROAD_M / 2 - _VERGE_M - u
-                if 0 <= room < 14:
-                    u = crossing_u + _ROAD_M / 2 + _VERGE_M
-                elif 14 <= room < 30:
-                    width = room
-            lot = street.at(u + width / 2, _ROAD_M / 2 + _VERGE_M)
+    def _street(self, frame: Frame) -> None:
+        """A road along u, with lamps and parked cars."""
+        self._stand(frame, self.canvas.one_of(["street", "marked street"]), 1 + 1j)
+        for u in np.arange(-catalogue.STREET_M / 2, catalogue.STREET_M / 2, 33).tolist():
+            for turn in (0.0, math.pi):
+                self._fill(frame.at(u, turn), complex(33, _ROAD_M), catalogue.STREET)
+
+    def _row(self, street: Frame, start_m: float, side: int) -> None:
+        """Lots ahead of a street's middle, from ``start_m`` to the right (``side`` 1) or left."""
+        u = start_m
+        while u < catalogue.STREET_M / 2:
+            width = self.rng.uniform(17, 23)
+            lot = street.at(complex(side * (u + width / 2), self.lots_y))
             u += width
-            if self._is_free(lot, width):
+            if self.canvas.sees(lot.at(0.5j * self.lot_depth_m), 25):
                 self._lot(lot, width)
 
-    def _is_free(self, lot: Frame, width: float) -> bool:
-        """Whether a lot is near enough to be seen, and on no other ground."""
-        centre, site = lot.at(0, self.lot_depth_m / 2), self.site_frame
-        if not self.canvas.sees(centre, self.lot_depth_m / 2 + 12):
-            return False
-        if self.beyond != "lots" and centre.y > self.edge_y:
-            return False
-        beside = abs(centre.x - site.x) > (self.site_width_m + width) / 2
-        return not self.site or beside or abs(centre.y - site.y) > self.lot_depth_m / 2
+    def _site(self, name: str, lot: Frame, stretch: complex) -> None:
+        self._fill(lot.at(0.5j * self.lot_depth_m), stretch, catalogue.SITES[name])
 
     def _lot(self, lot: Frame, width: float) -> None:
         """A lot; v runs from the pavement to the back fence."""
-        canvas, rng, depth = self.canvas, self.rng, self.lot_depth_m
-        whole = rectangle(width - 0.3, depth, 0, depth / 2)
-        canvas.paint(lot.place(whole), Label.GRASS, varied(rng, self.grass, 0.07))
-        kind = rng.choice(["home", "construction", "empty"], p=[0.94, 0.01, 0.05])
-        if kind == "construction":
-            sites.construction(canvas, lot.at(0, depth / 2), width * 0.95, depth * 0.85)
+        middle, size = lot.at(0.5j * self.lot_depth_m), complex(width - 0.3, self.lot_depth_m)
+        grass = self.grass.picked(self.rng, 0.07)
+        self.canvas.paint(middle, scaled(BOX, size), (Label.GRASS, grass))
+        if self.canvas.chance(0.01):
+            self._site("construction", lot, complex(width / 20, self.lot_depth_m / 31))
             return
-        if kind == "home":
+        for _ in range(self.rng.poisson(5.0 * self.leafiness)):
+            self._fill(middle, size, catalogue.GARDEN)
+        if self.canvas.chance(0.95):
             self._home(lot, width)
-        self._garden(lot, width, count=rng.poisson(5.0 * self.leafiness))
 
     def _home(self, lot: Frame, width: float) -> None:
-        """A house, what is paved around it, and what stands before it."""
-        canvas, rng = self.canvas, self.rng
-        house_width, house_depth = width * rng.uniform(0.66, 0.82), rng.uniform(9, 13)
-        setback = rng.uniform(5.5, 8)
-        back = setback + house_depth
-        side = canvas.one_of([-1, 1])
-        drive_u, drive = side * house_width * 0.3, rng.uniform(3.5, 6.5)
-        paved = [
-            rectangle(drive, setback + _VERGE_M + 1, drive_u, (setback - _VERGE_M + 1) / 2),
-            rectangle(1.1, setback + 1, -drive_u * 0.3, setback / 2),
-            rectangle(rng.uniform(6, 13), 5.6, rng.uniform(-2, 2), back + 2.4),
-        ]
-        for outline in paved:
-            concrete = varied(rng, self.concrete, 0.06)
-            canvas.paint(lot.place(outline), Label.BACKGROUND, concrete)
-        self._backyard(lot, width, back)
-        house = lot.at(0, setback + house_depth / 2)
-        canvas.later(7, houses.draw_house, house, house_width, house_depth)
-        if canvas.chance(0.4):
-            turn = canvas.one_of([-1, 1]) * np.pi / 2 + rng.normal(0, 0.06)
-            canvas.later(1.6, drawing.draw_car, lot.at(drive_u, setback - 4.5, turn))
-        if canvas.chance(0.07):
-            canvas.later(1.2, drawing.draw_bins, lot.at(drive_u + side * 3.5, -_VERGE_M + 0.8))
-        if canvas.chance(0.12):
-            canvas.later(0.7, drawing.draw_debris, lot.at(-drive_u, -1.0))
-        for u in np.arange(-house_width / 2, house_width / 2, 1.5).tolist():
-            if abs(u - drive_u) > 3.5 and canvas.chance(0.3 * self.leafiness):
-                shrub, radius = lot.at(u, setback - 1.2), rng.uniform(0.6, 1.1)
-                canvas.later(1.5, drawing.draw_tree, shrub, radius, 1.5, Label.TREES)
+        """A house between its front yard and its fenced back yard."""
+        house = complex(width * self.rng.uniform(0.66, 0.82), self.rng.uniform(9, 13))
+        setback = self.rng.uniform(5.5, 8)
+        back = setback + house.imag
+        mirrored = self.canvas.one_of([-1, 1])
+        front_yard = complex(mirrored * width, setback)
+        back_yard = complex(mirrored * width, self.lot_depth_m - back)
+        middle = lot.at(0.5j * (back + self.lot_depth_m))
+        self._fill(lot.at(0.5j * setback), front_yard, catalogue.FRONT_YARD)
+        self._fill(middle, back_yard, catalogue.BACK_YARD)
+        self.canvas.later(7, partial(self._house, lot.at(0.5j * (setback + back)), house))
 
-    def _backyard(self, lot: Frame, width: float, back: float) -> None:
-        """Behind the house: bare earth, fences, a pool or a trampoline, a shed."""
-        canvas, rng, depth = self.canvas, self.rng, self.lot_depth_m
-        if canvas.chance(0.6):
-            bare = rounded(width * rng.uniform(0.6, 0.95), rng.uniform(9, 14), 2.4, lobes=0.1)
-            spot = lot.at(rng.uniform(-3, 3), depth - 6)
-            canvas.paint(spot.place(bare), Label.BACKGROUND, varied(rng, DIRT))
-        for u in (-width / 2, width / 2) if canvas.chance(0.8) else ():
-            fence = lot.at(u, (back - 3 + depth) / 2, np.pi / 2)
-            canvas.later(1.8, drawing.draw_fence, fence, depth - back + 3)
-        canvas.later(1.8, drawing.draw_fence, lot.at(0, depth), width)
-        middle = (back + depth) / 2
-        if depth - back > 9 and canvas.chance(0.24):
-            pool = lot.at(rng.uniform(-2, 2), middle + 0.5, rng.normal(0, 0.1))
-            drawing.draw_pool(canvas, pool)
-        elif canvas.chance(0.10):
-            spot = lot.at(rng.uniform(-0.25, 0.25) * width, middle)
-            canvas.later(0.9, drawing.draw_trampoline, spot)
-        if canvas.chance(0.5):
-            u, turn = canvas.one_of([-1, 1]) * (width / 2 - 3.4), canvas.one_of([0, np.pi / 2])
-            canvas.later(3.2, houses.draw_shed, lot.at(u, depth - 2.8, turn))
-
-    def _garden(self, lot: Frame, width: float, count: int) -> None:
-        """Trees in front and behind; few stand in the middle, where the house is."""
-        rng, depth = self.rng, self.lot_depth_m
-        for _ in range(count):
-            in_front = self.canvas.chance(0.35)
-            v = rng.uniform(-1, 4) if in_front else rng.uniform(0.68, 1.0) * depth
-            height = rng.gamma(6, 1.1) + 1.5
-            spot = lot.at(rng.uniform(-0.48, 0.48) * width, v)
-            radius = height * rng.uniform(0.40, 0.58)
-            self.canvas.later(height, drawing.draw_tree, spot, radius, height, Label.TREES)
-
-    # ------------------------------------------------------------ what lies beyond, and the flood
-
-    def _forest(self) -> None:
-        """Crown beside crown, over undergrowth that is as dark."""
-        canvas, rng, reach = self.canvas, self.rng, self.reach_m
-        low = self.edge_y + 1
-        undergrowth = Material((58, 70, 38), (76, 80, 46), grain=0.15, mottle=0.2)
-        ground = Frame(0, low).place(rectangle(2 * reach, 2 * reach, 0, reach))
-        canvas.paint(ground, Label.FOREST, undergrowth)
-        for x in np.arange(-reach, reach, 4.2):
-            for y in np.arange(low + 1.5, reach, 4.2):
-                spot = Frame(x + rng.normal(0, 1.2), y + rng.normal(0, 1.2))
-                height, radius = rng.uniform(7, 11), rng.uniform(2.2, 3.8)
-                canvas.later(height, drawing.draw_tree, spot, radius, height, Label.FOREST)
-
-    def _field(self) -> None:
-        """A meadow with a dirt track and a few trees."""
-        canvas, rng, reach = self.canvas, self.rng, self.reach_m
-        hay = Material((128, 128, 78), (150, 138, 94), 0.09, 0.09, ribs=Ribs((0.3, 1), 3.0, 0.03))
-        ground = Frame(0, self.edge_y).place(rectangle(2 * reach, 2 * reach, 0, reach))
-        canvas.paint(ground, Label.GRASS, varied(rng, hay))
-        x = np.arange(-reach, reach, 3)
-        track = np.column_stack([x, self.edge_y + 9 + 4 * np.sin(x / 14)])
-        canvas.line(Frame(0, 0).place(track), 2.6, Label.BACKGROUND, DIRT)
-        for _ in range(6):
-            spot = Frame(rng.uniform(-40, 40), self.edge_y + rng.uniform(4, 40))
-            height = rng.uniform(4, 9)
-            canvas.later(height, drawing.draw_tree, spot, height * 0.45, height, Label.TREES)
+    def _house(self, frame: Frame, size: complex) -> None:
+        """Walls, a roof and what is on it; perhaps a wing towards the street, at negative v."""
+        canvas, rng, width, depth = self.canvas, self.rng, size.real, size.imag
+        if not canvas.sees(frame, abs(size) / 2 + 12):
+            return
+        eave, pitch = 5.4 if canvas.chance(0.25) else 2.9, rng.uniform(0.35, 0.65)
+        hip = canvas.one_of([0.0, 0.6, 1.0, 1.0])
+        roofs = [(frame, size, (hip, hip))]
+        if canvas.chance(0.75):
+            wing, length = min(rng.uniform(0.4, 0.6) * width, depth * 0.95), rng.uniform(2.0, 6.0)
+            u = canvas.one_of([-1, 1]) * (width - wing) / 2
+            outwards = frame.at(complex(u, -(depth + length) / 2), -math.pi / 2)
+            roofs.append((outwards, complex(length, wing), (-1.0, hip)))
+        walls, shingles = (Label.BACKGROUND, m.PLASTER.picked(rng, 0.15)), m.SHINGLES.picked(rng)
+        for place, area, _ in roofs:
+            outline = scaled(BOX, area - 2 * _OVERHANG_M * (1 + 1j))
+            draw_block(canvas, place, outline, (0, eave), walls)
+        for place, area, hips in roofs:
+            look = Label.ROOF, shingles
+            draw_roof(canvas, place._replace(z=eave), area, pitch, look, walls, hips)
+        for turn in (0.0, math.pi):
+            lower_edge = frame._replace(z=eave).at(0, turn).at(-0.5j * depth)
+            slope = lower_edge._replace(rise=pitch).at(0.25j * depth)
+            self._fill(slope, complex(width, depth / 2), catalogue.ROOF)
 
     def _water(self) -> None:
-        """A lake or a bayou behind a bank of bare earth; boats now and then."""
-        canvas, rng = self.canvas, self.rng
-        offshore_HW = floats(canvas.y_HW - self.edge_y - 1.5 + 0.8 * canvas.patch_HW)
-        canvas.spread(floats(offshore_HW + 1.5), Label.BACKGROUND, _BANK)
-        water = Material(canvas.one_of(_WATERS), grain=0.015, mottle=0.025, patch=0.03)
+        """A lake or a bayou behind a bank of bare earth."""
+        canvas = self.canvas
+        offshore_HW = canvas.ground_HW.imag - np.float32(self.edge_y + 1.5) + 0.8 * canvas.patch_HW
+        canvas.spread(offshore_HW + 1.5, (Label.BACKGROUND, m.BANK))
         opaque_HW = np.full_like(offshore_HW, 0.97)
-        canvas.flood(offshore_HW, opaque_HW, Label.WATER, varied(rng, water))
-        if canvas.chance(0.55):
-            berths = rng.permutation(np.arange(-27, 28, 9))[: rng.integers(1, 4)]
-            for x in berths.tolist():
-                spot = Frame(x, self.edge_y + 5.5 + rng.exponential(1.5), rng.normal(0, 0.3))
-                canvas.later(2, drawing.draw_boat, spot)
+        canvas.spread(offshore_HW, (Label.WATER, m.LAKE.picked(self.rng)), opaque_HW)
 
-    def _flood(self) -> None:
+    def _flood(self, streets_y: Sequence[float]) -> None:
         """Muddy water on low ground; streets, a little lower than lots, fill first."""
         canvas, rng = self.canvas, self.rng
-        to_street_HW = np.min([np.abs(canvas.y_HW - y) for y in self.streets_y], axis=0)
+        y_HW = canvas.ground_HW.imag
+        to_street_HW = np.min([np.abs(y_HW - np.float32(y)) for y in streets_y], axis=0)
         height_HW = (canvas.noise(28) + 0.38 * canvas.patch_HW) / np.float32(1.1)
         height_HW += np.clip(to_street_HW / 7, 0, 1.4)
-        depth_HW = floats(np.quantile(height_HW, rng.uniform(0.15, 0.6)) - height_HW)
-        depth_HW[canvas.mask() == Label.WATER] = -1
-        mud = Material(canvas.one_of(_MUDS), grain=0.015, mottle=0.02, patch=0.05)
+        depth_HW = np.float32(np.quantile(height_HW, rng.uniform(0.15, 0.6))) - height_HW
+        for number, _, _ in canvas.waters:
+            depth_HW[canvas.stroke_HW == number] = -1
         opacity_HW = np.clip(0.6 + depth_HW, 0.6, 0.96)
-        canvas.flood(depth_HW, opacity_HW, Label.FLOODED, varied(rng, mud, 0.06))
+        canvas.spread(depth_HW, (Label.FLOODED, m.MUD.picked(rng, 0.06)), opacity_HW)

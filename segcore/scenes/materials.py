@@ -1,7 +1,7 @@
 """What a drawn scene is made of: the classes, and surfaces whose colour is never flat."""
 
 from dataclasses import dataclass, replace
-from enum import IntEnum
+from enum import Enum
 from typing import TypeAlias
 
 import numpy as np
@@ -9,83 +9,119 @@ import numpy as np
 RGB: TypeAlias = tuple[float, float, float]
 
 
-class Label(IntEnum):
-    """The classes, by their value in a mask."""
+class Label(Enum):
+    """The classes in the order of their values in a mask, each with its name and colour."""
 
-    BACKGROUND = 0
-    ROOF = 1
-    SECONDARY_STRUCTURE = 2
-    POOL = 3
-    VEHICLE = 4
-    GRASS = 5
-    TREES = 6
-    SOLAR_PANELS = 7
-    CHIMNEY = 8
-    STREET_LIGHT = 9
-    WINDOW = 10
-    ANTENNA = 11
-    BINS = 12
-    TRAMPOLINE = 13
-    ROAD = 14
-    CONSTRUCTION = 15
-    POWER_LINES = 16
-    TANK = 17
-    PARKING = 18
-    SPORTS = 19
-    INDUSTRIAL = 20
-    FOREST = 21
-    WATER = 22
-    FLOODED = 23
-    BOAT = 24
-
-
-@dataclass(frozen=True)
-class Ribs:
-    """Parallel bright and dark stripes: shingle courses, sheet metal, mown grass."""
-
-    direction: tuple[float, float]
-    """Across the stripes, on the ground."""
-    period_m: float
-    strength: float
+    BACKGROUND = "Background", (70, 70, 70)
+    ROOF = "Property Roof", (200, 90, 60)
+    SECONDARY_STRUCTURE = "Secondary Structure", (232, 160, 120)
+    POOL = "Swimming Pool", (40, 220, 230)
+    VEHICLE = "Vehicle", (220, 20, 110)
+    GRASS = "Grass", (140, 200, 80)
+    TREES = "Trees / Shrubs", (40, 140, 50)
+    SOLAR_PANELS = "Solar Panels", (60, 60, 190)
+    CHIMNEY = "Chimney", (128, 0, 0)
+    STREET_LIGHT = "Street Light", (255, 255, 170)
+    WINDOW = "Window", (150, 190, 255)
+    ANTENNA = "Satellite Antenna", (255, 255, 255)
+    BINS = "Garbage Bins", (0, 90, 80)
+    TRAMPOLINE = "Trampoline", (150, 70, 220)
+    ROAD = "Road/Highway", (150, 150, 155)
+    CONSTRUCTION = "Under Construction / In Progress Status", (255, 140, 0)
+    POWER_LINES = "Power Lines & Cables", (255, 225, 0)
+    TANK = "Water Tank / Oil Tank", (205, 205, 225)
+    PARKING = "Parking Area - Commercial", (190, 160, 200)
+    SPORTS = "Sports Complex / Arena", (255, 120, 170)
+    INDUSTRIAL = "Industrial Site", (140, 110, 160)
+    FOREST = "Dense Vegetation / Forest", (10, 80, 30)
+    WATER = "Water Body", (20, 90, 200)
+    FLOODED = "Flooded", (120, 110, 90)
+    BOAT = "Boat", (255, 60, 40)
 
 
 @dataclass(frozen=True)
 class Material:
-    """A surface. ``grain``, ``mottle`` and ``patch`` are shares of its brightness."""
+    """A surface. ``grain``, ``mottle``, ``patch`` and ``rib`` are shares of its brightness."""
 
-    rgb: RGB
-    patches_rgb: RGB | None = None
-    """A second colour, blended in over several metres."""
-    grain: float = 0.04
-    """Noise of 0.15 m."""
-    mottle: float = 0.03
-    """Noise of 0.5 m."""
-    patch: float = 0.04
-    """Noise of 6 m."""
-    ribs: Ribs | None = None
+    colours: tuple[RGB, ...]  # What it may look like: a thing picks one. 255 is white.
+    patches: RGB = (1.0, 1.0, 1.0)  # By which factors it changes in patches of several metres.
+    grain: float = 0.04  # Noise of 0.15 m.
+    mottle: float = 0.03  # Noise of 0.5 m.
+    patch: float = 0.04  # Noise of 6 m.
+    rib: float = 0.0  # Stripes along a polygon's first edge: shingles, sheet metal, mown grass.
+    rib_m: float = 1.0  # Their period.
 
-
-CONCRETE = Material((172, 166, 154), (150, 146, 137), patch=0.03)
-ASPHALT = Material((104, 104, 106), (124, 121, 117), grain=0.06)
-GLASS = Material((46, 56, 68), patch=0)
-WOOD = Material((134, 112, 86), (156, 138, 112), grain=0.08)
-DIRT = Material((152, 124, 92), (124, 98, 70), grain=0.06, mottle=0.08, patch=0.08)
-STEEL = Material((168, 170, 172), patch=0)
-WHITE = Material((226, 226, 222), patch=0.01)
-BLACK = Material((34, 35, 38), mottle=0.06)
-PLASTER = Material((188, 176, 158), mottle=0.02)
-
-
-def varied(rng: np.random.Generator, material: Material, amount: float = 0.08) -> Material:
-    """The same material from another maker: brightness, and a little the hue."""
-    brightness, *hue = rng.standard_normal(4).tolist()
-    factors = [(1 + amount * brightness) * (1 + amount / 6 * shift) for shift in hue]
-
-    def tinted(rgb: RGB) -> RGB:
+    def picked(self, rng: np.random.Generator, varies: float = 0.08) -> "Material":
+        """The same in one colour, a little lighter or darker than in the table."""
+        colour = self.colours[int(rng.integers(len(self.colours)))]
+        brightness, *hue = rng.standard_normal(4).tolist()
         red, green, blue = (
-            min(max(value * factor, 8.0), 245.0) for value, factor in zip(rgb, factors, strict=True)
+            min(max(value * (1 + varies * brightness) * (1 + varies / 6 * shift), 8.0), 245.0)
+            for value, shift in zip(colour, hue, strict=True)
         )
-        return red, green, blue
+        return replace(self, colours=((red, green, blue),))
 
-    other = tinted(material.patches_rgb) if material.patches_rgb else None
-    return replace(material, rgb=tinted(material.rgb), patches_rgb=other)
+
+# The ground.
+GRASS = Material(((98, 116, 60),), (1.29, 1.10, 1.33), grain=0.09, mottle=0.09, patch=0.05)
+DIRT = Material(((152, 124, 92),), (0.82, 0.79, 0.76), grain=0.06, mottle=0.08, patch=0.08)
+BANK = Material(((122, 99, 74),), (0.81, 0.79, 0.76), grain=0.06, mottle=0.08, patch=0.08)
+GRAVEL = Material(((158, 150, 136),), (0.85, 0.85, 0.87), grain=0.08, mottle=0.05)
+UNDERGROWTH = Material(((58, 70, 38),), (1.31, 1.14, 1.21), grain=0.15, mottle=0.2)
+CONCRETE = Material(((172, 166, 154),), (0.87, 0.88, 0.89), patch=0.03)
+PAVING = Material(((172, 166, 154), (104, 104, 106)), (1.0, 0.98, 0.95), grain=0.06)
+COURT = Material(((62, 98, 148), (86, 132, 92), (172, 112, 82)))
+COURT_EDGE = Material(((74, 112, 84), (148, 84, 66), (72, 104, 128)))
+RUNNING_TRACK = Material(((166, 92, 72),), grain=0.07)
+LAWN = Material(((86, 122, 58),), grain=0.07, rib=0.07, rib_m=7.0)
+
+# Water; after a hurricane some of it is green or brown.
+_STILL = Material(((0, 0, 0),), grain=0.015, mottle=0.02, patch=0.05)
+POOL_WATER = Material(
+    ((96, 188, 204), (96, 188, 204), (88, 176, 200), (92, 124, 96)), (0.65, 0.80, 0.89),
+    grain=0.02, mottle=0.05, patch=0.08,
+)  # fmt: skip
+LAKE = replace(_STILL, colours=((84, 92, 74), (66, 86, 88), (98, 92, 72), (58, 84, 104)))
+MUD = replace(_STILL, colours=((110, 94, 70), (82, 72, 56), (62, 58, 48), (128, 110, 84)))
+
+# Plants.
+LEAVES = Material(
+    ((66, 88, 44), (82, 104, 50), (98, 116, 54), (58, 78, 46)), grain=0.13, mottle=0.22, patch=0.03
+)
+FOREST_LEAVES = replace(LEAVES, colours=((62, 82, 42), (72, 92, 46), (54, 76, 42)))
+
+# What people make.
+WHITE = Material(((226, 226, 222),), patch=0.01)
+BLACK = Material(((34, 35, 38),), mottle=0.06)
+STEEL = Material(((168, 170, 172),), patch=0.0)
+GLASS = Material(((46, 56, 68),), patch=0.0)
+SKYLIGHT = Material(((70, 92, 110),), patch=0.0)
+SOLAR_CELLS = Material(((38, 50, 84),), (1.42, 1.36, 1.29), grain=0.03)
+BRICK = Material(((142, 92, 76),), grain=0.1)
+PLASTER = Material(((188, 176, 158),), mottle=0.02)
+WOOD = Material(((134, 112, 86),), (1.16, 1.23, 1.3), grain=0.08)
+LUMBER = Material(((206, 178, 132),), grain=0.06, rib=0.1, rib_m=0.5)
+RUBBISH = Material(((150, 135, 118), (96, 88, 80), (196, 186, 170), (120, 96, 72)))
+CLOTH = Material(((60, 84, 120), (150, 60, 50), (90, 100, 96)))
+CABLE = Material(((52, 52, 54), (52, 52, 54), (186, 186, 184)))
+ROAD_PAINT = Material(((226, 226, 222), (196, 164, 66)))
+TAR = Material(((74, 74, 76),))
+SHINGLES = Material(
+    ((116, 112, 110), (98, 96, 98), (134, 126, 116), (122, 106, 92), (146, 130, 110), (88, 80, 76),
+     (150, 104, 82), (106, 114, 122)),
+    grain=0.09, mottle=0.05, rib=0.04, rib_m=0.55,
+)  # fmt: skip
+SHEET_METAL = Material(
+    ((170, 172, 172), (140, 146, 150), (186, 180, 166), (122, 132, 142)),
+    patch=0.05, rib=0.05, rib_m=0.9,
+)  # fmt: skip
+CONTAINER = Material(
+    ((128, 62, 48), (52, 86, 122), (118, 122, 120), (150, 120, 60)), rib=0.06, rib_m=0.8
+)
+PLASTIC = Material(((44, 82, 60), (38, 40, 46), (52, 78, 120), (118, 90, 60)))
+TRAMPOLINE_RING = Material(((44, 78, 138), (44, 78, 138), (70, 112, 74)))
+CAR_PAINT = Material(
+    ((226, 227, 228), (212, 214, 216), (168, 171, 175), (120, 124, 130), (46, 48, 53), (30, 31, 34),
+     (136, 32, 34), (40, 66, 118), (94, 84, 70)),
+    grain=0.02, patch=0.0,
+)  # fmt: skip

@@ -24,7 +24,7 @@ class Place(NamedTuple):
     stretched: bool = False  # Whether its own size is in shares of the region, too.
 
 
-STREET_M = 180.0  # Longer than any view.
+STREET_M = 240.0  # Longer than any view.
 _DISC, _OVAL, _BEAN, _SQUARE = (
     superellipse(2), superellipse(3.2), superellipse(2.4, lobes=0.09), superellipse(8),
 )  # fmt: skip
@@ -33,7 +33,7 @@ _HULL = np.array([-10 - 10j, 3 - 10j, 7.6 - 6j, 10, 7.6 + 6j, 3 + 10j, -10 + 10j
 _SITE = 50 + 30j  # A site's ground; it is stretched to the room that there is.
 _STALLS = [complex(u, v) for u in np.arange(-21.0, 22.0, 2.8) for v in (-11.0, -2.8)]
 _ISLANDS = (-22.6 - 11j, 22.6 - 11j, -22.6 - 2.8j, 22.6 - 2.8j)
-_POLES = (-76, -38, 0, 38, 76)
+_POLES, _WALKS = (-76, -38, 0, 38, 76), (-6.45j, 6.45j)
 
 
 def _of(label: Label, *parts: Part) -> Thing:
@@ -63,21 +63,16 @@ def _tree(label: Label, leaves: Material, width_m: float) -> Thing:
     return _of(label, Part(leaves, width_m, (0.7 * width_m, 0.7 * width_m), crown=True))
 
 
-_STREET = (
-    Part(m.CONCRETE, STREET_M + 9.0j), Part(m.PAVING, STREET_M + 8.5j),
-    *(Part(m.TAR, 8.5j, at=u, line_m=0.12) for u in range(-90, 91, 12)),
-)  # fmt: skip
 _COURT = (11 + 24j, 8.2 + 24j, 8.2 + 12.8j, 12.8j, 11)
 _PITCH = ((33 + 17j, 0), (17j, 0), (4.6 + 9j, -14.2), (4.6 + 9j, 14.2))
 THINGS = {
     # Streets.
-    "street": _of(Label.ROAD, *_STREET),
-    "marked street": _of(
-        Label.ROAD, *_STREET, *(Part(m.ROAD_PAINT, 3, at=u, line_m=0.2) for u in range(-90, 91, 7)),
+    "street": _of(
+        Label.ROAD, Part(m.CONCRETE, STREET_M + 9.0j), Part(m.PAVING, STREET_M + 8.5j),
+        *(Part(m.TAR, 8.5j, at=u, line_m=0.12) for u in range(-120, 121, 12)),
     ),
-    "pavements": _of(
-        Label.BACKGROUND, *(Part(m.CONCRETE, STREET_M + 1.3j, at=v) for v in (-6.45j, 6.45j)),
-    ),
+    "dashes": _of(Label.ROAD, *(Part(m.ROAD_PAINT, 3 + 0.25j, at=u) for u in range(-120, 121, 7))),
+    "pavements": _of(Label.BACKGROUND, *(Part(m.CONCRETE, STREET_M + 1.3j, at=v) for v in _WALKS)),
     "street light": _of(
         Label.STREET_LIGHT, Part(m.STEEL, 0, (0, 7.5), line_m=0.22),
         Part(m.STEEL, 2.4j, (7.9, 7.5), -1.2j, line_m=0.22),
@@ -103,7 +98,7 @@ THINGS = {
     "pool": _pool(_BEAN),
     "square pool": _pool(_SQUARE),
     "trampoline": _of(
-        Label.TRAMPOLINE, Part(m.TRAMPOLINE_RING, 4 + 4j, (0.9, 0.9), shape=_DISC),
+        Label.TRAMPOLINE, Part(m.CLOTH, 4 + 4j, (0.9, 0.9), shape=_DISC),
         Part(m.BLACK, 3.2 + 3.2j, (0.9, 0.9), shape=_DISC),
     ),
     "shed": _of(Label.SECONDARY_STRUCTURE, Part(m.SHINGLES, 4.0 + 3.0j, (0, 2.1), pitch=0.5)),
@@ -198,7 +193,7 @@ BACK_YARD = (
     Place(("terrace",), 1, -0.32j, 0.1),
     Place(("bare earth",), 0.6, 0.1j, 0.15),
     Place(("pool", "square pool"), 0.2, 0.04j, 0.1),
-    Place(("trampoline",), 0.08, 0.3, 0.08 + 0.2j),
+    Place(("trampoline",), 0.06, 0.3, 0.08 + 0.2j),
     Place(("shed", "shed", "carport"), 0.42, -0.3 + 0.3j, 0.02, (*_ALONG, *_ACROSS)),
     Place(("fence",), 1, 0.5j, stretched=True),
     Place(("side fence",), 0.8, -0.5, stretched=True),
@@ -210,7 +205,7 @@ ROOF = (  # one of its slopes, with the ridge ahead
     Place(("solar panels",), 0.018, 0.05j),
     Place(("skylights",), 0.045),
     Place(("chimney",), 0.15, 0.1j, 0.25),
-    Place(("dish",), 0.018, -0.3 - 0.2j),
+    Place(("dish",), 0.014, -0.3 - 0.2j),
 )
 SITES = {  # in metres, for a ground of 50 m × 30 m; "construction" is a lot of 20 m × 31 m
     "parking": (
@@ -223,7 +218,7 @@ SITES = {  # in metres, for a ground of 50 m × 30 m; "construction" is a lot of
     "industrial": (
         Place(("yard",), 1, stretched=True),
         Place(("hall",), 1, -11 + 1j, stretched=True),
-        *(Place(("tank",), 0.5, at) for at in (7 + 9j, 17 + 9j, 7 - 1j, 17 - 1j)),
+        *(Place(("tank",), 0.45, at) for at in (7 + 9j, 17 + 9j, 7 - 1j, 17 - 1j)),
         Place(("container",), 0.9, 12 - 9j, 9 + 3j, (*_ALONG, *_ACROSS), number=4),
         Place(_CARS, 0.6, 12 - 5j, 9 + 7j, _ANY, number=2),
     ),
@@ -236,7 +231,7 @@ SITES = {  # in metres, for a ground of 50 m × 30 m; "construction" is a lot of
 BEYOND = {  # in metres, from the middle of the upper lots' edge
     "lots": (),
     "water": tuple(
-        Place(("boat",), 0.25, u + 6.5j, 3 + 1.5j, (-0.3, 0.0, 0.3)) for u in (-27, -9, 9, 27)
+        Place(("boat",), 0.15, u + 6.5j, 3 + 1.5j, (-0.3, 0.0, 0.3)) for u in (-27, -9, 9, 27)
     ),
     "forest": (
         Place(("undergrowth",), 1, (1 + STREET_M / 2) * 1j, stretched=True),

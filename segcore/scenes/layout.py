@@ -41,7 +41,7 @@ class Suburb:
         canvas, rng = self.canvas, self.rng
         canvas.spread(np.ones(canvas.shape, np.float32), (Label.GRASS, self.grass))
         beyond = rng.choice(["lots", "water", "forest"], p=[0.48, 0.25, 0.27])
-        site = rng.choice(["", "parking", "sports", "industrial"], p=[0.60, 0.13, 0.11, 0.16])
+        site = rng.choice(["", "parking", "sports", "industrial"], p=[0.62, 0.14, 0.12, 0.12])
         site_m = rng.uniform(42, 56) if site else 0.0
         crossing_m = 2 * self.lots_y if canvas.chance(0.3) else 0.0
         # Lots are laid out to both sides of here; a site is the first one on the right.
@@ -56,21 +56,20 @@ class Suburb:
                     start_m = crossing_m / 2 + (site_m if is_beside_site else 0.0)
                     self._row(street.at(0, turn), start_m, side)
         if site:
-            lot = streets[1].at(complex((crossing_m + site_m) / 2, self.lots_y))
-            self._site(site, lot, complex((site_m - 2) / 50, self.lot_depth_m / 31))
+            spot = complex((crossing_m + site_m) / 2, self.lots_y + self.lot_depth_m / 2)
+            stretch = complex((site_m - 2) / 50, self.lot_depth_m / 31)
+            self._fill(streets[1].at(spot), stretch, catalogue.SITES[site])
         for street in streets:
             self._stand(street, "pavements", 1 + 1j)
         for street in streets:
-            self._street(street)
+            self._fill(street, 1 + 1j, catalogue.STREET)
         if crossing_m:
             end_y = 90.0 if beyond == "lots" else self.edge_y - 6
-            self._street(Frame(complex(middle_x, end_y - catalogue.STREET_M / 2), 1j))
+            crossing = Frame(complex(middle_x, end_y - catalogue.STREET_M / 2), 1j)
+            self._fill(crossing, 1 + 1j, catalogue.STREET)
         if beyond == "water":
             self._water()
         self._fill(Frame(1j * self.edge_y), 1 + 1j, catalogue.BEYOND[beyond])
-        if canvas.chance(0.55):
-            y = self.edge_y - 0.8 if canvas.chance(0.6) else self.street_y + _ROAD_M / 2 + 1
-            self._stand(Frame(complex(rng.uniform(-19, 19), y)), "power line", 1 + 1j)
         if canvas.chance(0.42):
             self._flood([street.origin.imag for street in streets])
         for _, draw_it in sorted(self.standing, key=lambda noted: noted[0]):
@@ -79,9 +78,8 @@ class Suburb:
     def _stand(self, frame: Frame, name: str, stretch: complex | None = None) -> None:
         """Draw a thing: now if it is flat or on a roof, otherwise when all lower ones are drawn."""
         stretch = stretch or self.rng.uniform(0.88, 1.12) * (1 + 1j)
-        thing = THINGS[name]
-        height_m = max(part.z[1] for part in thing.parts)
-        draw = partial(draw_thing, self.canvas, frame, thing, stretch)
+        height_m = max(part.z[1] for part in THINGS[name][1])
+        draw = partial(draw_thing, self.canvas, frame, THINGS[name], stretch)
         if height_m and not frame.z:
             self.standing.append((height_m, draw))
         else:
@@ -96,14 +94,6 @@ class Suburb:
                 stretch = region if place.stretched else None
                 self._stand(spot, self.canvas.one_of(place.things), stretch)
 
-    def _street(self, frame: Frame) -> None:
-        """A road along u, with lamps and parked cars."""
-        for name in ("street", "dashes") if self.canvas.chance(0.45) else ("street",):
-            self._stand(frame, name, 1 + 1j)
-        for u in np.arange(-catalogue.STREET_M / 2, catalogue.STREET_M / 2, 33).tolist():
-            for turn in (0.0, math.pi):
-                self._fill(frame.at(u, turn), complex(33, _ROAD_M), catalogue.STREET)
-
     def _row(self, street: Frame, start_m: float, side: int) -> None:
         """Lots ahead of a street's middle, from ``start_m`` to the right (``side`` 1) or left."""
         u = start_m
@@ -114,16 +104,14 @@ class Suburb:
             if self.canvas.sees(lot.at(0.5j * self.lot_depth_m), 25):
                 self._lot(lot, width)
 
-    def _site(self, name: str, lot: Frame, stretch: complex) -> None:
-        self._fill(lot.at(0.5j * self.lot_depth_m), stretch, catalogue.SITES[name])
-
     def _lot(self, lot: Frame, width: float) -> None:
         """A lot; v runs from the pavement to the back fence."""
         middle, size = lot.at(0.5j * self.lot_depth_m), complex(width - 0.3, self.lot_depth_m)
         grass = self.grass.picked(self.rng, 0.07)
         self.canvas.paint(middle, scaled(BOX, size), (Label.GRASS, grass))
         if self.canvas.chance(0.01):
-            self._site("construction", lot, complex(width / 20, self.lot_depth_m / 31))
+            stretch = complex(width / 20, self.lot_depth_m / 31)
+            self._fill(middle, stretch, catalogue.SITES["construction"])
             return
         for _ in range(self.rng.poisson(5.0 * self.leafiness)):
             self._fill(middle, size, catalogue.GARDEN)

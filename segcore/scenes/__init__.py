@@ -6,7 +6,6 @@ train, validation and test.
 """
 
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -22,27 +21,19 @@ from segcore.scenes.layout import Suburb
 from segcore.scenes.materials import Label
 from segcore.scenes.rendering import photograph
 
-DRAWING_VERSION = 4
-"""Counted up whenever the drawing changes: a cache never mixes two."""
-
+DRAWING_VERSION = 4  # Counted up whenever the drawing changes: a cache never mixes two.
 _COUNT, _HEIGHT_PX, _WIDTH_PX, _SEED = 120, 384, 512, 0
 
 CLASS_NAMES: tuple[str, ...] = tuple(label.value[0] for label in Label)
 CLASS_COLORS: tuple[tuple[int, int, int], ...] = tuple(label.value[1] for label in Label)
 
-_DATASET_YAML = yaml.safe_dump(
-    {
-        "images": "images/*.jpg",
-        "masks": "masks/{stem}.png",
-        "classes": list(CLASS_NAMES),
-        "colors": {
-            name: "#{:02X}{:02X}{:02X}".format(*color)
-            for name, color in zip(CLASS_NAMES, CLASS_COLORS, strict=True)
-        },
-        "split": {"val": 0.2, "test": 0.2},
-    },
-    sort_keys=False,
-)
+_SPEC = {
+    "images": "images/*.jpg",
+    "masks": "masks/{stem}.png",
+    "classes": list(CLASS_NAMES),
+    "colors": {label.value[0]: "#{:02X}{:02X}{:02X}".format(*label.value[1]) for label in Label},
+    "split": {"val": 0.2, "test": 0.2},
+}
 
 
 def draw_scene(
@@ -68,12 +59,17 @@ def write_scenes(
     """
     if folder.exists():
         raise UserError(f"{folder} exists; name a folder that does not, or remove this one")
-    with whole_folder(folder) as unfinished, ThreadPoolExecutor(usable_cores()) as pool:
+
+    def write_scene(index: int) -> None:
+        image_HWC, mask_HW = draw_scene(np.random.default_rng([seed, index]), height_px, width_px)
+        Image.fromarray(image_HWC).save(draft / f"images/scene_{index:04}.jpg", quality=90)
+        Image.fromarray(mask_HW).save(draft / f"masks/scene_{index:04}.png")
+
+    with whole_folder(folder) as draft, ThreadPoolExecutor(usable_cores()) as pool:
         for part in ("images", "masks"):
-            (unfinished / part).mkdir()
-        write_one = partial(_write_scene, unfinished, height_px, width_px, seed)
-        list(pool.map(write_one, range(count)))
-        (unfinished / "dataset.yaml").write_text(_DATASET_YAML)
+            (draft / part).mkdir()
+        list(pool.map(write_scene, range(count)))
+        (draft / "dataset.yaml").write_text(yaml.safe_dump(_SPEC, sort_keys=False))
 
 
 def default_scenes() -> Path:
@@ -84,9 +80,3 @@ def default_scenes() -> Path:
         if not folder.exists():
             write_scenes(folder)
     return folder
-
-
-def _write_scene(folder: Path, height_px: int, width_px: int, seed: int, index: int) -> None:
-    image_HWC, mask_HW = draw_scene(np.random.default_rng([seed, index]), height_px, width_px)
-    Image.fromarray(image_HWC).save(folder / "images" / f"scene_{index:04}.jpg", quality=90)
-    Image.fromarray(mask_HW).save(folder / "masks" / f"scene_{index:04}.png")

@@ -9,7 +9,7 @@ a product turns it. Heights z are metres. Axes of arrays: ``H`` rows, ``W`` colu
 
 import cmath
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple, TypeAlias, TypeVar
 
 import cv2
@@ -24,8 +24,7 @@ Look: TypeAlias = tuple[Label, Material]
 Heights: TypeAlias = float | NDArray[np.floating[Any]]
 _T = TypeVar("_T")
 
-_FINE = 2
-"""Strokes are drawn on a grid that is finer by this factor; pixel i of the picture is its 2·i."""
+_FINE = 2  # Strokes are drawn on a grid that is finer by this factor; pixel i is its point 2·i.
 _MIN_LINE_PX = 1.6  # A thinner line would be missing from the mask in places.
 _SUBPIXEL_BITS = 4
 _POINTS_PER_PX = _FINE << _SUBPIXEL_BITS  # OpenCV draws at fixed-point coordinates.
@@ -36,11 +35,9 @@ class Frame(NamedTuple):
     """A plane with its own axes: u to the right, v ahead. It may be tilted, as a roof is."""
 
     origin: complex
-    turn: complex = 1.0
-    """The direction of u: a complex number of length 1."""
+    turn: complex = 1.0  # The direction of u; its length is 1.
     z: float = 0.0
-    rise: float = 0.0
-    """Metres upwards per metre along v."""
+    rise: float = 0.0  # Metres upwards per metre along v.
 
     def at(self, spot: complex, turn: float = 0.0) -> "Frame":
         """The frame at ``spot`` = u + v·1j of this one, turned against it by ``turn`` radians."""
@@ -53,10 +50,8 @@ class Stroke(NamedTuple):
 
     label: Label
     material: Material
-    light: float
-    """Brightness compared with flat ground in full sun."""
-    wave: complex = 0.0
-    """Direction across the material's ribs, as long as radians of their wave per metre."""
+    light: float  # Brightness compared with flat ground in full sun.
+    wave: complex = 0.0  # Across the material's ribs; its length is in radians per metre.
     dome_px: tuple[float, float, float] = (0.0, 0.0, 0.0)
     """x, y and radius, in the picture, of the half sphere that the stroke is shaded as."""
 
@@ -82,17 +77,11 @@ class Canvas:
         ground_HW = (columns + 1j * rows - self._centre_px) / self._to_view
         self.ground_HW = ground_HW.astype(np.complex64)
         """The place on the ground that each pixel shows."""
-        self.reach_m = float(abs(ground_HW[0, 0]))
-        """From the point below the camera to the farthest ground that it sees."""
-
         self._shadow_per_m = cmath.rect(rng.uniform(0.35, 1.1), rng.uniform(0, 2 * np.pi))
         self._sun_up = 1 / math.hypot(abs(self._shadow_per_m), 1)
         self._to_sun = -self._sun_up * self._shadow_per_m
         to_sun_in_view = self._to_sun * self._to_view / abs(self._to_view)
         self.to_sun_in_view = to_sun_in_view.real, to_sun_in_view.imag, self._sun_up
-        self.mirror = self._shadow_per_m * -self._camera_m
-        """The place on the ground where still water mirrors the sun into the camera."""
-
         self.grain_HW = self.noise(0.15)
         self.mottle_HW = (self.noise(0.5) + self.noise(1.2)) / np.float32(1.4)
         self.patch_HW = (self.noise(6) + self.noise(2.5)) / np.float32(1.4)
@@ -100,9 +89,8 @@ class Canvas:
         self.stroke_HW = self.fine_HW[::_FINE, ::_FINE]
         self.shadow_HW = np.zeros_like(self.fine_HW)
         self.strokes: list[Stroke] = []
+        # Of each water: its stroke, the strokes (H, W) that it covered, and its opacity (H, W).
         self.waters: list[tuple[int, NDArray[np.uint16], Floats]] = []
-        """Of each water: its stroke, the strokes (H, W) that it covered, and its opacity (H, W)."""
-        self._standing: list[tuple[float, Callable[[], None]]] = []
 
     def mask(self) -> NDArray[np.uint8]:
         """The class (H, W) of each pixel of the picture."""
@@ -120,8 +108,7 @@ class Canvas:
         # Leave out the border, where cubic interpolation repeats the outermost cells.
         start = int(cell_px)
         noise = noise[start : start + height, start : start + width]
-        ((mean,),), ((deviation,),) = cv2.meanStdDev(noise)
-        return (noise - np.float32(mean)) / np.float32(deviation + 1e-6)
+        return (noise - noise.mean()) / (noise.std() + np.float32(1e-6))
 
     def chance(self, probability: float) -> bool:
         """True with this probability."""
@@ -130,15 +117,6 @@ class Canvas:
     def one_of(self, options: Sequence[_T]) -> _T:
         """Any of the options, each as likely."""
         return options[int(self.rng.integers(len(options)))]
-
-    def later(self, height_m: float, draw: Callable[[], None]) -> None:
-        """Note a thing that stands: ``draw`` is called after those of all lower things."""
-        self._standing.append((height_m, draw))
-
-    def draw_standing(self) -> None:
-        """Draw what has been noted, low things before high ones."""
-        for _, draw in sorted(self._standing, key=lambda noted: noted[0]):
-            draw()
 
     def sees(self, frame: Frame, reach_m: float) -> bool:
         """Whether a thing that reaches so far around its frame, shadow included, may be in view."""

@@ -5,7 +5,7 @@ painted at once; what stands is drawn at the end, low before high.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 
 import numpy as np
@@ -33,13 +33,15 @@ class Suburb:
         self.edge_y = self.street_y + self.lots_y + self.lot_depth_m
         self.grass = m.GRASS.picked(self.rng, 0.12)
         self.leafiness = self.rng.uniform(0.4, 1.3)
+        # What stands, with its height: it is drawn when all lower things are.
+        self.standing: list[tuple[float, Callable[[], None]]] = []
 
     def draw(self) -> None:
         """Paint the ground, then the flood, then what stands."""
         canvas, rng = self.canvas, self.rng
         canvas.spread(np.ones(canvas.shape, np.float32), (Label.GRASS, self.grass))
         beyond = rng.choice(["lots", "water", "forest"], p=[0.48, 0.25, 0.27])
-        site = rng.choice(["", "parking", "sports", "industrial"], p=[0.60, 0.13, 0.11, 0.16])
+        site = rng.choice(["", "parking", "sports", "industrial"], p=[0.62, 0.14, 0.12, 0.12])
         site_m = rng.uniform(42, 56) if site else 0.0
         crossing_m = 2 * self.lots_y if canvas.chance(0.3) else 0.0
         # Lots are laid out to both sides of here; a site is the first one on the right.
@@ -48,38 +50,38 @@ class Suburb:
         numbers = (-1, 0, 1) if beyond == "lots" else (-1, 0)
         streets = [Frame(complex(middle_x, self.street_y + gap * number)) for number in numbers]
         for street in streets:
-            self._row(street, crossing_m / 2 + (site_m if street is streets[1] else 0.0), 1)
-            self._row(street, crossing_m / 2, -1)
-            self._row(street.at(0, math.pi), crossing_m / 2, 1)
-            self._row(street.at(0, math.pi), crossing_m / 2, -1)
+            for turn in (0.0, math.pi):
+                for side in (-1, 1):
+                    is_beside_site = street is streets[1] and side == 1 and not turn
+                    start_m = crossing_m / 2 + (site_m if is_beside_site else 0.0)
+                    self._row(street.at(0, turn), start_m, side)
         if site:
-            lot = streets[1].at(complex((crossing_m + site_m) / 2, self.lots_y))
-            self._site(site, lot, complex((site_m - 2) / 50, self.lot_depth_m / 31))
+            spot = complex((crossing_m + site_m) / 2, self.lots_y + self.lot_depth_m / 2)
+            stretch = complex((site_m - 2) / 50, self.lot_depth_m / 31)
+            self._fill(streets[1].at(spot), stretch, catalogue.SITES[site])
         for street in streets:
             self._stand(street, "pavements", 1 + 1j)
         for street in streets:
-            self._street(street)
+            self._fill(street, 1 + 1j, catalogue.STREET)
         if crossing_m:
             end_y = 90.0 if beyond == "lots" else self.edge_y - 6
-            self._street(Frame(complex(middle_x, end_y - catalogue.STREET_M / 2), 1j))
+            crossing = Frame(complex(middle_x, end_y - catalogue.STREET_M / 2), 1j)
+            self._fill(crossing, 1 + 1j, catalogue.STREET)
         if beyond == "water":
             self._water()
         self._fill(Frame(1j * self.edge_y), 1 + 1j, catalogue.BEYOND[beyond])
-        if canvas.chance(0.55):
-            y = self.edge_y - 0.8 if canvas.chance(0.6) else self.street_y + _ROAD_M / 2 + 1
-            self._stand(Frame(complex(rng.uniform(-19, 19), y)), "power line", 1 + 1j)
         if canvas.chance(0.42):
             self._flood([street.origin.imag for street in streets])
-        canvas.draw_standing()
+        for _, draw_it in sorted(self.standing, key=lambda noted: noted[0]):
+            draw_it()
 
     def _stand(self, frame: Frame, name: str, stretch: complex | None = None) -> None:
         """Draw a thing: now if it is flat or on a roof, otherwise when all lower ones are drawn."""
         stretch = stretch or self.rng.uniform(0.88, 1.12) * (1 + 1j)
-        thing = THINGS[name]
-        height_m = max(part.z[1] for part in thing.parts)
-        draw = partial(draw_thing, self.canvas, frame, thing, stretch)
+        height_m = max(part.z[1] for part in THINGS[name][1])
+        draw = partial(draw_thing, self.canvas, frame, THINGS[name], stretch)
         if height_m and not frame.z:
-            self.canvas.later(height_m, draw)
+            self.standing.append((height_m, draw))
         else:
             draw()
 
@@ -92,13 +94,6 @@ class Suburb:
                 stretch = region if place.stretched else None
                 self._stand(spot, self.canvas.one_of(place.things), stretch)
 
-    def _street(self, frame: Frame) -> None:
-        """A road along u, with lamps and parked cars."""
-        self._stand(frame, self.canvas.one_of(["street", "marked street"]), 1 + 1j)
-        for u in np.arange(-catalogue.STREET_M / 2, catalogue.STREET_M / 2, 33).tolist():
-            for turn in (0.0, math.pi):
-                self._fill(frame.at(u, turn), complex(33, _ROAD_M), catalogue.STREET)
-
     def _row(self, street: Frame, start_m: float, side: int) -> None:
         """Lots ahead of a street's middle, from ``start_m`` to the right (``side`` 1) or left."""
         u = start_m
@@ -109,16 +104,14 @@ class Suburb:
             if self.canvas.sees(lot.at(0.5j * self.lot_depth_m), 25):
                 self._lot(lot, width)
 
-    def _site(self, name: str, lot: Frame, stretch: complex) -> None:
-        self._fill(lot.at(0.5j * self.lot_depth_m), stretch, catalogue.SITES[name])
-
     def _lot(self, lot: Frame, width: float) -> None:
         """A lot; v runs from the pavement to the back fence."""
         middle, size = lot.at(0.5j * self.lot_depth_m), complex(width - 0.3, self.lot_depth_m)
         grass = self.grass.picked(self.rng, 0.07)
         self.canvas.paint(middle, scaled(BOX, size), (Label.GRASS, grass))
         if self.canvas.chance(0.01):
-            self._site("construction", lot, complex(width / 20, self.lot_depth_m / 31))
+            stretch = complex(width / 20, self.lot_depth_m / 31)
+            self._fill(middle, stretch, catalogue.SITES["construction"])
             return
         for _ in range(self.rng.poisson(5.0 * self.leafiness)):
             self._fill(middle, size, catalogue.GARDEN)
@@ -130,13 +123,12 @@ class Suburb:
         house = complex(width * self.rng.uniform(0.66, 0.82), self.rng.uniform(9, 13))
         setback = self.rng.uniform(5.5, 8)
         back = setback + house.imag
-        mirrored = self.canvas.one_of([-1, 1])
-        front_yard = complex(mirrored * width, setback)
-        back_yard = complex(mirrored * width, self.lot_depth_m - back)
-        middle = lot.at(0.5j * (back + self.lot_depth_m))
-        self._fill(lot.at(0.5j * setback), front_yard, catalogue.FRONT_YARD)
-        self._fill(middle, back_yard, catalogue.BACK_YARD)
-        self.canvas.later(7, partial(self._house, lot.at(0.5j * (setback + back)), house))
+        width *= self.canvas.one_of([-1, 1])  # Yards are mirrored at random.
+        middle, back_yard = lot.at(0.5j * (back + self.lot_depth_m)), self.lot_depth_m - back
+        self._fill(lot.at(0.5j * setback), complex(width, setback), catalogue.FRONT_YARD)
+        self._fill(middle, complex(width, back_yard), catalogue.BACK_YARD)
+        draw_house = partial(self._house, lot.at(0.5j * (setback + back)), house)
+        self.standing.append((7, draw_house))
 
     def _house(self, frame: Frame, size: complex) -> None:
         """Walls, a roof and what is on it; perhaps a wing towards the street, at negative v."""
@@ -167,7 +159,7 @@ class Suburb:
         """A lake or a bayou behind a bank of bare earth."""
         canvas = self.canvas
         offshore_HW = canvas.ground_HW.imag - np.float32(self.edge_y + 1.5) + 0.8 * canvas.patch_HW
-        canvas.spread(offshore_HW + 1.5, (Label.BACKGROUND, m.BANK))
+        canvas.spread(offshore_HW + 1.5, (Label.BACKGROUND, m.DIRT))
         opaque_HW = np.full_like(offshore_HW, 0.97)
         canvas.spread(offshore_HW, (Label.WATER, m.LAKE.picked(self.rng)), opaque_HW)
 

@@ -6,8 +6,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from segcore.scenes.canvas import Canvas, Floats
 
-_SKY_LIGHT = (0.45, 0.48, 0.56)
-"""What the blue sky leaves of red, green and blue in a shadow."""
+_SKY_LIGHT = (0.45, 0.48, 0.56)  # What the blue sky leaves of red, green and blue in a shadow.
 _HEADROOM = 0.7  # Sunny roofs are brighter than white ground: this leaves room in 8 bits.
 
 
@@ -22,10 +21,10 @@ def photograph(canvas: Canvas) -> NDArray[np.uint8]:
     *planes, shade_HW = _lens(canvas, colours_NC)
     for number, ground_HW, opacity_HW in canvas.waters:
         at = np.nonzero(stroke_HW == number)
-        glitter, opacity = _glitter(canvas, at), opacity_HW[at]
+        opacity = opacity_HW[at]
         for colour_HW, ground_N in zip(planes, colours_NC.T, strict=True):
             blurred_HW = cv2.blur(ground_N[ground_HW], (5, 5))
-            colour_HW[at] = blurred_HW[at] * (1 - opacity) + colour_HW[at] * opacity + glitter
+            colour_HW[at] = blurred_HW[at] * (1 - opacity) + colour_HW[at] * opacity
     light_HW = _texture(canvas, stroke_HW)
     _shape_domes(canvas, stroke_HW, light_HW)
     share_HW = np.clip(0.5 + 0.5 * canvas.patch_HW, 0, 1)
@@ -61,9 +60,8 @@ def _texture(canvas: Canvas, stroke_HW: NDArray[np.intp]) -> Floats:
     strength_N = _floats([each.rib for each in materials])
     wave_N = np.array([stroke.wave for stroke in canvas.strokes], np.complex64)
     at = np.nonzero((strength_N > 0)[stroke_HW])
-    number = stroke_HW[at]
-    phase = (wave_N.conj()[number] * canvas.ground_HW[at]).real
-    light_HW[at] += strength_N[number] * np.sin(phase)
+    phase = (wave_N.conj()[stroke_HW[at]] * canvas.ground_HW[at]).real
+    light_HW[at] += strength_N[stroke_HW[at]] * np.sin(phase)
     return light_HW
 
 
@@ -71,20 +69,12 @@ def _shape_domes(canvas: Canvas, stroke_HW: NDArray[np.intp], light_HW: Floats) 
     """Shade crowns: Lambert's law on half spheres whose surface the leaves have made rough."""
     x_N, y_N, radius_N = _floats([stroke.dome_px for stroke in canvas.strokes]).T
     at = rows, columns = np.nonzero((radius_N > 0)[stroke_HW])
-    number = stroke_HW[at]
-    across = (columns.astype(np.float32) - x_N[number]) / radius_N[number]
-    down = (rows.astype(np.float32) - y_N[number]) / radius_N[number]
+    x, y, radius = (value_N[stroke_HW[at]] for value_N in (x_N, y_N, radius_N))
+    across, down = (columns - x) / radius, (rows - y) / radius
     up = np.sqrt(np.clip(1 - across**2 - down**2, 0.05, 1))
     sun_across, sun_down, sun_up = canvas.to_sun_in_view
-    rough_up = up * (sun_up + np.float32(0.25) * canvas.mottle_HW[at])
-    cosine = across * sun_across + down * sun_down + rough_up
+    cosine = across * sun_across + down * sun_down + up * (sun_up + 0.25 * canvas.mottle_HW[at])
     light_HW[at] *= 0.40 + 0.68 * np.clip(cosine, 0, 1.3)
-
-
-def _glitter(canvas: Canvas, at: tuple[NDArray[np.intp], ...]) -> Floats:
-    """The sun's glitter on water, where it mirrors into the camera."""
-    ripples = np.clip(canvas.mottle_HW[at] + canvas.grain_HW[at], 0, None)
-    return 90 * ripples * np.exp(-((abs(canvas.ground_HW[at] - canvas.mirror) / 12) ** 2))
 
 
 def _develop(canvas: Canvas, planes: list[Floats]) -> NDArray[np.uint8]:

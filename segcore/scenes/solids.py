@@ -1,7 +1,7 @@
 """Solids of a drawn scene: blocks, roofs, the crowns of trees, and things that are made of them."""
 
 import math
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple, TypeAlias, TypeVar
 
 import numpy as np
 
@@ -42,24 +42,21 @@ class Part(NamedTuple):
     label: Label | None = None  # Its class, where that is not the thing's.
 
 
-class Thing(NamedTuple):
-    """What stands in a scene; its parts are drawn in their order."""
-
-    label: Label
-    parts: tuple[Part, ...]
+Thing: TypeAlias = tuple[Label, tuple[Part, ...]]
+"""A class, and the parts that show it, in the order in which they are drawn."""
 
 
 def draw_thing(canvas: Canvas, frame: Frame, thing: Thing, stretch: complex) -> None:
     """Draw a thing, its width and depth times ``stretch``; each of its materials has one colour."""
-    reach_m = max(abs(part.at) + abs(part.size) + 1.1 * part.z[1] for part in thing.parts)
+    label, parts = thing
+    reach_m = max(abs(part.at) + abs(part.size) + 1.1 * part.z[1] for part in parts)
     if not canvas.sees(frame, reach_m * abs(stretch)):
         return
     picked: dict[int, Material] = {}
-    for part in thing.parts:
-        key = id(part.material)
-        if key not in picked:
-            picked[key] = part.material.picked(canvas.rng)
-        look = part.label or thing.label, picked[key]
+    for part in parts:
+        if id(part.material) not in picked:
+            picked[id(part.material)] = part.material.picked(canvas.rng)
+        look = part.label or label, picked[id(part.material)]
         spot, size = frame.at(scaled(part.at, stretch)), scaled(part.size, stretch)
         spot = spot._replace(z=spot.z + part.base_m)
         outline = scaled(part.shape, size)

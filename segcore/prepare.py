@@ -3,13 +3,14 @@
 import sys
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
 import numpy as np
 import tyro
+from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -17,7 +18,7 @@ from rich.text import Text
 from segcore.config import Preparation
 from segcore.data.prepared import PreparedData, Survey, read_survey
 from segcore.data.preparing import prepare_data
-from segcore.data.splits import SPLITS
+from segcore.data.splits import SPLITS, Split
 from segcore.errors import UserError
 
 
@@ -86,52 +87,48 @@ def _show(data: PreparedData, survey: Survey, console: Console) -> None:
     )
     counts = Counter(data.photo_splits)
     console.print("Split: " + ", ".join(f"{counts[split]} {split}" for split in SPLITS))
-    console.print(_class_table(data, survey))
-    for note in (*survey.notes, *_notes_on_classes(data, survey)):
+    class_pixels_PK = np.array([facts.class_pixels for facts in survey.photos])
+    splits_P = np.array(data.photo_splits)
+    holders_SK = {split: (class_pixels_PK[splits_P == split] > 0).sum(axis=0) for split in SPLITS}
+    console.print(_class_table(data, class_pixels_PK.sum(axis=0), holders_SK))
+    for note in (*survey.notes, *_notes_on_classes(data, holders_SK)):
         console.print(Text(f"! {note}", style="yellow"), soft_wrap=True)
 
 
-def _class_table(data: PreparedData, survey: Survey) -> Table:
+Holders = Mapping[Split, NDArray[np.int64]]
+"""For each split, the number of photographs that hold each class (K)."""
+
+
+def _class_table(data: PreparedData, pixels_K: NDArray[np.int64], holders_SK: Holders) -> Table:
     """Each class with its share of the labelled pixels and the photographs that hold it."""
-    class_pixels_PK = np.array([facts.class_pixels for facts in survey.photos])
-    share_K = class_pixels_PK.sum(axis=0) / max(class_pixels_PK.sum(), 1)
     table = Table("", "", box=None)
     table.add_column("class", overflow="fold")
     for title in ("pixels", "images", *SPLITS):
         table.add_column(title, justify="right", no_wrap=True)
-    for index, name in enumerate(data.class_names):
-        holders = class_pixels_PK[:, index] > 0
-        per_split = [
-            int(sum(h for h, own in zip(holders, data.photo_splits, strict=True) if own == split))
-            for split in SPLITS
-        ]
-        red, green, blue = data.class_colors[index]
+    for k, name in enumerate(data.class_names):
+        red, green, blue = data.class_colors[k]
+        per_split = [int(holders_K[k]) for holders_K in holders_SK.values()]
         table.add_row(
-            str(index),
+            str(k),
             Text("██", style=f"rgb({red},{green},{blue})"),
             Text(name),
-            f"{100 * share_K[index]:.3g} %",
-            str(int(holders.sum())),
+            f"{100 * pixels_K[k] / max(pixels_K.sum(), 1):.3g} %",
+            str(sum(per_split)),
             *(str(count) if count else Text("–", style="yellow") for count in per_split),
         )
     return table
 
 
-def _notes_on_classes(data: PreparedData, survey: Survey) -> list[str]:
-    """Which classes nothing can be learnt about, or scored on."""
-    class_pixels_PK = np.array([facts.class_pixels for facts in survey.photos])
-    absent = {
-        split: ~class_pixels_PK[[own == split for own in data.photo_splits]].any(axis=0)
-        for split in SPLITS
-    }
-    nowhere_K = np.logical_and.reduce(list(absent.values()))
+def _notes_on_classes(data: PreparedData, holders_SK: Holders) -> list[str]:
+    """Which classes can't be learnt, or can't be scored, because no photograph holds them."""
+    nowhere_K = np.sum(list(holders_SK.values()), axis=0) == 0
 
-    def named(chosen_K: np.ndarray) -> str:
-        return ", ".join(data.class_names[index] for index in np.flatnonzero(chosen_K))
+    def named(chosen_K: NDArray[np.bool_]) -> str:
+        return ", ".join(data.class_names[k] for k in np.flatnonzero(chosen_K))
 
     notes = [f"in no photograph: {named(nowhere_K)}"] if nowhere_K.any() else []
-    for split, absent_K in absent.items():
-        if (only_here_K := absent_K & ~nowhere_K).any():
+    for split, holders_K in holders_SK.items():
+        if (only_here_K := (holders_K == 0) & ~nowhere_K).any():
             notes.append(f"not in {split}, though elsewhere: {named(only_here_K)}")
     return notes
 

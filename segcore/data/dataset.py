@@ -1,4 +1,4 @@
-"""dataset.yaml → Dataset: photographs and masks are found, paired, grouped; lists of splits applied.
+"""dataset.yaml → Dataset: photographs and masks are found, paired, grouped, and split as listed.
 
 Only the names of files are looked at here. ``segcore.data.preparing`` looks into the files, and
 draws the splits that are given as fractions.
@@ -137,7 +137,8 @@ def _notes_on_masks(folder: Path, template: str, masks: Mapping[str, Path]) -> l
     there = {
         Path(os.path.normpath(path))
         for pattern in patterns
-        for path in glob.iglob(os.path.join(glob.escape(str(folder)), pattern))
+        # Path.glob would refuse an absolute pattern.
+        for path in glob.iglob(str(Path(glob.escape(str(folder)), pattern)))  # noqa: PTH207
     }
     extra = sorted(_relative(path, folder) for path in there - set(masks.values()))
     return [f"{_some_of(extra)}: masks without a photograph"] if extra else []

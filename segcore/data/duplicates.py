@@ -1,4 +1,4 @@
-"""Photographs that look nearly alike on two sides of a split: scores on them would flatter."""
+"""Photographs in different splits that look nearly alike: scores on them would be too good."""
 
 import re
 from collections.abc import Sequence
@@ -11,22 +11,24 @@ from numpy.typing import NDArray
 from segcore.data.splits import Split
 
 NEAR_BITS = 5
-"""Of the 64 bits of a difference hash, how many may differ between photographs called alike."""
+"""Photographs look alike if at most this many of the 64 bits of their hashes differ."""
 
 
 def difference_hash(image_HWC: NDArray[np.uint8]) -> int:
     """64 bits: where a 9×8 grey thumbnail gets brighter from left to right (dHash, N. Krawetz)."""
-    thumbnail = cv2.cvtColor(
-        cv2.resize(image_HWC, (9, 8), interpolation=cv2.INTER_AREA), cv2.COLOR_RGB2GRAY
-    )
-    brighter = thumbnail[:, 1:] > thumbnail[:, :-1]
+    thumbnail = cv2.resize(image_HWC, (9, 8), interpolation=cv2.INTER_AREA)
+    grey = cv2.cvtColor(thumbnail, cv2.COLOR_RGB2GRAY)
+    brighter = grey[:, 1:] > grey[:, :-1]
     return int.from_bytes(np.packbits(brighter).tobytes(), "big")
 
 
 def notes_on_duplicates(
     names: Sequence[str], looks: Sequence[int], splits: Sequence[Split]
 ) -> list[str]:
-    """A note for each pair on two sides of a split (10 at most), and one on how to mend it."""
+    """A note for each pair in two splits (10 at most), and one on how to mend it.
+
+    ``looks`` are ``difference_hash`` of the photographs.
+    """
     look_P = np.array(looks, np.uint64)
     side_P = np.array(splits)
     pairs = []
@@ -47,11 +49,11 @@ def notes_on_duplicates(
 
 
 def _mend(pairs: Sequence[tuple[str, str]], names: Sequence[str]) -> str:
-    """The narrowest of some usual groupings that keeps every pair together and can be split."""
+    """The narrowest of some usual groupings that keeps each pair together and leaves 3 groups."""
     candidates = (
-        r"^(.*?)\d+\D*$",  # The name up to its last number: frames of one flight.
-        r"^(.*)/",  # The folder.
-        r"^([^/]*)/",  # The outermost folder.
+        r"^(.*?)\d+\D*$",  # the name up to its last number: frames of one flight
+        r"^(.*)/",  # the folder
+        r"^([^/]*)/",  # the outermost folder
     )
     for pattern in candidates:
         keys = {name: match.group(1) for name in names if (match := re.search(pattern, name))}

@@ -31,6 +31,15 @@ warnings.filterwarnings("ignore", category=rasterio.errors.NotGeoreferencedWarni
 Image.MAX_IMAGE_PIXELS = None  # Pillow's own limit of 0.18 gigapixels refuses real mosaics.
 
 _DRIVERS = {b"\x89PNG": "PNG", b"\xff\xd8\xff": "JPEG"}
+"""GDAL's drivers, by the first bytes of a file."""
+
+_FAILURES: tuple[tuple[type[Exception], str, str], ...] = (
+    (FileNotFoundError, "does not exist", "put it there, or correct its name"),
+    (UnidentifiedImageError, "is no picture", "allowed: JPEG, PNG, TIFF; replace or remove it"),
+    (MemoryError, "does not fit into memory", "cut it into smaller ones"),
+    # On damaged files decoders raise anything, from IndexError on.
+    (Exception, "can't be read: {}", "copy it again from its source, or remove it"),
+)
 
 
 class ImageError(UserError):
@@ -148,18 +157,9 @@ def naming(path: Path) -> Iterator[None]:
         yield
     except ImageError:
         raise
-    except FileNotFoundError as error:
-        raise ImageError(path, "does not exist", "put it there, or correct its name") from error
-    except UnidentifiedImageError as error:
-        raise ImageError(
-            path, "is no picture", "allowed: JPEG, PNG, TIFF; replace or remove it"
-        ) from error
-    except MemoryError as error:
-        raise ImageError(path, "does not fit into memory", "cut it into smaller ones") from error
-    except Exception as error:  # On damaged files decoders raise anything, from IndexError on.
-        raise ImageError(
-            path, f"can't be read: {error}", "copy it again from its source, or remove it"
-        ) from error
+    except Exception as error:
+        what, mend = next(texts for kind, *texts in _FAILURES if isinstance(error, kind))
+        raise ImageError(path, what.format(error), mend) from error
 
 
 def open_raster(path: Path) -> rasterio.DatasetReader:

@@ -1,4 +1,4 @@
-"""One photograph with its mask → the items of the cache: resized as a whole, or cut into tiles."""
+"""One photograph with its mask → the items that networks see: resized whole, or cut into tiles."""
 
 from collections.abc import Iterator
 from typing import NamedTuple
@@ -11,10 +11,10 @@ from segcore.config import IGNORE_INDEX, Preparation
 
 
 class Grid(NamedTuple):
-    """What becomes of a photograph of a given size."""
+    """Into what a photograph is scaled and cut."""
 
     height_px: int
-    """Of the photograph after scaling; its tiles may reach beyond."""
+    """Of the scaled photograph; its tiles may reach beyond."""
     width_px: int
     rows: int
     columns: int
@@ -61,7 +61,7 @@ def cut_items(
 
 
 def scale_image(image_HWC: NDArray[np.uint8], grid: Grid) -> NDArray[np.uint8]:
-    """A photograph at its grid's size: for training and prediction alike."""
+    """A photograph at the size of its grid, for training and prediction alike."""
     shrinks = image_HWC.shape[0] >= grid.height_px and image_HWC.shape[1] >= grid.width_px
     interpolation = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
     size = (grid.width_px, grid.height_px)
@@ -81,7 +81,7 @@ def locate_classes(
     locations: int,
     rng: np.random.Generator,
 ) -> NDArray[np.int16]:
-    """(row, column) of L = ``locations`` random pixels of each class (KL2); -1: it has fewer."""
+    """(row, column) of L = ``locations`` random pixels of each class (KL2); -1: none left."""
     located_KL2 = np.full((len(class_pixels_K), locations, 2), -1, np.int16)
     for class_index in np.flatnonzero(class_pixels_K):
         pixels = np.flatnonzero(mask_HW == class_index)

@@ -22,7 +22,7 @@ SplitSource = Share | list[str] | str
 
 
 class SplitSpec(BaseModel):
-    """Where each split comes from; without ``train`` everything that is left trains."""
+    """Where each split comes from; without ``train``, everything that is left is for training."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", coerce_numbers_to_str=True)
 
@@ -30,7 +30,7 @@ class SplitSpec(BaseModel):
     val: SplitSource = 0.15
     test: SplitSource = 0.15
     seed: int = Field(default=0, ge=0)
-    """Of the drawn splits: another seed draws others."""
+    """Of the random draw: another seed draws other splits."""
 
     @field_validator("train", "val", "test", mode="before")
     @classmethod
@@ -55,12 +55,8 @@ class SplitSpec(BaseModel):
     @property
     def fractions(self) -> dict[Split, float]:
         """The splits to be drawn at random, except train, which is the rest."""
-        drawn: dict[Split, float] = {}
-        if isinstance(self.val, float):
-            drawn["val"] = self.val
-        if isinstance(self.test, float):
-            drawn["test"] = self.test
-        return drawn
+        sources: dict[Split, SplitSource] = {"val": self.val, "test": self.test}
+        return {split: value for split, value in sources.items() if isinstance(value, float)}
 
 
 class DatasetSpec(BaseModel):
@@ -71,17 +67,18 @@ class DatasetSpec(BaseModel):
     images: str
     """Glob of the photographs."""
     masks: str
-    """Path of a mask; ``{stem}``: the photograph's name without ending, ``{folder}`` its folder."""
+    """Path of a mask. ``{stem}`` is the photograph's name without its ending, ``{folder}`` its
+    folder."""
     classes: list[str] | dict[str, int] | dict[str, Color]
-    """Names of index values 0, 1, …; or each name's index value; or each name's colour."""
+    """Names of the index values 0, 1, …; or the index value of each name; or its colour."""
     ignore_index: Annotated[int, Field(ge=0, le=255)] | None = None
     ignore_colors: list[Color] = Field(default_factory=list)
     group: str | None = None
-    """Regular expression, searched in the photograph's relative path: what its first group (or all
-    of it) matches names a group that never stands on two sides of a split."""
+    """A regular expression that is searched in the photograph's relative path. What its first group
+    (or all of it) matches is the name of a group of photographs that stay in one split."""
     split: SplitSpec = SplitSpec()
     colors: dict[str, Color] = Field(default_factory=dict)
-    """Colours of classes in pictures, where the masks themselves have none."""
+    """Colours of classes in pictures, if the masks themselves have none."""
 
     @field_validator("classes", mode="before")
     @classmethod
@@ -134,35 +131,32 @@ class DatasetSpec(BaseModel):
 
     @property
     def by_color(self) -> bool:
-        """Whether masks are told by colour."""
+        """Whether the colour of a mask's pixel tells its class."""
         return isinstance(self.classes, dict) and isinstance(next(iter(self.classes.values())), str)
 
     @property
     def coding(self) -> MaskCoding:
-        """What mask values mean."""
+        """What the values of masks mean."""
         ignored = [(value, IGNORE_INDEX) for value in self._ignored_values()]
         return MaskCoding(self.by_color, (*self._class_values(), *ignored))
 
     @property
     def class_colors(self) -> tuple[tuple[int, int, int], ...]:
-        """RGB of each class: as ``colors`` or the masks say, or well apart from each other."""
+        """RGB of each class: as ``colors`` or the masks say, else ``spread_color``."""
         own = dict(self.classes) if self.by_color and isinstance(self.classes, dict) else {}
-        given = {name: _number(str(color)) for name, color in {**own, **self.colors}.items()}
+        given = {**own, **self.colors}
         return tuple(
-            (given[name] >> 16, given[name] >> 8 & 255, given[name] & 255)
-            if name in given
-            else spread_color(index)
+            _rgb(str(given[name])) if name in given else spread_color(index)
             for index, name in enumerate(self.class_names)
         )
 
     def _class_values(self) -> list[tuple[int, int]]:
-        values = (
-            self.classes.values() if isinstance(self.classes, dict) else range(len(self.classes))
-        )
-        return [
-            (value if isinstance(value, int) else _number(str(value)), index)
-            for index, value in enumerate(values)
-        ]
+        """Each class's value in masks, with the class."""
+        if not isinstance(self.classes, dict):
+            return [(index, index) for index in range(len(self.classes))]
+        values = self.classes.values()
+        numbers = (value if isinstance(value, int) else _number(value) for value in values)
+        return [(number, index) for index, number in enumerate(numbers)]
 
     def _ignored_values(self) -> list[int]:
         index = [] if self.ignore_index is None else [self.ignore_index]
@@ -190,7 +184,7 @@ def load_spec(path: Path) -> DatasetSpec:
 
 
 class _UniqueKeyLoader(yaml.SafeLoader):
-    """YAML lets a repeated key overwrite its predecessor: a class would vanish in silence."""
+    """Refuses repeated keys: in YAML the last one wins, so a class would be lost unnoticed."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         keys = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
@@ -203,6 +197,11 @@ class _UniqueKeyLoader(yaml.SafeLoader):
 
 def _number(color: str) -> int:
     return int(color.removeprefix("#"), 16)
+
+
+def _rgb(color: str) -> tuple[int, int, int]:
+    red, green, blue = bytes.fromhex(color.removeprefix("#"))
+    return red, green, blue
 
 
 def spread_color(index: int) -> tuple[int, int, int]:

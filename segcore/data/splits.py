@@ -1,4 +1,5 @@
-"""Which photographs train, validate and test: random, stratified by the rare classes; folds."""
+"""Which photographs are for training, validation and test: random, but with a share of each class
+in every split; and the same for folds."""
 
 from collections.abc import Mapping, Sequence
 from typing import Literal, TypeVar, get_args
@@ -12,7 +13,7 @@ Split = Literal["train", "val", "test"]
 SPLITS: tuple[Split, ...] = get_args(Split)
 
 Side = TypeVar("Side", Split, int)
-"""Of a random division: a split, or a fold's number."""
+"""One side of a random division: a split, or the number of a fold."""
 
 
 def assign_splits(
@@ -24,9 +25,9 @@ def assign_splits(
 ) -> list[Split]:
     """Give each of P photographs its split, so that every split has its share of every class.
 
-    ``fractions`` of all photographs go to the splits it names, the rest to train. Photographs of
-    one group stay together, and follow one that ``fixed`` (P entries, None: to be drawn) has
-    placed. Photographs without a labelled pixel count as nothing.
+    ``fractions`` of all photographs go to the splits that it names, the rest to train. Photographs
+    of one group stay together; a group follows its photograph whose split is ``fixed`` (P entries,
+    None: to be drawn). Photographs without a labelled pixel don't count.
 
     Iterative stratification: Sechidis, Tsoumakas, Vlahavas, "On the Stratification of Multi-Label
     Data", ECML PKDD 2011, algorithm 1, on groups instead of single examples.
@@ -69,9 +70,10 @@ def assign_folds(
 def _weigh(
     class_pixels_PK: NDArray[np.int64], groups: Sequence[str]
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Each photograph's group as a number, and what the groups weigh.
+    """The group of each photograph as a number, and the weight of each group.
 
-    That is for each class the photographs of the group that hold it, and last all labelled ones.
+    The weight is, for each class, the number of the group's photographs that hold it; the last
+    entry is the number of its labelled photographs.
     """
     names, group_P = np.unique(np.asarray(groups, dtype=str), return_inverse=True)
     holds_PK = np.column_stack([class_pixels_PK > 0, class_pixels_PK.sum(axis=1) > 0])
@@ -86,9 +88,10 @@ def _draw(
     fixed_groups: Mapping[int, Side],
     rng: np.random.Generator,
 ) -> dict[int, Side]:
-    """Hand out the groups that aren't fixed, those of the rarest class first, where it lacks.
+    """Give each group that isn't fixed to the side that lacks its rarest class most.
 
-    ``lacks_K``: how much of each class every side is to get. What weighs nothing goes to the last.
+    ``lacks_K`` is how much of each class every side is still to get. Groups without labelled
+    pixels go to the last side.
     """
     last = list(lacks_K)[-1]
     for group, side in fixed_groups.items():
@@ -100,11 +103,11 @@ def _draw(
     while left:
         left_K = weight_GK[left].sum(axis=0)
         if not left_K.any():
-            return drawn | dict.fromkeys(left, last)  # nothing labelled: weighs nothing
+            return drawn | dict.fromkeys(left, last)
         rarest = int(np.argmin(np.where(left_K > 0, left_K, np.iinfo(np.int64).max)))
         holders = sorted((g for g in left if weight_GK[g, rarest]), key=lambda g: -weight_GK[g, -1])
         for group in holders:
-            # Of sides that lack the class equally, the one that lacks most photographs.
+            # Of the sides that lack the class equally, take the one that lacks most photographs.
             side = max(lacks_K, key=lambda s: (lacks_K[s][rarest], lacks_K[s][-1]))
             drawn[group] = side
             lacks_K[side] = lacks_K[side] - weight_GK[group]
@@ -117,8 +120,11 @@ def _fill_empty_splits(
     fixed_groups: dict[int, Split],
     weight_GK: NDArray[np.int64],
 ) -> None:
-    """Move to each split without a labelled photograph the group that its split misses least."""
-    # A group's share of each class, summed: small for few photographs of common classes.
+    """Move a group to each split that has no labelled photograph: the group that is missed least.
+
+    A group's worth is the sum of its shares of each class: small for few photographs of common
+    classes.
+    """
     worth_G = (weight_GK / np.maximum(weight_GK.sum(axis=0), 1)).sum(axis=1)
 
     def members(split: Split, groups: Mapping[int, Split]) -> list[int]:

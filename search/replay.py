@@ -20,6 +20,7 @@ from search.trials.worker import best_checkpoint, prepare_process
 from segcore.config import TrialConfig
 from segcore.data.prepared import PreparedData
 from segcore.data.preparing import prepare_data
+from segcore.devices import choose_device
 from segcore.errors import TrainingFailedError, UserError
 from segcore.training.checkpoint import CheckpointInfo
 from segcore.training.fit import EpochResult, fit
@@ -42,7 +43,7 @@ class ReplayOptions:
     """Stop after this many. Default: as many as the trial had."""
     out: Path | None = None
     """Folder for the checkpoint of the last epoch. Default: none is kept."""
-    device: Literal["cpu", "cuda"] | None = None
+    device: Literal["cpu", "cuda", "mps"] | None = None
     """Default: CUDA, unless the search gave its trials no GPU."""
     tolerance: float = 0.0
     """How far a score may be from the stored one and still count as equal."""
@@ -129,11 +130,9 @@ def _train(
     weights_dir: Path,
 ) -> Iterator[EpochResult]:
     """Train as a worker does, with as many threads: they determine the order of sums."""
-    has_gpu = torch.cuda.is_available()
-    if options.device == "cuda" and not has_gpu:
-        raise UserError("--device cuda: torch finds none here; use cpu")
-    wants_gpu = options.device == "cuda" if options.device else searched.gpus_per_trial != 0
-    device = prepare_process(searched.cpus_per_trial, float(has_gpu and wants_gpu))
+    had_gpu = searched.gpus_per_trial != 0 and torch.cuda.is_available()
+    device = choose_device(options.device or ("cuda" if had_gpu else "cpu"))
+    prepare_process(searched.cpus_per_trial, gpus=float(device.type == "cuda"))
     return fit(
         past.config,
         data,

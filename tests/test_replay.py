@@ -102,6 +102,16 @@ def test_a_trial_that_failed_fails_again_for_the_same_reason(
     assert capsys.readouterr().out.count("loss became nan in epoch 1, step 2 of 2") == 2
 
 
+@pytest.mark.parametrize("device", ["cuda", "mps"])
+def test_a_device_that_is_not_here_is_refused(
+    run: RunFolder, device: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    if device == (torch.accelerator.current_accelerator() or torch.device("cpu")).type:
+        pytest.skip(f"{device} is here")
+    assert replay.main([str(run.path), "0", "--device", device]) == 2
+    assert f"device '{device}' can't be used" in capsys.readouterr().err
+
+
 def test_other_versions_and_fewer_images_at_once_are_said(
     run: RunFolder, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

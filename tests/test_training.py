@@ -16,6 +16,7 @@ from segcore.training.fit import DivergedError, EpochResult, fit
 from segcore.training.optim import lr_factor
 
 CPU = torch.device("cpu")
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def config(**values: object) -> TrialConfig:

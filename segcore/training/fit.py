@@ -118,7 +118,15 @@ def time_steps(
     network has random weights, because a step takes equally long with any.
     """
     random = config.model_copy(update={"encoder_weights": None})
-    return _Training(random, data, device, None, loader_workers).time_steps(steps, loading)
+    training = _Training(random, data, device, None, loader_workers)
+    batches = training.batches()
+    first = next(batches)
+    training.step(*first).item()  # item() waits for the device.
+    started = time.perf_counter()
+    for _ in range(steps):
+        loss = training.step(*(next(batches) if loading else first))
+    loss.item()
+    return (time.perf_counter() - started) / steps
 
 
 class _Training:
@@ -253,17 +261,11 @@ class _Training:
         assert isinstance(network, SegmentationNetwork)  # for the type checker: torch says Module
         return network
 
-    def time_steps(self, steps: int, loading: bool) -> float:
+    def batches(self) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        """Batches of training images and masks on the device, without end."""
         self._network.train()
-        batches = itertools.chain.from_iterable(itertools.repeat(self._train_loader))
-        first = to_device(next(batches), self._device)
-        self._step(*first[:2]).item()  # item() waits for the device.
-        started = time.perf_counter()
-        for _ in range(steps):
-            image_NCHW, mask_NHW, _ = to_device(next(batches), self._device) if loading else first
-            loss = self._step(image_NCHW, mask_NHW)
-        loss.item()
-        return (time.perf_counter() - started) / steps
+        for batch in itertools.chain.from_iterable(itertools.repeat(self._train_loader)):
+            yield to_device(batch, self._device)[:2]
 
     def _train_epoch(self) -> tuple[float, NDArray[np.int64]]:
         """One pass over the epoch's images; their mean loss, and the pixels of each class."""
@@ -279,7 +281,7 @@ class _Training:
             factor = lr_factor(self._config, epochs_done, self._score_history)
             set_lr(self._optimizer, factor)
             image_NCHW, mask_NHW, _ = to_device(batch, self._device)
-            unseen.append(self._step(image_NCHW, mask_NHW))
+            unseen.append(self.step(image_NCHW, mask_NHW))
             # This runs on the host while the device works: on CUDA, bincount waits for the device.
             pixels += torch.bincount(batch[1].flatten(), minlength=IGNORE_INDEX + 1)
             if len(unseen) == LOOK_EVERY_STEPS or step + 1 == steps:
@@ -299,7 +301,7 @@ class _Training:
             )
         return losses_S
 
-    def _step(self, image_NCHW: torch.Tensor, mask_NHW: torch.Tensor) -> torch.Tensor:
+    def step(self, image_NCHW: torch.Tensor, mask_NHW: torch.Tensor) -> torch.Tensor:
         """Do one step of the optimizer; return the loss of its batch."""
         loss = self._micro_batches.attempt(partial(self._backward, image_NCHW, mask_NHW))
         if self._config.clip_norm is not None:

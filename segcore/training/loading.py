@@ -145,16 +145,12 @@ class TrainingImages(Dataset[Batch]):
 
 
 class PlainImages(Dataset[Batch]):
-    """Items without augmentation, in the given order; an index is a position in ``items_M``."""
+    """Images without augmentation; an index is an item."""
 
-    def __init__(self, data: PreparedData, items_M: NDArray[np.int64]) -> None:
-        self._data, self._items_M = data, items_M
+    def __init__(self, data: PreparedData) -> None:
+        self._data = data
 
-    def __len__(self) -> int:
-        return len(self._items_M)
-
-    def __getitem__(self, position: int) -> Batch:
-        item = int(self._items_M[position])
+    def __getitem__(self, item: int) -> Batch:
         return _to_tensors(self._data.images_MHWC[item], self._data.masks_MHW[item], item)
 
 
@@ -200,7 +196,8 @@ def plain_loader(
     pin_memory: bool,
 ) -> DataLoader[Batch]:
     """A loader of items without augmentation, in their order; the last batch may be smaller."""
-    return _loader(PlainImages(data, items_M), workers, pin_memory, batch_size=batch_size)
+    how = {"sampler": items_M.tolist(), "batch_size": batch_size}
+    return _loader(PlainImages(data), workers, pin_memory, **how)
 
 
 def to_device(

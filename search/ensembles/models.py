@@ -31,8 +31,10 @@ class Model:
 
     @classmethod
     def mean_of(cls, name: str, trials: Sequence["Model"], weights: Sequence[float]) -> "Model":
-        """The weighted mean of trials; those with a weight of 0 are left out."""
+        """The weighted mean of trials without those of weight 0; a trial alone stays what it is."""
         pairs = [(trial, weight) for trial, weight in zip(trials, weights, strict=True) if weight]
+        if len(pairs) == 1:
+            return pairs[0][0]
         return cls(
             name,
             {trial.number: weight for trial, weight in pairs},

@@ -81,8 +81,9 @@ def result_text(result: SearchResult) -> str:
     metric, single, chosen = result.metric, result.single, result.ensemble
     models = [(f"best single ({single.name})", single)]
     headline = f"[bold]{chosen.name.capitalize()}[/]: no ensemble was better than it alone"
+    if chosen.trials != single.trials:
+        models.insert(0, ("ensemble" if len(chosen.trials) > 1 else chosen.name, chosen))
     if len(chosen.trials) > 1:
-        models.insert(0, ("ensemble", chosen))
         headline = f"[bold]Ensemble[/] of {chosen.members}"
     models += [(model.name, model) for model in result.alternatives]
     held_out = ""

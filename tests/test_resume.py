@@ -1,6 +1,7 @@
 """A search that goes on must be the same search: otherwise its trials could not be compared."""
 
 import shutil
+import sys
 from pathlib import Path
 
 import pytest
@@ -19,7 +20,7 @@ def begun(tmp_path: Path, blocks: Path, monkeypatch: pytest.MonkeyPatch) -> Path
     """The folder of a search that has just begun, beside its data and its space."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(tmp_path)
-    monkeypatch.delitem(run.sys.modules, "resumed_space", raising=False)
+    monkeypatch.delitem(sys.modules, "resumed_space", raising=False)
     shutil.copytree(blocks, tmp_path / "data")
     (tmp_path / "resumed_space.py").write_text(SPACE)
     options = SearchOptions(data=str(tmp_path / "data"), space="resumed_space", max_epochs=3)
@@ -27,7 +28,7 @@ def begun(tmp_path: Path, blocks: Path, monkeypatch: pytest.MonkeyPatch) -> Path
     folder.path.mkdir(parents=True)
     plan = make_plan(options, folder)
     folder.write(RunRecord("id", plan.options, plan.identity))
-    monkeypatch.delitem(run.sys.modules, "resumed_space")
+    monkeypatch.delitem(sys.modules, "resumed_space")
     return folder.path
 
 

@@ -28,14 +28,14 @@ MAX_SAMPLES = 5_000
 """… or after this many altogether."""
 
 MAX_TRIALS = 1_000_000
-"""Seeds of trials of two searches, with other seeds, never coincide below this number."""
+"""Two searches with different seeds share no trial's seed, below this number of trials."""
 
 SpaceFunction = Callable[[BaseTrial], TrialConfig]
 
 
 @dataclass(frozen=True)
 class Space:
-    """A search space: a function of the user's, and known-good points of it."""
+    """A search space: a user's function, and parameters that are known to be good."""
 
     path: str
     function: SpaceFunction
@@ -92,8 +92,8 @@ def load_space(path: str) -> Space:
 def sample_space(space: Space, options: SearchOptions) -> list[TrialConfig]:
     """Configurations that between them name every network, loss and augmentation of the space.
 
-    One for each distinct combination that random sampling finds, and with it the smallest batch:
-    that is the hardest on batch normalisation.
+    There is one for each distinct combination that random sampling finds. Its batch is the smallest
+    that was found, because small batches are the hardest for batch normalisation.
     """
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
@@ -113,7 +113,7 @@ def sample_space(space: Space, options: SearchOptions) -> list[TrialConfig]:
 
 
 def network_key(config: TrialConfig) -> tuple[object, ...]:
-    """What tells one network from another: two of the same key are built alike."""
+    """What tells one network from another: networks with the same key are built alike."""
     kwargs = tuple(sorted(config.model_kwargs.items()))
     return (config.architecture, config.encoder, config.encoder_weights, kwargs, config.preparation)
 

@@ -54,7 +54,7 @@ class TrialRow:
 
     @cached_property
     def config(self) -> TrialConfig | None:
-        """Checked only where it is asked for: the driver reads all rows at each trial's end."""
+        """Parsed when it is first asked for: the driver reads all rows whenever a trial ends."""
         return TrialConfig.from_dict(self.plain_config) if self.plain_config else None
 
     @cached_property
@@ -88,10 +88,10 @@ def _row(trial: FrozenTrial) -> TrialRow:
 
 
 def like_the_best(rows: Sequence[TrialRow]) -> set[int]:
-    """Numbers of the trials that can't be told from the best one, which isn't among them.
+    """Numbers of the trials that may be as good as the best one, which isn't among them.
 
-    The 95 % interval of the difference holds 0. Trials of another fold, which have other
-    photographs, can't be compared.
+    For these, the 95 % interval of the difference to the best score holds 0. Trials of another fold
+    have other photographs, and can't be compared.
     """
     known = [(row, row.resampled) for row in rows if row.resampled is not None]
     if not known:

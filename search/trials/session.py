@@ -235,7 +235,9 @@ class _Watcher(tune.Callback, tune.Stopper):
             return  # nothing is wrong with this trial: the next session runs it
         failure = result.get("failure")
         if failure is None:
-            self._close_run(trial, status_of(result), None)
+            # A resumed trial that had nothing left to train has no result of its own: it finished.
+            status: Status = "finished" if result.get("finished", True) else "stopped"
+            self._close_run(trial, status, None)
             return
         self.faults.failed(failure)
         if "traceback" in result:
@@ -285,14 +287,6 @@ class _Watcher(tune.Callback, tune.Stopper):
             yield
         except StorageError as error:
             self.progress.say(str(error))
-
-
-def status_of(result: Mapping[str, Any]) -> Status:
-    """Whether a trial ended by itself or was stopped, from its last result.
-
-    A resumed one that had nothing left to train has no result of its own: it is finished.
-    """
-    return "finished" if result.get("finished", True) else "stopped"
 
 
 def _our_metrics(result: Mapping[str, Any]) -> dict[str, float]:

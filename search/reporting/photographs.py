@@ -2,7 +2,7 @@
 
 import base64
 import io
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import cv2
@@ -14,7 +14,7 @@ from search.runs.result import PhotoScore
 from segcore.config import IGNORE_INDEX
 from segcore.data.prepared import PreparedData
 from segcore.predicting.ensemble import Ensemble
-from segcore.predicting.pictures import IGNORED_COLOR, Color
+from segcore.predicting.pictures import Color, colour_mask
 
 PER_KIND = 4
 LONGER_SIDE_PX = 420
@@ -92,12 +92,10 @@ def _photograph(image_HWC: NDArray[np.uint8]) -> str:
     return _data_uri(picture, "JPEG", quality=82)
 
 
-def _mask(mask_HW: NDArray[np.uint8], class_colors: Iterable[Color]) -> str:
+def _mask(mask_HW: NDArray[np.uint8], class_colors: Sequence[Color]) -> str:
     # With a palette as PNG, because JPEG would blur the borders and be larger.
-    picture = Image.fromarray(_scaled(mask_HW, cv2.INTER_NEAREST), mode="P")
-    palette = [channel for color in class_colors for channel in color]
-    palette += list(IGNORED_COLOR) * (256 - len(palette) // 3)
-    picture.putpalette(palette)
+    picture = Image.fromarray(_scaled(mask_HW, cv2.INTER_NEAREST))
+    picture.putpalette(colour_mask(np.arange(256), class_colors).tobytes())
     return _data_uri(picture, "PNG", optimize=True)
 
 

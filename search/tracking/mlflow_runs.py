@@ -97,7 +97,6 @@ class MlflowRuns:
         if runs:
             run_id = runs[0].info.run_id
             self._client.update_run(run_id, status="RUNNING")
-            self._log_tags(run_id, tags)
             if "segsearch.reason" in runs[0].data.tags:
                 self._client.delete_tag(run_id, "segsearch.reason")
         else:
@@ -107,7 +106,7 @@ class MlflowRuns:
             run_id = run.info.run_id
         self._run_ids[number] = run_id
         params = [Param(key, str(value)) for key, value in record["params"].items()]
-        self._client.log_batch(run_id, params=params, synchronous=True)
+        self._log(run_id, tags, params)
 
     def _log_artifact(self, record: Record) -> None:
         run_id = self._run_id(record["trial"])
@@ -135,16 +134,16 @@ class MlflowRuns:
         number, status = record["trial"], record["status"]
         run_id = self._run_id(number)
         reason = {"segsearch.reason": record["reason"]} if record["reason"] else {}
-        self._log_tags(run_id, {"segsearch.status": status, **reason})
+        self._log(run_id, {"segsearch.status": status, **reason})
         self._client.set_terminated(run_id, RUN_STATUS[status], record["time_ms"])
         # A server that hung may have created the run long after we gave up and created another.
         for run in self._find(number):
             if run.info.run_id != run_id:
                 self._client.delete_run(run.info.run_id)
 
-    def _log_tags(self, run_id: str, tags: Mapping[str, str]) -> None:
+    def _log(self, run_id: str, tags: Mapping[str, str], params: Sequence[Param] = ()) -> None:
         entities = [RunTag(key, value) for key, value in tags.items()]
-        self._client.log_batch(run_id, tags=entities, synchronous=True)
+        self._client.log_batch(run_id, params=params, tags=entities, synchronous=True)
 
     def _run_id(self, number: int | None) -> str:
         if number not in self._run_ids:

@@ -19,11 +19,10 @@ from mlflow.pyfunc import PythonModel
 from PIL import Image
 from pydantic import BaseModel
 
-from segcore.config import IGNORE_INDEX
 from segcore.data.images import read_image
 from segcore.errors import UserError
 from segcore.predicting.ensemble import Ensemble
-from segcore.predicting.pictures import IGNORED_COLOR
+from segcore.predicting.pictures import colour_mask
 
 
 class Photograph(BaseModel):
@@ -59,9 +58,8 @@ class ServedEnsemble(PythonModel):  # type: ignore[misc]  # mlflow has no types 
             mask_HW = self._ensemble.predict(_decode(photograph.image))
         except UserError as error:
             raise MlflowException(str(error), error_code=INVALID_PARAMETER_VALUE) from error
-        picture = Image.fromarray(mask_HW, mode="P")
-        palette = [channel for color in self._ensemble.class_colors for channel in color]
-        picture.putpalette(palette + list(IGNORED_COLOR) * (IGNORE_INDEX + 1 - len(palette) // 3))
+        picture = Image.fromarray(mask_HW)
+        picture.putpalette(colour_mask(np.arange(256), self._ensemble.class_colors).tobytes())
         file = io.BytesIO()
         picture.save(file, "PNG")
         pixels_K = np.bincount(mask_HW.ravel(), minlength=len(self._ensemble.class_names))

@@ -33,26 +33,35 @@ COMMANDS = {
 }
 
 COMPLETION = ("--tyro-print-completion", "--tyro-write-completion")
-"""Tyro's own options. The first one takes bash, zsh or fish; the second one a file after that."""
+"""Tyro's own options. Both take a shell, and the second one also a file to write."""
+SHELLS = ("bash", "zsh", "fish")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Do one command, and return its exit code; 2 where there is no such command."""
     arguments = sys.argv[1:] if arguments is None else arguments
-    first = arguments[0] if arguments else "--help"
-    if first in COMPLETION:
-        parsers = {name: _attribute(c.module, c.options) for name, c in COMMANDS.items()}
-        tyro.extras.subcommand_cli_from_dict(parsers, prog="segsearch", args=arguments)
     prog = "python -m search" if Path(sys.argv[0]).name == "__main__.py" else "segsearch"
+    first = arguments[0] if arguments else "--help"
     if first in COMMANDS:
-        command = _attribute(COMMANDS[first].module, "main")
+        command = _imported(COMMANDS[first].module, "main")
         return int(command(arguments[1:], prog=f"{prog} {first}"))
+    if first in COMPLETION:
+        return run_command(lambda: _complete(arguments))
     return run_command(lambda: _show_commands(first, prog))
 
 
-def _attribute(module: str, name: str) -> Callable[..., Any]:
+def _imported(module: str, name: str) -> Callable[..., Any]:
     found: Callable[..., Any] = getattr(import_module(module), name)
     return found
+
+
+def _complete(arguments: Sequence[str]) -> int:
+    """Have tyro print or write a shell's completion of all commands; it exits."""
+    if len(arguments) < 2 or arguments[1] not in SHELLS:
+        raise UserError(f"{arguments[0]}: needs a shell; allowed are {', '.join(SHELLS)}")
+    options = {name: _imported(c.module, c.options) for name, c in COMMANDS.items()}
+    tyro.extras.subcommand_cli_from_dict(options, prog="segsearch", args=arguments)
+    return 0
 
 
 def _show_commands(first: str, prog: str) -> int:

@@ -34,7 +34,7 @@ from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import BaseTrial
 
-from search.reporting.terminal import BAD_INPUT
+from search.reporting.command_line import BAD_INPUT
 from search.runs.folder import RunFolder
 from search.runs.rows import STATUS
 from search.tracking.outbox import Outbox

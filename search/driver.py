@@ -1,4 +1,7 @@
-"""A search from its options to its ensemble: what ``python -m search.run`` does, step by step."""
+"""A search from its options to its result, step by step.
+
+``search`` is what ``python -m search.run`` does, and ``check`` what its --dry-run does.
+"""
 
 import dataclasses
 import re
@@ -6,6 +9,7 @@ import secrets
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 from rich.console import Console
@@ -15,14 +19,15 @@ from search.ensembles.folds import folded_trials, open_folds
 from search.ensembles.models import Model, best_trials
 from search.planning.plan import Plan, default_name, make_plan
 from search.reporting.page import REPORT, write_report
-from search.reporting.terminal import leaderboard_table, result_text
+from search.reporting.terminal import leaderboard_table, next_steps, result_text
 from search.runs.folder import RunFolder, RunRecord
 from search.runs.options import SearchOptions
+from search.runs.result import SearchResult
 from search.runs.rows import TrialRow, read_rows, show_duration
 from search.runs.storage import Location
 from search.runs.study import SearchStudy
 from search.tracking.addresses import default_uri, serve_command, ui_command
-from search.tracking.check import check
+from search.tracking.check import check as check_tracking
 from search.tracking.registry import model_record
 from search.tracking.tracker import Tracker
 from search.trials.cluster import Slots, check_shared, connected
@@ -38,185 +43,85 @@ EXPERIMENT = "segsearch"
 """MLflow's experiment: the searches of one tracking server stand in it side by side."""
 
 
-def search(options: SearchOptions, console: Console) -> bool:
-    """Search, ensemble and report; False where Ctrl-C ended it early.
+def search(options: SearchOptions, *, progress: bool = False) -> SearchResult:
+    """Run the trials, make an ensemble of the best ones, and say how good it is.
 
-    Raises ``UserError`` before anything is trained, where something can't work.
+    Nothing is printed unless ``progress``: then each step and each trial that ends get a line, and
+    a bar shows the rest. In a notebook the bar needs the package ipywidgets; the lines don't.
+
+    Raises ``UserError`` where something can't work, if it can be known before anything is trained.
+    Ctrl-C (in a notebook, its stop button) ends the search gently: all is saved, and the text of
+    the ``KeyboardInterrupt`` says how to go on.
     """
-    options.check_complete()
-    run, record = _open_run(options)
-    uri = _tracking_uri(options, run)
-    check(uri, EXPERIMENT)
-    console.print(f"[bold]{run.path.name}[/]: checking the space, the data and the networks …")
-    plan = make_plan(options, run)
-    _check_identity(plan, record)
-    with connected(options) as slots:
-        if options.address is not None:
-            check_shared(run.storage)
-        needed_bytes = check_space(plan, slots)
-        if options.dry_run:
-            _print_plan(plan, slots, needed_bytes, console)
-            return True
-        if record is None:
-            record = RunRecord(secrets.token_hex(8), options, plan.identity)
-        record = dataclasses.replace(record, options=options)
-        run.write(record)
-        with _tracking(plan, record, uri) as tracker:
-            try:
-                _search(plan, record, slots, tracker, uri, console)
-            except KeyboardInterrupt:
-                tracker.end_search("stopped", "interrupted")
-                console.print(
-                    "\nInterrupted; nothing is lost. Go on with:\n"
-                    f"  python -m search.run --resume {run.address}",
-                    soft_wrap=True,
-                )
-                return False
-            except UserError as error:
-                tracker.end_search("failed", str(error))
-                raise
-            except OSError as error:
-                if error.errno not in DISK_FULL:
-                    raise
-                raise UserError(
-                    f"{run.address}: the disk is full; make room, then go on with "
-                    f"--resume {run.address}"
-                ) from error
-    return True
+    if options.dry_run:
+        raise UserError("dry_run is for the command line; call search.check(options) instead")
+    console = Console(highlight=False, quiet=not progress)
+    hint = "Interrupted before the first trial started; nothing was trained."
+    try:
+        with _opened(options, console) as setup:
+            hint = (
+                "Interrupted; nothing is lost. Go on with:\n"
+                f"  python -m search.run --resume {setup.plan.run.address}"
+            )
+            return _search(setup)
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt(hint) from None
 
 
-def _tracking_uri(options: SearchOptions, run: RunFolder) -> str:
-    if options.tracking_uri is not None:
-        return options.tracking_uri
-    if run.home is not None:
-        raise UserError(
-            f"--out {options.out}: MLflow's embedded database can't stand in a bucket; give "
-            "--tracking-uri, on a cluster of cluster.yaml http://127.0.0.1:5000"
-        )
-    return default_uri(run.path.parent)
+@dataclass(frozen=True)
+class Forecast:
+    """What a search would take. ``str()`` says more of its plan."""
+
+    time_s: float
+    """Estimated from a few measured steps of each network."""
+    checkpoints_bytes: int
+    """How much the checkpoints take at most."""
+    text: str
+
+    def __str__(self) -> str:
+        return self.text
+
+
+def check(options: SearchOptions, *, progress: bool = False) -> Forecast:
+    """Try everything that can fail, and estimate how long a search will take; train nothing.
+
+    ``progress`` is as in ``search``. Raises ``UserError`` where something can't work.
+    """
+    with _opened(options, Console(highlight=False, quiet=not progress)) as setup:
+        time_s = estimate_s(setup.plan, setup.slots)
+        return Forecast(time_s, setup.checkpoints_bytes, _plan_text(setup, time_s))
+
+
+@dataclass(frozen=True)
+class _Setup:
+    """All that the steps of a search need."""
+
+    plan: Plan
+    record: RunRecord
+    tracking_uri: str
+    slots: Slots
+    checkpoints_bytes: int
+    """How much checkpoints may take at most."""
+    console: Console
 
 
 @contextmanager
-def _tracking(plan: Plan, record: RunRecord, uri: str) -> Iterator[Tracker]:
-    """The search's tracker; when it has delivered what it could, the bucket gets all files."""
-    try:
-        with Tracker(
-            uri,
-            experiment=EXPERIMENT,
-            search_name=plan.name,
-            search_id=record.search_id,
-            score=plan.options.score_key,
-            outbox=plan.run.outbox,
-        ) as tracker:
-            yield tracker
-    finally:
-        plan.run.push()
-
-
-def _search(
-    plan: Plan, record: RunRecord, slots: Slots, tracker: Tracker, uri: str, console: Console
-) -> None:
-    rows = _run_study(plan, open_plan_study(plan), slots, tracker, console)
-    console.print()
-    console.print(leaderboard_table(rows, plan.options.metric))
-    if plan.options.folds > 1:
-        trials = _train_folds(plan, record, rows, slots, uri, console)
-    else:
-        trials = best_trials(plan, rows)
-    console.print("Choosing an ensemble …")
-    built = build_ensemble(plan, trials, slots)
-    model = _model_name(plan.options.data)
-    _log_best_trials(plan, built, tracker)
-    tracker.register(model_record(model, plan.run.ensemble, built.result))
-    tracker.end_search("finished")
-    write_report(plan.run, allow_plugins=True)  # the driver has run them already
-    console.print(f"\n{result_text(built.result)}", soft_wrap=True)
-    console.print(
-        f"\nReport          {plan.run.address}/{REPORT}\n"
-        f"Compare trials  {ui_command(uri)}\n"
-        f"                and open {tracker.trials_url}\n"
-        f"Predict         python -m search.predict {plan.run.address}/ensemble PHOTOS --overlay\n"
-        f"Serve           {serve_command(uri, model)}",
-        soft_wrap=True,
-    )
-
-
-def _model_name(data: str | None) -> str:
-    """The registered model's: after the data set's folder or the last part of its address."""
-    if data is None:
-        return "segsearch-scenes"
-    location = Location.parse(data)
-    path = Path(location.path)
-    name = path.resolve().name if location.is_local else path.name
-    return re.sub(r"[/:\s]+", "-", f"segsearch-{name}")
-
-
-def _train_folds(
-    plan: Plan,
-    searched: RunRecord,
-    rows: Sequence[TrialRow],
-    slots: Slots,
-    uri: str,
-    console: Console,
-) -> list[Model]:
-    """Train the best trials on every fold: a run of its own, in MLflow too."""
-    console.print(f"Training the best trials on {plan.options.folds} folds …")
-    fold_plan, study = open_folds(plan, rows)
-    record = RunRecord(f"{searched.search_id}-folds", fold_plan.options, fold_plan.identity)
-    fold_plan.run.write(record)
-    with _tracking(fold_plan, record, uri) as tracker:
-        try:
-            _run_study(fold_plan, study, slots, tracker, console)
-        except BaseException as error:
-            tracker.end_search("stopped", str(error) or "interrupted")
-            raise
-        tracker.end_search("finished")
-    return folded_trials(fold_plan, study, rows)
-
-
-def _run_study(
-    plan: Plan, study: SearchStudy, slots: Slots, tracker: Tracker, console: Console
-) -> list[TrialRow]:
-    """Run what the study lacks; its trials, best first. KeyboardInterrupt where Ctrl-C ended it."""
-    options = plan.options
-    # Parameters are what can't change when the search is resumed; MLflow would refuse that.
-    tracker.start_search(
-        plan.identity,
-        {
-            "trials": str(options.trials),
-            "time_budget": str(options.time_budget),
-            "seed": str(options.seed),
-            "gpus_per_trial": f"{slots.gpus_per_trial:g}",
-            **versions(),
-        },
-    )
-    console.print(
-        f"{options.trials} trials of up to {options.max_epochs} epochs, {slots.count} at a time, "
-        f"on {_training_images(plan)} training images · Ctrl-C stops gently",
-        soft_wrap=True,
-    )
-    ended = sum(trial.state.is_finished() for trial in study.get_trials(deepcopy=False))
-    with SearchProgress(
-        console, metric=options.metric, planned_trials=options.trials, ended_trials=ended
-    ) as progress:
-        started = time.monotonic()
-        run_trials(plan, study, slots, tracker, progress)
-        spent_s = time.monotonic() - started
-    rows = read_rows(study)
-    unfinished = [row.number for row in rows if row.status == "running"]
-    out_of_time = options.time_budget_s is not None and spent_s >= options.time_budget_s
-    for number in unfinished:
-        tracker.end_trial(number, "stopped", "out of time" if out_of_time else "interrupted")
-    if (unfinished or len(rows) < options.trials) and not out_of_time:
-        raise KeyboardInterrupt  # Ray Tune took it for its own, and ended gently
-    return rows
-
-
-def _training_images(plan: Plan) -> int:
-    if plan.searched is None:
-        return len(plan.data.items("train"))
-    searched = len(plan.data.items("train")) + len(plan.data.items("val"))
-    return searched * (plan.options.folds - 1) // plan.options.folds
+def _opened(options: SearchOptions, console: Console) -> Iterator[_Setup]:
+    """Open the run, check all that can fail, and connect to Ray. Nothing is written to the run."""
+    options.check_complete()
+    run, record = _open_run(options)
+    uri = _tracking_uri(options, run)
+    check_tracking(uri, EXPERIMENT)
+    console.print(f"[bold]{run.path.name}[/]: checking the space, the data and the networks …")
+    plan = make_plan(options, run, progress=not console.quiet)
+    if record is None:
+        record = RunRecord(secrets.token_hex(8), options, plan.identity)
+    _check_identity(plan, record)
+    record = dataclasses.replace(record, options=options)
+    with connected(options) as slots:
+        if options.address is not None:
+            check_shared(run.storage)
+        yield _Setup(plan, record, uri, slots, check_space(plan, slots), console)
 
 
 def _open_run(options: SearchOptions) -> tuple[RunFolder, RunRecord | None]:
@@ -234,9 +139,18 @@ def _open_run(options: SearchOptions) -> tuple[RunFolder, RunRecord | None]:
     return run, None
 
 
-def _check_identity(plan: Plan, record: RunRecord | None) -> None:
-    if record is None:
-        return
+def _tracking_uri(options: SearchOptions, run: RunFolder) -> str:
+    if options.tracking_uri is not None:
+        return options.tracking_uri
+    if run.home is not None:
+        raise UserError(
+            f"--out {options.out}: MLflow's embedded database can't stand in a bucket; give "
+            "--tracking-uri, on a cluster of cluster.yaml http://127.0.0.1:5000"
+        )
+    return default_uri(run.path.parent)
+
+
+def _check_identity(plan: Plan, record: RunRecord) -> None:
     changed = [
         f"{name}: was {record.identity.get(name)}, is {value}"
         for name, value in plan.identity.items()
@@ -249,6 +163,128 @@ def _check_identity(plan: Plan, record: RunRecord | None) -> None:
         )
 
 
+def _search(setup: _Setup) -> SearchResult:
+    plan, console = setup.plan, setup.console
+    with _tracked(setup) as tracker:
+        rows = _run_study(setup, open_plan_study(plan), tracker)
+        console.print()
+        console.print(leaderboard_table(rows, plan.options.metric))
+        folded = plan.options.folds > 1
+        models = _train_folds(setup, rows) if folded else best_trials(plan, rows)
+        console.print("Choosing an ensemble …")
+        built = build_ensemble(plan, models, setup.slots)
+        model = _model_name(plan.options.data)
+        _log_best_trials(plan, built, tracker)
+        tracker.register(model_record(model, plan.run.ensemble, built.result))
+        tracker.end_search("finished")
+        write_report(plan.run, allow_plugins=True)  # the driver has run them already
+        console.print(f"\n{result_text(built.result)}", soft_wrap=True)
+    steps = next_steps(
+        plan.run.address,
+        report=REPORT,
+        compare=ui_command(setup.tracking_uri),
+        trials_url=tracker.trials_url,
+        unsent=tracker.unsent,
+        serve=serve_command(setup.tracking_uri, model),
+    )
+    console.print(f"\n{steps}", markup=False, soft_wrap=True)
+    return built.result
+
+
+@contextmanager
+def _tracked(setup: _Setup) -> Iterator[Tracker]:
+    """Write the run's record, and log to MLflow, also why the search ended early.
+
+    Afterwards all records that could be delivered are, and a bucket has all files.
+    """
+    run = setup.plan.run
+    run.write(setup.record)
+    try:
+        with Tracker(
+            setup.tracking_uri,
+            experiment=EXPERIMENT,
+            search_name=setup.plan.name,
+            search_id=setup.record.search_id,
+            score=setup.plan.options.score_key,
+            outbox=run.outbox,
+        ) as tracker:
+            try:
+                yield tracker
+            except KeyboardInterrupt:
+                tracker.end_search("stopped", "interrupted")
+                raise
+            except UserError as error:
+                tracker.end_search("failed", str(error))
+                raise
+            except OSError as error:
+                if error.errno not in DISK_FULL:
+                    raise
+                raise UserError(
+                    f"{run.address}: the disk is full; make room, then go on with "
+                    f"--resume {run.address}"
+                ) from error
+    finally:
+        run.push()
+
+
+def _run_study(setup: _Setup, study: SearchStudy, tracker: Tracker) -> list[TrialRow]:
+    """Run the trials that the study lacks, and return all of them, best first.
+
+    Raises ``KeyboardInterrupt`` where Ctrl-C ended it.
+    """
+    plan, options, slots = setup.plan, setup.plan.options, setup.slots
+    # Parameters are what can't change when the search is resumed; MLflow would refuse that.
+    tracker.start_search(
+        plan.identity,
+        {
+            "trials": str(options.trials),
+            "time_budget": str(options.time_budget),
+            "seed": str(options.seed),
+            "gpus_per_trial": f"{slots.gpus_per_trial:g}",
+            **versions(),
+        },
+    )
+    setup.console.print(
+        f"{options.trials} trials of up to {options.max_epochs} epochs, {slots.count} at a time, "
+        f"on {_training_images(plan)} training images · Ctrl-C stops gently",
+        soft_wrap=True,
+    )
+    ended = sum(trial.state.is_finished() for trial in study.get_trials(deepcopy=False))
+    with SearchProgress(
+        setup.console, metric=options.metric, planned_trials=options.trials, ended_trials=ended
+    ) as progress:
+        started = time.monotonic()
+        run_trials(plan, study, slots, tracker, progress)
+        spent_s = time.monotonic() - started
+    rows = read_rows(study)
+    unfinished = [row.number for row in rows if row.status == "running"]
+    out_of_time = options.time_budget_s is not None and spent_s >= options.time_budget_s
+    for number in unfinished:
+        tracker.end_trial(number, "stopped", "out of time" if out_of_time else "interrupted")
+    if (unfinished or len(rows) < options.trials) and not out_of_time:
+        raise KeyboardInterrupt  # Ray Tune handled Ctrl-C itself, and returned
+    return rows
+
+
+def _training_images(plan: Plan) -> int:
+    if plan.searched is None:
+        return len(plan.data.items("train"))
+    searched = len(plan.data.items("train")) + len(plan.data.items("val"))
+    return searched * (plan.options.folds - 1) // plan.options.folds
+
+
+def _train_folds(setup: _Setup, rows: Sequence[TrialRow]) -> list[Model]:
+    """Train the best trials on every fold: in a run of their own, in MLflow too."""
+    setup.console.print(f"Training the best trials on {setup.plan.options.folds} folds …")
+    fold_plan, study = open_folds(setup.plan, rows)
+    record = RunRecord(f"{setup.record.search_id}-folds", fold_plan.options, fold_plan.identity)
+    fold_setup = dataclasses.replace(setup, plan=fold_plan, record=record)
+    with _tracked(fold_setup) as tracker:
+        _run_study(fold_setup, study, tracker)
+        tracker.end_search("finished")
+    return folded_trials(fold_plan, study, rows)
+
+
 def _log_best_trials(plan: Plan, built: BuiltEnsemble, tracker: Tracker) -> None:
     for number, folder in built.pictures.items():
         tracker.log_artifacts(number, *sorted(folder.iterdir()), artifact_path="validation")
@@ -259,26 +295,34 @@ def _log_best_trials(plan: Plan, built: BuiltEnsemble, tracker: Tracker) -> None
     tracker.log_artifacts(None, plan.run.ensemble / "bundle.json", artifact_path="ensemble")
 
 
-def _print_plan(plan: Plan, slots: Slots, needed_bytes: int, console: Console) -> None:
-    options = plan.options
-    seconds = estimate_s(plan, slots)
+def _model_name(data: str | None) -> str:
+    """The registered model's: after the data set's folder or the last part of its address."""
+    if data is None:
+        return "segsearch-scenes"
+    location = Location.parse(data)
+    path = Path(location.path)
+    name = path.resolve().name if location.is_local else path.name
+    return re.sub(r"[/:\s]+", "-", f"segsearch-{name}")
+
+
+def _plan_text(setup: _Setup, time_s: float) -> str:
+    plan, slots, options = setup.plan, setup.slots, setup.plan.options
     images = {split: len(plan.data.items(split)) for split in SPLITS}
-    console.print(
-        f"\n{options.trials} trials of up to {options.max_epochs} epochs, {slots.count} at a time: "
-        f"{slots.cpus_per_trial} CPU and {slots.gpus_per_trial:g} GPU each\n"
+    lines = [
+        f"{options.trials} trials of up to {options.max_epochs} epochs, {slots.count} at a time: "
+        f"{slots.cpus_per_trial} CPU and {slots.gpus_per_trial:g} GPU each",
         f"data       {plan.data_folder}: {images['train']} training images, "
-        f"{images['val']} for validation, {images['test']} for the test\n"
+        f"{images['val']} for validation, {images['test']} for the test",
         f"space      {plan.space.path}: {len(plan.networks)} networks, "
-        f"{len(plan.space.baselines)} known-good configurations first\n"
-        f"{_planned_folds(options)}"
-        f"disk       up to {needed_bytes / 1e9:.2g} GB for checkpoints\n"
-        f"time       about {show_duration(seconds)}, from a few measured steps of each network\n"
-        f"\nAll checks passed. Nothing was trained; leave out --dry-run to start."
-    )
-
-
-def _planned_folds(options: SearchOptions) -> str:
-    if options.folds == 1:
-        return ""
-    trainings = f"{options.fold_trials} trials on {options.folds} folds each"
-    return f"folds      {options.folds * options.fold_trials} trainings follow: {trainings}\n"
+        f"{len(plan.space.baselines)} known-good configurations first",
+    ]
+    if options.folds > 1:
+        trainings = f"{options.fold_trials} trials on {options.folds} folds each"
+        lines.append(
+            f"folds      {options.folds * options.fold_trials} trainings follow: {trainings}"
+        )
+    lines += [
+        f"disk       up to {setup.checkpoints_bytes / 1e9:.2g} GB for checkpoints",
+        f"time       about {show_duration(time_s)}, from a few measured steps of each network",
+    ]
+    return "\n".join(lines)

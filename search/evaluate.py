@@ -10,7 +10,7 @@ import tyro
 from rich.console import Console
 from rich.progress import track
 
-from search.reporting.terminal import run_command
+from search.reporting.command_line import run_command
 from segcore.errors import UserError
 
 if TYPE_CHECKING:
@@ -43,9 +43,9 @@ class EvaluateOptions:
     """Allow a bundle to import network code that it names. Only for a bundle that you trust."""
 
 
-def main(arguments: list[str] | None = None) -> int:
+def main(arguments: Sequence[str] | None = None, prog: str = "python -m search.evaluate") -> int:
     """Evaluate, and return the exit code: 0 all, 1 some photographs failed, 2 bad input."""
-    options = tyro.cli(EvaluateOptions, args=arguments, prog="python -m search.evaluate")
+    options = tyro.cli(EvaluateOptions, args=arguments, prog=prog)
     return run_command(lambda: evaluate(options, Console(stderr=True, highlight=False)))
 
 

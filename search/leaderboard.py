@@ -4,21 +4,16 @@ import json
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 from rich.console import Console
 
-from search.reporting.terminal import leaderboard_table, run_command
-from search.runs.folder import RunFolder
-from search.runs.result import SearchResult
-from search.runs.rows import (
-    TrialRow,
-    like_the_best,
-    read_rows,
-)
-from search.runs.study import read_study
+from search.reporting.command_line import run_command
 from segcore.errors import UserError
+
+if TYPE_CHECKING:
+    from search.runs.rows import TrialRow
 
 SortKey = Literal["score", "trial", "epochs", "time"]
 
@@ -37,49 +32,54 @@ class LeaderboardOptions:
     """Print everything about all trials, as JSON."""
 
 
-def main(arguments: list[str] | None = None) -> int:
+def main(arguments: Sequence[str] | None = None, prog: str = "python -m search.leaderboard") -> int:
     """Print the leaderboard, and return the exit code: 0 done, 2 bad input."""
-    options = tyro.cli(LeaderboardOptions, args=arguments, prog="python -m search.leaderboard")
+    options = tyro.cli(LeaderboardOptions, args=arguments, prog=prog)
     return run_command(lambda: _print_leaderboard(options))
 
 
 def _print_leaderboard(options: LeaderboardOptions) -> int:
+    # Imported here: torch takes seconds, and --help needs none of them.
+    from search.reporting.terminal import leaderboard_table
+    from search.runs.folder import RunFolder
+    from search.runs.result import SearchResult
+    from search.runs.rows import read_rows
+    from search.runs.study import read_study
+
     if options.top < 1:
         raise UserError(f"--top {options.top}: must be at least 1")
     run = RunFolder.opened(options.run)
     record = run.read()
-    result = SearchResult.read(run.path)
+    metric = record.options.metric
     # Sorting keeps the order of equals: the best first.
     rows = sorted(read_rows(read_study(run)), key=_SORT_KEYS[options.sort])
     if options.json:
-        plain = _plain(run, record.options.metric, rows)
+        plain = {"run": run.address, "metric": metric, "split": "val", "trials": _plain(rows)}
         sys.stdout.write(json.dumps(plain, indent=2) + "\n")
         return 0
-    ended = sum(row.status not in ("running", "waiting") for row in rows)
-    state = "" if result else f" · {ended} of {record.options.trials} ended"
-    Console(highlight=False).print(
-        leaderboard_table(
-            rows,
-            record.options.metric,
-            top=options.top,
-            title=f"{run.path.name} · {record.options.metric} on the validation split{state}",
-        )
-    )
+    title = f"{run.path.name} · {metric} on the validation split"
+    if SearchResult.read(run.path) is None:
+        ended = sum(row.status not in ("running", "waiting") for row in rows)
+        title += f" · {ended} of {record.options.trials} ended"
+    table = leaderboard_table(rows, metric, top=options.top, title=title)
+    Console(highlight=False).print(table)
     return 0
 
 
-_SORT_KEYS: dict[SortKey, Callable[[TrialRow], float]] = {
-    "score": lambda row: 0.0,  # as they come
+_SORT_KEYS: dict[SortKey, Callable[["TrialRow"], float]] = {
+    "score": lambda row: 0.0,  # they come with the best first
     "trial": lambda row: -row.number,
     "epochs": lambda row: -row.epochs,
     "time": lambda row: -row.duration.total_seconds() if row.duration else 0.0,
 }
 
 
-def _plain(run: RunFolder, metric: str, rows: Sequence[TrialRow]) -> dict[str, Any]:
-    """JSON values; what isn't known is null."""
+def _plain(rows: Sequence["TrialRow"]) -> list[dict[str, Any]]:
+    """The trials as JSON values; what isn't known is null."""
+    from search.runs.rows import like_the_best
+
     equals = like_the_best(rows)
-    trials = [
+    return [
         {
             "trial": row.number,
             "status": row.status,
@@ -94,7 +94,6 @@ def _plain(run: RunFolder, metric: str, rows: Sequence[TrialRow]) -> dict[str, A
         }
         for row in rows
     ]
-    return {"run": run.address, "metric": metric, "split": "val", "trials": trials}
 
 
 if __name__ == "__main__":

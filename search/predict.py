@@ -19,7 +19,7 @@ from search.predicting.prediction_log import (
     settings_key,
     write_uncertainty,
 )
-from search.reporting.terminal import run_command
+from search.reporting.command_line import run_command
 from segcore.errors import UserError
 
 if TYPE_CHECKING:
@@ -81,9 +81,9 @@ class PredictOptions:
         return ["mask", *(kind for kind, is_wished in wished.items() if is_wished)]
 
 
-def main(arguments: list[str] | None = None) -> int:
+def main(arguments: Sequence[str] | None = None, prog: str = "python -m search.predict") -> int:
     """Predict, and return the exit code: 0 all, 1 some photographs failed, 2 bad input."""
-    options = tyro.cli(PredictOptions, args=arguments, prog="python -m search.predict")
+    options = tyro.cli(PredictOptions, args=arguments, prog=prog)
     console = Console(stderr=True, highlight=False)
     return run_command(lambda: 1 if predict(options, console) else 0)
 

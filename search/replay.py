@@ -2,7 +2,7 @@
 
 import itertools
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
@@ -12,7 +12,7 @@ import tyro
 from rich.console import Console
 
 from search.planning.plan import find_dataset
-from search.reporting.terminal import run_command
+from search.reporting.command_line import run_command
 from search.runs.folder import RunFolder
 from search.runs.options import SearchOptions
 from search.runs.study import read_study
@@ -61,9 +61,9 @@ class PastTrial:
     """Of its best epoch, where it is still there."""
 
 
-def main(arguments: list[str] | None = None) -> int:
+def main(arguments: Sequence[str] | None = None, prog: str = "python -m search.replay") -> int:
     """Replay a trial. The exit code is 0 for equal scores, 1 for others, 2 for bad input."""
-    options = tyro.cli(ReplayOptions, args=arguments, prog="python -m search.replay")
+    options = tyro.cli(ReplayOptions, args=arguments, prog=prog)
     console = Console(highlight=False)
 
     def work() -> int:

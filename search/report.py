@@ -3,22 +3,19 @@
 The page needs nothing but itself: it opens from a file, without a network.
 """
 
-import dataclasses
 import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
 import tyro
 from rich.console import Console
 
-from search.reporting.page import (
-    write_report,
-)
-from search.reporting.terminal import run_command
-from search.runs.folder import RunFolder
+from search.reporting.command_line import run_command
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclass(frozen=True)
 class ReportOptions:
     """Write RUN/report.html: everything about a search on one page, also while it goes on."""
 
@@ -30,11 +27,15 @@ class ReportOptions:
     """Allow the ensemble to import network code that it names. Only for a run that you trust."""
 
 
-def main(arguments: list[str] | None = None) -> int:
+def main(arguments: Sequence[str] | None = None, prog: str = "python -m search.report") -> int:
     """Write a report, and return the exit code: 0 done, 2 bad input."""
-    options = tyro.cli(ReportOptions, args=arguments, prog="python -m search.report")
+    options = tyro.cli(ReportOptions, args=arguments, prog=prog)
 
     def work() -> int:
+        # Imported here: torch takes seconds, and --help needs none of them.
+        from search.reporting.page import write_report
+        from search.runs.folder import RunFolder
+
         run = RunFolder.opened(options.run)
         path = write_report(run, out=options.out, allow_plugins=options.allow_plugins)
         Console(highlight=False).print(f"Report  {path}", soft_wrap=True)

@@ -1,1 +1,58 @@
-"""Semantic segmentation of aerial photographs: data, models, losses, training, ensembles."""
+"""Segmentation networks: data, training, scores, ensembles. It knows nothing of the search.
+
+    from segcore import TrialConfig, fit, prepare_data
+
+Names are imported when they are first used, so that ``import segcore`` takes no time.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from segcore.config import IGNORE_INDEX as IGNORE_INDEX
+    from segcore.config import Preparation as Preparation
+    from segcore.config import TrialConfig as TrialConfig
+    from segcore.data.dataset import Dataset as Dataset
+    from segcore.data.dataset import load_dataset as load_dataset
+    from segcore.data.images import read_image as read_image
+    from segcore.data.prepared import PreparedData as PreparedData
+    from segcore.data.preparing import prepare_data as prepare_data
+    from segcore.errors import TrainingFailedError as TrainingFailedError
+    from segcore.errors import UserError as UserError
+    from segcore.predicting.ensemble import Ensemble as Ensemble
+    from segcore.predicting.ensemble import write_bundle as write_bundle
+    from segcore.scenes import default_scenes as default_scenes
+    from segcore.scores.metrics import Scores as Scores
+    from segcore.training.fit import EpochResult as EpochResult
+    from segcore.training.fit import fit as fit
+
+_HOMES = {
+    "Dataset": "segcore.data.dataset",
+    "Ensemble": "segcore.predicting.ensemble",
+    "EpochResult": "segcore.training.fit",
+    "IGNORE_INDEX": "segcore.config",
+    "Preparation": "segcore.config",
+    "PreparedData": "segcore.data.prepared",
+    "Scores": "segcore.scores.metrics",
+    "TrainingFailedError": "segcore.errors",
+    "TrialConfig": "segcore.config",
+    "UserError": "segcore.errors",
+    "default_scenes": "segcore.scenes",
+    "fit": "segcore.training.fit",
+    "load_dataset": "segcore.data.dataset",
+    "prepare_data": "segcore.data.preparing",
+    "read_image": "segcore.data.images",
+    "write_bundle": "segcore.predicting.ensemble",
+}
+
+__all__ = list(_HOMES)
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_HOMES})

@@ -48,9 +48,9 @@ class Options:
             raise UserError(f"--workers {self.workers}: allowed is 1 or more")
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
+def main(arguments: Sequence[str] | None = None, prog: str = "python -m segcore.prepare") -> int:
     """Run the command; the exit code: 0, 1 for problems with the data, 2 for bad arguments."""
-    options = tyro.cli(Options, prog="python -m segcore.prepare", args=arguments)
+    options = tyro.cli(Options, prog=prog, args=arguments)
     console, errors = Console(highlight=False), Console(stderr=True, highlight=False)
     try:
         options.check()

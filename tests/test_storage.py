@@ -1,6 +1,7 @@
 """Runs, data and checkpoints in a bucket: a real S3 server on loopback."""
 
 import multiprocessing
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -8,6 +9,7 @@ import boto3
 import pytest
 from moto.server import ThreadedMotoServer
 
+from search.runs.credentials import without_credentials
 from search.runs.folder import RunFolder, RunRecord
 from search.runs.options import SearchOptions
 from search.runs.storage import Location, NodeCopy, on_this_machine, share
@@ -80,6 +82,45 @@ def test_a_password_in_an_address_is_never_shown(s3: str) -> None:
     with pytest.raises(UserError) as error:
         location.write("file", b"")
     assert "SECRET" not in str(error.value) and "KEY" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "http://host/mlflow?token=SECRET&page=2 does not answer",
+        "GET https://account.blob.core.windows.net/runs?sv=2024&sig=SECRET%3D: 403",
+        "DefaultEndpointsProtocol=https;AccountName=me;AccountKey=SECRET==;EndpointSuffix=net",
+        "host=db password=SECRET port=5432",
+        "connection refused (password = 'SECRET with SECRET spaces')",
+        "postgresql://me:SECRET@db:5432/mlflow",
+        "s3://bucket/x?access_key=SECRET&secret_key=SECRET&endpoint_override=host:9000",
+        "https://bucket/x?X-Amz-Credential=SECRET&X-Amz-Signature=SECRET&X-Amz-Security-Token=SECRET",
+        "tried 'http://me:SECRET@one:5000/a', http://me:SECRET@two/?Token=SECRET",
+        "http://host/?next=http://other?token=SECRET",
+        "http://me:SECRET@one,http://you:SECRET@two",
+        "http://me:SECRET@SECRET@one:5000/",
+    ],
+)
+def test_no_message_shows_a_secret_of_an_address(text: str) -> None:
+    masked = without_credentials(text)
+    assert "SECRET" not in masked and "***" in masked
+
+
+def test_what_is_no_secret_stays_readable() -> None:
+    for text in (
+        "http://127.0.0.1:5000/#/experiments/1/runs?searchFilter=x&orderByAsc=false",
+        "s3://bucket/x?region=eu-west-1&endpoint_override=http%3A%2F%2Fhost",
+        "/data/me@home/runs: design=2 is wrong",
+    ):
+        assert without_credentials(text) == text
+    masked = without_credentials("http://me:pw@host:5000/mlflow?token=t&page=2 does not answer")
+    assert masked == "http://***@host:5000/mlflow?token=***&page=2 does not answer"
+
+
+def test_a_long_word_is_masked_in_no_time() -> None:
+    started = time.perf_counter()
+    without_credentials("a" * 200_000 + " " + "key" * 60_000)
+    assert time.perf_counter() - started < 1
 
 
 def _copy_of(node_copy: NodeCopy) -> str:

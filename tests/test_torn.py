@@ -8,7 +8,7 @@ from typing import Any
 import optuna
 import pytest
 
-from search.runs.folder import RunFolder, RunRecord, _say_once
+from search.runs.folder import RunFolder, RunRecord, _warn_once
 from search.runs.options import SearchOptions
 from search.runs.rows import read_rows
 from search.runs.study import SearchStudy, open_study, read_study
@@ -43,7 +43,7 @@ def test_a_cut_off_record_is_recovered_from_its_predecessor(
     whole = run.search_json.read_bytes()
     assert run.read().options.trials == 9 and not caplog.messages
     for cut in cuts(whole, 50):
-        _say_once.cache_clear()
+        _warn_once.cache_clear()
         caplog.clear()
         run.search_json.write_bytes(cut)
         for _ in range(2):  # the command line reads it, and then the search

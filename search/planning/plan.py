@@ -76,14 +76,14 @@ class Plan:
         return None if self.options.address is None else self.run.storage.parent
 
 
-def make_plan(options: SearchOptions, run: RunFolder) -> Plan:
+def make_plan(options: SearchOptions, run: RunFolder, *, progress: bool = True) -> Plan:
     """Check everything and prepare the data. Raises ``UserError`` before anything costs money."""
     space = load_space(options.space)
     check_baselines(space)
     samples = sample_space(space, options)
     preparation = _one_preparation(samples)
     data_folder = find_dataset(options.data)
-    data = prepare_data(data_folder, preparation)
+    data = prepare_data(data_folder, preparation, progress=progress)
     if not len(data.items("val")) or not len(data.items("test")):
         raise UserError(
             f"{data_folder}: the splits val and test must both have images: one to search by, one "

@@ -1,8 +1,8 @@
-"""What a person reads in a terminal: the leaderboard, a search's result, errors."""
+"""What a person reads in a terminal: the leaderboard, a search's result, how to go on."""
 
-from collections.abc import Callable, Container, Sequence
+from collections.abc import Container, Sequence
 
-from rich.console import Console, Group, RenderableType
+from rich.console import Group, RenderableType
 from rich.markup import escape
 from rich.padding import Padding
 from rich.text import Text
@@ -15,7 +15,6 @@ from search.runs.rows import (
     show_duration,
     varying_parameters,
 )
-from segcore.errors import UserError
 
 
 def leaderboard_table(
@@ -116,14 +115,24 @@ def result_text(result: SearchResult) -> str:
     )
 
 
-BAD_INPUT = 2
-"""The exit code where a person has something to mend."""
+def next_steps(
+    run: str, *, report: str, compare: str, trials_url: str | None, unsent: int, serve: str
+) -> str:
+    """The commands with which a person goes on after a search; ``run`` is the run's address.
 
-
-def run_command(work: Callable[[], int]) -> int:
-    """Do a command's work and return its exit code; a ``UserError`` becomes one line and a 2."""
-    try:
-        return work()
-    except UserError as error:
-        Console(stderr=True, highlight=False).print(f"error: {error}", markup=False, soft_wrap=True)
-        return BAD_INPUT
+    ``unsent`` is how many records have not reached MLflow; ``trials_url`` is None before the first
+    of them has.
+    """
+    lines = [f"Report          {run}/{report}"]
+    if trials_url is not None:
+        lines += [f"Compare trials  {compare}", f"                and open {trials_url}"]
+    if unsent or trials_url is None:
+        lines += [
+            f"MLflow          has yet to get {unsent} records; deliver them when it answers:",
+            f"                python -m search.run --resume {run}",
+        ]
+    lines += [
+        f"Predict         python -m search.predict {run}/ensemble PHOTOS --overlay",
+        f"Serve           {serve}",
+    ]
+    return "\n".join(lines)

@@ -3,46 +3,67 @@
 import hashlib
 import json
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 from search.runs.options import SearchOptions
 from search.runs.storage import Location
 from segcore.errors import UserError
-from segcore.files import sync, user_cache
+from segcore.files import user_cache
 
 
 @dataclass(frozen=True)
 class RunRecord:
-    """What a resumed search needs to know of its beginning."""
+    """The beginning of a search, as a resumed one needs it."""
 
     search_id: str
-    """By which MLflow's runs of this search are found again."""
+    """MLflow's runs of this search have it as a tag, by which they are found again."""
     options: SearchOptions
     identity: dict[str, str]
     """What must be the same when the search is resumed."""
 
+    def to_json(self) -> bytes:
+        """The content of search.json."""
+        values = {
+            "search_id": self.search_id,
+            "options": self.options.to_dict(),
+            "identity": self.identity,
+        }
+        return json.dumps(values, indent=2).encode()
+
+    @classmethod
+    def from_json(cls, content: bytes) -> "RunRecord":
+        """The inverse of ``to_json``. Raises ``ValueError`` where the content is damaged."""
+        try:
+            values = json.loads(content)
+            options = SearchOptions.from_dict(values["options"])
+            return cls(values["search_id"], options, dict(values["identity"]))
+        except (KeyError, TypeError, AttributeError, UserError) as error:
+            raise ValueError(repr(error)) from error
+
 
 STATE = ("search.json", "study.journal", "tracking.jsonl")
-"""Of a run's files those that change while it goes on; all are small."""
+"""The files of a run that change while its search goes on. All are small."""
 
 
 @dataclass(frozen=True)
 class RunFolder:
     """Where everything of one search lies.
 
-    The driver works in a local folder. Where the run's home is a bucket, that folder is a mirror:
-    ``pull`` fills it, ``push`` keeps the bucket as new as it; checkpoints go to the bucket at once.
+    The driver works in a local folder. Where the run's home is a bucket, the folder is a copy of
+    the bucket's files but the checkpoints, which workers write to the bucket themselves. ``opened``
+    fills the folder, ``push_state`` and ``push`` bring the bucket up to date.
     """
 
     path: Path
     home: Location | None = None
-    """The bucket; None: ``path`` itself is the home."""
+    """The bucket's folder. None: ``path`` itself is the home."""
 
     @classmethod
     def at(cls, address: str | Path) -> "RunFolder":
-        """The run at a path or an address, new or not."""
+        """The run at a path or an address. It may not exist yet."""
         home = Location.parse(address)
         if home.is_local:
             return cls(Path(address).expanduser())
@@ -52,39 +73,43 @@ class RunFolder:
 
     @classmethod
     def opened(cls, address: str | Path) -> "RunFolder":
-        """An earlier run, with all its files but checkpoints here."""
+        """An earlier run; from a bucket, all its files but checkpoints are copied to here."""
         run = cls.at(address)
         if run.home is not None:
             files = run.home.files()
             sizes = {k: v for k, v in files.items() if "/trials/" not in f"/{k}"}
-            # Where the driver died and its machine did not, the mirror is the newer one.
+            # The files here are newer than the bucket's if the driver died here a moment ago.
             here = run.study.stat().st_size if run.study.is_file() else -1
             if here < sizes.get(run.study.name, 0):
                 run.home.fetch(run.path, list(sizes))
         return run
 
+    def resume_options(self, **changes: Any) -> SearchOptions:
+        """The options with which ``search`` goes on with this run; ``changes`` are given anew."""
+        return replace(self.read().options, resume=self.address, **changes)
+
     @property
     def address(self) -> str:
-        """What a person types to name this run."""
+        """What a person types to name this run: a path, or an address without its password."""
         return str(self.path if self.home is None else self.home)
 
     @property
     def storage(self) -> Location:
-        """Where all nodes find what they share."""
+        """The run's home, which all nodes see."""
         return self.home or Location.parse(self.path)
 
     @property
     def trials(self) -> Location:
-        """Ray's folder: session_*/trial_*/checkpoint_*."""
+        """The folder that Ray fills with session_*/trial_*/checkpoint_*."""
         return self.storage / "trials"
 
     def push_state(self) -> None:
-        """Bring the bucket's small files up to date; nothing to do without one."""
+        """Bring the bucket's small files up to date; without a bucket, do nothing."""
         if self.home is not None:
             self.home.put(self.path, [name for name in STATE if (self.path / name).is_file()])
 
     def push(self) -> None:
-        """Bring all of the bucket up to date, but for what is still being made or came from it."""
+        """Bring the bucket up to date; unfinished and fetched files are left out."""
         if self.home is not None:
             files = [p.relative_to(self.path) for p in self.path.rglob("*") if p.is_file()]
             fetched = self.fetched.relative_to(self.path)
@@ -92,7 +117,7 @@ class RunFolder:
             self.home.put(self.path, list(map(str, ours)))
 
     def folds(self, count: int) -> "RunFolder":
-        """The run of the trainings on folds that follow the search; it lies in this one."""
+        """The run of the trainings on folds that follow the search; its folder lies in this one."""
         name = f"folds_{count}"
         return RunFolder(self.path / name, self.home and self.home / name)
 
@@ -103,7 +128,7 @@ class RunFolder:
 
     @property
     def fetched(self) -> Path:
-        """Checkpoints of a run in a bucket that were needed here."""
+        """Checkpoints of a run in a bucket that the driver fetched."""
         return self.path / "checkpoints"
 
     @property
@@ -128,59 +153,49 @@ class RunFolder:
 
     @property
     def previous_json(self) -> Path:
-        """What ``search_json`` held before it was last written; at first, the same."""
+        """What ``search_json`` held before it was last written; after the first time, the same."""
         return self.path / "search.json.previous"
 
     def write(self, record: RunRecord) -> None:
-        """Keep the record, whole or not at all, and what was there before beside it."""
-        values = {
-            "search_id": record.search_id,
-            "options": record.options.to_dict(),
-            "identity": record.identity,
-        }
-        text = json.dumps(values, indent=2).encode()
-        here = Location.parse(self.path)
-        before = here.read(self.search_json.name)
-        if before is None or isinstance(_parsed(before), Exception):
-            before = text
-        # One after the other, on the disk too: at any moment one of the two is whole.
-        for path, content in ((self.previous_json, before), (self.search_json, text)):
-            here.write(path.name, content)
-            sync(path)
+        """Write ``search_json``, and what was there before to ``previous_json``.
+
+        At any moment at least one of the two is whole.
+        """
+        here, content = Location.parse(self.path), record.to_json()
+        before = here.read(self.search_json.name) or b""
+        try:
+            RunRecord.from_json(before)
+        except ValueError:
+            before = content
+        here.write(self.previous_json.name, before)
+        here.write(self.search_json.name, content)
         if self.home is not None:
             self.home.put(self.path, [self.previous_json.name])
         self.push_state()
 
     def read(self) -> RunRecord:
-        """What ``write`` wrote; if that file is damaged, what it wrote before, and it says so.
+        """What ``write`` wrote. If that file is damaged: what it held before, with a warning.
 
         Raises ``UserError`` where this is no run.
         """
+        problem = None
+        for path in (self.search_json, self.previous_json):
+            try:
+                record = RunRecord.from_json(self.storage.read(path.name) or b"")
+            except ValueError as error:
+                problem = problem or error
+                continue
+            if problem is not None:
+                _warn_once(
+                    f"{self.address}: {self.search_json.name} is damaged ({problem}); going on "
+                    f"from its predecessor, {path.name}"
+                )
+            return record
         name = self.search_json.name
-        found = _parsed(self.storage.read(name) or b"")
-        if isinstance(found, RunRecord):
-            return found
-        before = _parsed(self.storage.read(self.previous_json.name) or b"")
-        if isinstance(before, RunRecord):
-            _say_once(
-                f"{self.address}: {name} is damaged ({found}); going on from its predecessor, "
-                f"{self.previous_json.name}"
-            )
-            return before
-        raise UserError(f"{self.address}: not the folder of a run ({name}: {found})") from found
-
-
-def _parsed(text: bytes) -> RunRecord | Exception:
-    """The record in a file, or why there is none."""
-    try:
-        values = json.loads(text)
-        options = SearchOptions.from_dict(values["options"])
-        return RunRecord(values["search_id"], options, dict(values["identity"]))
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        return error
+        raise UserError(f"{self.address}: not the folder of a run ({name}: {problem})")
 
 
 @cache
-def _say_once(line: str) -> None:
-    """A warning, once in a process: a resumed search reads its record twice."""
+def _warn_once(line: str) -> None:
+    """Log a warning, once in a process: the record of a resumed search is read twice."""
     logging.getLogger(__name__).warning("%s", line)

@@ -1,4 +1,4 @@
-"""What a person may ask of a search: the options of ``python -m search.run``."""
+"""The options of a search: those of ``python -m search.run``, and of ``search.search``."""
 
 import re
 from dataclasses import asdict, dataclass, fields, replace
@@ -11,40 +11,40 @@ from segcore.errors import UserError
 
 SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 ADDRESSES = ("data", "out", "tracking_uri")
-"""Options that may hold a password."""
+"""Options whose value may hold a password."""
 
 
 @dataclass(frozen=True)
 class SearchOptions:
-    """Search the best segmentation: networks, losses, learning rates and oversampling."""
+    """Search for the best segmentation: networks, losses, learning rates and oversampling."""
 
     data: str | None = None
-    """Folder, or s3:// or gs:// address, with dataset.yaml. Default: the embedded drawn scenes."""
+    """Folder, or s3:// or gs:// address, with a dataset.yaml. Default: drawn scenes."""
     space: str = "spaces.quick:space"
     """Search space, as module:function. Shipped: spaces.quick, .competition and .aerial."""
     trials: int = 10
-    """Number of configurations to try. The space's known-good ones run first and count."""
+    """Number of configurations to try; the space's known-good ones come first and count."""
     max_epochs: int = 18
-    """Epochs of training of the trials that get furthest; weak ones are stopped sooner."""
+    """Epochs of the longest trainings; weak trials are stopped sooner."""
     grace_epochs: int = 2
     """Epochs that every trial gets before it may be stopped."""
     reduction_factor: int = 3
-    """At 1, 3, 9 … times the grace epochs, one trial in this many goes on (successive halving)."""
+    """Of this many trials one goes on at 1, 3, 9 … times the grace epochs (successive halving)."""
     metric: MetricName = "dice"
     """The score to maximise, on the validation split. README defines each."""
     gpus_per_trial: float | None = None
-    """GPUs for each trial; 0.5 puts two on a GPU. Default: 1 where there are GPUs, else 0."""
+    """GPUs for each trial; 0.5 puts two trials on a GPU. Default: 1 if there are any, else 0."""
     cpus_per_trial: int = 1
-    """CPU cores for each trial: threads on a CPU, processes that load images beside a GPU."""
+    """CPU cores for each trial: for training on a CPU, or for loading images beside a GPU."""
     parallel: int | None = None
-    """Trials at a time. Default: all that fit on the nodes that are there; say more where they come
-    when trials wait."""
+    """Trials at a time. Default: as many as fit on the nodes. Give a larger number where a cluster
+    adds nodes for waiting trials."""
     time_budget: str | None = None
-    """Stop after this long, such as 90m or 4h (units s, m, h, d), and use what is there."""
+    """Stop after this long, such as 90m or 4h (units s, m, h, d), and use the trials so far."""
     hang_timeout: str = "1h"
-    """A trial that reports no epoch for this long (s, m, h, d) is ended, and begun again once."""
+    """A trial that completes no epoch for this long (s, m, h, d) is ended, and begun again once."""
     out: str = "runs"
-    """Folder, or s3:// or gs:// address, for runs. On several nodes all of them must see it."""
+    """Folder, or s3:// or gs:// address, for runs. All nodes of a cluster must see it."""
     name: str | None = None
     """Name of the run and of its folder. Default: the space's name with date and time."""
     tracking_uri: str | None = None
@@ -56,13 +56,13 @@ class SearchOptions:
     ensemble_candidates: int = 16
     """Trials that the ensemble may choose from: the best, and a few of another kind."""
     ensemble_members: int = 8
-    """The ensemble has at most this many members."""
+    """The largest number of members that the ensemble may have."""
     ensemble_latency: float | None = None
-    """Seconds that its members may take together for one image, as measured. Default: no limit."""
+    """Seconds that all members together may take for one image. Default: no limit."""
     folds: int = 1
     """With K > 1 the best trials are trained anew on K folds of the training and validation images,
-    after the search and its --time-budget; members are chosen on all of these images, and each is
-    the mean of its K networks."""
+    after the search and its --time-budget. Members are then chosen on all of these images, and each
+    is the mean of its K networks."""
     fold_trials: int = 4
     """Trials that --folds trains anew: the best, and one of another kind."""
     resume: str | None = None
@@ -83,23 +83,21 @@ class SearchOptions:
             raise UserError(
                 f"--grace-epochs {self.grace_epochs}: more than --max-epochs {self.max_epochs}"
             )
-        if self.gpus_per_trial is not None and not (
-            0 <= self.gpus_per_trial < 1 or self.gpus_per_trial == int(self.gpus_per_trial)
-        ):
-            raise UserError(
-                f"--gpus-per-trial {self.gpus_per_trial}: a fraction below 1, or a whole number"
-            )
+        gpus = self.gpus_per_trial
+        if gpus is not None and not (0 <= gpus < 1 or (gpus >= 1 and gpus % 1 == 0)):
+            raise UserError(f"--gpus-per-trial {gpus}: a fraction below 1, or a whole number")
         if self.name is not None and not re.fullmatch(r"[\w.-]+", self.name):
             raise UserError(f"--name {self.name!r}: letters, digits, '_', '.' and '-' only")
         _ = self.time_budget_s, self.hang_timeout_s
 
     def check_complete(self) -> None:
-        """Raise ``UserError`` where an address lacks the password that ``to_dict`` masked."""
+        """Raise ``UserError`` if ``to_dict`` masked a password in one of the addresses."""
         for name in ADDRESSES:
-            if is_masked(getattr(self, name) or ""):
+            address = getattr(self, name)
+            if is_masked(str(address)):
                 raise UserError(
-                    f"--{name.replace('_', '-')} {getattr(self, name)}: its password isn't kept; "
-                    "give the address again, or keep the password in the environment"
+                    f"--{name.replace('_', '-')} {address}: its password isn't kept; give the "
+                    "address again, or keep the password in the environment"
                 )
 
     @property
@@ -118,9 +116,9 @@ class SearchOptions:
         return f"val/{self.metric}"
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain JSON values, without ``resume`` and ``dry_run``: what a run is resumed with.
+        """The options as plain JSON values, without ``resume`` and ``dry_run``.
 
-        Paths are made absolute, and passwords in addresses masked.
+        Paths are made absolute, and passwords in addresses are masked.
         """
         values = asdict(replace(self, resume=None, dry_run=False))
         for name in ("data", "out"):
@@ -133,7 +131,7 @@ class SearchOptions:
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> "SearchOptions":
-        """The inverse of ``to_dict``; an option of another version is left out."""
+        """The inverse of ``to_dict``; options that only another version knows are left out."""
         known = {field_.name for field_ in fields(cls)}
         return cls(**{name: value for name, value in values.items() if name in known})
 

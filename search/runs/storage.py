@@ -1,13 +1,12 @@
-"""Where data and runs lie: a folder that this machine sees, or a bucket. The only user of pyarrow.
+"""Where data and runs lie: in a folder that this machine sees, or in a bucket.
 
-An address is a path, or what pyarrow understands: ``s3://bucket/folder``, ``gs://bucket/folder``.
-Credentials come from where each cloud's own tools take them (environment, instance role); another
-S3 server is named by ``AWS_ENDPOINT_URL``.
+An address is a path, or one that pyarrow understands: ``s3://bucket/folder``, ``gs://bucket/folder``.
+Credentials are taken from where each cloud's own tools take them (environment, instance role).
+``AWS_ENDPOINT_URL`` names another S3 server. No other module imports pyarrow.
 """
 
 import hashlib
 import json
-import shutil
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -19,30 +18,30 @@ from pyarrow import ArrowException, fs
 
 from search.runs.credentials import without_credentials
 from segcore.errors import StorageError, UserError
-from segcore.files import locked, sha256_of, user_cache, whole_file
+from segcore.files import locked, sha256_of, sync, user_cache, whole_file, whole_folder
 
 SHARED = (
     "on several nodes --out must be an s3:// or gs:// address, or a folder that all of them see"
 )
-"""What to do where one doesn't."""
+"""What to do where a node doesn't see it."""
 
 SCHEMES = ("s3", "gs", "gcs")
 CONTENTS = "contents.json"
-"""Written last into what ``share`` puts: name → [bytes, SHA-256] of every file."""
+"""``share`` writes this file last: name → [bytes, SHA-256] of every other file."""
 
 PARALLEL_TRANSFERS = 16
 
 
 @dataclass(frozen=True)
 class Location:
-    """A folder, local or in a bucket. Methods raise ``StorageError`` naming it where it fails."""
+    """A folder, local or in a bucket. Where it can't be used, methods raise ``StorageError``."""
 
     address: str
     """An absolute path, or an address such as s3://bucket/folder."""
 
     @classmethod
     def parse(cls, address: str | Path) -> "Location":
-        """Check an address, without asking anybody whether it exists."""
+        """Check the form of an address, not whether it exists."""
         text = str(address)
         scheme, separator, _ = text.partition("://")
         if not separator:
@@ -69,7 +68,7 @@ class Location:
 
     @property
     def filesystem(self) -> fs.FileSystem:
-        """For those who know pyarrow themselves: Ray."""
+        """The file system for Ray, which uses pyarrow itself."""
         return self._opened[0]
 
     @property
@@ -100,13 +99,14 @@ class Location:
             return content
 
     def write(self, name: str, content: bytes) -> None:
-        """Write a file, whole or not at all."""
+        """Write a file, whole or not at all; on a local disk it is there after a power cut too."""
         with self._explaining():
             if self.is_local:  # in a bucket, nothing is there before all of it is
                 path = Path(self.path, name)
                 path.parent.mkdir(parents=True, exist_ok=True)
                 with whole_file(path) as unfinished:
                     unfinished.write_bytes(content)
+                    sync(unfinished)
                 return
             with self.filesystem.open_output_stream(f"{self.path}/{name}") as stream:
                 stream.write(content)
@@ -129,17 +129,27 @@ class Location:
         }
 
     def fetch(self, target: Path, names: list[str] | None = None) -> None:
-        """Copy files, or all of them, into ``target``."""
-        wanted = list(self.files()) if names is None else names
-        with self._explaining(), ThreadPoolExecutor(PARALLEL_TRANSFERS) as pool:
-            list(pool.map(lambda name: self._fetch_file(name, target / name), wanted))
+        """Copy the named files, or all of them, into a local folder."""
+        self._copy(self, Location.parse(target), names)
 
     def put(self, source: Path, names: list[str] | None = None) -> None:
-        """Copy files of a local folder, or all of them, to here."""
-        if names is None:
-            names = [str(p.relative_to(source)) for p in source.rglob("*") if p.is_file()]
+        """Copy the named files of a local folder, or all of them, to here."""
+        self._copy(Location.parse(source), self, names)
+
+    def _copy(self, source: "Location", target: "Location", names: list[str] | None) -> None:
+        def copy(name: str) -> None:
+            if target.is_local:
+                Path(target.path, name).parent.mkdir(parents=True, exist_ok=True)
+            fs.copy_files(
+                f"{source.path}/{name}",
+                f"{target.path}/{name}",
+                source_filesystem=source.filesystem,
+                destination_filesystem=target.filesystem,
+            )
+
+        wanted = list(source.files()) if names is None else names
         with self._explaining(), ThreadPoolExecutor(PARALLEL_TRANSFERS) as pool:
-            list(pool.map(lambda name: self._put_file(source / name, name), names))
+            list(pool.map(copy, wanted))
 
     def delete(self) -> None:
         """Delete the folder; nothing happens where it doesn't exist."""
@@ -152,23 +162,6 @@ class Location:
             selector = fs.FileSelector(self.path, allow_not_found=True, recursive=recursive)
             found: list[fs.FileInfo] = self.filesystem.get_file_info(selector)
             return found
-
-    def _fetch_file(self, name: str, target: Path) -> None:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with (
-            self.filesystem.open_input_stream(f"{self.path}/{name}") as stream,
-            target.open("wb") as file,
-        ):
-            shutil.copyfileobj(stream, file, 8 << 20)
-
-    def _put_file(self, source: Path, name: str) -> None:
-        if self.is_local:
-            Path(self.path, name).parent.mkdir(parents=True, exist_ok=True)
-        with (
-            source.open("rb") as file,
-            self.filesystem.open_output_stream(f"{self.path}/{name}") as stream,
-        ):
-            shutil.copyfileobj(file, stream, 8 << 20)
 
     @contextmanager
     def _explaining(self) -> Iterator[None]:
@@ -184,46 +177,47 @@ class Location:
 
 @dataclass(frozen=True)
 class NodeCopy:
-    """A folder that each node has on its own disk, fetched once by the first process that asks."""
+    """A folder of which each node gets a copy on its own disk when a process there first asks."""
 
     name: str
-    """Below the node's cache folder; it names the content."""
+    """The copy's path below the node's cache folder. It changes when the content changes."""
     shared: Location | None
-    """Where ``share`` put it. None: there is one machine only, and the folder is at ``origin``."""
+    """Where ``share`` put the folder. None: there is one machine only, and no copy is needed."""
     origin: Path
-    """The driver's own."""
+    """The folder on the driver's machine."""
 
     def folder(self) -> Path:
-        """The node's copy: there, complete and checked. However many ask at once, one fetches."""
+        """This node's copy, complete and checked. Only one of its processes fetches it."""
         if self.shared is None:
             return self.origin
         return _made_once(user_cache() / self.name, partial(_fetch_checked, self.shared))
 
 
 def share(folder: Path, storage: Location | None, name: str | None = None) -> NodeCopy:
-    """Put a local folder where every node can fetch it, unless it is there; None: nothing to do.
+    """Put a local folder where every node can fetch it, unless it lies there already.
 
-    ``name`` must change with the content; by default it holds a hash of it.
+    ``storage`` None means that there is one machine only: nothing is copied. ``name`` must change
+    when the content changes; by default it holds a hash of the content.
     """
     if storage is None:
         return NodeCopy("", None, folder)
-    files = sorted(str(p.relative_to(folder)) for p in folder.rglob("*") if p.is_file())
-    contents = {file: _facts(folder / file) for file in files}
+    contents = {file: _facts(folder / file) for file in sorted(Location.parse(folder).files())}
     if name is None:
         digest = hashlib.sha256(json.dumps(contents).encode()).hexdigest()
         name = f"{folder.name}/{digest[:24]}"
     shared = storage / name
     text = json.dumps(contents).encode()
     if shared.read(CONTENTS) != text:
-        shared.put(folder, files)
+        shared.put(folder, list(contents))
         shared.write(CONTENTS, text)
     return NodeCopy(name, shared, folder)
 
 
 def on_this_machine(address: str, kind: str, must_have: str) -> Path:
-    """A folder that a user names, such as a data set: if in a bucket, fetched to here first.
+    """A folder that a user names, such as a data set; one in a bucket is copied to here first.
 
-    It is fetched again only when its listing changed. ``UserError`` where it lacks ``must_have``.
+    It is copied again only after its listing changed. Raises ``UserError`` where the bucket's
+    folder doesn't hold the file ``must_have``.
     """
     source = Location.parse(address)
     if source.is_local:
@@ -237,19 +231,16 @@ def on_this_machine(address: str, kind: str, must_have: str) -> Path:
 
 
 def _made_once(target: Path, make: Callable[[Path], None]) -> Path:
-    """A folder that is there, whole, or made now; by one process of this machine, if many ask."""
+    """Make a folder unless it is there; if several processes of this machine ask, one makes it."""
     with locked(target.with_name(f"{target.name}.lock")):
         if not target.is_dir():
-            unfinished = target.with_name(f"{target.name}.partial")
-            shutil.rmtree(unfinished, ignore_errors=True)
-            unfinished.mkdir()
-            make(unfinished)
-            unfinished.rename(target)
+            with whole_folder(target) as unfinished:
+                make(unfinished)
     return target
 
 
 def _fetch_checked(shared: Location, folder: Path) -> None:
-    """Fetch what ``share`` put there, and compare it with its contents."""
+    """Fetch what ``share`` put there, and compare it with its table of contents."""
     text = shared.read(CONTENTS)
     if text is None:
         raise UserError(f"{shared}: has no {CONTENTS}; start the search again to make it")

@@ -1,4 +1,4 @@
-"""What a person sees while a search runs: one line that moves, and one for each trial that ends."""
+"""What a person sees while trials run: a bar, and a line for each trial that ends."""
 
 import time
 from types import TracebackType
@@ -31,7 +31,8 @@ class SearchProgress:
             TextColumn("{task.description}"),
             console=console,
             transient=True,
-            disable=not console.is_terminal,
+            # In a file, each state of the bar would be a line.
+            disable=console.quiet or not (console.is_terminal or console.is_jupyter),
         )
         self._task = self._bar.add_task("", total=planned_trials, completed=ended_trials)
 
@@ -49,12 +50,12 @@ class SearchProgress:
         self._bar.stop()
 
     def best_so_far(self, score: float | None, number: int) -> None:
-        """Take up a trial's score, of this session or an earlier one."""
+        """Note a trial's score, of this session or an earlier one."""
         if score is not None and (self._best is None or score > self._best[0]):
             self._best = (score, number)
 
     def epoch_done(self, number: int, epoch: int, score: float | None) -> None:
-        """A running trial reported; ``score`` None where its score isn't known yet."""
+        """Show that a running trial reported an epoch; ``score`` is None before the first one."""
         before, best = self._running.get(number, (0, None))
         epoch = max(epoch, before)  # a trial that starts again has not lost what it did
         if score is not None:
@@ -64,7 +65,7 @@ class SearchProgress:
         self._show()
 
     def trial_ended(self, number: int, what: str, status: str, failure: str | None) -> None:
-        """Print a trial's line: ``what`` is its main parameters in short."""
+        """Print the line of a trial that ended; ``what`` is its main parameters in short."""
         epoch, best = self._running.pop(number, (0, None))
         self._ended += 1
         score = "no score" if best is None else f"{self._metric} {best:.4f}"
@@ -78,7 +79,7 @@ class SearchProgress:
         self._show()
 
     def say(self, what: str) -> None:
-        """Print what goes wrong without ending the search; not the same line twice in a row."""
+        """Print what went wrong without ending the search, but no line twice in a row."""
         if what != self._said:
             self._bar.console.print(what, style="yellow", markup=False, soft_wrap=True)
             self._said = what

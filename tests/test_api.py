@@ -1,0 +1,164 @@
+"""The interface for Python: a search in this process, and the names that the packages export."""
+
+import ast
+import importlib
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import search
+import segcore
+from search import Forecast, RunFolder, SearchOptions, SearchResult
+from search.reporting.terminal import next_steps
+from segcore import Ensemble, UserError
+
+ROOT = Path(__file__).parents[1]
+
+
+def options(blocks: Path, out: Path, **changes: object) -> SearchOptions:
+    chosen = {
+        "data": str(blocks), "space": "tests.tiny_space:space", "trials": 2, "max_epochs": 2,
+        "grace_epochs": 1, "out": str(out / "runs"), "name": "api", **changes,
+    }  # fmt: skip
+    return SearchOptions(**chosen)  # type: ignore[arg-type]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("api")
+
+
+def test_a_search_gives_its_result_and_prints_nothing(
+    blocks: Path, folder: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    result = search.search(options(blocks, folder))
+    assert capfd.readouterr() == ("", "")
+    assert isinstance(result, SearchResult)
+    assert result == SearchResult.read(folder / "runs/api")
+    score = result.ensemble.test.metrics["dice"]
+    assert 0 <= score.low <= score.value <= score.high <= 1
+    assert result.test_photos == 4
+
+    run = RunFolder.opened(folder / "runs/api")
+    rows = search.read_rows(search.read_study(run))
+    assert [row.score for row in rows] == sorted((row.score for row in rows), reverse=True)
+    assert len(rows) == 2
+
+    image_HWC = np.zeros((50, 70, 3), np.uint8)
+    assert Ensemble.load(run.ensemble).probs(image_HWC).shape == (3, 50, 70)
+
+
+def test_a_search_goes_on_from_python_and_shows_its_progress(
+    blocks: Path, folder: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    run = RunFolder.opened(folder / "runs/api")
+    again = run.resume_options(trials=3)
+    assert (again.space, again.max_epochs) == ("tests.tiny_space:space", 2)
+    search.search(again, progress=True)
+    shown = capfd.readouterr().out
+    assert "trial   2" in shown and "Best trials by dice" in shown
+    assert f"python -m search.predict {run.address}/ensemble" in shown
+    assert "and open http" in shown and "None" not in shown
+    assert len(search.read_rows(search.read_study(run))) == 3
+
+
+def test_a_check_says_what_a_search_would_take_and_writes_no_run(
+    blocks: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    forecast = search.check(options(blocks, tmp_path, folds=3))
+    assert capfd.readouterr() == ("", "")
+    assert isinstance(forecast, Forecast)
+    assert forecast.time_s > 0 and forecast.checkpoints_bytes > 0
+    assert "8 training images, 4 for validation, 4 for the test" in str(forecast)
+    assert "12 trainings follow: 4 trials on 3 folds each" in str(forecast)
+    assert not (tmp_path / "runs/api").exists()
+
+
+def test_bad_options_are_user_errors_before_anything_is_trained(
+    blocks: Path, folder: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(UserError, match="--trials 0: must be at least 1"):
+        SearchOptions(trials=0)
+    with pytest.raises(UserError, match="--gpus-per-trial -1"):
+        SearchOptions(gpus_per_trial=-1)
+    with pytest.raises(UserError, match="/no/such/folder"):
+        search.search(options(blocks, tmp_path, data="/no/such/folder"))
+    with pytest.raises(UserError, match=r"call search\.check"):
+        search.search(options(blocks, tmp_path, dry_run=True))
+    with pytest.raises(UserError, match="a run of this name exists"):
+        search.search(options(blocks, folder))
+
+
+def test_ctrl_c_says_in_its_error_how_to_go_on(blocks: Path, tmp_path: Path) -> None:
+    """As a notebook sees it, whose stop button is a SIGINT."""
+    script = f"""
+import os, signal, threading, time
+import search
+from pathlib import Path
+from tests.test_api import options
+
+def stop():
+    while not list(Path({str(tmp_path)!r}).glob("runs/api/trials/*/trial_0000")):
+        time.sleep(0.1)
+    os.kill(os.getpid(), signal.SIGINT)
+
+threading.Thread(target=stop, daemon=True).start()
+try:
+    search.search(options(Path({str(blocks)!r}), Path({str(tmp_path)!r}), trials=50,
+                          space="tests.tiny_space:slow_space"))
+except KeyboardInterrupt as interrupt:
+    print(interrupt)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, timeout=120
+    )
+    assert "python -m search.run --resume " in done.stdout, done.stderr
+    assert str(tmp_path / "runs/api") in done.stdout
+    assert len(RunFolder.opened(tmp_path / "runs/api").read().identity["data"]) > 8
+
+
+def test_an_end_without_mlflow_says_how_its_records_are_delivered() -> None:
+    end = next_steps(
+        "runs/x", report="report.html", compare="http://host", trials_url=None, unsent=7,
+        serve="mlflow models serve",
+    )  # fmt: skip
+    assert "None" not in end and "and open" not in end
+    assert "yet to get 7 records" in end and "python -m search.run --resume runs/x" in end
+    url = "http://host/#/experiments/1"
+    end = next_steps(
+        "runs/x", report="report.html", compare="http://host", trials_url=url, unsent=0, serve=""
+    )
+    assert f"and open {url}" in end and "yet to get" not in end
+
+
+@pytest.mark.parametrize("package", [search, segcore], ids=lambda package: package.__name__)
+def test_public_names_are_there_are_no_modules_and_type_checkers_see_them(package) -> None:  # type: ignore[no-untyped-def]
+    for name in package.__all__:
+        assert getattr(package, name) is not None
+        assert name in dir(package)
+        with pytest.raises(ModuleNotFoundError):
+            importlib.import_module(f"{package.__name__}.{name}")
+    folder = Path(package.__file__).parent
+    seen = {
+        alias.asname: node.module
+        for node in ast.walk(ast.parse((folder / "__init__.py").read_text()))
+        if isinstance(node, ast.ImportFrom)
+        for alias in node.names
+        if alias.asname
+    }
+    assert seen == package._HOMES
+    assert (folder / "py.typed").is_file()
+    with pytest.raises(AttributeError, match="has no attribute 'fti'"):
+        package.fti  # noqa: B018
+
+
+def test_importing_the_packages_imports_nothing_heavy() -> None:
+    script = (
+        "import sys, search, segcore, search.runs.options; search.SearchOptions;"
+        "print(sorted({'torch', 'ray', 'mlflow', 'optuna', 'numpy'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True)
+    assert done.stdout.strip() in ("[]", "['numpy']"), done.stderr  # numpy is pyarrow's

@@ -1,0 +1,124 @@
+"""segsearch, one command for all, and what it has in common with ``python -m``."""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from search import __main__ as segsearch
+
+ROOT = Path(__file__).parents[1]
+
+
+def shell(*arguments: str, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "COLUMNS": "200"}
+    return subprocess.run(
+        [sys.executable, *arguments], cwd=cwd, env=environment, capture_output=True, text=True,
+        timeout=240,
+    )  # fmt: skip
+
+
+@pytest.fixture
+def called_segsearch(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", ["/venv/bin/segsearch"])
+
+
+@pytest.mark.parametrize("name", segsearch.COMMANDS)
+def test_every_command_has_its_help_under_both_names(
+    name: str, called_segsearch: None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    here = shell("-m", "search", name, "--help")
+    assert here.returncode == 0, here.stderr
+    assert here.stdout.startswith(f"usage: python -m search {name} ")
+    with pytest.raises(SystemExit) as exited:
+        segsearch.main([name, "--help"])
+    assert not exited.value.code
+    assert capsys.readouterr().out.startswith(f"usage: segsearch {name} ")
+
+
+def test_alone_a_command_is_called_by_its_module() -> None:
+    assert shell("-m", "search.predict", "--help").stdout.startswith(
+        "usage: python -m search.predict "
+    )
+
+
+@pytest.mark.parametrize("arguments", [[], ["--help"], ["-h"]])
+def test_help_lists_all_commands_with_a_line_each(
+    arguments: list[str], called_segsearch: None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert segsearch.main(arguments) == 0
+    shown = capsys.readouterr().out
+    assert shown.startswith("usage: segsearch COMMAND")
+    for name, command in segsearch.COMMANDS.items():
+        assert f"{name:<11}  {command.line}\n" in shown
+
+
+def test_an_unknown_command_is_named_in_one_line(
+    called_segsearch: None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert segsearch.main(["predcit"]) == 2
+    error = capsys.readouterr().err
+    assert "segsearch: no command 'predcit'" in error and error.count("\n") == 1
+    assert all(name in error for name in segsearch.COMMANDS)
+
+
+def test_exit_codes_are_those_of_the_single_commands(
+    called_segsearch: None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert segsearch.main(["leaderboard", str(tmp_path)]) == 2
+    assert segsearch.main(["run", "--trials", "0"]) == 2
+    assert segsearch.main(["prepare", str(tmp_path)]) == 1
+    assert "--trials 0: must be at least 1" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["bash", "zsh"])
+def test_completion_knows_the_commands_and_their_options(
+    name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as exited:
+        segsearch.main(["--tyro-print-completion", name])
+    assert not exited.value.code
+    script = capsys.readouterr().out
+    for command in segsearch.COMMANDS:
+        assert f"'{command}'" in script
+    assert "--max-epochs" in script and "--allow-plugins" in script and "segsearch" in script
+
+
+@pytest.mark.skipif(shutil.which("bash") is None, reason="needs bash")
+@pytest.mark.parametrize(
+    ("typed", "expected"),
+    [
+        ("pre", {"predict", "prepare"}),
+        ("run --max-e", {"--max-epochs"}),
+        ("leaderboard --s", {"--sort"}),
+    ],
+)
+def test_bash_completes_what_is_typed(
+    typed: str, expected: set[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        segsearch.main(["--tyro-write-completion", "bash", str(tmp_path / "completion")])
+    words = ["segsearch", *typed.split()]
+    script = (
+        f"source {tmp_path}/completion; COMP_WORDS=({' '.join(words)}); "
+        f"COMP_CWORD={len(words) - 1}; _tyro_segsearch; echo ${{COMPREPLY[@]}}"
+    )
+    done = subprocess.run(["bash", "-c", script], capture_output=True, text=True, timeout=60)
+    assert set(done.stdout.split()) == expected, done.stderr
+
+
+def test_completion_for_an_unknown_shell_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    for arguments in (["--tyro-print-completion"], ["--tyro-print-completion", "csh"]):
+        assert segsearch.main(arguments) == 2
+        assert "bash, zsh, fish" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["run", "predict", "evaluate", "report", "leaderboard"])
+def test_help_imports_nothing_that_takes_seconds(name: str) -> None:
+    done = shell("-X", "importtime", "-m", f"search.{name}", "--help")
+    imported = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
+    assert "tyro" in imported
+    assert not imported & {"torch", "ray", "mlflow", "optuna"}

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import rasterio
 import torch
+from PIL import Image
 from torch import Tensor, nn
 
 from segcore.config import Preparation
@@ -157,6 +158,23 @@ def test_a_mosaic_is_read_and_scaled_in_pieces_as_a_photograph_is(
             rows, columns = slice(17, grid.height_px), slice(5, 150)
             scaled = photo.on_grid(grid).read(rows, columns)
             assert np.abs(scaled - expected[rows, columns]).max() <= 1
+
+
+@pytest.mark.parametrize("ending", ["jpg", "png", "tif"])
+def test_a_photograph_that_has_to_be_turned_is_predicted_upright(
+    tmp_path: Path, ending: str
+) -> None:
+    exif = Image.Exif()
+    exif[274] = 6
+    stored = np.zeros((20, 40, 3), np.uint8)
+    stored[:, 20:] = 200
+    path = tmp_path / f"turned.{ending}"
+    Image.fromarray(stored).save(path, exif=exif)
+    with Photograph.open(path) as photo:
+        assert photo.size_px == (40, 20)
+        image = photo.read(slice(0, 40), slice(0, 20))
+    assert image.shape == (40, 20, 3)
+    assert image[:16].max() < 20 and image[24:].min() > 180
 
 
 def test_a_mosaic_without_data_is_not_predicted(

@@ -94,7 +94,7 @@ def blocks(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_blocks(tmp_path_factory.mktemp("data") / "blocks")
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def one_thread() -> Iterator[None]:
     """Networks of a few channels lose time to threads."""
     threads = torch.get_num_threads()

@@ -99,7 +99,7 @@ def losses(chosen: TrialConfig, data: PreparedData, **options: Any) -> list[floa
 
 
 @pytest.fixture(scope="module")
-def usual(data: PreparedData) -> list[float]:
+def usual(one_thread: None, data: PreparedData) -> list[float]:
     return losses(config(), data)
 
 

@@ -74,7 +74,8 @@ def draw_pixels(
             strata.append((position_N, *(np.full(len(found), value) for value in each)))
     columns = [np.concatenate(parts) for parts in zip(*strata, strict=True)]
     order = np.argsort(columns[0])
-    return PixelSample(*(column_N[order] for column_N in columns), num_classes)
+    position_N, photo_N, truth_N, weight_N = (column_N[order] for column_N in columns)
+    return PixelSample(position_N, photo_N, truth_N, weight_N, num_classes)
 
 
 def _share_out(size_PK: NDArray[np.int64], limit: int) -> NDArray[np.int64]:
@@ -134,9 +135,13 @@ class Pool:
         for c, probs_NK in enumerate(probs):  # one by one: old and new would be twice as much
             blocks_LBK = np.pad(probs_NK[contested_N], (padding, (0, 0))).reshape(-1, BLOCK_PX, k)
             probs[c] = np.ascontiguousarray(blocks_LBK.swapaxes(1, 2))
-        columns = (pixels.photo_N, pixels.truth_N, pixels.weight_N)
-        padded = [np.pad(column_N[contested_N], padding) for column_N in columns]
-        return cls(np.stack(settled, axis=1), *padded, tuple(probs))
+        return cls(
+            np.stack(settled, axis=1),
+            np.pad(pixels.photo_N[contested_N], padding),
+            np.pad(pixels.truth_N[contested_N], padding),
+            np.pad(pixels.weight_N[contested_N], padding),
+            tuple(probs),
+        )
 
     @property
     def photos(self) -> int:

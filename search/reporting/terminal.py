@@ -85,16 +85,15 @@ def result_text(result: SearchResult) -> str:
     if len(chosen.trials) > 1:
         headline = f"[bold]Ensemble[/] of {chosen.members}"
     models += [(model.name, model) for model in result.alternatives]
-    held_out = ""
+    held_out = " of all folds, each by networks that didn't train on it" if result.folds > 1 else ""
     if result.folds > 1:
         headline += f"; each is the mean of its {result.folds} folds' networks"
-        held_out = " of all folds, each by networks that didn't train on it"
     width = max(len(name) for name, _ in models)
     lines = []
     for name, model in models:
         val, test = model.val.metrics[metric], model.test.metrics[metric]
-        ends = f"({test.low:.4f} – {test.high:.4f})"
-        lines.append(f"    {name:<{width}}  [bold]{test.value:.4f}[/] {ends}   {val.value:.4f}")
+        score = f"[bold]{test.value:.4f}[/] ({test.low:.4f} – {test.high:.4f})"
+        lines.append(f"    {name:<{width}}  {score}   {val.value:.4f}")
     gain = "the validation images were too few to tell what ensembles gain"
     if result.expected_gain is not None:
         gain = (

@@ -135,9 +135,13 @@ class Pool:
         for c, probs_NK in enumerate(probs):  # one by one: old and new would be twice as much
             blocks_LBK = np.pad(probs_NK[contested_N], (padding, (0, 0))).reshape(-1, BLOCK_PX, k)
             probs[c] = np.ascontiguousarray(blocks_LBK.swapaxes(1, 2))
-        columns = (pixels.photo_N, pixels.truth_N, pixels.weight_N)
-        photo_N, truth_N, weight_N = (np.pad(each_N[contested_N], padding) for each_N in columns)
-        return cls(np.stack(settled, axis=1), photo_N, truth_N, weight_N, tuple(probs))
+        return cls(
+            np.stack(settled, axis=1),
+            np.pad(pixels.photo_N[contested_N], padding),
+            np.pad(pixels.truth_N[contested_N], padding),
+            np.pad(pixels.weight_N[contested_N], padding),
+            tuple(probs),
+        )
 
     @property
     def photos(self) -> int:

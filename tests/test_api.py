@@ -113,7 +113,7 @@ except KeyboardInterrupt as interrupt:
     print(interrupt)
 """
     done = subprocess.run(
-        [sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, timeout=120
+        [sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, timeout=240
     )
     assert "python -m search.run --resume " in done.stdout, done.stderr
     assert str(tmp_path / "runs/api") in done.stdout

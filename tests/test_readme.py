@@ -1,11 +1,13 @@
 """README tells the truth: its commands, options, spaces and definitions are those of the code."""
 
+import importlib
 import re
 import subprocess
 import sys
 from importlib.util import find_spec
 from pathlib import Path
 
+from search.__main__ import COMMANDS
 from search.planning.space import load_space
 from segcore.scores.metrics import METRICS
 
@@ -43,3 +45,10 @@ def test_the_map_of_the_house_names_every_module() -> None:
         for path in (ROOT / wing).glob("*.py"):
             if path.name != "__init__.py":
                 assert re.search(rf"^  {path.name} ", CONTRIBUTING, re.MULTILINE), path
+
+
+def test_python_in_the_readme_imports_what_is_there_and_segsearch_has_the_commands() -> None:
+    for module, names in re.findall(r"^from ([\w.]+) import (.+)$", README, re.MULTILINE):
+        for name in names.split(", "):
+            assert hasattr(importlib.import_module(module), name), f"from {module} import {name}"
+    assert set(re.findall(r"^segsearch (\w+)", README, re.MULTILINE)) <= COMMANDS.keys()

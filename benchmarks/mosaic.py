@@ -21,7 +21,7 @@ import tyro
 from rasterio.windows import Window
 
 from segcore.config import TrialConfig
-from segcore.data.spec import spread_color
+from segcore.data.spec import distinct_colors
 from segcore.networks.models import build_network
 from segcore.predicting.ensemble import write_bundle
 from segcore.training.checkpoint import CheckpointInfo, save_checkpoint
@@ -103,7 +103,7 @@ def write_random_bundle(folder: Path, options: Options) -> Path:
     info = CheckpointInfo(
         config=config, epoch=1, score_history=(0.0,), data_fingerprint="",
         class_names=tuple(f"class {k}" for k in range(options.classes)),
-        class_colors=tuple(map(spread_color, range(options.classes))),
+        class_colors=distinct_colors(options.classes),
     )  # fmt: skip
     member = folder.with_name("member")
     network = build_network(config, options.classes)

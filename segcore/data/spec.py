@@ -1,11 +1,14 @@
 """DatasetSpec: the contents of a dataset.yaml, checked."""
 
-import colorsys
+import functools
 import re
 from pathlib import Path
 from typing import Annotated, Any
 
+import cv2
+import numpy as np
 import yaml
+from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from segcore.config import IGNORE_INDEX, describe_validation_error
@@ -19,6 +22,10 @@ Color = Annotated[str, Field(pattern=r"^#[0-9A-Fa-f]{6}$")]
 Share = Annotated[float, Field(gt=0, lt=1)]
 SplitSource = Share | list[str] | str
 """A fraction to draw, a list of photographs, or a text file with one photograph per line."""
+
+
+IGNORED_COLOR: tuple[int, int, int] = (128, 128, 128)
+"""RGB of the pixels of ``IGNORE_INDEX`` in pictures."""
 
 
 class SplitSpec(BaseModel):
@@ -142,12 +149,14 @@ class DatasetSpec(BaseModel):
 
     @property
     def class_colors(self) -> tuple[tuple[int, int, int], ...]:
-        """RGB of each class: as ``colors`` or the masks say, else ``spread_color``."""
+        """RGB of each class: as ``colors`` or the masks say, else ``distinct_colors``."""
         own = dict(self.classes) if self.by_color and isinstance(self.classes, dict) else {}
         given = {**own, **self.colors}
         return tuple(
-            _rgb(str(given[name])) if name in given else spread_color(index)
-            for index, name in enumerate(self.class_names)
+            _rgb(str(given[name])) if name in given else color
+            for name, color in zip(
+                self.class_names, distinct_colors(len(self.class_names)), strict=True
+            )
         )
 
     def _class_values(self) -> list[tuple[int, int]]:
@@ -204,11 +213,29 @@ def _rgb(color: str) -> tuple[int, int, int]:
     return red, green, blue
 
 
-def spread_color(index: int) -> tuple[int, int, int]:
-    """The RGB colour of the class with this index, for data sets that bring no colours.
+@functools.cache
+def distinct_colors(count: int) -> tuple[tuple[int, int, int], ...]:
+    """RGB colours that are easy to tell apart, for data sets that bring none; always the same.
 
-    Hues that are a golden section apart never come close; brightness changes with every third.
+    Each one is the farthest, in CIE L*a*b*, from those before it and from ``IGNORED_COLOR``, so the
+    first of n colours are the same for every n.
     """
-    hue = index * 0.618034 % 1
-    red, green, blue = colorsys.hsv_to_rgb(hue, 0.75, (1.0, 0.75, 0.5)[index % 3])
-    return round(red * 255), round(green * 255), round(blue * 255)
+    steps = np.linspace(0, 255, 18).round().astype(np.uint8)
+    candidates_Q3 = np.stack(np.meshgrid(steps, steps, steps, indexing="ij"), -1).reshape(-1, 3)
+    lab_Q3 = _lab(candidates_Q3)
+    # Neither near black or white nor glaring: they are seen beside photographs.
+    calm_Q = (lab_Q3[:, 0] > 30) & (lab_Q3[:, 0] < 92) & (np.hypot(*lab_Q3[:, 1:].T) < 75)
+    candidates_Q3, lab_Q3 = candidates_Q3[calm_Q], lab_Q3[calm_Q]
+    distance_Q = np.linalg.norm(lab_Q3 - _lab(np.array([IGNORED_COLOR], np.uint8)), axis=1)
+    colors = []
+    for _ in range(count):
+        farthest = int(distance_Q.argmax())
+        red, green, blue = candidates_Q3[farthest].tolist()
+        colors.append((red, green, blue))
+        distance_Q = np.minimum(distance_Q, np.linalg.norm(lab_Q3 - lab_Q3[farthest], axis=1))
+    return tuple(colors)
+
+
+def _lab(rgb_Q3: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """CIE L*a*b*, in which equal distances look about equally far."""
+    return np.asarray(cv2.cvtColor(rgb_Q3[None].astype(np.float32) / 255, cv2.COLOR_RGB2Lab)[0])

@@ -18,12 +18,12 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 from segcore.config import IGNORE_INDEX
+from segcore.data.spec import IGNORED_COLOR
 
 Color = tuple[int, int, int]
 Picture = NDArray[np.uint8]
 Mask = NDArray[np.integer[Any]]
 
-IGNORED_COLOR: Color = (128, 128, 128)
 PAPER: Color = (255, 255, 255)
 INK: Color = (32, 36, 42)
 FAINT_INK: Color = (110, 116, 124)

@@ -91,6 +91,7 @@ def last_error(trial: Trial) -> Exception:
     """The error for which a trial of Ray's broke; Ray hands it to callbacks in a file only."""
     if trial.pickled_error_file is None:
         return RuntimeError(Path(trial.error_file).read_text())
+    # This process wrote the file a moment ago, into a folder of its own session: nobody else could.
     error: Exception = ray.cloudpickle.loads(Path(trial.pickled_error_file).read_bytes())
     return error
 

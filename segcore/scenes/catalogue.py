@@ -177,7 +177,7 @@ ROOF = (  # one of its slopes, with the ridge ahead
     Place(("solar panels",), 0.024, 0.05j),
     Place(("skylights",), 0.045),
     Place(("chimney",), 0.15, 0.1j, 0.25),
-    Place(("dish",), 0.014, -0.3 - 0.2j),
+    Place(("dish",), 0.019, -0.3 - 0.2j),
 )
 SITES = {  # in metres, for a ground of 50 m × 30 m; "construction" is a lot of 20 m × 31 m
     "parking": (
@@ -196,7 +196,7 @@ SITES = {  # in metres, for a ground of 50 m × 30 m; "construction" is a lot of
 }  # fmt: skip
 BEYOND = {  # in metres, from the middle of the upper lots' edge
     "lots": (_POWER_LINE,),
-    "water": (_POWER_LINE, *(Place(("boat",), 0.15, u + 6.5j, 3 + 1.5j, (-0.3, 0, 0.3))
+    "water": (_POWER_LINE, *(Place(("boat",), 0.2, u + 5.5j, 3 + 1.5j, (-0.3, 0, 0.3))
                              for u in (-27, -9, 9, 27))),
     "forest": (_POWER_LINE, Place(("undergrowth",), 1, (1 + STREET_M / 2) * 1j, stretched=True),
                Place(("forest tree",), 1, 44j, 78 + 42j, number=900)),

@@ -145,14 +145,14 @@ _TREES = ("small tree", "tree", "tree", "tall tree", "tall tree", "old tree")
 _ALONG, _ACROSS = (0.0, math.pi), (math.pi / 2, -math.pi / 2)
 _LAMPS = range(-115, 116, 33)
 _ANY = tuple(np.arange(0, 6.2, 0.7).tolist())
-_POWER_LINE = Place(("power line",), 0.33, -0.8j, 19, stretched=True)
+_POWER_LINE = Place(("power line",), 0.4, -0.8j, 19, stretched=True)
 STREET = (  # in metres, from its middle
     Place(("street",), 1, stretched=True),
     Place(("dashes",), 0.45, stretched=True),
-    Place(("power line",), 0.11, 5.3j, 19, stretched=True),
+    Place(("power line",), 0.14, 5.3j, 19, stretched=True),
     *(Place(_CARS, 0.12, complex(u, v), 10, _ALONG) for u in _LAMPS for v in (-2.8, 2.8)),
-    *(Place(("street light",), 0.06, u + 5.3j) for u in _LAMPS),
-    *(Place(("street light",), 0.06, u - 5.3j, turns=_ALONG[1:]) for u in _LAMPS),
+    *(Place(("street light",), 0.075, u + 5.3j) for u in _LAMPS),
+    *(Place(("street light",), 0.075, u - 5.3j, turns=_ALONG[1:]) for u in _LAMPS),
 )
 FRONT_YARD = (  # the drive is on the left, the house ahead
     Place(("drive",), 1, -0.22 - 0.18j),
@@ -174,10 +174,10 @@ BACK_YARD = (
 GARDEN = (Place(_TREES, 0.35, -0.45j, 0.48 + 0.08j), Place(_TREES, 0.65, 0.34j, 0.48 + 0.16j))
 ROOF = (  # one of its slopes, with the ridge ahead
     Place(("vent",), 0.4, 0.2j, 0.2 + 0.15j, number=2),
-    Place(("solar panels",), 0.018, 0.05j),
+    Place(("solar panels",), 0.024, 0.05j),
     Place(("skylights",), 0.045),
     Place(("chimney",), 0.15, 0.1j, 0.25),
-    Place(("dish",), 0.014, -0.3 - 0.2j),
+    Place(("dish",), 0.019, -0.3 - 0.2j),
 )
 SITES = {  # in metres, for a ground of 50 m × 30 m; "construction" is a lot of 20 m × 31 m
     "parking": (
@@ -196,7 +196,7 @@ SITES = {  # in metres, for a ground of 50 m × 30 m; "construction" is a lot of
 }  # fmt: skip
 BEYOND = {  # in metres, from the middle of the upper lots' edge
     "lots": (_POWER_LINE,),
-    "water": (_POWER_LINE, *(Place(("boat",), 0.15, u + 6.5j, 3 + 1.5j, (-0.3, 0, 0.3))
+    "water": (_POWER_LINE, *(Place(("boat",), 0.2, u + 5.5j, 3 + 1.5j, (-0.3, 0, 0.3))
                              for u in (-27, -9, 9, 27))),
     "forest": (_POWER_LINE, Place(("undergrowth",), 1, (1 + STREET_M / 2) * 1j, stretched=True),
                Place(("forest tree",), 1, 44j, 78 + 42j, number=900)),

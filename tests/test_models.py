@@ -159,7 +159,6 @@ def test_the_unet_of_smps_encoders_is_not_padded() -> None:
     ("architecture", "encoder", "kwargs", "multiple"),
     [
         ("pspnet", "tu-mobilenetv3_small_050", {}, 32),  # uses three of the encoder's five stages
-        ("unet", "tu-mobilenetv3_small_050", {"encoder_depth": 3}, 32),
         ("deeplabv3", "tu-resnet10t", {}, 8),
         ("deeplabv3plus", "tu-resnet10t", {}, 16),
         ("pan", "tu-resnet10t", {"encoder_output_stride": 32}, 32),

@@ -107,6 +107,12 @@ def reserve(path: Path) -> None:
             file.write(content)
 
 
+def digest(*parts: str | bytes) -> str:
+    """The SHA-256 of these texts and bytes, one after the other, as 64 hex digits."""
+    whole = b"".join(part.encode() if isinstance(part, str) else part for part in parts)
+    return hashlib.sha256(whole).hexdigest()
+
+
 def sync_folder(folder: Path) -> None:
     """Force the files of a folder, and their names, to the disk."""
     for path in (*folder.iterdir(), folder):

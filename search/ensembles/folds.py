@@ -7,7 +7,6 @@ lies in the folder of the first one.
 """
 
 import dataclasses
-import hashlib
 from collections.abc import Mapping, Sequence
 
 import optuna
@@ -23,6 +22,7 @@ from search.trials.session import open_plan_study
 from search.trials.worker import best_checkpoint
 from segcore.config import TrialConfig
 from segcore.errors import UserError
+from segcore.files import digest
 
 
 def open_folds(plan: Plan, rows: Sequence[TrialRow]) -> tuple[Plan, SearchStudy]:
@@ -43,7 +43,7 @@ def open_folds(plan: Plan, rows: Sequence[TrialRow]) -> tuple[Plan, SearchStudy]
         path=f"the best trials on {folds} folds",
         function=_FoldSpace({row.number: row.config for row in rows if row.config}, folds),
         baselines=pairs,
-        fingerprint=hashlib.sha256(plan.space.fingerprint.encode()).hexdigest(),
+        fingerprint=digest(plan.space.fingerprint),
     )
     options = dataclasses.replace(
         plan.options,

@@ -1,7 +1,6 @@
 """Search spaces: a user's functions, loaded, checked and sampled before anything is trained."""
 
 import difflib
-import hashlib
 import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -20,6 +19,7 @@ from pydantic import ValidationError
 from search.runs.options import SearchOptions
 from segcore.config import TrialConfig, describe_validation_error
 from segcore.errors import Problem, ProblemsError, UserError
+from segcore.files import digest
 from segcore.plugins import import_attribute
 
 SETTLED_SAMPLES = 300
@@ -85,7 +85,7 @@ def load_space(path: str) -> Space:
         path,
         function,
         tuple(getattr(module, "BASELINES", ())),
-        hashlib.sha256(source.encode()).hexdigest(),
+        digest(source),
     )
 
 

@@ -1,7 +1,6 @@
 """A log of what was predicted into a folder, so that no photograph is predicted twice."""
 
 import csv
-import hashlib
 import json
 import os
 from collections.abc import Iterable, Mapping
@@ -9,7 +8,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from segcore.files import cut_torn_line, sha256_of, whole_file
+from segcore.files import cut_torn_line, digest, sha256_of, whole_file
 
 LOG_NAME = "predicted.jsonl"
 UNCERTAINTY_NAME = "uncertainty.csv"
@@ -74,11 +73,10 @@ def file_state(path: Path) -> tuple[int, int]:
 
 def settings_key(bundle: Path, options: Mapping[str, Any]) -> str:
     """A hash of a bundle's content and of the options that change what is predicted."""
-    digest = hashlib.sha256(json.dumps(dict(options), sort_keys=True).encode())
+    parts: list[str | bytes] = [json.dumps(dict(options), sort_keys=True)]
     for path in sorted(path for path in bundle.rglob("*") if path.is_file()):
-        digest.update(str(path.relative_to(bundle)).encode())
-        digest.update(bytes.fromhex(sha256_of(path)))
-    return digest.hexdigest()
+        parts += [str(path.relative_to(bundle)), bytes.fromhex(sha256_of(path))]
+    return digest(*parts)
 
 
 def write_uncertainty(folder: Path, records: Iterable[Predicted]) -> Path:

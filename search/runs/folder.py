@@ -1,6 +1,5 @@
 """The folder of a run: where each of its files lies, here and in a bucket."""
 
-import hashlib
 import json
 import logging
 from dataclasses import dataclass, replace
@@ -11,7 +10,7 @@ from typing import Any
 from search.runs.options import SearchOptions
 from search.runs.storage import Location
 from segcore.errors import UserError
-from segcore.files import user_cache
+from segcore.files import digest, user_cache
 
 
 @dataclass(frozen=True)
@@ -67,9 +66,8 @@ class RunFolder:
         home = Location.parse(address)
         if home.is_local:
             return cls(Path(address).expanduser())
-        digest = hashlib.sha256(home.address.encode()).hexdigest()[:8]
         name = home.path.rpartition("/")[2]
-        return cls(user_cache() / "runs" / digest / name, home)
+        return cls(user_cache() / "runs" / digest(home.address)[:8] / name, home)
 
     @classmethod
     def opened(cls, address: str | Path) -> "RunFolder":

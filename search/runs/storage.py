@@ -5,7 +5,6 @@ Credentials are taken from where each cloud's own tools take them (environment, 
 ``AWS_ENDPOINT_URL`` names another S3 server. No other module imports pyarrow.
 """
 
-import hashlib
 import json
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -18,7 +17,7 @@ from pyarrow import ArrowException, fs
 
 from search.runs.credentials import without_credentials
 from segcore.errors import StorageError, UserError
-from segcore.files import locked, sha256_of, sync, user_cache, whole_file, whole_folder
+from segcore.files import digest, locked, sha256_of, sync, user_cache, whole_file, whole_folder
 
 SHARED = (
     "on several nodes --out must be an s3:// or gs:// address, or a folder that all of them see"
@@ -203,8 +202,7 @@ def share(folder: Path, storage: Location | None, name: str | None = None) -> No
         return NodeCopy("", None, folder)
     contents = {file: _facts(folder / file) for file in sorted(Location.parse(folder).files())}
     if name is None:
-        digest = hashlib.sha256(json.dumps(contents).encode()).hexdigest()
-        name = f"{folder.name}/{digest[:24]}"
+        name = f"{folder.name}/{digest(json.dumps(contents))[:24]}"
     shared = storage / name
     text = json.dumps(contents).encode()
     if shared.read(CONTENTS) != text:
@@ -225,9 +223,9 @@ def on_this_machine(address: str, kind: str, must_have: str) -> Path:
     listing = source.listing()
     if must_have not in listing:
         raise UserError(f"{source}: there is no {must_have}; name the folder that holds it")
-    digest = hashlib.sha256(json.dumps(sorted(listing.items())).encode()).hexdigest()[:24]
+    content = digest(json.dumps(sorted(listing.items())))[:24]
     fetch = partial(source.fetch, names=list(listing))
-    return _made_once(user_cache() / kind / digest, fetch)
+    return _made_once(user_cache() / kind / content, fetch)
 
 
 def _made_once(target: Path, make: Callable[[Path], None]) -> Path:

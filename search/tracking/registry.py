@@ -5,7 +5,6 @@ package), and the list of pinned packages that predicting needs. It runs without
 """
 
 import base64
-import hashlib
 import importlib.util
 import io
 import tempfile
@@ -22,6 +21,7 @@ from PIL import Image
 import segcore
 from search.runs.result import SearchResult
 from search.tracking.outbox import Record
+from segcore.files import sha256_of
 from segcore.plugins import is_import_path
 from segcore.predicting.ensemble import MANIFEST, read_manifest
 from segcore.training import checkpoint
@@ -65,7 +65,7 @@ def register(client: MlflowClient, record: Record, experiment_id: str, run_id: s
     Raises what MLflow raises, and ``OSError`` or ``UserError`` where the bundle is gone.
     """
     name, bundle = record["name"], Path(record["bundle"])
-    identity = f"{run_id}/{hashlib.sha256((bundle / MANIFEST).read_bytes()).hexdigest()[:16]}"
+    identity = f"{run_id}/{sha256_of(bundle / MANIFEST)[:16]}"
     versions = client.search_model_versions(f"name = '{name}'")
     if any(version.tags.get(BUNDLE_TAG) == identity for version in versions):
         return

@@ -3,7 +3,6 @@
 Prepared data are named by the content of the data set and the settings, so the work is done once.
 """
 
-import hashlib
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -40,7 +39,7 @@ from segcore.data.prepared import (
 from segcore.data.splits import assign_splits
 from segcore.devices import usable_cores
 from segcore.errors import DISK_FULL, Problem, StorageError, UserError
-from segcore.files import locked, reserve, sync_folder, user_cache, whole_folder
+from segcore.files import digest, locked, reserve, sync_folder, user_cache, whole_folder
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -124,7 +123,7 @@ def _find_states(
     dataset: Dataset, cache_dir: Path, crew: _Crew
 ) -> tuple[dict[Path, FileState], list[Problem]]:
     """The states of all files, and the problems of those that can't be read."""
-    memory = cache_dir / "hashes" / f"{_sha256(str(dataset.folder.absolute()))[:24]}.json"
+    memory = cache_dir / "hashes" / f"{digest(str(dataset.folder.absolute()))[:24]}.json"
     remembered = recall_states(memory)
     paths = [path for photo in dataset.photos for path in (photo.path, photo.mask_path)]
     found = crew.do("Reading", partial(find_state, remembered=remembered), paths)
@@ -155,11 +154,7 @@ def _fingerprint(
         for photo in dataset.photos
     ]
     spec = dataset.spec.model_dump(mode="json")
-    return _sha256(json.dumps({"spec": spec, "preparation": preparation, "photos": photos}))
-
-
-def _sha256(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()
+    return digest(json.dumps({"spec": spec, "preparation": preparation, "photos": photos}))
 
 
 def _plan_job(dataset: Dataset, states: Mapping[Path, FileState], preparation: Preparation) -> _Job:

@@ -12,6 +12,7 @@ import rasterio.features
 import shapely  # type: ignore[import-untyped]
 from numpy.typing import NDArray
 
+from segcore.data.images import open_raster
 from segcore.errors import UserError
 from segcore.files import whole_file
 
@@ -29,7 +30,7 @@ def write_polygons(path: Path, mask_path: Path, class_names: Sequence[str]) -> i
 
     Memory grows with the number of polygons. Raises ``UserError`` where it can't be written.
     """
-    with rasterio.open(mask_path) as mask:
+    with open_raster(mask_path) as mask:
         crs = mask.crs
         chunks = list(_regions(mask, len(class_names)))
     geometry, classes, area = (np.concatenate(parts) for parts in zip(*chunks, strict=True))

@@ -16,7 +16,7 @@ import rasterio.shutil
 from numpy.typing import NDArray
 from rasterio.windows import Window
 
-from segcore.data.images import write_image
+from segcore.data.images import open_raster, write_image
 from segcore.errors import UserError
 from segcore.files import whole_file
 from segcore.predicting.photographs import Georeference
@@ -85,9 +85,9 @@ def write_map(
 def read_map(path: Path) -> NDArray[np.uint8]:
     """The first band of a map (HW). Raises ``UserError`` where it can't be read."""
     try:
-        with rasterio.Env(**GDAL_OPTIONS), rasterio.open(path) as raster:
+        with rasterio.Env(**GDAL_OPTIONS), open_raster(path) as raster:
             return np.asarray(raster.read(1), np.uint8)
-    except rasterio.errors.RasterioError as error:
+    except (OSError, rasterio.errors.RasterioError) as error:
         raise UserError(f"{path} can't be read: {error}; delete it to predict it again") from error
 
 

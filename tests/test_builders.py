@@ -18,7 +18,7 @@ from segcore.networks.models import build_network
 from segcore.training import checkpoint
 from segcore.training.augment import A
 from segcore.training.fit import fit
-from segcore.training.loading import EpochSampler
+from segcore.training.loading import EpochSampler, training_loader
 from segcore.training.losses import CrossEntropyLoss
 from segcore.training.optim import build_average, build_optimizer, set_lr
 
@@ -220,6 +220,14 @@ def test_a_sampler_has_its_settings(data: PreparedData) -> None:
         sampler = EpochSampler(data, config(rare_crop_prob=prob, batch_size=100))
         drawn = [draw.crop_around is not None for epoch in range(5) for draw in sampler]
         assert np.mean(drawn) == pytest.approx(prob, abs=0.15)
+
+
+def test_a_loader_draws_by_the_seed(data: PreparedData) -> None:
+    def drawn(seed: int) -> list[tuple[int, int, tuple[int, int] | None]]:
+        return list(training_loader(data, config(seed=seed), workers=0, pin_memory=False)[1])
+
+    assert drawn(7) == drawn(7)
+    assert {draw[1] for draw in drawn(7)}.isdisjoint(draw[1] for draw in drawn(8))
 
 
 def test_a_network_has_the_architecture_and_encoder_that_were_chosen() -> None:

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
-import torch
 import tyro
 from rich.console import Console
 
@@ -130,15 +129,14 @@ def _train(
     weights_dir: Path,
 ) -> Iterator[EpochResult]:
     """Train as a worker does, with as many threads: they determine the order of sums."""
-    had_gpu = searched.gpus_per_trial != 0 and torch.cuda.is_available()
-    device = choose_device(options.device or ("cuda" if had_gpu else "cpu"))
-    prepare_process(searched.cpus_per_trial, gpus=float(device.type == "cuda"))
+    device = choose_device(options.device or ("cpu" if searched.gpus_per_trial == 0 else None))
+    prepare_process(searched.cpus_per_trial, gpus=float(device.type != "cpu"))
     return fit(
         past.config,
         data,
         device=device,
         weights_dir=weights_dir,
-        loader_workers=searched.cpus_per_trial if device.type == "cuda" else 0,
+        loader_workers=searched.cpus_per_trial if device.type != "cpu" else 0,
     )
 
 

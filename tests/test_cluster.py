@@ -10,7 +10,8 @@ import pytest
 import torch
 from threadpoolctl import threadpool_info
 
-from search.trials.cluster import Slots
+from search.trials import worker
+from search.trials.cluster import Slots, own_gpus
 from search.trials.worker import PRETEND_GPUS, prepare_process
 
 ROOT = Path(__file__).parents[1]
@@ -54,6 +55,23 @@ def test_a_trial_has_the_threads_of_its_cpus_in_every_library(
         assert torch.get_num_threads() == cpus
         assert cv2.getNumThreads() == cpus
         assert {pool["num_threads"] for pool in threadpool_info()} == {cpus}
+
+
+def test_a_macs_gpu_is_one_that_ray_is_told_of_and_a_trial_gets_a_share_of_its_memory(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
+    assert own_gpus() is None
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
+    assert own_gpus() == 1
+
+    shares: list[float] = []
+    monkeypatch.setattr(worker, "choose_device", lambda: torch.device("mps"))
+    monkeypatch.setattr(torch.mps, "empty_cache", lambda: None)
+    monkeypatch.setattr(torch.mps, "set_per_process_memory_fraction", shares.append)
+    assert prepare_process(1, gpus=0.5) == torch.device("mps")
+    assert prepare_process(1, gpus=0) == torch.device("cpu")
+    assert shares == [0.5]
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")

@@ -97,8 +97,8 @@ def predict(
             image_NCHW, _, item_N = batch
             started = time.perf_counter()
             probs_NKHW = ensemble.batch_probs(image_NCHW)
-            if device.type == "cuda":
-                torch.cuda.synchronize(device)
+            if device.type != "cpu":
+                torch.accelerator.synchronize(device)
             seconds.append((time.perf_counter() - started) / len(image_NCHW))
             # The mean is taken in double precision, which Metal lacks.
             doubt_NHW = disagreement(probs_NKHW, class_dim=1).cpu().double()

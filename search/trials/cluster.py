@@ -14,6 +14,7 @@ from pathlib import Path
 from types import ModuleType
 
 import ray
+import torch
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from search.runs.options import SearchOptions
@@ -81,6 +82,7 @@ def connected(options: SearchOptions) -> Iterator[Slots]:
         _check_reachable(options.address)
         ray.init(
             address=options.address,
+            num_gpus=None if options.address else own_gpus(),
             include_dashboard=None if options.address else False,
             log_to_driver=False,
             logging_level=logging.ERROR,
@@ -102,6 +104,14 @@ def connected(options: SearchOptions) -> Iterator[Slots]:
         yield _slots(options)
     finally:
         ray.shutdown()
+
+
+def own_gpus() -> int | None:
+    """How many GPUs Ray is told that this machine has; None: it finds them by itself.
+
+    It doesn't find that of a Mac, which torch uses through Metal.
+    """
+    return 1 if torch.backends.mps.is_available() else None
 
 
 def alive_nodes() -> list[dict[str, float]]:

@@ -52,5 +52,5 @@ def _measure_one(config: TrialConfig, data: NodeCopy, cpus: int, gpus: float) ->
         config,
         open_prepared(data.folder()),
         device=device,
-        loader_workers=cpus if device.type == "cuda" else 0,
+        loader_workers=cpus if device.type != "cpu" else 0,
     )

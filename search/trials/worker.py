@@ -21,6 +21,7 @@ from threadpoolctl import threadpool_limits
 from search.runs.storage import SHARED, Location, NodeCopy
 from segcore.config import MetricName
 from segcore.data.prepared import open_prepared
+from segcore.devices import choose_device
 from segcore.errors import DISK_FULL, StorageError, TrainingFailedError, UserError
 from segcore.scores.intervals import Resampled
 from segcore.scores.metrics import METRICS
@@ -117,7 +118,7 @@ def _train(
             device=device,
             resume_from=_catch_up(assignment, setting, results, Path(folder)),
             weights_dir=setting.weights.folder(),
-            loader_workers=setting.cpus if device.type == "cuda" else 0,
+            loader_workers=setting.cpus if device.type != "cpu" else 0,
         )
         for epoch in epochs:
             add_result(results, epoch, data.class_names, setting.metric)
@@ -297,11 +298,13 @@ def prepare_process(cpus: int, gpus: float) -> torch.device:
     gc.collect()
     if gpus == 0 or os.environ.get(PRETEND_GPUS):
         return torch.device("cpu")
-    if not torch.cuda.is_available():
+    device = choose_device()
+    if device.type == "cpu":
         raise _ClusterError(
             f"node {platform.node()} has a GPU by Ray's word, but torch finds none; check its "
             "driver with nvidia-smi, or search with --gpus-per-trial 0"
         )
-    torch.cuda.empty_cache()
-    torch.cuda.set_per_process_memory_fraction(min(gpus, 1.0))
-    return torch.device("cuda")
+    memory = torch.mps if device.type == "mps" else torch.cuda
+    memory.empty_cache()
+    memory.set_per_process_memory_fraction(min(gpus, 1.0))
+    return device

@@ -147,8 +147,9 @@ def own_modules() -> list[str]:
     known = tuple(f"{folder.resolve()}{os.sep}" for folder in [*installed, *OURS])
     paths = set()
     for name, module in list(sys.modules.items()):
-        file = getattr(module, "__file__", None)
-        if file and name != "__main__" and not str(Path(file).resolve()).startswith(known):
+        # Some modules, such as torch.ops, name a file that isn't there.
+        file = Path(getattr(module, "__file__", None) or "")
+        if file.is_file() and name != "__main__" and not str(file.resolve()).startswith(known):
             paths.add(_top(module))
     return sorted(str(path) for path in paths)
 

@@ -5,6 +5,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from segcore.scenes.canvas import Canvas, Floats
+from segcore.scenes.materials import Label
 
 _SKY_LIGHT = (0.45, 0.48, 0.56)  # What the blue sky leaves of red, green and blue in a shadow.
 _HEADROOM = 0.7  # Sunny roofs are brighter than white ground: this leaves room in 8 bits.
@@ -19,19 +20,15 @@ def photograph(canvas: Canvas) -> NDArray[np.uint8]:
     colours_NC = _floats([stroke.material.colours[0] for stroke in strokes]) * light_N1
     patches_NC = colours_NC * (_floats([stroke.material.patches for stroke in strokes]) - 1)
     *planes, shade_HW = _lens(canvas, colours_NC)
-    for number, ground_HW, opacity_HW in canvas.waters:
-        at = np.nonzero(stroke_HW == number)
-        opacity = opacity_HW[at]
-        for colour_HW, ground_N in zip(planes, colours_NC.T, strict=True):
-            blurred_HW = cv2.blur(ground_N[ground_HW], (5, 5))
-            colour_HW[at] = blurred_HW[at] * (1 - opacity) + colour_HW[at] * opacity
+    is_flood_N = _floats([stroke.label is Label.FLOODED for stroke in strokes])
+    clear_HW = is_flood_N[stroke_HW] * canvas.clear_HW
     light_HW = _texture(canvas, stroke_HW)
-    _shape_domes(canvas, stroke_HW, light_HW)
     share_HW = np.clip(0.5 + 0.5 * canvas.patch_HW, 0, 1)
-    for colour_HW, patch_N, sky_light in zip(planes, patches_NC.T, _SKY_LIGHT, strict=True):
-        colour_HW += patch_N[stroke_HW] * share_HW
-        colour_HW *= light_HW
-        colour_HW *= 1 - np.float32(1 - sky_light) * shade_HW
+    for channel, colour_HW in enumerate(planes):
+        bottom_HW = cv2.blur(colours_NC[:, channel][canvas.bottom_HW], (5, 5))
+        colour_HW += clear_HW * (bottom_HW - colour_HW)
+        colour_HW += patches_NC[:, channel][stroke_HW] * share_HW
+        colour_HW *= light_HW * (1 - np.float32(1 - _SKY_LIGHT[channel]) * shade_HW)
     return _develop(canvas, planes)
 
 
@@ -63,18 +60,6 @@ def _texture(canvas: Canvas, stroke_HW: NDArray[np.intp]) -> Floats:
     phase = (wave_N.conj()[stroke_HW[at]] * canvas.ground_HW[at]).real
     light_HW[at] += strength_N[stroke_HW[at]] * np.sin(phase)
     return light_HW
-
-
-def _shape_domes(canvas: Canvas, stroke_HW: NDArray[np.intp], light_HW: Floats) -> None:
-    """Shade crowns: Lambert's law on half spheres whose surface the leaves have made rough."""
-    x_N, y_N, radius_N = _floats([stroke.dome_px for stroke in canvas.strokes]).T
-    at = rows, columns = np.nonzero((radius_N > 0)[stroke_HW])
-    x, y, radius = (value_N[stroke_HW[at]] for value_N in (x_N, y_N, radius_N))
-    across, down = (columns - x) / radius, (rows - y) / radius
-    up = np.sqrt(np.clip(1 - across**2 - down**2, 0.05, 1))
-    sun_across, sun_down, sun_up = canvas.to_sun_in_view
-    cosine = across * sun_across + down * sun_down + up * (sun_up + 0.25 * canvas.mottle_HW[at])
-    light_HW[at] *= 0.40 + 0.68 * np.clip(cosine, 0, 1.3)
 
 
 def _develop(canvas: Canvas, planes: list[Floats]) -> NDArray[np.uint8]:

@@ -123,10 +123,13 @@ def draw_roof(
 
 
 def _draw_crown(canvas: Canvas, frame: Frame, radius_m: float, z: float, look: Look) -> None:
-    """The lumpy crown of a tree, on a trunk that nobody sees."""
+    """The lumpy crown of a tree: the nearer to the sun, the smaller and brighter its layers."""
     rng = canvas.rng
-    lobes = 1 + 0.10 * np.sin(rng.integers(3, 6) * _CROWN_ANGLES + rng.uniform(0, 6))
-    reach = radius_m * (lobes + 0.05 * rng.standard_normal(len(_CROWN_ANGLES)))
-    outline = reach * np.exp(1j * _CROWN_ANGLES)
-    canvas.shadow(frame, outline, z)
-    canvas.paint(frame, outline, look, z, light=rng.normal(1, 0.09), dome=True)
+    tone = rng.normal(1, 0.09)
+    for up in (0.0, 0.16, 0.32, 0.48, 0.64, 0.8):
+        lobes = 1 + 0.10 * np.sin(rng.integers(3, 6) * _CROWN_ANGLES + rng.uniform(0, 6))
+        reach = (1 - up) * (lobes + 0.05 * rng.standard_normal(len(_CROWN_ANGLES)))
+        outline = reach * np.exp(1j * _CROWN_ANGLES) + 0.7 * up * canvas.to_sun / frame.turn
+        if not up:
+            canvas.shadow(frame, radius_m * outline, z)
+        canvas.paint(frame, radius_m * outline, look, z, tone * (0.55 + 0.75 * up))

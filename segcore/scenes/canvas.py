@@ -48,7 +48,6 @@ class Stroke(NamedTuple):
     label: Label
     material: Material
     light: float  # Brightness compared with flat ground in full sun.
-    wave: complex = 0.0  # Across the material's ribs; its length is in radians per metre.
 
 
 class Canvas:
@@ -77,6 +76,7 @@ class Canvas:
         self.to_sun = -self._sun_up * self._shadow_per_m
         self.grain_HW = self.noise(0.15)
         self.mottle_HW = (self.noise(0.5) + self.noise(1.2)) / np.float32(1.4)
+        self.rib_HW = np.sin(self.ground_HW.real * np.float32(2 * np.pi / 0.9))
         self.patch_HW = (self.noise(6) + self.noise(2.5)) / np.float32(1.4)
         self.fine_HW = np.zeros((height_px * _FINE, width_px * _FINE), np.uint16)
         self.stroke_HW = self.fine_HW[::_FINE, ::_FINE]
@@ -89,8 +89,8 @@ class Canvas:
 
     def mask(self) -> NDArray[np.uint8]:
         """The class (H, W) of each pixel of the picture."""
-        values = [list(Label).index(stroke.label) for stroke in self.strokes]
-        return np.array(values, np.uint8)[self.stroke_HW]
+        values = {label: value for value, label in enumerate(Label)}
+        return np.array([values[each.label] for each in self.strokes], np.uint8)[self.stroke_HW]
 
     def noise(self, cell_m: float) -> Floats:
         """Smooth noise (H, W) of mean 0 and deviation 1 with hills of ``cell_m``."""
@@ -105,7 +105,9 @@ class Canvas:
 
     def sees(self, frame: Frame, reach_m: float) -> bool:
         """Whether a thing that reaches so far around its frame, shadow included, may be in view."""
-        return abs(frame.origin) < abs(self._centre_px) / self._px_per_m + reach_m
+        place, half = frame.origin * self._to_view, self._centre_px
+        outside_px = max(abs(place.real) - half.real, abs(place.imag) - half.imag)
+        return outside_px < reach_m * self._px_per_m
 
     def light(self, facing: complex, rise: float) -> float:
         """Brightness of a surface, compared with flat ground: sky, and sun by Lambert's cosine law.
@@ -123,12 +125,8 @@ class Canvas:
         """Fill a polygon (N,) of a frame's plane, or ``z`` above it; lit as the plane, at 0."""
         points = self.project(frame, outline, z)
         cv2.fillPoly(self.fine_HW, [points], len(self.strokes), shift=_SUBPIXEL_BITS)
-        wave = 0j
-        if (material := look[1]).rib:
-            edge = (outline[1] - outline[0]) * frame.turn
-            wave = 2j * np.pi / material.rib_m * complex(edge) / abs(edge)
         light = light or self.light(-1j * frame.turn, frame.rise)
-        self.strokes.append(Stroke(*look, light, wave))
+        self.strokes.append(Stroke(*look, light))
 
     def line(
         self, frame: Frame, path: Outline, width_m: float, look: Look, z: Heights = 0.0

@@ -41,7 +41,7 @@ class Suburb:
         canvas, rng = self.canvas, self.rng
         canvas.spread(np.ones(canvas.shape, np.float32), (Label.GRASS, self.grass))
         beyond = rng.choice(["lots", "water", "forest"], p=[0.48, 0.25, 0.27])
-        site = rng.choice(["industrial", "sports", "parking", ""], p=[0.12, 0.12, 0.14, 0.62])
+        site = rng.choice(["industrial", "sports", "parking", ""], p=[0.07, 0.19, 0.07, 0.67])
         site_m = rng.uniform(42, 56) if site else 0.0
         crossing_m = 2 * self.lots_y if rng.random() < 0.3 else 0.0
         # Lots are laid out to both sides of here; a site is the first one on the right.
@@ -50,11 +50,10 @@ class Suburb:
         numbers = (-1, 0, 1) if beyond == "lots" else (-1, 0)
         streets = [Frame(complex(middle_x, self.street_y + gap * number)) for number in numbers]
         for street in streets:
-            for turn in (0.0, math.pi):
-                for side in (-1, 1):
-                    is_beside_site = street is streets[1] and side == 1 and not turn
-                    start_m = crossing_m / 2 + (site_m if is_beside_site else 0.0)
-                    self._row(street.at(0, turn), start_m, side)
+            for turn, side in ((0.0, -1), (0.0, 1), (math.pi, -1), (math.pi, 1)):
+                is_beside_site = street is streets[1] and side == 1 and not turn
+                start_m = crossing_m / 2 + (site_m if is_beside_site else 0.0)
+                self._row(street.at(0, turn), start_m, side)
         if site:
             spot = complex((crossing_m + site_m) / 2, self.lots_y + self.lot_depth_m / 2)
             stretch = complex((site_m - 2) / 50, self.lot_depth_m / 31)
@@ -68,7 +67,7 @@ class Suburb:
             crossing = Frame(complex(middle_x, end_y - catalogue.STREET_M / 2), 1j)
             self._fill(crossing, 1 + 1j, catalogue.STREET)
         self._fill(Frame(1j * self.edge_y), 1 + 1j, catalogue.BEYOND[beyond])
-        if rng.random() < 0.42:
+        if rng.random() < 0.38:
             self._flood([street.origin.imag for street in streets])
         if beyond == "water":
             self._water()
@@ -92,8 +91,7 @@ class Suburb:
             for _ in range(place.number if rng.random() < place.chance else 0):
                 off = scaled(complex(place.spread), complex(*rng.uniform(-1, 1, 2)))
                 spot = frame.at(scaled(place.at + off, region), rng.choice(place.turns))
-                stretch = region if place.stretched else None
-                self._stand(spot, rng.choice(place.things), stretch)
+                self._stand(spot, rng.choice(place.things), region if place.stretched else None)
 
     def _row(self, street: Frame, start_m: float, side: int) -> None:
         """Lots ahead of a street's middle, from ``start_m`` to the right (``side`` 1) or left."""
@@ -110,7 +108,7 @@ class Suburb:
         middle, size = lot.at(0.5j * self.lot_depth_m), complex(width - 0.3, self.lot_depth_m)
         grass = self.grass.picked(self.rng, 0.07)
         self.canvas.paint(middle, scaled(BOX, size), (Label.GRASS, grass))
-        if self.rng.random() < 0.01:
+        if self.rng.random() < 0.014:
             stretch = complex(width / 20, self.lot_depth_m / 31)
             self._fill(middle, stretch, catalogue.SITES["construction"])
             return
@@ -134,23 +132,21 @@ class Suburb:
     def _house(self, frame: Frame, size: complex) -> None:
         """Walls, a roof and what is on it; perhaps a wing towards the street, at negative v."""
         canvas, rng, width, depth = self.canvas, self.rng, size.real, size.imag
-        if not canvas.sees(frame, abs(size) / 2 + 12):
-            return
         eave, pitch = 5.4 if rng.random() < 0.25 else 2.9, rng.uniform(0.35, 0.65)
-        hip = rng.choice([0.0, 0.6, 1.0, 1.0])
+        hip = rng.choice([0.05, 0.6, 1.0, 1.0])
         roofs = [(frame, size, (hip, hip))]
         if rng.random() < 0.75:
             wing, length = min(rng.uniform(0.4, 0.6) * width, depth * 0.95), rng.uniform(2.0, 6.0)
             u = rng.choice([-1, 1]) * (width - wing) / 2
             outwards = frame.at(complex(u, -(depth + length) / 2), -math.pi / 2)
             roofs.append((outwards, complex(length, wing), (-1.0, hip)))
-        walls, shingles = (Label.BACKGROUND, m.PLASTER.picked(rng, 0.15)), m.SHINGLES.picked(rng)
+        walls = Label.BACKGROUND, m.PLASTER.picked(rng, 0.15)
+        shingles = Label.ROOF, m.SHINGLES.picked(rng)
         for place, area, _ in roofs:
             outline = scaled(BOX, area - 2 * _OVERHANG_M * (1 + 1j))
             draw_block(canvas, place, outline, (0, eave), walls)
         for place, area, hips in roofs:
-            look = Label.ROOF, shingles
-            draw_roof(canvas, place._replace(z=eave), area, pitch, look, walls, hips)
+            draw_roof(canvas, place._replace(z=eave), area, pitch, shingles, hips)
         for turn in (0.0, math.pi):
             lower_edge = frame._replace(z=eave).at(0, turn).at(-0.5j * depth)
             slope = lower_edge._replace(rise=pitch).at(0.25j * depth)

@@ -85,7 +85,7 @@ class Canvas:
         self.bottom_HW = self.stroke_HW
         """The strokes that the flood covers."""
         self.clear_HW = np.zeros((height_px, width_px), np.float32)
-        """How much of them is seen through the flood, 0 to 1; 0 where there is none."""
+        """How much of them is seen through the flood, 0 to 1; it counts where the flood is."""
 
     def mask(self) -> NDArray[np.uint8]:
         """The class (H, W) of each pixel of the picture."""
@@ -122,7 +122,7 @@ class Canvas:
     def paint(
         self, frame: Frame, outline: Outline, look: Look, z: Heights = 0.0, light: float = 0.0
     ) -> None:
-        """Fill a polygon (N,) of a frame's plane, or ``z`` above it; lit as the plane, at 0."""
+        """Fill a polygon (N,) on a frame's plane or ``z`` above it; light 0: as the plane's."""
         points = self.project(frame, outline, z)
         cv2.fillPoly(self.fine_HW, [points], len(self.strokes), shift=_SUBPIXEL_BITS)
         light = light or self.light(-1j * frame.turn, frame.rise)

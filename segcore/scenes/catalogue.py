@@ -96,7 +96,7 @@ THINGS: dict[str, Thing] = {
     "pitch": (Label.SPORTS, [Part(m.RUNNING_TRACK, _SITE, shape=_OVAL),
         *(Part(m.WHITE, size, shape=_OVAL, line_m=0.12) for size in (47 + 27j, 44 + 24j)),
         Part(m.LAWN, 41 + 21j, shape=_OVAL),
-        *(Part(m.GRASS, 3.3 + 17j, at=u) for u in (-13.2, -6.6, 0, 6.6, 13.2)),
+        *(Part(m.MOWN_LAWN, 3.3 + 17j, at=u) for u in (-13.2, -6.6, 0, 6.6, 13.2)),
         Part(m.WHITE, 5 + 5j, shape=_DISC, line_m=0.15),
         *(Part(m.WHITE, size, at=at, line_m=0.15) for size, at in _PITCH)]),
     "yard": (Label.INDUSTRIAL, [Part(m.GRAVEL, _SITE)]),
@@ -125,11 +125,11 @@ _TREES = ("small tree", "tree", "tree", "tall tree", "tall tree", "old tree")
 _ALONG, _ACROSS = (0.0, math.pi), (math.pi / 2, -math.pi / 2)
 _LAMPS = range(-115, 116, 33)
 _ANY = tuple(np.arange(0, 6.2, 0.7).tolist())
-_POWER_LINE = Place(("power line",), 0.4, -0.8j, 19, stretched=True)
+_POWER_LINE = Place(("power line",), 0.46, -0.8j, 19, stretched=True)
 STREET = (  # in metres, from its middle
     Place(("street",), 1, stretched=True),
     Place(("dashes",), 0.45, stretched=True),
-    Place(("power line",), 0.18, 5.3j, 19, stretched=True),
+    Place(("power line",), 0.22, 5.3j, 19, stretched=True),
     *(Place(_CARS, 0.12, complex(u, v), 10, _ALONG) for u in _LAMPS for v in (-2.8, 2.8)),
     *(Place(("street light",), 0.075, u + 5.3j) for u in _LAMPS),
     *(Place(("street light",), 0.075, u - 5.3j, turns=(math.pi,)) for u in _LAMPS),
@@ -155,7 +155,7 @@ ROOF = (  # one of its slopes, with the ridge ahead
     Place(("solar panels",), 0.024, 0.05j),
     Place(("skylights",), 0.045),
     Place(("chimney",), 0.15, 0.1j, 0.25),
-    Place(("dish",), 0.019, -0.3 - 0.2j),
+    Place(("dish",), 0.024, -0.3 - 0.2j),
 )
 SITES = {  # in metres, for a ground of 50 m × 30 m; "construction" is a lot of 20 m × 31 m
     "parking": (
@@ -174,7 +174,7 @@ SITES = {  # in metres, for a ground of 50 m × 30 m; "construction" is a lot of
 }  # fmt: skip
 BEYOND = {  # in metres, from the middle of the upper lots' edge
     "lots": (_POWER_LINE,),
-    "water": (_POWER_LINE, *(Place(("boat",), 0.3, u + 5.5j, 3 + 1.5j, (-0.3, 0, 0.3))
+    "water": (_POWER_LINE, *(Place(("boat",), 0.26, u + 5.5j, 3 + 1.5j, (-0.3, 0, 0.3))
                              for u in (-27, -9, 9, 27))),
     "forest": (_POWER_LINE, Place(("undergrowth",), 1, (1 + STREET_M / 2) * 1j, stretched=True),
                Place(("forest tree",), 1, 44j, 78 + 42j, number=900)),

@@ -41,7 +41,7 @@ class Suburb:
         canvas, rng = self.canvas, self.rng
         canvas.spread(np.ones(canvas.shape, np.float32), (Label.GRASS, self.grass))
         beyond = rng.choice(["lots", "water", "forest"], p=[0.48, 0.25, 0.27])
-        site = rng.choice(["industrial", "sports", "parking", ""], p=[0.07, 0.19, 0.07, 0.67])
+        site = rng.choice(["industrial", "sports", "parking", ""], p=[0.07, 0.15, 0.09, 0.69])
         site_m = rng.uniform(42, 56) if site else 0.0
         crossing_m = 2 * self.lots_y if rng.random() < 0.3 else 0.0
         # Lots are laid out to both sides of here; a site is the first one on the right.

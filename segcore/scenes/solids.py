@@ -38,7 +38,7 @@ class Part(NamedTuple):
     shape: Outline = BOX
     line_m: float = 0.0  # Above 0: only the outline is drawn, as a line of this width.
     pitch: float = 0.0  # Above 0: the block has a gable roof of this pitch.
-    crown: bool = False  # Whether it is a dome of leaves with its border at ``z``.
+    crown: bool = False  # Whether it is the crown of a tree, with its border at ``z``.
     base_m: float = 0.0  # ``z`` counts from here; its shadow falls on this height.
     label: Label | None = None  # Its class, where that is not the thing's.
 
@@ -103,7 +103,7 @@ def draw_roof(
 ) -> None:  # fmt: skip
     """A roof above its eaves, with the ridge along u; ``pitch`` is its rise per metre.
 
-    ``hips``: by how much the left and the right end lean inwards: 1 as much as the sides, 0.05
+    ``hips``: by how much the left and the right end lean inwards: 1 is as much as the sides, 0.05
     is a gable. With -1 the roof runs on into a larger one, down to its valleys.
     """
     half, v = size.real / 2, size.imag / 2

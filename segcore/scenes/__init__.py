@@ -22,7 +22,6 @@ from segcore.scenes.materials import Label
 from segcore.scenes.rendering import photograph
 
 DRAWING_VERSION = 4  # Counted up whenever the drawing changes: a cache never mixes two.
-_COUNT, _HEIGHT_PX, _WIDTH_PX, _SEED = 120, 384, 512, 0
 
 CLASS_NAMES: tuple[str, ...] = tuple(label.value[0] for label in Label)
 CLASS_COLORS: tuple[tuple[int, int, int], ...] = tuple(label.value[1] for label in Label)
@@ -46,12 +45,7 @@ def draw_scene(
 
 
 def write_scenes(
-    folder: Path,
-    *,
-    count: int = _COUNT,
-    height_px: int = _HEIGHT_PX,
-    width_px: int = _WIDTH_PX,
-    seed: int = _SEED,
+    folder: Path, *, count: int = 120, height_px: int = 384, width_px: int = 512, seed: int = 0
 ) -> None:
     """Write a data set with its ``dataset.yaml``; ``folder`` appears at once, and complete.
 
@@ -74,8 +68,7 @@ def write_scenes(
 
 def default_scenes() -> Path:
     """The folder of the embedded data set, in the user's cache; drawn on first use, in seconds."""
-    settings = f"{_COUNT}x{_HEIGHT_PX}x{_WIDTH_PX}-seed{_SEED}"
-    folder = user_cache() / f"scenes-v{DRAWING_VERSION}-{settings}"
+    folder = user_cache() / f"scenes-v{DRAWING_VERSION}"
     with locked(folder.with_suffix(".lock")):  # a second process waits, and finds the work done
         if not folder.exists():
             write_scenes(folder)

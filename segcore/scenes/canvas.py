@@ -9,8 +9,7 @@ a product turns it. Heights z are metres. Axes of arrays: ``H`` rows, ``W`` colu
 
 import cmath
 import math
-from collections.abc import Sequence
-from typing import Any, NamedTuple, TypeAlias, TypeVar
+from typing import Any, NamedTuple, TypeAlias
 
 import cv2
 import numpy as np
@@ -21,14 +20,12 @@ from segcore.scenes.materials import Label, Material
 Floats: TypeAlias = NDArray[np.floating[Any]]
 Outline: TypeAlias = NDArray[Any]
 Look: TypeAlias = tuple[Label, Material]
-Heights: TypeAlias = float | NDArray[np.floating[Any]]
-_T = TypeVar("_T")
+Heights: TypeAlias = float | Floats
 
 _FINE = 2  # Strokes are drawn on a grid that is finer by this factor; pixel i is its point 2·i.
 _MIN_LINE_PX = 1.6  # A thinner line would be missing from the mask in places.
 _SUBPIXEL_BITS = 4
 _POINTS_PER_PX = _FINE << _SUBPIXEL_BITS  # OpenCV draws at fixed-point coordinates.
-_LABELS = list(Label)
 
 
 class Frame(NamedTuple):
@@ -51,9 +48,6 @@ class Stroke(NamedTuple):
     label: Label
     material: Material
     light: float  # Brightness compared with flat ground in full sun.
-    wave: complex = 0.0  # Across the material's ribs; its length is in radians per metre.
-    dome_px: tuple[float, float, float] = (0.0, 0.0, 0.0)
-    """x, y and radius, in the picture, of the half sphere that the stroke is shaded as."""
 
 
 class Canvas:
@@ -79,50 +73,41 @@ class Canvas:
         """The place on the ground that each pixel shows."""
         self._shadow_per_m = cmath.rect(rng.uniform(0.35, 1.1), rng.uniform(0, 2 * np.pi))
         self._sun_up = 1 / math.hypot(abs(self._shadow_per_m), 1)
-        self._to_sun = -self._sun_up * self._shadow_per_m
-        to_sun_in_view = self._to_sun * self._to_view / abs(self._to_view)
-        self.to_sun_in_view = to_sun_in_view.real, to_sun_in_view.imag, self._sun_up
+        self.to_sun = -self._sun_up * self._shadow_per_m
         self.grain_HW = self.noise(0.15)
         self.mottle_HW = (self.noise(0.5) + self.noise(1.2)) / np.float32(1.4)
+        self.rib_HW = np.sin(self.ground_HW.real * np.float32(2 * np.pi / 0.9))
         self.patch_HW = (self.noise(6) + self.noise(2.5)) / np.float32(1.4)
         self.fine_HW = np.zeros((height_px * _FINE, width_px * _FINE), np.uint16)
         self.stroke_HW = self.fine_HW[::_FINE, ::_FINE]
         self.shadow_HW = np.zeros_like(self.fine_HW)
         self.strokes: list[Stroke] = []
-        # Of each water: its stroke, the strokes (H, W) that it covered, and its opacity (H, W).
-        self.waters: list[tuple[int, NDArray[np.uint16], Floats]] = []
+        self.bottom_HW = self.stroke_HW
+        """The strokes that the flood covers."""
+        self.clear_HW = np.zeros((height_px, width_px), np.float32)
+        """How much of them is seen through the flood, 0 to 1; it counts where the flood is."""
 
     def mask(self) -> NDArray[np.uint8]:
         """The class (H, W) of each pixel of the picture."""
-        values = [_LABELS.index(stroke.label) for stroke in self.strokes]
-        return np.array(values, np.uint8)[self.stroke_HW]
+        values = {label: value for value, label in enumerate(Label)}
+        return np.array([values[each.label] for each in self.strokes], np.uint8)[self.stroke_HW]
 
     def noise(self, cell_m: float) -> Floats:
         """Smooth noise (H, W) of mean 0 and deviation 1 with hills of ``cell_m``."""
         height, width = self.shape
-        cell_px = max(1.0, cell_m * self._px_per_m)
-        rows, columns = (math.ceil(side / cell_px) + 3 for side in self.shape)
-        grid = self.rng.standard_normal((rows, columns), dtype=np.float32)
-        size = (int(columns * cell_px) + 1, int(rows * cell_px) + 1)
-        noise = cv2.resize(grid, size, interpolation=cv2.INTER_CUBIC)
+        scale = max(1, round(cell_m * self._px_per_m))
+        cells = height // scale + 3, width // scale + 3
+        grid = self.rng.standard_normal(cells, dtype=np.float32)
+        noise = cv2.resize(grid, None, fx=scale, fy=scale, interpolation=cv2.INTER_CUBIC)
         # Leave out the border, where cubic interpolation repeats the outermost cells.
-        start = int(cell_px)
-        noise = noise[start : start + height, start : start + width]
+        noise = noise[scale : scale + height, scale : scale + width]
         return (noise - noise.mean()) / (noise.std() + np.float32(1e-6))
-
-    def chance(self, probability: float) -> bool:
-        """True with this probability."""
-        return self.rng.random() < probability
-
-    def one_of(self, options: Sequence[_T]) -> _T:
-        """Any of the options, each as likely."""
-        return options[int(self.rng.integers(len(options)))]
 
     def sees(self, frame: Frame, reach_m: float) -> bool:
         """Whether a thing that reaches so far around its frame, shadow included, may be in view."""
-        place, reach_px = frame.origin * self._to_view, reach_m * self._px_per_m
-        half = self._centre_px
-        return abs(place.real) < half.real + reach_px and abs(place.imag) < half.imag + reach_px
+        place, half = frame.origin * self._to_view, self._centre_px
+        outside_px = max(abs(place.real) - half.real, abs(place.imag) - half.imag)
+        return outside_px < reach_m * self._px_per_m
 
     def light(self, facing: complex, rise: float) -> float:
         """Brightness of a surface, compared with flat ground: sky, and sun by Lambert's cosine law.
@@ -130,30 +115,18 @@ class Canvas:
         ``facing``: where it falls off to. ``rise``: metres per metre; infinite for a wall.
         """
         slope = math.atan(rise)
-        to_sun = facing.real * self._to_sun.real + facing.imag * self._to_sun.imag
+        to_sun = (facing * self.to_sun.conjugate()).real
         cosine = math.sin(slope) * to_sun + math.cos(slope) * self._sun_up
         return 0.45 + 0.55 * max(0.0, cosine) / self._sun_up
 
     def paint(
-        self, frame: Frame, outline: Outline, look: Look, z: Heights = 0.0,
-        light: float | None = None, dome: bool = False,
-    ) -> None:  # fmt: skip
-        """Fill a polygon (N,) of a frame's plane, or ``z`` above it.
-
-        ``light``: None lights it as the plane is lit. ``dome``: shade it as a half sphere.
-        """
+        self, frame: Frame, outline: Outline, look: Look, z: Heights = 0.0, light: float = 0.0
+    ) -> None:
+        """Fill a polygon (N,) on a frame's plane or ``z`` above it; light 0: as the plane's."""
         points = self.project(frame, outline, z)
         cv2.fillPoly(self.fine_HW, [points], len(self.strokes), shift=_SUBPIXEL_BITS)
-        wave, dome_px = 0j, (0.0, 0.0, 0.0)
-        if (material := look[1]).rib:
-            edge = (outline[1] - outline[0]) * frame.turn
-            wave = 2j * np.pi / material.rib_m * complex(edge) / abs(edge)
-        if dome:
-            (x, y), radius = cv2.minEnclosingCircle(points)
-            dome_px = x / _POINTS_PER_PX, y / _POINTS_PER_PX, radius / _POINTS_PER_PX
-        if light is None:
-            light = self.light(-1j * frame.turn, frame.rise) if frame.rise else 1.0
-        self.strokes.append(Stroke(*look, light, wave, dome_px))
+        light = light or self.light(-1j * frame.turn, frame.rise)
+        self.strokes.append(Stroke(*look, light))
 
     def line(
         self, frame: Frame, path: Outline, width_m: float, look: Look, z: Heights = 0.0
@@ -164,10 +137,8 @@ class Canvas:
         cv2.polylines(self.fine_HW, points, False, len(self.strokes), width, shift=_SUBPIXEL_BITS)
         self.strokes.append(Stroke(*look, 1.0))
 
-    def spread(self, depth_HW: Floats, look: Look, opacity_HW: Floats | None = None) -> None:
-        """Cover the ground where ``depth_HW`` is above 0: with water, if it has an opacity."""
-        if opacity_HW is not None:
-            self.waters.append((len(self.strokes), self.stroke_HW.copy(), opacity_HW))
+    def spread(self, depth_HW: Floats, look: Look) -> None:
+        """Cover the ground where ``depth_HW`` is above 0."""
         height, width = self.fine_HW.shape
         self.fine_HW[cv2.resize(depth_HW, (width, height)) > 0] = len(self.strokes)
         self.strokes.append(Stroke(*look, 1.0))

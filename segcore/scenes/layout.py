@@ -41,20 +41,19 @@ class Suburb:
         canvas, rng = self.canvas, self.rng
         canvas.spread(np.ones(canvas.shape, np.float32), (Label.GRASS, self.grass))
         beyond = rng.choice(["lots", "water", "forest"], p=[0.48, 0.25, 0.27])
-        site = rng.choice(["industrial", "sports", "parking", ""], p=[0.12, 0.12, 0.14, 0.62])
+        site = rng.choice(["industrial", "sports", "parking", ""], p=[0.07, 0.15, 0.09, 0.69])
         site_m = rng.uniform(42, 56) if site else 0.0
-        crossing_m = 2 * self.lots_y if canvas.chance(0.3) else 0.0
+        crossing_m = 2 * self.lots_y if rng.random() < 0.3 else 0.0
         # Lots are laid out to both sides of here; a site is the first one on the right.
         middle_x = rng.uniform(-18, 18) - (site_m + crossing_m) / 2
         gap = 2 * (self.lots_y + self.lot_depth_m)
         numbers = (-1, 0, 1) if beyond == "lots" else (-1, 0)
         streets = [Frame(complex(middle_x, self.street_y + gap * number)) for number in numbers]
         for street in streets:
-            for turn in (0.0, math.pi):
-                for side in (-1, 1):
-                    is_beside_site = street is streets[1] and side == 1 and not turn
-                    start_m = crossing_m / 2 + (site_m if is_beside_site else 0.0)
-                    self._row(street.at(0, turn), start_m, side)
+            for turn, side in ((0.0, -1), (0.0, 1), (math.pi, -1), (math.pi, 1)):
+                is_beside_site = street is streets[1] and side == 1 and not turn
+                start_m = crossing_m / 2 + (site_m if is_beside_site else 0.0)
+                self._row(street.at(0, turn), start_m, side)
         if site:
             spot = complex((crossing_m + site_m) / 2, self.lots_y + self.lot_depth_m / 2)
             stretch = complex((site_m - 2) / 50, self.lot_depth_m / 31)
@@ -67,11 +66,11 @@ class Suburb:
             end_y = 90.0 if beyond == "lots" else self.edge_y - 6
             crossing = Frame(complex(middle_x, end_y - catalogue.STREET_M / 2), 1j)
             self._fill(crossing, 1 + 1j, catalogue.STREET)
+        self._fill(Frame(1j * self.edge_y), 1 + 1j, catalogue.BEYOND[beyond])
+        if rng.random() < 0.38:
+            self._flood([street.origin.imag for street in streets])
         if beyond == "water":
             self._water()
-        self._fill(Frame(1j * self.edge_y), 1 + 1j, catalogue.BEYOND[beyond])
-        if canvas.chance(0.42):
-            self._flood([street.origin.imag for street in streets])
         for _, draw_it in sorted(self.standing, key=lambda noted: noted[0]):
             draw_it()
 
@@ -87,12 +86,12 @@ class Suburb:
 
     def _fill(self, frame: Frame, region: complex, places: Sequence[Place]) -> None:
         """Let things stand in a region of this width and depth around a frame."""
+        rng = self.rng
         for place in places:
-            for _ in range(place.number if self.canvas.chance(place.chance) else 0):
-                off = scaled(complex(place.spread), complex(*self.rng.uniform(-1, 1, 2)))
-                spot = frame.at(scaled(place.at + off, region), self.canvas.one_of(place.turns))
-                stretch = region if place.stretched else None
-                self._stand(spot, self.canvas.one_of(place.things), stretch)
+            for _ in range(place.number if rng.random() < place.chance else 0):
+                off = scaled(complex(place.spread), complex(*rng.uniform(-1, 1, 2)))
+                spot = frame.at(scaled(place.at + off, region), rng.choice(place.turns))
+                self._stand(spot, rng.choice(place.things), region if place.stretched else None)
 
     def _row(self, street: Frame, start_m: float, side: int) -> None:
         """Lots ahead of a street's middle, from ``start_m`` to the right (``side`` 1) or left."""
@@ -109,13 +108,13 @@ class Suburb:
         middle, size = lot.at(0.5j * self.lot_depth_m), complex(width - 0.3, self.lot_depth_m)
         grass = self.grass.picked(self.rng, 0.07)
         self.canvas.paint(middle, scaled(BOX, size), (Label.GRASS, grass))
-        if self.canvas.chance(0.01):
+        if self.rng.random() < 0.014:
             stretch = complex(width / 20, self.lot_depth_m / 31)
             self._fill(middle, stretch, catalogue.SITES["construction"])
             return
         for _ in range(self.rng.poisson(5.0 * self.leafiness)):
             self._fill(middle, size, catalogue.GARDEN)
-        if self.canvas.chance(0.95):
+        if self.rng.random() < 0.95:
             self._home(lot, width)
 
     def _home(self, lot: Frame, width: float) -> None:
@@ -123,7 +122,7 @@ class Suburb:
         house = complex(width * self.rng.uniform(0.66, 0.82), self.rng.uniform(9, 13))
         setback = self.rng.uniform(5.5, 8)
         back = setback + house.imag
-        width *= self.canvas.one_of([-1, 1])  # Yards are mirrored at random.
+        width *= self.rng.choice([-1, 1])  # Yards are mirrored at random.
         middle, back_yard = lot.at(0.5j * (back + self.lot_depth_m)), self.lot_depth_m - back
         self._fill(lot.at(0.5j * setback), complex(width, setback), catalogue.FRONT_YARD)
         self._fill(middle, complex(width, back_yard), catalogue.BACK_YARD)
@@ -133,23 +132,21 @@ class Suburb:
     def _house(self, frame: Frame, size: complex) -> None:
         """Walls, a roof and what is on it; perhaps a wing towards the street, at negative v."""
         canvas, rng, width, depth = self.canvas, self.rng, size.real, size.imag
-        if not canvas.sees(frame, abs(size) / 2 + 12):
-            return
-        eave, pitch = 5.4 if canvas.chance(0.25) else 2.9, rng.uniform(0.35, 0.65)
-        hip = canvas.one_of([0.0, 0.6, 1.0, 1.0])
+        eave, pitch = 5.4 if rng.random() < 0.25 else 2.9, rng.uniform(0.35, 0.65)
+        hip = rng.choice([0.05, 0.6, 1.0, 1.0])
         roofs = [(frame, size, (hip, hip))]
-        if canvas.chance(0.75):
+        if rng.random() < 0.75:
             wing, length = min(rng.uniform(0.4, 0.6) * width, depth * 0.95), rng.uniform(2.0, 6.0)
-            u = canvas.one_of([-1, 1]) * (width - wing) / 2
+            u = rng.choice([-1, 1]) * (width - wing) / 2
             outwards = frame.at(complex(u, -(depth + length) / 2), -math.pi / 2)
             roofs.append((outwards, complex(length, wing), (-1.0, hip)))
-        walls, shingles = (Label.BACKGROUND, m.PLASTER.picked(rng, 0.15)), m.SHINGLES.picked(rng)
+        walls = Label.BACKGROUND, m.PLASTER.picked(rng, 0.15)
+        shingles = Label.ROOF, m.SHINGLES.picked(rng)
         for place, area, _ in roofs:
             outline = scaled(BOX, area - 2 * _OVERHANG_M * (1 + 1j))
             draw_block(canvas, place, outline, (0, eave), walls)
         for place, area, hips in roofs:
-            look = Label.ROOF, shingles
-            draw_roof(canvas, place._replace(z=eave), area, pitch, look, walls, hips)
+            draw_roof(canvas, place._replace(z=eave), area, pitch, shingles, hips)
         for turn in (0.0, math.pi):
             lower_edge = frame._replace(z=eave).at(0, turn).at(-0.5j * depth)
             slope = lower_edge._replace(rise=pitch).at(0.25j * depth)
@@ -160,8 +157,7 @@ class Suburb:
         canvas = self.canvas
         offshore_HW = canvas.ground_HW.imag - np.float32(self.edge_y + 1.5) + 0.8 * canvas.patch_HW
         canvas.spread(offshore_HW + 1.5, (Label.BACKGROUND, m.DIRT))
-        opaque_HW = np.full_like(offshore_HW, 0.97)
-        canvas.spread(offshore_HW, (Label.WATER, m.LAKE.picked(self.rng)), opaque_HW)
+        canvas.spread(offshore_HW, (Label.WATER, m.LAKE.picked(self.rng)))
 
     def _flood(self, streets_y: Sequence[float]) -> None:
         """Muddy water on low ground; streets, a little lower than lots, fill first."""
@@ -171,7 +167,6 @@ class Suburb:
         height_HW = (canvas.noise(28) + 0.38 * canvas.patch_HW) / np.float32(1.1)
         height_HW += np.clip(to_street_HW / 7, 0, 1.4)
         depth_HW = np.float32(np.quantile(height_HW, rng.uniform(0.15, 0.6))) - height_HW
-        for number, _, _ in canvas.waters:
-            depth_HW[canvas.stroke_HW == number] = -1
-        opacity_HW = np.clip(0.6 + depth_HW, 0.6, 0.96)
-        canvas.spread(depth_HW, (Label.FLOODED, m.MUD.picked(rng, 0.06)), opacity_HW)
+        canvas.bottom_HW = canvas.stroke_HW.copy()
+        canvas.clear_HW = np.clip(0.4 - depth_HW, 0.04, 0.4)
+        canvas.spread(depth_HW, (Label.FLOODED, m.MUD.picked(rng, 0.06)))

@@ -48,17 +48,13 @@ class Material:
     grain: float = 0.04  # Noise of 0.15 m.
     mottle: float = 0.03  # Noise of 0.5 m.
     patch: float = 0.04  # Noise of 6 m.
-    rib: float = 0.0  # Stripes along a polygon's first edge: shingles, sheet metal, mown grass.
-    rib_m: float = 1.0  # Their period.
+    rib: float = 0.0  # Stripes across the streets' direction, as of sheet metal.
 
     def picked(self, rng: np.random.Generator, varies: float = 0.08) -> "Material":
         """The same in one colour, a little lighter or darker than in the table."""
-        colour = self.colours[int(rng.integers(len(self.colours)))]
-        brightness, *hue = rng.standard_normal(4).tolist()
-        red, green, blue = (
-            min(max(value * (1 + varies * brightness) * (1 + varies / 6 * shift), 8.0), 245.0)
-            for value, shift in zip(colour, hue, strict=True)
-        )
+        hue = rng.normal(1, varies) * rng.normal(1, varies / 6, 3)
+        colour = self.colours[rng.integers(len(self.colours))]
+        red, green, blue = np.clip(colour * hue, 8, 245).tolist()
         return replace(self, colours=((red, green, blue),))
 
 
@@ -71,17 +67,14 @@ PAVING = Material(((172, 166, 154), (104, 104, 106)), (1.0, 0.98, 0.95), grain=0
 COURT = Material(((62, 98, 148), (86, 132, 92), (172, 112, 82)))
 COURT_EDGE = Material(((74, 112, 84), (148, 84, 66), (72, 104, 128)))
 RUNNING_TRACK = Material(((166, 92, 72),), grain=0.07)
-LAWN = Material(((86, 122, 58),), grain=0.07, rib=0.07, rib_m=7.0)
-POOL_WATER = Material(
-    ((96, 188, 204), (88, 176, 200), (92, 124, 96)), (0.65, 0.80, 0.89), 0.02, 0.05, patch=0.08
-)
+LAWN = Material(((86, 122, 58),), grain=0.07)
+MOWN_LAWN = Material(((94, 130, 64),), grain=0.07)
+POOL_WATER = Material(((96, 188, 204), (80, 160, 190), (92, 124, 96)), grain=0.02, mottle=0.05)
 LAKE = Material(((84, 92, 74), (66, 86, 88), (98, 92, 72), (58, 84, 104)), grain=0.015, patch=0.03)
 MUD = Material(((110, 94, 70), (82, 72, 56), (62, 58, 48), (128, 110, 84)), grain=0.015, patch=0.05)
 
 # Plants.
-_GREENS = (66, 88, 44), (82, 104, 50), (98, 116, 54), (58, 78, 46)
-LEAVES = Material(_GREENS, grain=0.13, mottle=0.22, patch=0.03)
-FOREST_LEAVES = replace(LEAVES, colours=((62, 82, 42), (72, 92, 46), (54, 76, 42)))
+LEAVES = Material(((66, 88, 44), (82, 104, 50), (98, 116, 54), (58, 78, 46)), grain=0.1, mottle=0.3)
 UNDERGROWTH = Material(((58, 70, 38),), (1.31, 1.14, 1.21), grain=0.15, mottle=0.2)
 
 # What people make.
@@ -93,7 +86,7 @@ SOLAR_CELLS = Material(((38, 50, 84),), (1.42, 1.36, 1.29), grain=0.03)
 BRICK = Material(((142, 92, 76),), grain=0.1)
 PLASTER = Material(((188, 176, 158),), mottle=0.02)
 WOOD = Material(((134, 112, 86),), (1.16, 1.23, 1.3), grain=0.08)
-LUMBER = Material(((206, 178, 132),), grain=0.06, rib=0.1, rib_m=0.5)
+LUMBER = Material(((206, 178, 132),), grain=0.06, rib=0.1)
 RUBBISH = Material(((150, 135, 118), (96, 88, 80), (196, 186, 170), (120, 96, 72)))
 CLOTH = Material(((44, 78, 138), (60, 84, 120), (150, 60, 50), (70, 112, 74)))
 CABLE = Material(((52, 52, 54), (52, 52, 54), (186, 186, 184)))
@@ -101,11 +94,9 @@ ROAD_PAINT = Material(((226, 226, 222), (196, 164, 66)))
 TAR = Material(((74, 74, 76),))
 _ROOFS = ((116, 112, 110), (98, 96, 98), (134, 126, 116), (122, 106, 92), (146, 130, 110),
           (88, 80, 76), (150, 104, 82), (106, 114, 122))  # fmt: skip
-SHINGLES = Material(_ROOFS, grain=0.09, mottle=0.05, rib=0.04, rib_m=0.55)
-_GREYS = (170, 172, 172), (140, 146, 150), (186, 180, 166), (122, 132, 142)
-SHEET_METAL = Material(_GREYS, patch=0.05, rib=0.05, rib_m=0.9)
-_RUSTY = (128, 62, 48), (52, 86, 122), (118, 122, 120), (150, 120, 60)
-CONTAINER = Material(_RUSTY, rib=0.06, rib_m=0.8)
+SHINGLES = Material(_ROOFS, grain=0.09, mottle=0.05)
+SHEET_METAL = Material(((170, 172, 172), (130, 138, 146), (186, 180, 166)), rib=0.07)
+CONTAINER = Material(((128, 62, 48), (52, 86, 122), (118, 122, 120), (150, 120, 60)), rib=0.07)
 PLASTIC = Material(((44, 82, 60), (38, 40, 46), (52, 78, 120), (118, 90, 60)))
 _CARS = ((226, 227, 228), (212, 214, 216), (168, 171, 175), (120, 124, 130), (46, 48, 53),
          (30, 31, 34), (136, 32, 34), (40, 66, 118), (94, 84, 70))  # fmt: skip

@@ -5,6 +5,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from segcore.scenes.canvas import Canvas, Floats
+from segcore.scenes.materials import Label
 
 _SKY_LIGHT = (0.45, 0.48, 0.56)  # What the blue sky leaves of red, green and blue in a shadow.
 _HEADROOM = 0.7  # Sunny roofs are brighter than white ground: this leaves room in 8 bits.
@@ -15,23 +16,24 @@ def photograph(canvas: Canvas) -> NDArray[np.uint8]:
     # numpy looks up by its own index type several times faster than by uint16.
     stroke_HW = canvas.stroke_HW.astype(np.intp)
     strokes = canvas.strokes
+    materials = [stroke.material for stroke in strokes]
     light_N1 = _floats([[stroke.light] for stroke in strokes])
-    colours_NC = _floats([stroke.material.colours[0] for stroke in strokes]) * light_N1
-    patches_NC = colours_NC * (_floats([stroke.material.patches for stroke in strokes]) - 1)
+    colours_NC = _floats([each.colours[0] for each in materials]) * light_N1
+    patches_NC = colours_NC * (_floats([each.patches for each in materials]) - 1)
     *planes, shade_HW = _lens(canvas, colours_NC)
-    for number, ground_HW, opacity_HW in canvas.waters:
-        at = np.nonzero(stroke_HW == number)
-        opacity = opacity_HW[at]
-        for colour_HW, ground_N in zip(planes, colours_NC.T, strict=True):
-            blurred_HW = cv2.blur(ground_N[ground_HW], (5, 5))
-            colour_HW[at] = blurred_HW[at] * (1 - opacity) + colour_HW[at] * opacity
-    light_HW = _texture(canvas, stroke_HW)
-    _shape_domes(canvas, stroke_HW, light_HW)
+    is_flood_N = _floats([stroke.label is Label.FLOODED for stroke in strokes])
+    clear_HW = is_flood_N[stroke_HW] * canvas.clear_HW
+    light_HW = np.ones_like(shade_HW)
+    shares_NS = _floats([(each.grain, each.mottle, each.patch, each.rib) for each in materials])
+    noises = canvas.grain_HW, canvas.mottle_HW, canvas.patch_HW, canvas.rib_HW
+    for share_N, noise_HW in zip(shares_NS.T, noises, strict=True):
+        light_HW += share_N[stroke_HW] * noise_HW
     share_HW = np.clip(0.5 + 0.5 * canvas.patch_HW, 0, 1)
-    for colour_HW, patch_N, sky_light in zip(planes, patches_NC.T, _SKY_LIGHT, strict=True):
-        colour_HW += patch_N[stroke_HW] * share_HW
-        colour_HW *= light_HW
-        colour_HW *= 1 - np.float32(1 - sky_light) * shade_HW
+    for channel, colour_HW in enumerate(planes):
+        bottom_HW = cv2.blur(colours_NC[:, channel][canvas.bottom_HW], (5, 5))
+        colour_HW += clear_HW * (bottom_HW - colour_HW)
+        colour_HW += patches_NC[:, channel][stroke_HW] * share_HW
+        colour_HW *= light_HW * (1 - np.float32(1 - _SKY_LIGHT[channel]) * shade_HW)
     return _develop(canvas, planes)
 
 
@@ -49,32 +51,6 @@ def _lens(canvas: Canvas, colours_NC: Floats) -> list[Floats]:
     fine_HW4[..., 3] = (canvas.shadow_HW > canvas.fine_HW).view(np.uint8) * np.uint8(255)
     *planes, shade_HW = (_floats(plane) for plane in cv2.split(cv2.pyrDown(fine_HW4)))
     return [*(plane / np.float32(_HEADROOM) for plane in planes), shade_HW / np.float32(255)]
-
-
-def _texture(canvas: Canvas, stroke_HW: NDArray[np.intp]) -> Floats:
-    """The brightness (H, W) that noise and ribs give each pixel, around 1."""
-    materials = [stroke.material for stroke in canvas.strokes]
-    light_HW = 1 + _floats([each.grain for each in materials])[stroke_HW] * canvas.grain_HW
-    light_HW += _floats([each.mottle for each in materials])[stroke_HW] * canvas.mottle_HW
-    light_HW += _floats([each.patch for each in materials])[stroke_HW] * canvas.patch_HW
-    strength_N = _floats([each.rib for each in materials])
-    wave_N = np.array([stroke.wave for stroke in canvas.strokes], np.complex64)
-    at = np.nonzero((strength_N > 0)[stroke_HW])
-    phase = (wave_N.conj()[stroke_HW[at]] * canvas.ground_HW[at]).real
-    light_HW[at] += strength_N[stroke_HW[at]] * np.sin(phase)
-    return light_HW
-
-
-def _shape_domes(canvas: Canvas, stroke_HW: NDArray[np.intp], light_HW: Floats) -> None:
-    """Shade crowns: Lambert's law on half spheres whose surface the leaves have made rough."""
-    x_N, y_N, radius_N = _floats([stroke.dome_px for stroke in canvas.strokes]).T
-    at = rows, columns = np.nonzero((radius_N > 0)[stroke_HW])
-    x, y, radius = (value_N[stroke_HW[at]] for value_N in (x_N, y_N, radius_N))
-    across, down = (columns - x) / radius, (rows - y) / radius
-    up = np.sqrt(np.clip(1 - across**2 - down**2, 0.05, 1))
-    sun_across, sun_down, sun_up = canvas.to_sun_in_view
-    cosine = across * sun_across + down * sun_down + up * (sun_up + 0.25 * canvas.mottle_HW[at])
-    light_HW[at] *= 0.40 + 0.68 * np.clip(cosine, 0, 1.3)
 
 
 def _develop(canvas: Canvas, planes: list[Floats]) -> NDArray[np.uint8]:

@@ -1,5 +1,6 @@
 """Solids of a drawn scene: blocks, roofs, the crowns of trees, and things that are made of them."""
 
+import cmath
 import math
 from typing import NamedTuple, TypeAlias, TypeVar
 
@@ -37,12 +38,12 @@ class Part(NamedTuple):
     shape: Outline = BOX
     line_m: float = 0.0  # Above 0: only the outline is drawn, as a line of this width.
     pitch: float = 0.0  # Above 0: the block has a gable roof of this pitch.
-    crown: bool = False  # Whether it is a dome of leaves with its border at ``z``.
+    crown: bool = False  # Whether it is the crown of a tree, with its border at ``z``.
     base_m: float = 0.0  # ``z`` counts from here; its shadow falls on this height.
     label: Label | None = None  # Its class, where that is not the thing's.
 
 
-Thing: TypeAlias = tuple[Label, tuple[Part, ...]]
+Thing: TypeAlias = tuple[Label, list[Part]]
 """A class, and the parts that show it, in the order in which they are drawn."""
 
 
@@ -72,7 +73,7 @@ def draw_thing(canvas: Canvas, frame: Frame, thing: Thing, stretch: complex) -> 
             draw_block(canvas, spot, outline, part.z, look)
             if part.pitch:
                 eaves = spot._replace(z=spot.z + part.z[1])
-                draw_roof(canvas, eaves, size + 0.4 * (1 + 1j), part.pitch, look, look)
+                draw_roof(canvas, eaves, size + 0.4 * (1 + 1j), part.pitch, look)
 
 
 def draw_block(
@@ -98,23 +99,21 @@ def draw_block(
 
 def draw_roof(
     canvas: Canvas, eaves: Frame, size: complex, pitch: float,
-    look: Look, wall: Look, hips: tuple[float, float] = (0.0, 0.0),
+    look: Look, hips: tuple[float, float] = (0.05, 0.05),
 ) -> None:  # fmt: skip
     """A roof above its eaves, with the ridge along u; ``pitch`` is its rise per metre.
 
-    ``hips``: by how much the left and the right end lean inwards: 1 as much as the sides, 0 not at
-    all (a gable: ``wall``). With -1 the roof runs on into a larger one, down to its valleys.
+    ``hips``: by how much the left and the right end lean inwards: 1 is as much as the sides, 0.05
+    is a gable. With -1 the roof runs on into a larger one, down to its valleys.
     """
     half, v = size.real / 2, size.imag / 2
     left, right = (half - hip * v for hip in hips)
     corners = np.array([*scaled(BOX, size), -left, right])
     canvas.shadow(eaves._replace(z=0.0), corners, eaves.z + pitch * v * (np.arange(6) > 3))
     for turn, hip in ((-math.pi / 2, hips[0]), (math.pi / 2, hips[1])):
-        end = eaves.at(math.copysign(half, turn), turn)
+        end = eaves.at(math.copysign(half, turn), turn)._replace(rise=pitch / hip)
         if hip > 0:
-            canvas.paint(end._replace(rise=pitch / hip), np.array([-v, v, 1j * hip * v]), look)
-        elif hip == 0:
-            canvas.paint(end, np.array([-v, v, 0j]), wall, np.array([0, 0, pitch * v]), 0.8)
+            canvas.paint(end, np.array([-v, v, 1j * hip * v]), look)
     for turn, start, stop in ((0.0, -left, right), (math.pi, -right, left)):
         slope = eaves.at(0, turn).at(-1j * v)._replace(rise=pitch)
         corners = np.array([-half, half, stop + 1j * v, start + 1j * v])
@@ -123,10 +122,13 @@ def draw_roof(
 
 
 def _draw_crown(canvas: Canvas, frame: Frame, radius_m: float, z: float, look: Look) -> None:
-    """The lumpy crown of a tree, on a trunk that nobody sees."""
+    """The lumpy crown of a tree: the nearer to the sun, the smaller and brighter its layers."""
     rng = canvas.rng
     lobes = 1 + 0.10 * np.sin(rng.integers(3, 6) * _CROWN_ANGLES + rng.uniform(0, 6))
     reach = radius_m * (lobes + 0.05 * rng.standard_normal(len(_CROWN_ANGLES)))
     outline = reach * np.exp(1j * _CROWN_ANGLES)
     canvas.shadow(frame, outline, z)
-    canvas.paint(frame, outline, look, z, light=rng.normal(1, 0.09), dome=True)
+    tone, to_sun = rng.normal(1, 0.09), 0.7 * radius_m * canvas.to_sun / frame.turn
+    for up in (0.0, 0.2, 0.4, 0.6, 0.8):  # Turned differently, so that no edges run in parallel.
+        layer = outline * cmath.rect(1 - up, 9 * up) + up * to_sun
+        canvas.paint(frame, layer, look, z, tone * (0.6 + 0.85 * up))

@@ -91,8 +91,8 @@ def test_what_a_space_imports_from_a_users_folder_travels_to_the_workers(tmp_pat
     (tmp_path / "helper.py").touch()
     (tmp_path / "unused.py").touch()
     code = (
-        "import mylab.deep.spaces, torch; torch.ops; from search.trials.cluster import own_modules; "
-        "print(own_modules())"
+        "import mylab.deep.spaces, torch; torch.ops; "
+        "from search.trials.cluster import own_modules; print(own_modules())"
     )
     for working_dir, expected in (("", ["helper.py", "mylab"]), ('{"working_dir": "x"}', [])):
         done = subprocess.run(

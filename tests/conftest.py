@@ -104,8 +104,19 @@ def one_thread() -> Iterator[None]:
 
 
 LONGEST = ("test_search.py", "test_searcher.py", "test_mlflow_compare_page.py", "test_serving.py")
+NOT_QUICK = {f"test_{name}.py" for name in (
+    "search", "searcher", "mlflow_compare_page", "serving", "api", "report_page", "predict",
+    "tracking", "models", "commands", "faults_training", "scenes", "weights", "faults", "readme",
+    "candidates", "storage", "properties", "cluster", "resume", "cache", "halving", "replay",
+)}  # fmt: skip
+"""Files whose tests start searches, servers or a browser, build many networks, or draw scenes."""
 
 
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The longest files first: the last one to start would leave the other process idle."""
+    """Mark what is quick. The longest files come first: the last one to start leaves a core idle."""
+    for item in items:
+        elsewhere = any(item.get_closest_marker(name) for name in ("slow", "faults", "lab"))
+        if item.path.name not in NOT_QUICK and not elsewhere:
+            item.add_marker("quick")
     items.sort(key=lambda item: item.path.name not in LONGEST)

@@ -40,15 +40,16 @@ def test_a_search_gives_its_result_and_prints_nothing(
     assert result == SearchResult.read(folder / "runs/api")
     score = result.ensemble.test.metrics["dice"]
     assert 0 <= score.low <= score.value <= score.high <= 1
-    assert result.test_photos == 4
+    assert result.ensemble.test.photos == 4
 
-    run = RunFolder.opened(folder / "runs/api")
-    rows = search.read_rows(search.read_study(run))
-    assert [row.score for row in rows] == sorted((row.score for row in rows), reverse=True)
-    assert len(rows) == 2
+    scores = [row.score for row in result.leaderboard]
+    assert len(scores) == 2 and scores == sorted(scores, reverse=True)
+    frame = result.data_frame()
+    assert list(frame["score"]) == scores and set(frame["architecture"]) == {"scratch_unet"}
 
-    image_HWC = np.zeros((50, 70, 3), np.uint8)
-    assert Ensemble.load(run.ensemble).probs(image_HWC).shape == (3, 50, 70)
+    assert result.bundle == folder / "runs/api/ensemble"
+    mask_HW = Ensemble.load(result.bundle).predict(np.zeros((50, 70, 3), np.uint8))
+    assert mask_HW.shape == (50, 70) and mask_HW.max() < 3
 
 
 def test_a_search_goes_on_from_python_and_shows_its_progress(

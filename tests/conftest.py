@@ -114,7 +114,7 @@ NOT_QUICK = {f"test_{name}.py" for name in (
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark what is quick. The longest files come first: the last one to start leaves a core idle."""
+    """Mark what is quick, and put the longest files first, so that no core waits at the end."""
     for item in items:
         elsewhere = any(item.get_closest_marker(name) for name in ("slow", "faults", "lab"))
         if item.path.name not in NOT_QUICK and not elsewhere:

@@ -198,3 +198,12 @@ def test_a_run_in_a_bucket_is_opened_on_another_machine(
 def test_a_folder_that_is_no_run_is_refused(s3: str, cache: Path) -> None:
     with pytest.raises(UserError, match="s3://bucket/nothing: not the folder of a run"):
         RunFolder.at(f"{s3}/nothing").read()
+
+
+def test_a_question_mark_begins_a_query_in_an_address_alone(tmp_path: Path) -> None:
+    folder = Location.parse(tmp_path / "what?" / "runs")
+    assert (folder / "trials").path == f"{tmp_path}/what?/runs/trials"
+    assert folder.parent.path == f"{tmp_path}/what?"
+    bucket = Location.parse("s3://bucket/runs?region=eu")
+    assert (bucket / "trials").address == "s3://bucket/runs/trials?region=eu"
+    assert bucket.parent.address == "s3://bucket?region=eu"

@@ -76,14 +76,21 @@ class Location:
         return self._opened[1]
 
     def __truediv__(self, name: str) -> "Location":
-        base, question_mark, query = self.address.partition("?")
-        return Location(f"{base}/{name}{question_mark}{query}")
+        base, query = self._split()
+        return Location(f"{base}/{name}{query}")
 
     @property
     def parent(self) -> "Location":
         """The folder that holds this one."""
+        base, query = self._split()
+        return Location(f"{base.rpartition('/')[0]}{query}")
+
+    def _split(self) -> tuple[str, str]:
+        """The address without its query, and the query; in a path "?" is a letter like any other."""
+        if self.is_local:
+            return self.address, ""
         base, question_mark, query = self.address.partition("?")
-        return Location(f"{base.rpartition('/')[0]}{question_mark}{query}")
+        return base, question_mark + query
 
     def __str__(self) -> str:
         return without_credentials(self.address)

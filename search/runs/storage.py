@@ -86,7 +86,7 @@ class Location:
         return Location(f"{base.rpartition('/')[0]}{query}")
 
     def _split(self) -> tuple[str, str]:
-        """The address without its query, and the query; in a path "?" is a letter like any other."""
+        """The address without its query, and the query. A path has none: there "?" is a letter."""
         if self.is_local:
             return self.address, ""
         base, question_mark, query = self.address.partition("?")

@@ -110,7 +110,7 @@ def fill_laptop(lab: Lab) -> None:
     (home / "mine" / "mylab" / "losses.py").write_text(LOSSES)
     write_blocks(home / "photos", count=16, side_px=64)
     put = (
-        "from pathlib import Path; from search.storage import Location; "
+        "from pathlib import Path; from search.runs.storage import Location; "
         f"Location.parse('{STORAGE}/photos').put(Path('photos'))"
     )
     lab.run("laptop", f'PYTHONPATH=segsearch python -c "{put}"')
@@ -150,7 +150,7 @@ def submit(lab: Lab, command: str) -> str:
 
 def study_of(lab: Lab, folder: Path) -> optuna.Study:
     fetch = (
-        "from pathlib import Path; from search.storage import Location; "
+        "from pathlib import Path; from search.runs.storage import Location; "
         f"Location.parse('{STORAGE}/runs/lab').fetch(Path('fetched'), ['study.journal'])"
     )
     lab.run("laptop", f'PYTHONPATH=segsearch python -c "{fetch}"')
@@ -215,7 +215,7 @@ def job_status(lab: Lab, job: str) -> str:
 def scored(lab: Lab, tmp_path: Path) -> int:
     """Epochs in all trials, as far as checkpoints in the bucket tell."""
     count = (
-        "from search.storage import Location; "
+        "from search.runs.storage import Location; "
         f"files = Location.parse('{STORAGE}/runs/lab/trials').files(); "
         "print(sum(name.endswith('checkpoint.json') for name in files))"
     )
@@ -253,7 +253,7 @@ print(json.dumps([[r.data.tags['segsearch.trial'].rpartition('/')[2], r.info.sta
 
 def check_bundle(lab: Lab) -> None:
     fetch = (
-        "from pathlib import Path; from search.storage import Location; "
+        "from pathlib import Path; from search.runs.storage import Location; "
         f"Location.parse('{STORAGE}/runs/lab/ensemble').fetch(Path('ensemble'))"
     )
     lab.run("laptop", f'PYTHONPATH=segsearch python -c "{fetch}"')

@@ -81,7 +81,7 @@ def connected(options: SearchOptions) -> Iterator[Slots]:
     try:
         _check_reachable(options.address)
         ray.init(
-            address=options.address,
+            address=options.address or "local",  # else Ray joins any cluster that it finds here
             num_gpus=None if options.address else own_gpus(),
             include_dashboard=None if options.address else False,
             log_to_driver=False,

@@ -48,7 +48,7 @@ LOSSES = """
 import time
 
 import torch
-from segcore.augment import A, aerial
+from segcore.training.augment import A, aerial
 from segcore.config import IGNORE_INDEX
 
 class Doubled(torch.nn.Module):

@@ -5,8 +5,9 @@
 Names are imported when they are first used, so that ``import segcore`` takes no time.
 """
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from segcore.plugins import import_when_used
 
 if TYPE_CHECKING:
     from segcore.config import IGNORE_INDEX as IGNORE_INDEX
@@ -46,13 +47,4 @@ _HOMES = {
 }
 
 __all__ = list(_HOMES)
-
-
-def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(_HOMES[name]), name)
-
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *_HOMES})
+__getattr__, __dir__ = import_when_used(__name__, _HOMES)

@@ -96,8 +96,9 @@ def start_s3(lab: Lab) -> None:
 
 def fill_laptop(lab: Lab) -> None:
     home = lab.folder / "laptop" / "root"
-    skip = shutil.ignore_patterns(".git", ".venv", "runs", "__pycache__", ".*_cache", "*.egg-info")
+    skip = shutil.ignore_patterns(".git", ".venv", "__pycache__", ".*_cache", "*.egg-info")
     shutil.copytree(PROJECT, home / "segsearch", ignore=skip)
+    shutil.rmtree(home / "segsearch" / "runs", ignore_errors=True)
     config = variant(
         "local", head_ip=lab.address("head"), worker_ips=[lab.address("w1"), lab.address("w2")]
     )

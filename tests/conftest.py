@@ -108,6 +108,7 @@ NOT_QUICK = {f"test_{name}.py" for name in (
     "search", "searcher", "mlflow_compare_page", "serving", "api", "report_page", "predict",
     "tracking", "models", "commands", "faults_training", "scenes", "weights", "faults", "readme",
     "candidates", "storage", "properties", "cluster", "resume", "cache", "halving", "replay",
+    "faults_disk", "loading", "training", "space",
 )}  # fmt: skip
 """Files whose tests start searches, servers or a browser, build many networks, or draw scenes."""
 

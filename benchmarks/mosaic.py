@@ -36,7 +36,7 @@ class Options:
     side_px: int = 20_000
     classes: int = 5
     tile_px: int = 256
-    tile_scale: float = 0.25
+    scale: float = 0.25
     plain: Literal["jpg", "png"] | None = None
     """Predict a file of this kind instead, which has no place on earth and is decoded whole."""
     folder: Path | None = None
@@ -70,7 +70,7 @@ def main() -> None:
                 overviews = mask.overviews(1)
         print(
             f"{options.side_px}×{options.side_px} px, {options.classes} classes, tiles of "
-            f"{options.tile_px} px at scale {options.tile_scale}: {seconds:.0f} s, peak "
+            f"{options.tile_px} px at scale {options.scale}: {seconds:.0f} s, peak "
             f"{usage.ru_maxrss / 1e6:.2f} GB, overviews {overviews}"
         )
 
@@ -96,7 +96,7 @@ def write_mosaic(path: Path, side_px: int) -> Path:
 def write_random_bundle(folder: Path, options: Options) -> Path:
     """One small member that knows nothing."""
     config = TrialConfig(
-        height_px=options.tile_px, width_px=options.tile_px, tile_scale=options.tile_scale,
+        height_px=options.tile_px, width_px=options.tile_px, scale=options.scale,
         architecture="scratch_unet", encoder=None, model_kwargs={"base_channels": 4, "depth": 2},
     )  # fmt: skip
     torch.manual_seed(0)

@@ -31,14 +31,14 @@ from PIL import Image
 from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2 import functional as transforms
 
-from segcore.config import Preparation
+from segcore.config import View
 from segcore.data.dataset import load_dataset
-from segcore.data.images import read_image
-from segcore.data.items import cut_items, plan_grid
-from segcore.data.masks import MaskCoding, read_mask
+from segcore.data.windows import cut_items, plan_grid
+from segcore.reading.images import read_image
+from segcore.reading.masks import MaskCoding, read_mask
 
 SIZE_PX = 368
-PREPARATION = Preparation(SIZE_PX, SIZE_PX, None)
+VIEW = View(SIZE_PX, SIZE_PX, None)
 
 
 @dataclass(frozen=True)
@@ -143,15 +143,15 @@ def our_image(sample: Sample) -> np.ndarray:
     """Decode at a reduced size, take the mean of the area."""
     image = read_image(sample.image, (SIZE_PX, SIZE_PX))
     no_mask = np.zeros(image.shape[:2], np.uint8)
-    grid = plan_grid(image.shape[:2], PREPARATION)
-    return next(cut_items(image, no_mask, grid, PREPARATION))[0]
+    grid = plan_grid(image.shape[:2], VIEW)
+    return next(cut_items(image, no_mask, grid, VIEW))[0]
 
 
 def our_mask(sample: Sample) -> np.ndarray:
     """Decode, check every value, take the nearest pixels."""
     mask = read_mask(sample.mask, sample.coding)
     no_image = np.zeros((SIZE_PX, SIZE_PX, 3), np.uint8)
-    return next(cut_items(no_image, mask, plan_grid(mask.shape, PREPARATION), PREPARATION))[1]
+    return next(cut_items(no_image, mask, plan_grid(mask.shape, VIEW), VIEW))[1]
 
 
 def real_samples(folder: Path, limit: int) -> list[Sample]:

@@ -16,7 +16,7 @@ def space(trial: BaseTrial) -> TrialConfig:
     return TrialConfig(
         height_px=192,
         width_px=192,
-        tile_scale=0.3,
+        scale=0.3,
         architecture=trial.suggest_categorical(
             "architecture", ["unet", "fpn", "linknet", "deeplabv3plus", "pspnet"]
         ),

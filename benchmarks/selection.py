@@ -248,7 +248,7 @@ def compare_rules_on(run: RunFolder, searches: int) -> None:
     metric, limit = record.options.metric, record.options.ensemble_candidates
     found = [best_checkpoint(run.trials, row.number) for row in choose_candidates(rows, limit)]
     networks = [stored for stored in found if stored is not None]
-    data = prepare_data(find_dataset(record.options.data), networks[0].info.config.preparation)
+    data = prepare_data(find_dataset(record.options.data), networks[0].info.config.view)
     place = Unseen(NodeCopy("", None, data.folder), cpus=torch.get_num_threads(), gpus=0)
     items_M = place.open(networks[0])[0].items("val")
     pixels = draw_pixels(

@@ -18,8 +18,8 @@ from scipy.stats import rankdata, spearmanr  # type: ignore[import-untyped]
 from segcore.config import IGNORE_INDEX
 from segcore.data.prepared import PreparedData
 from segcore.data.preparing import prepare_data
+from segcore.inference.blending import batch_probs
 from segcore.predicting.ensemble import Ensemble, disagreement, weighted_mean
-from segcore.predicting.inference import batch_probs
 from segcore.training.loading import plain_loader
 
 DRAWN_PX = 200_000
@@ -40,7 +40,7 @@ def main() -> None:
     """Print both figures of each measure."""
     options = tyro.cli(Options)
     ensemble = Ensemble.load(options.bundle)
-    data = prepare_data(options.data, ensemble.preparation, progress=False)
+    data = prepare_data(options.data, ensemble.view, progress=False)
     print("members", [round(weight, 2) for _, weight in ensemble.members])
     values, wrong_N, photo_N = measure(ensemble, data)
     drawn = np.random.default_rng(0).permutation(len(wrong_N))[:DRAWN_PX]

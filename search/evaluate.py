@@ -102,7 +102,7 @@ def _choose(
     if options.split == "all":
         return "all", list(dataset.photos)
     # Preparing draws the split, as it was drawn for the search; where that was here, it is done.
-    data = prepare_data(dataset.folder, ensemble.preparation)
+    data = prepare_data(dataset.folder, ensemble.view)
     split = options.split or ("test" if data.fingerprint == ensemble.data_fingerprint else "all")
     if split == "all":
         return "all", list(dataset.photos)
@@ -122,9 +122,9 @@ def _score(
     """Scores of the photographs that could be read, and their names."""
     import torch
 
-    from segcore.data.images import ImageError
-    from segcore.data.masks import read_pair
-    from segcore.predicting.photographs import Photograph
+    from segcore.inference.photographs import Photograph
+    from segcore.reading.images import ImageError
+    from segcore.reading.masks import read_pair
     from segcore.scores.metrics import Prediction, score
 
     scored: list[str] = []

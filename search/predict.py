@@ -24,7 +24,7 @@ from segcore.errors import UserError
 
 if TYPE_CHECKING:
     from search.predicting.products import Kind, Products
-    from segcore.predicting.photographs import Photograph
+    from segcore.inference.photographs import Photograph
 
 PHOTO_SUFFIXES = {".jpg", ".jpeg", ".png", ".tif", ".tiff"}
 """What is taken from a folder; a file that is named itself may have any."""
@@ -57,7 +57,7 @@ class PredictOptions:
     """Also write a CSV file in the competition's format (ImageClassId,rle_mask)."""
     tta: bool = False
     """Average over the 8 flips and rotations of each photograph: better, and 8 times slower."""
-    tile_scale: float | None = None
+    scale: float | None = None
     """Slide windows over the photographs at this scale (0.25: a quarter of the resolution),
     however the networks were trained. Meant for mosaics: a network that was trained on whole
     photographs sees without it the whole mosaic shrunk to its input size."""
@@ -108,10 +108,10 @@ def predict(options: PredictOptions, console: Console) -> list[Path]:
         bundle, choose_device(options.device), allow_plugins=options.allow_plugins
     )
     products = Products(
-        ensemble, out, options.kinds, options.tta, options.batch_size, options.tile_scale
+        ensemble, out, options.kinds, options.tta, options.batch_size, options.scale
     )
     log = PredictionLog(out)
-    settings = settings_key(bundle, {"tta": options.tta, "tile_scale": options.tile_scale})
+    settings = settings_key(bundle, {"tta": options.tta, "scale": options.scale})
 
     def find_done() -> dict[Path, Predicted]:
         found = {photo: log.find(photo, settings, options.kinds) for photo in photos}
@@ -201,8 +201,8 @@ def _predict_all(
     console: Console,
 ) -> int:
     """Predict, keep a record of each photograph, and return how many pixels they had."""
-    from segcore.data.images import ImageError, naming
-    from segcore.predicting.photographs import Photograph
+    from segcore.inference.photographs import Photograph
+    from segcore.reading.images import ImageError, naming
 
     pixels = 0
     with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
@@ -224,13 +224,13 @@ def _predict_all(
 
 
 def _warn_of_shrinking(photo: "Photograph", products: "Products", console: Console) -> None:
-    preparation = products.ensemble.preparation
-    if photo.is_mosaic and preparation.tile_scale is None and products.tile_scale is None:
-        size = f"{preparation.height_px}×{preparation.width_px}"
+    view = products.ensemble.view
+    if photo.is_mosaic and view.scale is None and products.scale is None:
+        size = f"{view.height_px}×{view.width_px}"
         console.print(
             f"{photo.path}: {photo.height_px}×{photo.width_px} px are shrunk to {size} as a whole, "
-            f"as in training; with --tile-scale 0.1 windows of {preparation.height_px * 10}×"
-            f"{preparation.width_px * 10} px would be",
+            f"as in training; with --scale 0.1 windows of {view.height_px * 10}×"
+            f"{view.width_px * 10} px would be",
             style="yellow", markup=False, soft_wrap=True,
         )  # fmt: skip
 
@@ -238,8 +238,8 @@ def _warn_of_shrinking(photo: "Photograph", products: "Products", console: Conso
 def _check_numbers(options: PredictOptions) -> None:
     if options.batch_size < 1:
         raise UserError(f"--batch-size {options.batch_size}: allowed is 1 or more")
-    if options.tile_scale is not None and not 0 < options.tile_scale <= 1:
-        raise UserError(f"--tile-scale {options.tile_scale}: allowed is above 0, up to 1")
+    if options.scale is not None and not 0 < options.scale <= 1:
+        raise UserError(f"--scale {options.scale}: allowed is above 0, up to 1")
 
 
 def _check_stems(photos: Mapping[Path, str]) -> None:

@@ -78,7 +78,7 @@ def replay(options: ReplayOptions, console: Console) -> bool:
     run = RunFolder.opened(options.run)
     record = run.read()
     past = read_trial(run, options.trial)
-    data = prepare_data(find_dataset(record.options.data), past.config.preparation)
+    data = prepare_data(find_dataset(record.options.data), past.config.view)
     if data.fingerprint != record.identity["data"]:
         raise UserError(
             f"{record.options.data or 'the embedded data set'}: the data are not those of the "

@@ -11,17 +11,17 @@ from segcore.plugins import import_when_used
 
 if TYPE_CHECKING:
     from segcore.config import IGNORE_INDEX as IGNORE_INDEX
-    from segcore.config import Preparation as Preparation
     from segcore.config import TrialConfig as TrialConfig
+    from segcore.config import View as View
     from segcore.data.dataset import Dataset as Dataset
     from segcore.data.dataset import load_dataset as load_dataset
-    from segcore.data.images import read_image as read_image
     from segcore.data.prepared import PreparedData as PreparedData
     from segcore.data.preparing import prepare_data as prepare_data
     from segcore.errors import TrainingFailedError as TrainingFailedError
     from segcore.errors import UserError as UserError
     from segcore.predicting.ensemble import Ensemble as Ensemble
     from segcore.predicting.ensemble import write_bundle as write_bundle
+    from segcore.reading.images import read_image as read_image
     from segcore.scenes import default_scenes as default_scenes
     from segcore.scores.metrics import Scores as Scores
     from segcore.training.fit import EpochResult as EpochResult
@@ -32,7 +32,7 @@ _HOMES = {
     "Ensemble": "segcore.predicting.ensemble",
     "EpochResult": "segcore.training.fit",
     "IGNORE_INDEX": "segcore.config",
-    "Preparation": "segcore.config",
+    "View": "segcore.config",
     "PreparedData": "segcore.data.prepared",
     "Scores": "segcore.scores.metrics",
     "TrainingFailedError": "segcore.errors",
@@ -42,7 +42,7 @@ _HOMES = {
     "fit": "segcore.training.fit",
     "load_dataset": "segcore.data.dataset",
     "prepare_data": "segcore.data.preparing",
-    "read_image": "segcore.data.images",
+    "read_image": "segcore.reading.images",
     "write_bundle": "segcore.predicting.ensemble",
 }
 

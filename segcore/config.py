@@ -18,17 +18,19 @@ Fraction = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(gt=0)]
 
 
-class Preparation(NamedTuple):
-    """How photographs become training images.
+class View(NamedTuple):
+    """How a network looks at photographs.
 
-    With ``tile_scale`` None, each photograph is resized to ``height_px`` × ``width_px`` as a whole.
-    Otherwise it is scaled by that factor (1.0 keeps the full resolution), then cut into tiles of
-    ``height_px`` × ``width_px``.
+    Without a scale, each photograph is squeezed to ``height_px`` × ``width_px`` as a whole. With
+    one, a network sees windows of ``height_px`` × ``width_px`` of the photograph at that scale.
     """
 
     height_px: int
     width_px: int
-    tile_scale: float | None
+    scale: float | None = None
+    """Share of the photographs' own resolution; 1.0 is all of it."""
+    metres_per_px: float | None = None
+    """A ground size instead of a share, for georeferenced photographs."""
 
 
 class TrialConfig(BaseModel):
@@ -44,7 +46,12 @@ class TrialConfig(BaseModel):
     # Input.
     height_px: Annotated[int, Field(ge=32)] = 368
     width_px: Annotated[int, Field(ge=32)] = 368
-    tile_scale: Annotated[float, Field(gt=0, le=1)] | None = None
+    """Of the window that a network sees, which may differ from trial to trial."""
+    scale: Annotated[float, Field(gt=0, le=4)] | None = None
+    """Share of the photographs' own resolution at which windows are cut; 1.0 is all of it. None,
+    without ``metres_per_px``: the whole photograph is squeezed into the window."""
+    metres_per_px: Positive | None = None
+    """A ground size instead of ``scale``, for georeferenced photographs."""
 
     # Network: a name of segcore.networks.models.MODELS, or "package.module:factory".
     architecture: str = "unet"
@@ -93,8 +100,20 @@ class TrialConfig(BaseModel):
     """The fold (0…``folds``−1) to validate on; None: the data's own split."""
     folds: Annotated[int, Field(ge=2)] | None = None
 
+    @model_validator(mode="before")
+    @classmethod
+    def _check_spelling(cls, values: Any) -> Any:
+        if isinstance(values, Mapping) and "tile_scale" in values:
+            raise ValueError(
+                f"tile_scale is gone; write scale={values['tile_scale']!r}: windows are cut "
+                "anywhere in the photograph at this share of its resolution"
+            )
+        return values
+
     @model_validator(mode="after")
     def _check_relations(self) -> "TrialConfig":
+        if self.scale is not None and self.metres_per_px is not None:
+            raise ValueError("scale and metres_per_px are two words for one thing; give one")
         if self.warmup_epochs >= self.max_epochs and self.warmup_epochs > 0:
             raise ValueError(
                 f"warmup_epochs {self.warmup_epochs} leaves nothing of max_epochs "
@@ -105,9 +124,9 @@ class TrialConfig(BaseModel):
         return self
 
     @property
-    def preparation(self) -> Preparation:
-        """How this run needs its photographs to be prepared."""
-        return Preparation(self.height_px, self.width_px, self.tile_scale)
+    def view(self) -> View:
+        """How this run's network looks at photographs."""
+        return View(self.height_px, self.width_px, self.scale, self.metres_per_px)
 
     def to_dict(self) -> dict[str, Any]:
         """The fields as plain JSON values, for ``from_dict``."""

@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from segcore.config import Preparation
+from segcore.config import View
 from segcore.data.prepared import PreparedData, Survey, read_survey
 from segcore.data.preparing import prepare_data
 from segcore.data.splits import SPLITS, Split
@@ -32,7 +32,7 @@ class Options:
     """Height of the training images, in pixels (32 or more)."""
     width_px: int = 368
     """Width of the training images, in pixels (32 or more)."""
-    tile_scale: float | None = None
+    scale: float | None = None
     """Scale photographs by this factor (above 0, up to 1) and cut them into tiles, instead of
     resizing them as a whole."""
     workers: int | None = None
@@ -42,8 +42,8 @@ class Options:
         """Raise ``UserError`` where a value is out of range."""
         if min(self.height_px, self.width_px) < 32:
             raise UserError(f"{self.height_px}×{self.width_px} px: each side needs 32 px or more")
-        if self.tile_scale is not None and not 0 < self.tile_scale <= 1:
-            raise UserError(f"--tile-scale {self.tile_scale}: allowed is above 0, up to 1")
+        if self.scale is not None and not 0 < self.scale <= 1:
+            raise UserError(f"--scale {self.scale}: allowed is above 0, up to 1")
         if self.workers is not None and self.workers < 1:
             raise UserError(f"--workers {self.workers}: allowed is 1 or more")
 
@@ -57,10 +57,10 @@ def main(arguments: Sequence[str] | None = None, prog: str = "python -m segcore.
     except UserError as error:
         errors.print(Text(str(error)))
         return 2
-    preparation = Preparation(options.height_px, options.width_px, options.tile_scale)
+    view = View(options.height_px, options.width_px, options.scale)
     begin_s = time.perf_counter()
     try:
-        data = prepare_data(options.folder, preparation, workers=options.workers)
+        data = prepare_data(options.folder, view, workers=options.workers)
         survey = read_survey(data.folder)
     except UserError as error:
         errors.print(Text(str(error)), soft_wrap=True)

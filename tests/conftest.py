@@ -13,7 +13,7 @@ from PIL import Image
 os.environ["RAY_AUTH_MODE"] = "disabled"
 os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
 
-from segcore.config import IGNORE_INDEX, Preparation
+from segcore.config import IGNORE_INDEX, View
 from segcore.data.prepared import PreparedData
 
 SHARED = Path(__file__).parents[2] / "shared"
@@ -50,7 +50,7 @@ def make_data(count: int = 16, side_px: int = 48, seed: int = 0) -> PreparedData
     splits = ["train", "train", "val", "test"] * (count // 4)
     return PreparedData(
         folder=Path("in-memory"),
-        preparation=Preparation(side_px, side_px, None),
+        view=View(side_px, side_px, None),
         class_names=CLASS_NAMES,
         class_colors=CLASS_COLORS,
         photos=tuple(f"{m}.png" for m in range(count)),

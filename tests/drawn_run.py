@@ -13,7 +13,7 @@ from search.runs.result import PhotoScore, ScoredModel, SearchResult
 from search.runs.study import open_study
 from search.tracking.tracker import Tracker
 from search.trials.worker import epoch_metrics, kept_resamples
-from segcore.config import IGNORE_INDEX, Preparation, TrialConfig
+from segcore.config import IGNORE_INDEX, TrialConfig, View
 from segcore.data.prepared import PreparedData
 from segcore.data.preparing import prepare_data
 from segcore.data.splits import Split
@@ -38,7 +38,7 @@ def draw_run(
     """
     planned = planned or trials
     run = RunFolder(runs / "drawn")
-    data = prepare_data(dataset, Preparation(48, 48, None), progress=False)
+    data = prepare_data(dataset, View(48, 48, None), progress=False)
     options = SearchOptions(
         data=str(dataset), space="tests.tiny_space:space", trials=planned,
         max_epochs=MAX_EPOCHS, grace_epochs=GRACE_EPOCHS, out=str(runs),

@@ -118,18 +118,18 @@ def test_a_setting_changes_the_training(
 
 def test_no_setting_is_left_out_here() -> None:
     elsewhere = {
-        "height_px", "width_px", "tile_scale",  # of the data, below
+        "height_px", "width_px", "scale", "metres_per_px",  # of the data, below
         "architecture", "encoder", "encoder_weights",  # of the network, below
         "patience_epochs", "metric",  # below, and in test_training.py
     }  # fmt: skip
     assert {name for name, _ in CASES} | elsewhere == set(TrialConfig.model_fields)
 
 
-@pytest.mark.parametrize("change", [{"height_px": 64}, {"width_px": 64}, {"tile_scale": 0.5}])
+@pytest.mark.parametrize("change", [{"height_px": 64}, {"width_px": 64}, {"scale": 0.5}])
 def test_data_that_were_prepared_otherwise_are_refused(
     data: PreparedData, change: Mapping[str, Any]
 ) -> None:
-    with pytest.raises(UserError, match=r"prepared as .*height_px=48.*tile_scale=None.*wants"):
+    with pytest.raises(UserError, match=r"prepared as .*height_px=48.*scale=None.*wants"):
         next(fit(config(**change), data, device=CPU))
 
 

@@ -17,14 +17,14 @@ from PIL import Image
 import segcore.data.preparing
 from segcore import prepare as command
 from segcore import scenes
-from segcore.config import IGNORE_INDEX, Preparation, TrialConfig
-from segcore.data.masks import read_pair
+from segcore.config import IGNORE_INDEX, TrialConfig, View
 from segcore.data.prepared import LOCATIONS, PreparedData, open_prepared, read_survey
 from segcore.data.preparing import prepare_data
 from segcore.errors import ProblemsError, UserError
+from segcore.reading.masks import read_pair
 
 REAL = Path(__file__).parents[2] / "shared" / "data"
-WHOLE = Preparation(32, 48, None)
+WHOLE = View(32, 48, None)
 SPEC = {
     "images": "images/*",
     "masks": "masks/{stem}.png",
@@ -60,8 +60,8 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return folder
 
 
-def run(folder: Path, preparation: Preparation = WHOLE, **options: Any) -> PreparedData:
-    return prepare_data(folder, preparation, progress=False, **options)
+def run(folder: Path, view: View = WHOLE, **options: Any) -> PreparedData:
+    return prepare_data(folder, view, progress=False, **options)
 
 
 def test_whole_photographs_are_resized_and_counted(folder: Path) -> None:
@@ -96,7 +96,7 @@ def test_locations_are_pixels_of_their_class_without_repetition(folder: Path) ->
 
 
 def test_tiles_cover_the_photograph_and_are_padded_with_ignored_pixels(folder: Path) -> None:
-    data = run(folder, Preparation(32, 32, 1.0))
+    data = run(folder, View(32, 32, 1.0))
     assert (data.photo_M == np.repeat(np.arange(8), 3 * 4)).all()
     tiles = data.masks_MHW[:12].reshape(3, 4, 32, 32).swapaxes(1, 2).reshape(96, 128)
     truth = np.array(Image.open(folder / "masks" / "photo 0.png"))
@@ -111,7 +111,7 @@ def test_tiles_cover_the_photograph_and_are_padded_with_ignored_pixels(folder: P
 
 def test_tiles_and_photographs_without_labels_are_in_no_split(folder: Path) -> None:
     Image.fromarray(np.full((80, 120), 9, np.uint8)).save(folder / "masks" / "photo 1.png")
-    data = run(folder, Preparation(32, 32, 0.5))
+    data = run(folder, View(32, 32, 0.5))
     used = np.concatenate([data.items(split) for split in ("train", "val", "test")])
     assert 1 not in data.photo_M[used]
     assert data.class_pixels_MK[used].any(axis=1).all()
@@ -365,7 +365,7 @@ def test_the_command_shows_classes_and_oddities(
     [
         (["gone"], 1, "dataset.yaml does not exist"),
         ([".", "--height-px", "8"], 2, "32 px or more"),
-        ([".", "--tile-scale", "3"], 2, "above 0, up to 1"),
+        ([".", "--scale", "3"], 2, "above 0, up to 1"),
     ],
 )
 def test_the_command_explains_bad_input_without_a_traceback(
@@ -378,7 +378,7 @@ def test_the_command_explains_bad_input_without_a_traceback(
 @pytest.mark.skipif(not REAL.is_dir(), reason="real photographs are not here")
 @pytest.mark.parametrize(("name", "groups"), [("harvey", 3), ("ortho_rs", 12)])
 def test_real_photographs_are_prepared(name: str, groups: int, tmp_path: Path) -> None:
-    data = run(REAL / name, Preparation(96, 96, None), cache_dir=tmp_path)
+    data = run(REAL / name, View(96, 96, None), cache_dir=tmp_path)
     assert len(data.photos) == groups
     assert all(len(data.items(split)) > 0 for split in ("train", "val", "test"))
     assert data.images_MHWC.std() > 20

@@ -16,7 +16,7 @@ from search.runs.storage import Location, NodeCopy
 from search.trials.keeping import choose_candidates
 from search.trials.worker import StoredCheckpoint
 from segcore.choosing.pool import WHOLE, Pool, draw_pixels
-from segcore.config import Preparation, TrialConfig
+from segcore.config import TrialConfig, View
 from segcore.data.prepared import PreparedData
 from segcore.data.preparing import prepare_data
 from segcore.errors import UserError
@@ -57,7 +57,7 @@ def test_where_all_trials_are_alike_candidates_are_the_best() -> None:
 @pytest.fixture(scope="module")
 def prepared(blocks: Path, tmp_path_factory: pytest.TempPathFactory) -> PreparedData:
     cache = tmp_path_factory.mktemp("cache")
-    return prepare_data(blocks, Preparation(48, 48, None), cache_dir=cache, progress=False)
+    return prepare_data(blocks, View(48, 48, None), cache_dir=cache, progress=False)
 
 
 @pytest.fixture(scope="module")

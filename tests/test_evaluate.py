@@ -10,9 +10,9 @@ from PIL import Image
 
 from search import evaluate
 from segcore.config import TrialConfig
-from segcore.data.images import read_image
 from segcore.data.preparing import prepare_data
 from segcore.predicting.ensemble import Ensemble, write_bundle
+from segcore.reading.images import read_image
 from segcore.training.fit import fit
 from tests.conftest import CLASS_NAMES
 
@@ -24,7 +24,7 @@ def bundle(blocks: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         height_px=48, width_px=48, architecture="scratch_unet", encoder=None, lr=0.01,
         model_kwargs={"base_channels": 4, "depth": 2}, batch_size=2, max_epochs=5,
     )  # fmt: skip
-    *_, last = fit(config, prepare_data(blocks, config.preparation, progress=False))
+    *_, last = fit(config, prepare_data(blocks, config.view, progress=False))
     last.save(folder / "0")
     write_bundle(folder / "bundle", [(folder / "0", 1.0)], metric="dice", scores={})
     return folder / "bundle"

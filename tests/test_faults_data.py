@@ -12,12 +12,12 @@ import yaml
 from PIL import Image
 
 from segcore import prepare as command
-from segcore.config import IGNORE_INDEX, Preparation
+from segcore.config import IGNORE_INDEX, View
 from segcore.data.prepared import PreparedData
 from segcore.data.preparing import prepare_data
 from segcore.errors import ProblemsError, UserError
 
-WHOLE = Preparation(32, 48, None)
+WHOLE = View(32, 48, None)
 SPEC = {
     "images": "images/*",
     "masks": "masks/{stem}.png",

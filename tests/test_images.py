@@ -10,8 +10,8 @@ import rasterio
 from PIL import Image, ImageOps
 
 from segcore.config import IGNORE_INDEX
-from segcore.data.images import MAX_PIXELS, ImageError, image_size_px, read_image, write_image
-from segcore.data.masks import MaskCoding, read_mask, read_pair
+from segcore.reading.images import MAX_PIXELS, ImageError, image_size_px, read_image, write_image
+from segcore.reading.masks import MaskCoding, read_mask, read_pair
 
 INDICES = MaskCoding(by_color=False, classes=((0, 0), (1, 1), (7, IGNORE_INDEX)))
 COLORS = MaskCoding(by_color=True, classes=((0xFF0000, 0), (0x0000FF, 1), (0x000000, 255)))

@@ -9,14 +9,15 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from segcore.config import Preparation
-from segcore.data.images import read_image
-from segcore.data.items import plan_grid, scale_image
+from segcore.config import View
+from segcore.data.windows import plan_grid, scale_image
+from segcore.inference import blending as inference
+from segcore.inference import photographs
+from segcore.inference.photographs import Photograph
 from segcore.networks.models import SegmentationNetwork
 from segcore.networks.weights import Statistics
-from segcore.predicting import inference, photographs
 from segcore.predicting.ensemble import Ensemble, disagreement, weighted_mean
-from segcore.predicting.photographs import Photograph
+from segcore.reading.images import read_image
 
 CPU = torch.device("cpu")
 COLORS = ((255, 0, 0), (0, 255, 0), (0, 0, 255))
@@ -40,12 +41,12 @@ class Slope(nn.Module):
         return torch.stack([zero, right, down], dim=1)
 
 
-def ensemble(preparation: Preparation, *modules: nn.Module) -> Ensemble:
+def ensemble(view: View, *modules: nn.Module) -> Ensemble:
     members = tuple(
         (SegmentationNetwork(module, Statistics((0.0,) * 3, (0.1,) * 3), 1, 1).eval(), 1.0)
         for module in modules or (Blur(),)
     )
-    return Ensemble(members, preparation, ("red", "green", "blue"), COLORS, CPU)
+    return Ensemble(members, view, ("red", "green", "blue"), COLORS, CPU)
 
 
 @pytest.fixture(scope="module")
@@ -56,12 +57,12 @@ def photo() -> np.ndarray:
 
 
 def test_a_whole_photograph_is_resized_to_what_training_saw(photo: np.ndarray) -> None:
-    model = ensemble(Preparation(64, 96, None))
+    model = ensemble(View(64, 96, None))
     probs = model.probs(photo)
     assert probs.shape == (3, 160, 200) and probs.dtype == np.float32
     np.testing.assert_allclose(probs.sum(axis=0), 1, atol=1e-5)
 
-    small = torch.from_numpy(scale_image(photo, plan_grid((160, 200), model.preparation)))
+    small = torch.from_numpy(scale_image(photo, plan_grid((160, 200), model.view)))
     with torch.inference_mode():
         on_grid = model.members[0][0](small.permute(2, 0, 1)[None]).softmax(dim=1)
     enlarged = nn.functional.interpolate(on_grid, (160, 200), mode="bilinear")[0].numpy()
@@ -69,8 +70,8 @@ def test_a_whole_photograph_is_resized_to_what_training_saw(photo: np.ndarray) -
 
 
 def test_tiles_show_no_seam(photo: np.ndarray) -> None:
-    whole = ensemble(Preparation(160, 200, None)).probs(photo)
-    tiled = ensemble(Preparation(64, 64, 1.0)).probs(photo)
+    whole = ensemble(View(160, 200, None)).probs(photo)
+    tiled = ensemble(View(64, 64, 1.0)).probs(photo)
     difference = np.abs(tiled - whole).max(axis=0)
     # Only a tile's rim sees too little around it, and there its weight is small.
     assert difference.mean() < 0.005
@@ -82,18 +83,18 @@ def test_tiles_show_no_seam(photo: np.ndarray) -> None:
 
 
 def test_tiles_may_be_larger_than_the_photograph(photo: np.ndarray) -> None:
-    probs = ensemble(Preparation(256, 256, 0.5)).probs(photo)
+    probs = ensemble(View(256, 256, 0.5)).probs(photo)
     assert probs.shape == (3, 160, 200)
     np.testing.assert_allclose(probs.sum(axis=0), 1, atol=1e-5)
 
 
-@pytest.mark.parametrize("preparation", [Preparation(64, 96, None), Preparation(48, 40, 0.37)])
+@pytest.mark.parametrize("view", [View(64, 96, None), View(48, 40, 0.37)])
 def test_panels_and_strips_do_not_show(
-    photo: np.ndarray, preparation: Preparation, monkeypatch: pytest.MonkeyPatch
+    photo: np.ndarray, view: View, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    model = ensemble(preparation)
+    model = ensemble(view)
     expected = model.probs(photo)
-    monkeypatch.setattr(inference, "PANEL_BYTES", 4 * 3 * preparation.height_px * 21)
+    monkeypatch.setattr(inference, "PANEL_BYTES", 4 * 3 * view.height_px * 21)
     monkeypatch.setattr(inference, "STRIP_BYTES", 4 * 3 * 200 * 7)
     assert len({strip.columns.start for strip in model.strips(Photograph.in_memory(photo))}) > 2
     np.testing.assert_allclose(model.probs(photo), expected, atol=1e-4)
@@ -102,14 +103,14 @@ def test_panels_and_strips_do_not_show(
 def test_a_photograph_may_be_smaller_than_what_the_network_sees() -> None:
     image = np.zeros((10, 12, 3), np.uint8)
     image[:, :6, 0] = image[:, 6:, 2] = 255
-    mask = ensemble(Preparation(64, 64, None)).predict(image)
+    mask = ensemble(View(64, 64, None)).predict(image)
     assert mask.shape == (10, 12)
     assert (mask[:, :5] == 0).all() and (mask[:, 7:] == 2).all()
 
 
 def test_tta_is_the_mean_over_all_flips_and_rotations(photo: np.ndarray) -> None:
     # 64 × 64: turned by 90° the network sees what it sees.
-    model = ensemble(Preparation(64, 64, None), Slope())
+    model = ensemble(View(64, 64, None), Slope())
     square = Photograph.in_memory(photo[:64, :64])
     (strip,) = model.strips(square, tta=True)
     probs = strip.probs_KHW.numpy()
@@ -152,8 +153,8 @@ def test_a_mosaic_is_read_and_scaled_in_pieces_as_a_photograph_is(
     monkeypatch.setattr(photographs, "_PIECE_BYTES", 20_000)
     with Photograph.open(path) as photo:
         assert photo.is_mosaic and photo.size_px == (331, 457)
-        for preparation in (Preparation(64, 64, 1.0), Preparation(64, 64, 0.37)):
-            grid = plan_grid(photo.size_px, preparation)
+        for view in (View(64, 64, 1.0), View(64, 64, 0.37)):
+            grid = plan_grid(photo.size_px, view)
             expected = scale_image(image, grid).astype(int)
             rows, columns = slice(17, grid.height_px), slice(5, 150)
             scaled = photo.on_grid(grid).read(rows, columns)
@@ -198,7 +199,7 @@ def test_a_mosaic_without_data_is_not_predicted(
     with Photograph.open(path) as photo:
         assert photo.has_holes
         valid = photo.valid(slice(0, 256), slice(0, 256))
-        strips = list(inference.predict_strips(predict, 1, photo, Preparation(64, 64, 1.0)))
+        strips = list(inference.predict_strips(predict, 1, photo, View(64, 64, 1.0)))
     assert valid[:, :100].all() and not valid[:, 100:].any()
     probs = np.concatenate([strip.probs_KHW.numpy() for strip in strips], axis=1)
     np.testing.assert_allclose(probs[0, :, :100], 1, atol=1e-6)

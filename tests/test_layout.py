@@ -11,12 +11,15 @@ WINGS = ("segcore", "search", "spaces")
 MODULES = [path for wing in WINGS for path in (ROOT / wing).rglob("*.py")]
 
 # Each part may import those before it in its own wing. The modules that lie flat have no part.
-SEGCORE = ("scenes", "data", "networks", "scores", "training", "choosing", "predicting")
+SEGCORE = ("scenes", "reading", "data", "networks", "scores", "inference", "training", "choosing",
+           "predicting")  # fmt: skip
 SEGCORE_FLAT = {"config", "devices", "errors", "files", "plugins", "versions"}
 SEGCORE_COMMANDS = {"prepare", "weights"}
 SEARCH = ("runs", "predicting", "planning", "tracking", "reporting", "trials", "ensembles")
 SEARCH_COMMANDS = {"__main__", "evaluate", "leaderboard", "predict", "replay", "report", "run"}
 APART = {("networks", "data"), ("scores", "data"), ("scores", "networks"), ("data", "scenes"),
+         ("reading", "scenes"), ("networks", "reading"), ("scores", "reading"),
+         ("inference", "scenes"), ("choosing", "reading"),
          ("choosing", "scenes"), ("planning", "predicting"), ("tracking", "planning"),
          ("tracking", "predicting"), ("trials", "predicting"),
          ("ensembles", "predicting")}  # fmt: skip

@@ -136,7 +136,7 @@ def test_a_turned_photograph_that_is_not_square_keeps_its_size() -> None:
 
 def test_batches_do_not_depend_on_worker_processes(blocks: Path, tmp_path: Path) -> None:
     chosen = config(rare_crop_prob=0.3)
-    data = prepare_data(blocks, chosen.preparation, cache_dir=tmp_path)
+    data = prepare_data(blocks, chosen.view, cache_dir=tmp_path)
 
     def batches(workers: int) -> list[torch.Tensor]:
         loader, sampler = training_loader(data, chosen, workers=workers, pin_memory=False)

@@ -22,7 +22,9 @@ from search import predict
 from search.predicting import prediction_log, products
 from segcore.config import TrialConfig
 from segcore.errors import UserError
-from segcore.predicting import inference, photographs, pictures
+from segcore.inference import blending as inference
+from segcore.inference import photographs
+from segcore.predicting import pictures
 from segcore.predicting.ensemble import write_bundle
 from segcore.training.fit import fit
 from tests.conftest import CLASS_COLORS, CLASS_NAMES, SHARED, make_data
@@ -40,11 +42,11 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     members = []
     for seed in (0, 1):
         config = TrialConfig(
-            height_px=48, width_px=48, tile_scale=1.0, architecture="scratch_unet", encoder=None,
+            height_px=48, width_px=48, scale=1.0, architecture="scratch_unet", encoder=None,
             model_kwargs={"base_channels": 4, "depth": 2}, batch_size=2, max_epochs=20, lr=0.01,
             augment_strength=0.0, seed=seed,
         )  # fmt: skip
-        data = replace(make_data(), preparation=config.preparation)
+        data = replace(make_data(), view=config.view)
         *_, last = fit(config, data)
         last.save(folder / str(seed))
         members.append((folder / str(seed), 1.0 + seed))
@@ -108,7 +110,7 @@ def test_a_map_lies_where_its_photograph_lies_to_the_last_bit(bundle: Path, phot
 
 def test_large_maps_have_overviews(bundle: Path, tmp_path: Path) -> None:
     path = write_map(tmp_path / "large.tif", scene(600, 700))
-    assert run(bundle, path, "--out", tmp_path / "out", "--tile-scale", 0.25) == 0
+    assert run(bundle, path, "--out", tmp_path / "out", "--scale", 0.25) == 0
     with rasterio.open(tmp_path / "out" / "large.tif") as mask:
         assert mask.overviews(1) == [2]
 
@@ -283,7 +285,7 @@ def test_a_broken_photograph_is_told_and_skipped(
     ("arguments", "told"),
     [
         (["--batch-size", 0], "allowed is 1 or more"),
-        (["--tile-scale", 2], "allowed is above 0, up to 1"),
+        (["--scale", 2], "allowed is above 0, up to 1"),
         (["--device", "toaster"], "allowed: cpu, cuda"),
     ],
 )
@@ -319,7 +321,9 @@ def test_names_that_macos_takes_for_one_are_refused_there(
 MEASURED = """
 import resource, sys
 from search import predict
-from segcore.predicting import inference, photographs, rasters
+from segcore.inference import blending as inference
+from segcore.inference import photographs
+from segcore.predicting import rasters
 photographs.WHOLE_PX = 1_000_000
 inference.PANEL_BYTES = 4_000_000
 rasters.GDAL_OPTIONS["GDAL_CACHEMAX"] = 16
@@ -333,7 +337,7 @@ def test_memory_does_not_grow_with_the_mosaic(bundle: Path, tmp_path: Path) -> N
         path = tmp_path / f"{side_px}.tif"
         tiles = (side_px // 100, side_px // 100, 1)
         write_map(path, np.tile(scene(100, 100), tiles), tiled=True)
-        arguments = [bundle, path, "--out", tmp_path / "out", "--tile-scale", 0.1]
+        arguments = [bundle, path, "--out", tmp_path / "out", "--scale", 0.1]
         measured = subprocess.run(
             [sys.executable, "-c", MEASURED, *map(str, arguments)],
             capture_output=True, text=True, check=True,
@@ -351,7 +355,7 @@ ORTHO = SHARED / "data" / "ortho_rs" / "images"
 @pytest.mark.skipif(not ORTHO.is_dir(), reason="no real orthophotos on this machine")
 def test_a_real_orthophoto_keeps_its_grid(bundle: Path, tmp_path: Path) -> None:
     path = min(ORTHO.glob("*.tif"))
-    assert run(bundle, path, "--out", tmp_path, "--tile-scale", 0.25) == 0
+    assert run(bundle, path, "--out", tmp_path, "--scale", 0.25) == 0
     with rasterio.open(path) as photo, rasterio.open(tmp_path / path.name) as mask:
         assert mask.crs == photo.crs and mask.crs.to_epsg() == 31982
         assert tuple(mask.transform) == tuple(photo.transform)

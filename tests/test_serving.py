@@ -27,8 +27,8 @@ from search.tracking.addresses import default_uri, serve_command
 from search.tracking.check import check
 from search.tracking.registry import model_record
 from search.tracking.tracker import Tracker
-from segcore.data.images import read_image
 from segcore.predicting.ensemble import Ensemble
+from segcore.reading.images import read_image
 from tests.conftest import CLASS_NAMES
 from tests.drawn_run import draw_run
 from tests.machinery import free_port, serving

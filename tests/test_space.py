@@ -117,6 +117,6 @@ def test_networks_of_one_name_are_each_checked_with_their_own_settings(blocks: P
         )
         for kwargs in ({"width": 1}, {"base_channels": 4, "depth": 2})
     ]
-    data = prepare_data(blocks, samples[0].preparation)
+    data = prepare_data(blocks, samples[0].view)
     with pytest.raises(UserError, match="width"):
         check_samples(samples, data)

@@ -20,9 +20,9 @@ from search.runs.result import PhotoScore, ScoredModel, SearchResult
 from search.trials.cluster import Slots
 from search.trials.worker import trial_name
 from segcore.choosing.selection import Limits, Selection, select
-from segcore.data.images import write_image
 from segcore.predicting.ensemble import write_bundle
 from segcore.predicting.pictures import comparison, confusion_matrix_picture
+from segcore.reading.images import write_image
 from segcore.scores.intervals import Evaluation, bootstrap_interval
 from segcore.scores.metrics import metric_of_each
 

@@ -14,7 +14,7 @@ from search.planning.space import Space, check_baselines, load_space, network_ke
 from search.runs.folder import RunFolder
 from search.runs.options import SearchOptions
 from search.runs.storage import Location, NodeCopy, on_this_machine, share
-from segcore.config import Preparation, TrialConfig
+from segcore.config import TrialConfig, View
 from segcore.data.prepared import PreparedData
 from segcore.data.preparing import prepare_data
 from segcore.errors import Problem, ProblemsError, UserError
@@ -81,9 +81,9 @@ def make_plan(options: SearchOptions, run: RunFolder, *, progress: bool = True) 
     space = load_space(options.space)
     check_baselines(space)
     samples = sample_space(space, options)
-    preparation = _one_preparation(samples)
+    view = _one_view(samples)
     data_folder = find_dataset(options.data)
-    data = prepare_data(data_folder, preparation, progress=progress)
+    data = prepare_data(data_folder, view, progress=progress)
     if not len(data.items("val")) or not len(data.items("test")):
         raise UserError(
             f"{data_folder}: the splits val and test must both have images: one to search by, one "
@@ -103,15 +103,15 @@ def find_dataset(address: str | None) -> Path:
     return on_this_machine(address, "data", "dataset.yaml")
 
 
-def _one_preparation(samples: list[TrialConfig]) -> Preparation:
-    preparations = {config.preparation for config in samples}
-    if len(preparations) > 1:
-        shown = ", ".join(f"{p.height_px}×{p.width_px}" for p in sorted(preparations, key=str))
+def _one_view(samples: list[TrialConfig]) -> View:
+    views = {config.view for config in samples}
+    if len(views) > 1:
+        shown = ", ".join(f"{p.height_px}×{p.width_px}" for p in sorted(views, key=str))
         raise UserError(
             f"the space names several input sizes ({shown}): scores at different sizes can't be "
-            "compared; give height_px, width_px and tile_scale one value each, and search each size"
+            "compared; give height_px, width_px and scale one value each, and search each size"
         )
-    return preparations.pop()
+    return views.pop()
 
 
 def check_samples(samples: list[TrialConfig], data: PreparedData) -> tuple[TrialConfig, ...]:

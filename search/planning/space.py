@@ -115,7 +115,7 @@ def sample_space(space: Space, options: SearchOptions) -> list[TrialConfig]:
 def network_key(config: TrialConfig) -> tuple[object, ...]:
     """What tells one network from another: networks with the same key are built alike."""
     kwargs = tuple(sorted(config.model_kwargs.items()))
-    return (config.architecture, config.encoder, config.encoder_weights, kwargs, config.preparation)
+    return (config.architecture, config.encoder, config.encoder_weights, kwargs, config.view)
 
 
 def check_baselines(space: Space) -> None:

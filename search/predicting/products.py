@@ -12,14 +12,14 @@ import torch
 from numpy.typing import NDArray
 
 from segcore.config import IGNORE_INDEX
-from segcore.data.images import write_image
-from segcore.data.items import Grid
+from segcore.data.windows import Grid
+from segcore.inference.blending import Strip
+from segcore.inference.photographs import Photograph
 from segcore.predicting.ensemble import Ensemble, disagreement
-from segcore.predicting.inference import Strip
-from segcore.predicting.photographs import Photograph
 from segcore.predicting.pictures import Color, overlay
 from segcore.predicting.polygons import write_polygons
 from segcore.predicting.rasters import MapSpec, WriteWindow, write_map
+from segcore.reading.images import write_image
 
 Kind = Literal["mask", "overlay", "probabilities", "uncertainty", "gpkg", "geojson"]
 _POLYGONS: tuple[Kind, ...] = ("gpkg", "geojson")
@@ -46,7 +46,7 @@ class Products:
     """The mask is always among them."""
     tta: bool = False
     batch_size: int = 4
-    tile_scale: float | None = None
+    scale: float | None = None
 
     def write(
         self, photo: Photograph, name: str, on_progress: Callable[[float], None]
@@ -62,7 +62,7 @@ class Products:
         files = {kind: self.folder / _place(kind, name, photo) for kind in self.kinds}
         tally_256 = np.zeros(256, np.int64)
         strips = self.ensemble.strips(
-            photo, tta=self.tta, batch_size=self.batch_size, tile_scale=self.tile_scale
+            photo, tta=self.tta, batch_size=self.batch_size, scale=self.scale
         )
         with ExitStack() as stack:
             writers = {
@@ -164,7 +164,7 @@ def _write_overlay(
         mask_HW[top:bottom, left:right] = values_BHW[0][chosen]
 
     yield sample
-    image = photo.on_grid(Grid(height_px, width_px, 1, 1))
+    image = photo.on_grid(Grid(height_px, width_px))
     image_HWC = image.read(slice(0, height_px), slice(0, width_px))
     path.parent.mkdir(parents=True, exist_ok=True)
     write_image(path, overlay(image_HWC, mask_HW, class_colors))

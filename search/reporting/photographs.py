@@ -57,8 +57,8 @@ def galleries(
 ) -> list[Gallery]:
     """Predict the chosen photographs anew, from the prepared data."""
     # The prepared items are scaled and cut already.
-    preparation = ensemble.preparation._replace(tile_scale=None)
-    ensemble = replace(ensemble, preparation=preparation)
+    view = ensemble.view._replace(scale=None)
+    ensemble = replace(ensemble, view=view)
     found = [
         Gallery(title, tuple(_example(photo, data, ensemble) for photo in chosen))
         for title, chosen in choose(photos).items()

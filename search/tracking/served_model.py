@@ -19,10 +19,10 @@ from mlflow.pyfunc import PythonModel
 from PIL import Image
 from pydantic import BaseModel
 
-from segcore.data.images import read_image
 from segcore.errors import UserError
 from segcore.predicting.ensemble import Ensemble
 from segcore.predicting.pictures import colour_mask
+from segcore.reading.images import read_image
 
 
 class Photograph(BaseModel):

@@ -13,7 +13,7 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from segcore.config import Preparation, TrialConfig
+from segcore.config import TrialConfig, View
 from segcore.data.splits import SPLITS, Split, assign_folds
 from segcore.errors import UserError
 from segcore.files import user_cache
@@ -33,7 +33,7 @@ class PreparedData:
     """A data set ready for training: P photographs, M items (whole photographs or tiles)."""
 
     folder: Path
-    preparation: Preparation
+    view: View
     class_names: tuple[str, ...]
     class_colors: tuple[tuple[int, int, int], ...]
     photos: tuple[str, ...]
@@ -42,7 +42,7 @@ class PreparedData:
     photo_groups: tuple[str, ...]
     """All photographs of one group are in the same split."""
     fingerprint: str
-    """Hex hash of the content of images and masks, the spec and the preparation."""
+    """Hex hash of the content of images and masks, the spec and the view."""
     photo_M: NDArray[np.int32]
     """The index of the photograph that each item was cut from."""
     images_MHWC: NDArray[np.uint8]
@@ -113,9 +113,9 @@ class Survey:
     """What is odd but doesn't stop a training."""
 
 
-def array_layout(items: int, num_classes: int, preparation: Preparation) -> ArrayLayout:
+def array_layout(items: int, num_classes: int, view: View) -> ArrayLayout:
     """The arrays of M ``items`` and K classes."""
-    height_px, width_px, _ = preparation
+    height_px, width_px = view.height_px, view.width_px
     return {
         "photo_M": ((items,), np.int32),
         "images_MHWC": ((items, height_px, width_px, 3), np.uint8),
@@ -129,9 +129,9 @@ def open_prepared(folder: Path) -> PreparedData:
     """Open prepared data. Raises ``UserError`` where they are missing, incomplete or damaged."""
     index = _read_index(folder)
     try:
-        preparation = Preparation(**index["preparation"])
+        view = View(**index["view"])
         arrays = {}
-        layout = array_layout(index["items"], len(index["class_names"]), preparation)
+        layout = array_layout(index["items"], len(index["class_names"]), view)
         for name, (shape, dtype) in layout.items():
             array = np.load(folder / f"{name}.npy", mmap_mode="r", allow_pickle=False)
             if array.shape != shape or array.dtype != dtype:
@@ -139,7 +139,7 @@ def open_prepared(folder: Path) -> PreparedData:
             arrays[name] = array
         return PreparedData(
             folder=folder,
-            preparation=preparation,
+            view=view,
             class_names=tuple(index["class_names"]),
             class_colors=tuple((red, green, blue) for red, green, blue in index["class_colors"]),
             photos=tuple(index["photos"]),

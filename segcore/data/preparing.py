@@ -4,6 +4,7 @@ Prepared data are named by the content of the data set and the settings, so the 
 """
 
 import json
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -18,13 +19,10 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.progress import Progress
 
-from segcore.config import Preparation
+from segcore.config import View
 from segcore.data.dataset import Dataset, Photo, problems_error, scan_dataset
 from segcore.data.duplicates import difference_hash, notes_on_duplicates
 from segcore.data.fingerprint import FileState, find_state, recall_states, remember_states
-from segcore.data.images import ImageError, image_size_px
-from segcore.data.items import Grid, count_classes, cut_items, locate_classes, plan_grid
-from segcore.data.masks import read_pair
 from segcore.data.prepared import (
     CACHE_FORMAT,
     INDEX,
@@ -37,9 +35,19 @@ from segcore.data.prepared import (
     prepared_folder,
 )
 from segcore.data.splits import assign_splits
+from segcore.data.windows import (
+    Grid,
+    count_classes,
+    count_tiles,
+    cut_items,
+    locate_classes,
+    plan_grid,
+)
 from segcore.devices import usable_cores
 from segcore.errors import DISK_FULL, Problem, StorageError, UserError
 from segcore.files import digest, locked, reserve, sync_folder, user_cache, whole_folder
+from segcore.reading.images import ImageError, image_size_px
+from segcore.reading.masks import read_pair
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -51,7 +59,7 @@ class _Job:
 
     dataset: Dataset
     states: Mapping[Path, FileState]
-    preparation: Preparation
+    view: View
     grids: Sequence[Grid]
     first_items: Sequence[int]
 
@@ -78,7 +86,7 @@ class _Crew:
 
 def prepare_data(
     dataset_folder: Path,
-    preparation: Preparation,
+    view: View,
     *,
     cache_dir: Path | None = None,
     workers: int | None = None,
@@ -109,13 +117,13 @@ def prepare_data(
             problems += [problem for problem in unreadable if problem.where not in told]
             raise problems_error(dataset.folder, problems)
 
-        fingerprint = _fingerprint(dataset, states, preparation)
+        fingerprint = _fingerprint(dataset, states, view)
         target = prepared_folder(cache_dir, fingerprint)
         with locked(target.with_suffix(".lock")):
             try:
                 return open_prepared(target)
             except UserError:  # Not there yet, or damaged.
-                _build(_plan_job(dataset, states, preparation), target, fingerprint, crew)
+                _build(_plan_job(dataset, states, view), target, fingerprint, crew)
             return open_prepared(target)
 
 
@@ -146,34 +154,34 @@ def _check_photo(dataset: Dataset, photo: Photo) -> Problem | None:
     return None
 
 
-def _fingerprint(
-    dataset: Dataset, states: Mapping[Path, FileState], preparation: Preparation
-) -> str:
+def _fingerprint(dataset: Dataset, states: Mapping[Path, FileState], view: View) -> str:
     photos = [
         (photo.name, photo.split, states[photo.path].sha256, states[photo.mask_path].sha256)
         for photo in dataset.photos
     ]
     spec = dataset.spec.model_dump(mode="json")
-    return digest(json.dumps({"spec": spec, "preparation": preparation, "photos": photos}))
+    return digest(json.dumps({"spec": spec, "view": view, "photos": photos}))
 
 
-def _plan_job(dataset: Dataset, states: Mapping[Path, FileState], preparation: Preparation) -> _Job:
+def _plan_job(dataset: Dataset, states: Mapping[Path, FileState], view: View) -> _Job:
     """Read the photographs' headers. One that can't be read gets an empty grid: it fails later."""
     grids = []
     for photo in dataset.photos:
         try:
-            grids.append(plan_grid(image_size_px(photo.path), preparation))
+            grids.append(plan_grid(image_size_px(photo.path), view))
         except ImageError:
-            grids.append(Grid(0, 0, 0, 0))
-    first_items = list(accumulate((grid.items for grid in grids), initial=0))
-    return _Job(dataset, states, preparation, grids, first_items)
+            grids.append(Grid(1, 1))
+    first_items = list(
+        accumulate((math.prod(count_tiles(grid, view)) for grid in grids), initial=0)
+    )
+    return _Job(dataset, states, view, grids, first_items)
 
 
 def _build(job: _Job, target: Path, fingerprint: str, crew: _Crew) -> None:
     """Write the folder ``target``, and force it to the disk before it gets its name."""
     with whole_folder(target) as building:
         arrays = {}
-        layout = array_layout(job.first_items[-1], job.num_classes, job.preparation)
+        layout = array_layout(job.first_items[-1], job.num_classes, job.view)
         for name, (shape, dtype) in layout.items():
             path = building / f"{name}.npy"
             arrays[name] = np.lib.format.open_memmap(path, mode="w+", dtype=dtype, shape=shape)
@@ -206,7 +214,7 @@ def _fill_photo(
             what = "changed while it was being prepared"
             return Problem(str(path), what, "prepare again when nothing writes to it")
 
-    cut = cut_items(pair.image_HWC, pair.mask_HW, grid, job.preparation)
+    cut = cut_items(pair.image_HWC, pair.mask_HW, grid, job.view)
     for item, (image, mask) in enumerate(cut, start=job.first_items[position]):
         class_pixels_K = count_classes(mask, job.num_classes)
         rng = np.random.default_rng(item)
@@ -238,7 +246,7 @@ def _describe(job: _Job, facts: Sequence[PhotoFacts], fingerprint: str) -> dict[
     return {
         "format": CACHE_FORMAT,
         "fingerprint": fingerprint,
-        "preparation": job.preparation._asdict(),
+        "view": job.view._asdict(),
         "items": job.first_items[-1],
         "class_names": spec.class_names,
         "class_colors": spec.class_colors,

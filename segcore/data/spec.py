@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from segcore.config import IGNORE_INDEX, describe_validation_error
-from segcore.data.masks import MaskCoding
 from segcore.data.splits import Split
 from segcore.errors import UserError
+from segcore.reading.masks import MaskCoding
 
 MAX_CLASSES = IGNORE_INDEX
 

@@ -20,14 +20,14 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from segcore.config import MetricName, Preparation
+from segcore.config import MetricName, View
 from segcore.devices import choose_device
 from segcore.errors import UserError
 from segcore.files import whole_folder
+from segcore.inference.blending import Strip, batch_probs, predict_strips
+from segcore.inference.photographs import Photograph
 from segcore.networks.models import SegmentationNetwork, build_network, on_meta
 from segcore.plugins import is_import_path
-from segcore.predicting.inference import Strip, batch_probs, predict_strips
-from segcore.predicting.photographs import Photograph
 from segcore.training import checkpoint
 
 FORMAT = 1
@@ -85,7 +85,7 @@ class Ensemble:
 
     members: tuple[tuple[SegmentationNetwork, float], ...]
     """Networks and weights; the weights sum to 1."""
-    preparation: Preparation
+    view: View
     class_names: tuple[str, ...]
     class_colors: tuple[tuple[int, int, int], ...]
     device: torch.device
@@ -119,7 +119,7 @@ class Ensemble:
         Raises ``UserError`` where one is damaged, or where they don't fit together.
         """
         infos = [checkpoint.load_info(folder, check_content=True) for folder, _ in weighted]
-        info, inputs = infos[0], {(one.class_names, one.config.preparation) for one in infos}
+        info, inputs = infos[0], {(one.class_names, one.config.view) for one in infos}
         if len(inputs) > 1:
             raise UserError(
                 f"{weighted[0][0].parent}: its members differ in their classes or input sizes"
@@ -129,7 +129,7 @@ class Ensemble:
                 (load_network(folder, device, allow_plugins=allow_plugins), weight)
                 for folder, weight in weighted
             ),
-            info.config.preparation,
+            info.config.view,
             info.class_names,
             info.class_colors,
             device,
@@ -142,20 +142,20 @@ class Ensemble:
         *,
         tta: bool = False,
         batch_size: int = 4,
-        tile_scale: float | None = None,
+        scale: float | None = None,
     ) -> Iterator[Strip]:
         """Predict a photograph piece by piece, at its own size.
 
-        ``tta`` takes the mean over the 8 flips and rotations. ``tile_scale`` slides tiles over the
+        ``tta`` takes the mean over the 8 flips and rotations. ``scale`` slides tiles over the
         photograph at this scale, however the members were trained.
         Raises ``ImageError`` where the file turns out to be damaged.
         """
-        preparation = self.preparation
-        if tile_scale is not None:
-            preparation = preparation._replace(tile_scale=tile_scale)
+        view = self.view
+        if scale is not None:
+            view = view._replace(scale=scale)
         predict = functools.partial(self.batch_probs, tta=tta)
         classes = len(self.class_names)
-        return predict_strips(predict, classes, photo, preparation, batch_size=batch_size)
+        return predict_strips(predict, classes, photo, view, batch_size=batch_size)
 
     def probs(self, image_HWC: NDArray[np.uint8]) -> NDArray[np.float32]:
         """``probs_KHW`` of one RGB picture, at its own size; the classes of a pixel sum to 1."""

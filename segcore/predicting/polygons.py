@@ -12,9 +12,9 @@ import rasterio.features
 import shapely  # type: ignore[import-untyped]
 from numpy.typing import NDArray
 
-from segcore.data.images import open_raster
 from segcore.errors import UserError
 from segcore.files import whole_file
+from segcore.reading.images import open_raster
 
 _DRIVERS = {".gpkg": "GPKG", ".geojson": "GeoJSON"}
 _CHUNK = 10_000

@@ -16,10 +16,10 @@ import rasterio.shutil
 from numpy.typing import NDArray
 from rasterio.windows import Window
 
-from segcore.data.images import open_raster, write_image
 from segcore.errors import UserError
 from segcore.files import whole_file
-from segcore.predicting.photographs import Georeference
+from segcore.inference.photographs import Georeference
+from segcore.reading.images import open_raster, write_image
 
 Color = tuple[int, int, int]
 

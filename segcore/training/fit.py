@@ -140,10 +140,10 @@ class _Training:
         weights_dir: Path | None,
         loader_workers: int,
     ) -> None:
-        if data.preparation != config.preparation:
+        if data.view != config.view:
             raise UserError(
-                f"the data were prepared as {data.preparation}, but the configuration wants "
-                f"{config.preparation}; prepare them with config.preparation"
+                f"the data were prepared as {data.view}, but the configuration wants "
+                f"{config.view}; prepare them with config.view"
             )
         self._config, self._data, self._device = config, data, device
         on_cuda = device.type == "cuda"

@@ -7,38 +7,47 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from segcore.config import IGNORE_INDEX, Preparation
+from segcore.config import IGNORE_INDEX, View
+from segcore.errors import UserError
 
 
 class Grid(NamedTuple):
-    """Into what a photograph is scaled and cut."""
+    """The size of a scaled photograph, in pixels."""
 
     height_px: int
-    """Of the scaled photograph; its tiles may reach beyond."""
     width_px: int
-    rows: int
-    columns: int
-
-    @property
-    def items(self) -> int:
-        """Items that the photograph becomes."""
-        return self.rows * self.columns
 
 
-def plan_grid(size_px: tuple[int, int], preparation: Preparation) -> Grid:
-    """The grid for a photograph of ``size_px`` (height, width)."""
-    if preparation.tile_scale is None:
-        return Grid(preparation.height_px, preparation.width_px, 1, 1)
-    height_px, width_px = (max(1, round(side * preparation.tile_scale)) for side in size_px)
-    rows, columns = -(-height_px // preparation.height_px), -(-width_px // preparation.width_px)
-    return Grid(height_px, width_px, rows, columns)
+def plan_grid(size_px: tuple[int, int], view: View, metres_per_px: float | None = None) -> Grid:
+    """To what a photograph of ``size_px`` (height, width) is scaled for a view.
+
+    ``metres_per_px`` is the photograph's own ground size. Raises ``UserError`` where the view wants
+    one and the photograph has none.
+    """
+    scale = view.scale
+    if view.metres_per_px is not None:
+        if metres_per_px is None:
+            raise UserError(
+                f"metres_per_px {view.metres_per_px:g}: a photograph has no georeference that tells "
+                "its ground size; give scale, a share of its resolution, instead"
+            )
+        scale = metres_per_px / view.metres_per_px
+    if scale is None:
+        return Grid(view.height_px, view.width_px)
+    height_px, width_px = (max(1, round(side * scale)) for side in size_px)
+    return Grid(height_px, width_px)
+
+
+def count_tiles(grid: Grid, view: View) -> tuple[int, int]:
+    """Rows and columns of tiles that cover a grid."""
+    return -(-grid.height_px // view.height_px), -(-grid.width_px // view.width_px)
 
 
 def cut_items(
     image_HWC: NDArray[np.uint8],
     mask_HW: NDArray[np.uint8],
     grid: Grid,
-    preparation: Preparation,
+    view: View,
 ) -> Iterator[tuple[NDArray[np.uint8], NDArray[np.uint8]]]:
     """Scale a photograph and its mask, and yield the items row by row.
 
@@ -48,9 +57,10 @@ def cut_items(
     image_HWC = scale_image(image_HWC, grid)
     size = (grid.width_px, grid.height_px)
     mask_HW = cv2.resize(mask_HW, size, interpolation=cv2.INTER_NEAREST_EXACT)
-    height_px, width_px, _ = preparation
-    for top in range(0, grid.rows * height_px, height_px):
-        for left in range(0, grid.columns * width_px, width_px):
+    height_px, width_px = view.height_px, view.width_px
+    rows, columns = count_tiles(grid, view)
+    for top in range(0, rows * height_px, height_px):
+        for left in range(0, columns * width_px, width_px):
             here = np.s_[top : top + height_px, left : left + width_px]
             image, mask = image_HWC[here], mask_HW[here]
             missing = ((0, height_px - mask.shape[0]), (0, width_px - mask.shape[1]))

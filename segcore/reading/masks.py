@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from segcore.data.images import (
+from segcore.reading.images import (
     Header,
     ImageError,
     naming,

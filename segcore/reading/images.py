@@ -2,8 +2,8 @@
 
 which library decodes it, its size and orientation (``read_header``); how it is turned upright
 (``turn``); which bands count, palettes and sample types (``read_samples``); bit depth
-(``to_rgb``). Masks (``segcore.data.masks``) and windows of mosaics
-(``segcore.predicting.photographs``) are read by the same rules.
+(``to_rgb``). Masks (``segcore.reading.masks``) and windows of mosaics
+(``segcore.inference.photographs``) are read by the same rules.
 """
 
 import warnings

@@ -1,6 +1,6 @@
 """From a photograph of any size to class probabilities at its own size, in bounded memory.
 
-A network must see photographs as it did in training (``Preparation``): resized as a whole, or
+A network must see photographs as it did in training (``View``): resized as a whole, or
 scaled and cut into tiles. The pixels that it sees are the *working grid*. Tiles overlap, and their
 probabilities are blended on that grid, then enlarged to the photograph's own size. All of this goes
 from top to bottom, a strip at a time.
@@ -15,11 +15,11 @@ import torch
 from numpy.typing import NDArray
 from torch.nn import functional as F
 
-from segcore.config import Preparation
-from segcore.data.items import plan_grid
+from segcore.config import View
+from segcore.data.windows import plan_grid
 from segcore.devices import autocast
+from segcore.inference.photographs import GridImage, Photograph
 from segcore.networks.models import SegmentationNetwork
-from segcore.predicting.photographs import GridImage, Photograph
 
 TILE_OVERLAP = 0.5
 """The least share of a tile's side that it has in common with the next tile."""
@@ -57,7 +57,7 @@ def predict_strips(
     predict: Predict,
     num_classes: int,
     photo: Photograph,
-    preparation: Preparation,
+    view: View,
     *,
     batch_size: int = 4,
 ) -> Iterator[Strip]:
@@ -66,14 +66,14 @@ def predict_strips(
     A tile without a valid pixel isn't computed, and its probabilities are 0.
     Raises ``ImageError`` where the file turns out to be damaged.
     """
-    image = photo.on_grid(plan_grid(photo.size_px, preparation))
-    tile_bytes_per_px = 4 * num_classes * preparation.height_px
+    image = photo.on_grid(plan_grid(photo.size_px, view))
+    tile_bytes_per_px = 4 * num_classes * view.height_px
     panels = -(-tile_bytes_per_px * image.grid.width_px // PANEL_BYTES)
     bounds = np.linspace(0, photo.width_px, panels + 1).round().astype(int).tolist()
     for left, right in itertools.pairwise(bounds):
         x_W = _centres(slice(left, right), photo.width_px, image.grid.width_px)
         columns = _needed(x_W, image.grid.width_px)
-        rows = _blended_rows(predict, num_classes, image, columns, preparation, batch_size)
+        rows = _blended_rows(predict, num_classes, image, columns, view, batch_size)
         yield from _enlarged(rows, image, slice(left, right), x_W - columns.start)
 
 
@@ -82,14 +82,14 @@ def _blended_rows(
     num_classes: int,
     image: GridImage,
     columns: slice,
-    preparation: Preparation,
+    view: View,
     batch_size: int,
 ) -> Iterator[torch.Tensor]:
     """Consecutive rows of the working grid, ``probs_KHW``, as soon as no further tile adds to them.
 
     A tile weighs less towards its rim, so that no seam shows.
     """
-    height, width, _ = preparation
+    height, width = view.height_px, view.width_px
     panel_width = columns.stop - columns.start
     tops = _tile_starts(image.grid.height_px, height)
     lefts = [
@@ -99,7 +99,7 @@ def _blended_rows(
     ]
     sum_KHW: torch.Tensor | None = None
     for top, next_top in zip(tops, [*tops[1:], image.grid.height_px], strict=True):
-        tiles = _whole_tiles(image, top, lefts, preparation)
+        tiles = _whole_tiles(image, top, lefts, view)
         while batch := list(itertools.islice(tiles, batch_size)):
             tiles_NCHW = torch.from_numpy(np.stack([tile_CHW for _, tile_CHW in batch]))
             probs_NKHW = predict(tiles_NCHW)
@@ -123,13 +123,13 @@ def _blended_rows(
 
 
 def _whole_tiles(
-    image: GridImage, top: int, lefts: list[int], preparation: Preparation
+    image: GridImage, top: int, lefts: list[int], view: View
 ) -> Iterator[tuple[int, NDArray[np.uint8]]]:
     """The tiles of a row that have a valid pixel, each with its left edge.
 
     A tile that reaches beyond the photograph is 0 there, as in training.
     """
-    height, width, _ = preparation
+    height, width = view.height_px, view.width_px
     rows = slice(top, min(top + height, image.grid.height_px))
     span = slice(lefts[0], min(lefts[-1] + width, image.grid.width_px))
     strip_HWC = image.read(rows, span)

@@ -18,8 +18,15 @@ from numpy.typing import NDArray
 from rasterio.enums import MaskFlags
 from rasterio.windows import Window
 
-from segcore.data.images import naming, open_raster, read_header, read_image, read_samples, to_rgb
-from segcore.data.items import Grid, scale_image
+from segcore.data.windows import Grid, scale_image
+from segcore.reading.images import (
+    naming,
+    open_raster,
+    read_header,
+    read_image,
+    read_samples,
+    to_rgb,
+)
 
 WHOLE_PX = 100_000_000
 """Up to the size of the largest cameras: 0.3 GB in memory."""

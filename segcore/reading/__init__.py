@@ -1,0 +1,1 @@
+"""The one reader of picture files: photographs and masks, whoever wrote them."""

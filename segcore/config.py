@@ -3,6 +3,8 @@
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, NamedTuple
 
+import numpy as np
+from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from segcore.errors import UserError
@@ -12,6 +14,9 @@ IGNORE_INDEX = 255
 
 MetricName = Literal["dice", "iou", "dice_per_image", "dice_kaggle", "pixel_accuracy"]
 """The scores that a search can maximise; ``segcore.scores.metrics`` defines them."""
+
+Samples = NDArray[np.uint8] | NDArray[np.uint16]
+"""Pixels of photographs (HWC): 0…255 of 8-bit data, or 0…65535 over the data set's own range."""
 
 Scalar = bool | int | float | str | None
 Fraction = Annotated[float, Field(ge=0, le=1)]
@@ -31,6 +36,11 @@ class View(NamedTuple):
     """Share of the photographs' own resolution; 1.0 is all of it."""
     metres_per_px: float | None = None
     """A ground size instead of a share, for georeferenced photographs."""
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether photographs are squeezed into the window as a whole."""
+        return self.scale is None and self.metres_per_px is None
 
 
 class TrialConfig(BaseModel):
@@ -88,14 +98,18 @@ class TrialConfig(BaseModel):
     """A name of segcore.training.augment.AUGMENTATIONS, or "package.module:factory"."""
     augment_strength: Fraction = 0.5
     oversample_ratio: Annotated[float, Field(ge=1)] = 1.0
-    """Images that hold rare classes are drawn up to this many times as often as others."""
+    """Photographs that hold rare classes are drawn up to this many times as often as others."""
     rare_crop_prob: Fraction = 0.0
-    """Share of training images that are replaced by an enlarged crop around a rare pixel."""
+    """Share of windows that lie around a pixel of a rare class, instead of anywhere. Of photographs
+    that are squeezed whole, so many are replaced by an enlarged crop around such a pixel."""
 
     # What the search decides.
     metric: MetricName = "dice"
     """The score that the plateau schedule, early stopping and the search use."""
     seed: Annotated[int, Field(ge=0)] = 0
+    epoch_mpx: Positive | None = None
+    """Megapixels that go through the network in an epoch, whatever the view. None: as many as the
+    training photographs have in the finest view of the search."""
     fold: Annotated[int, Field(ge=0)] | None = None
     """The fold (0…``folds``−1) to validate on; None: the data's own split."""
     folds: Annotated[int, Field(ge=2)] | None = None

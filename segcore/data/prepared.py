@@ -1,39 +1,62 @@
 """PreparedData: a data set's photographs and masks, decoded once, as trainings read them.
 
-On disk they are a folder of memory-mapped npy files and one ``index.json``.
-``segcore.data.preparing`` writes it; everything else only reads it.
+On disk they are a folder of memory-mapped npy files and one ``index.json``. Each photograph is
+there once, at the finest scale that a view of the search asks for, with coarser levels, from which
+windows of any place, scale and angle are cut. ``segcore.data.preparing`` writes the folder;
+everything else only reads it.
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
+from itertools import accumulate
 from pathlib import Path
 from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
-from segcore.config import TrialConfig, View
+from segcore.config import Samples, TrialConfig, View
 from segcore.data.splits import SPLITS, Split, assign_folds
+from segcore.data.windows import Grid, Window, cut_window, plan_grid
 from segcore.errors import UserError
 from segcore.files import user_cache
 
-CACHE_FORMAT = 2
+CACHE_FORMAT = 3
 INDEX = "index.json"
 
-LOCATIONS = 16
-"""Pixels of each class that are remembered for each item."""
+LOCATIONS = 64
+"""Pixels of each class that are remembered for each photograph."""
 
 ArrayLayout: TypeAlias = Mapping[str, tuple[tuple[int, ...], type[np.generic]]]
 """Shape and type of each array, by the name of its field in PreparedData and of its file."""
 
 
 @dataclass(frozen=True)
+class PhotoPlan:
+    """Of which sizes a photograph is kept."""
+
+    size_px: Grid
+    """Its own, upright."""
+    metres_per_px: float | None
+    """Its own ground size, where it has a georeference."""
+    levels: tuple[Grid, ...]
+    """Of the cached pyramid, the finest first."""
+    score_grid: Grid
+    """On which it is scored."""
+
+    @property
+    def is_scored_as_cached(self) -> bool:
+        """Whether the finest level's mask is the truth by which it is scored."""
+        return self.score_grid == self.levels[0]
+
+
+@dataclass(frozen=True)
 class PreparedData:
-    """A data set ready for training: P photographs, M items (whole photographs or tiles)."""
+    """A data set ready for training: P photographs."""
 
     folder: Path
-    view: View
     class_names: tuple[str, ...]
     class_colors: tuple[tuple[int, int, int], ...]
     photos: tuple[str, ...]
@@ -41,16 +64,26 @@ class PreparedData:
     photo_splits: tuple[Split, ...]
     photo_groups: tuple[str, ...]
     """All photographs of one group are in the same split."""
+    plans: tuple[PhotoPlan, ...]
+    finest: View
+    """The view of the search in which the photographs have the most pixels."""
+    score_view: View
+    """The view on whose grid all trials are scored."""
+    channels: int
+    """C."""
     fingerprint: str
-    """Hex hash of the content of images and masks, the spec and the view."""
-    photo_M: NDArray[np.int32]
-    """The index of the photograph that each item was cut from."""
-    images_MHWC: NDArray[np.uint8]
-    masks_MHW: NDArray[np.uint8]
-    """Classes, and IGNORE_INDEX where a pixel doesn't count."""
-    class_pixels_MK: NDArray[np.int64]
-    class_locations_MKL2: NDArray[np.int16]
-    """(row, column) of up to L pixels of each class, drawn at random; -1: none."""
+    """Hex hash of the content of images and masks, the spec and what is kept of them."""
+    samples: Samples
+    """All levels of all photographs, one after the other; ``image`` gives them their shape."""
+    masks: NDArray[np.uint8]
+    """The finest levels of all masks, one after the other."""
+    score_masks: NDArray[np.uint8]
+    """The truth on the score grids of the photographs that aren't scored as they are cached."""
+    class_pixels_PK: NDArray[np.int64]
+    """Labelled pixels of each class in the finest level."""
+    class_locations_PKL2: NDArray[np.int32]
+    """(row, column) in the finest level of up to L pixels of each class, drawn at random; -1: none.
+    """
 
     @property
     def num_classes(self) -> int:
@@ -61,14 +94,53 @@ class PreparedData:
         # A loading process maps the same files; pickled arrays would be copies of the whole cache.
         return _reopen, (self.folder, self.photo_splits)
 
-    def items(self, split: Split) -> NDArray[np.int64]:
-        """The items of a split with labelled pixels; nothing can be learnt from any others."""
+    def of_split(self, split: Split) -> NDArray[np.int64]:
+        """The numbers of a split's photographs that have labelled pixels: others teach nothing."""
         of_split_P = np.array([own == split for own in self.photo_splits])
-        return np.flatnonzero(of_split_P[self.photo_M] & self.class_pixels_MK.any(axis=1))
+        return np.flatnonzero(of_split_P & self.class_pixels_PK.any(axis=1))
 
     def class_pixels(self, split: Split) -> NDArray[np.int64]:
         """Labelled pixels of each class (K) in a split."""
-        return np.asarray(self.class_pixels_MK[self.items(split)].sum(axis=0), np.int64)
+        return np.asarray(self.class_pixels_PK[self.of_split(split)].sum(axis=0), np.int64)
+
+    def grid(self, photo: int, view: View) -> Grid:
+        """The working grid of a photograph in a view."""
+        plan = self.plans[photo]
+        return plan_grid(plan.size_px, view, plan.metres_per_px)
+
+    def levels(self, photo: int) -> list[Samples]:
+        """A photograph's pyramid (HWC each), the finest level first."""
+        first, found = self._first_samples[photo], []
+        for level in self.plans[photo].levels:
+            length = level.area_px * self.channels
+            found.append(self.samples[first : first + length].reshape(*level, self.channels))
+            first += length
+        return found
+
+    def image(self, photo: int) -> Samples:
+        """A photograph as fine as it is kept (HWC)."""
+        return self.levels(photo)[0]
+
+    def mask(self, photo: int) -> NDArray[np.uint8]:
+        """The mask of ``image`` (HW): classes, and IGNORE_INDEX where a pixel doesn't count."""
+        first, level = self._first_mask[photo], self.plans[photo].levels[0]
+        return self.masks[first : first + level.area_px].reshape(level)
+
+    def score_mask(self, photo: int) -> NDArray[np.uint8]:
+        """The truth by which a photograph is scored (HW), on its ``score_grid``."""
+        plan = self.plans[photo]
+        if plan.is_scored_as_cached:
+            return self.mask(photo)
+        first = self._first_score_mask[photo]
+        return self.score_masks[first : first + plan.score_grid.area_px].reshape(plan.score_grid)
+
+    def cut(self, photo: int, window: Window) -> tuple[Samples, NDArray[np.uint8]]:
+        """A window of a photograph (HWC) and of its mask (HW)."""
+        return cut_window(self.levels(photo), self.mask(photo), window)
+
+    def epoch_px(self) -> int:
+        """Pixels that the photographs of "train" have in the finest view."""
+        return sum(self.grid(photo, self.finest).area_px for photo in self.of_split("train"))
 
     def divided_for(self, config: TrialConfig) -> "PreparedData":
         """The same data with the splits that a configuration trains and validates on.
@@ -79,16 +151,44 @@ class PreparedData:
         """
         if config.fold is None or config.folds is None:
             return self
-        pixels_PK = np.zeros((len(self.photos), self.num_classes), np.int64)
-        np.add.at(pixels_PK, self.photo_M, self.class_pixels_MK)
         searched_P = np.array([split != "test" for split in self.photo_splits])
         groups = [g for g, searched in zip(self.photo_groups, searched_P, strict=True) if searched]
-        drawn = iter(assign_folds(pixels_PK[searched_P], groups, config.folds, seed=0))
+        pixels_PK = self.class_pixels_PK[searched_P]
+        drawn = iter(assign_folds(pixels_PK, groups, config.folds, seed=0))
         splits: list[Split] = [
             "test" if split == "test" else "val" if next(drawn) == config.fold else "train"
             for split in self.photo_splits
         ]
         return replace(self, photo_splits=tuple(splits))
+
+    @cached_property
+    def _first_samples(self) -> list[int]:
+        return first_samples(self.plans, self.channels)
+
+    @cached_property
+    def _first_mask(self) -> list[int]:
+        return first_masks(self.plans)
+
+    @cached_property
+    def _first_score_mask(self) -> list[int]:
+        return first_score_masks(self.plans)
+
+
+def first_samples(plans: Sequence[PhotoPlan], channels: int) -> list[int]:
+    """Where each photograph begins in ``samples``, and where the last one ends."""
+    lengths = (sum(level.area_px for level in plan.levels) * channels for plan in plans)
+    return list(accumulate(lengths, initial=0))
+
+
+def first_masks(plans: Sequence[PhotoPlan]) -> list[int]:
+    """Where each mask begins in ``masks``, and where the last one ends."""
+    return list(accumulate((plan.levels[0].area_px for plan in plans), initial=0))
+
+
+def first_score_masks(plans: Sequence[PhotoPlan]) -> list[int]:
+    """Where each mask begins in ``score_masks``, and where the last one ends."""
+    lengths = (0 if plan.is_scored_as_cached else plan.score_grid.area_px for plan in plans)
+    return list(accumulate(lengths, initial=0))
 
 
 @dataclass(frozen=True)
@@ -113,15 +213,20 @@ class Survey:
     """What is odd but doesn't stop a training."""
 
 
-def array_layout(items: int, num_classes: int, view: View) -> ArrayLayout:
-    """The arrays of M ``items`` and K classes."""
-    height_px, width_px = view.height_px, view.width_px
+def array_layout(
+    plans: Sequence[PhotoPlan], num_classes: int, channels: int, sample_bits: int
+) -> ArrayLayout:
+    """The arrays of P photographs and K classes."""
+    photos = len(plans)
     return {
-        "photo_M": ((items,), np.int32),
-        "images_MHWC": ((items, height_px, width_px, 3), np.uint8),
-        "masks_MHW": ((items, height_px, width_px), np.uint8),
-        "class_pixels_MK": ((items, num_classes), np.int64),
-        "class_locations_MKL2": ((items, num_classes, LOCATIONS, 2), np.int16),
+        "samples": (
+            (first_samples(plans, channels)[-1],),
+            np.uint8 if sample_bits == 8 else np.uint16,
+        ),
+        "masks": ((first_masks(plans)[-1],), np.uint8),
+        "score_masks": ((first_score_masks(plans)[-1],), np.uint8),
+        "class_pixels_PK": ((photos, num_classes), np.int64),
+        "class_locations_PKL2": ((photos, num_classes, LOCATIONS, 2), np.int32),
     }
 
 
@@ -129,22 +234,30 @@ def open_prepared(folder: Path) -> PreparedData:
     """Open prepared data. Raises ``UserError`` where they are missing, incomplete or damaged."""
     index = _read_index(folder)
     try:
-        view = View(**index["view"])
+        plans = tuple(_read_plan(values) for values in index["plans"])
+        channels = index["channels"]
         arrays = {}
-        layout = array_layout(index["items"], len(index["class_names"]), view)
+        layout = array_layout(plans, len(index["class_names"]), channels, index["sample_bits"])
         for name, (shape, dtype) in layout.items():
-            array = np.load(folder / f"{name}.npy", mmap_mode="r", allow_pickle=False)
+            array = np.load(
+                folder / f"{name}.npy",
+                mmap_mode="r" if shape[0] else None,  # an empty file can't be mapped
+                allow_pickle=False,
+            )
             if array.shape != shape or array.dtype != dtype:
                 raise ValueError(f"{name} is {array.dtype} {array.shape}, not {dtype} {shape}")
             arrays[name] = array
         return PreparedData(
             folder=folder,
-            view=view,
             class_names=tuple(index["class_names"]),
             class_colors=tuple((red, green, blue) for red, green, blue in index["class_colors"]),
             photos=tuple(index["photos"]),
             photo_splits=tuple(SPLITS[SPLITS.index(split)] for split in index["photo_splits"]),
             photo_groups=tuple(index["photo_groups"]),
+            plans=plans,
+            finest=View(*index["finest"]),
+            score_view=View(*index["score_view"]),
+            channels=channels,
             fingerprint=str(index["fingerprint"]),
             **arrays,
         )
@@ -152,6 +265,13 @@ def open_prepared(folder: Path) -> PreparedData:
         raise UserError(
             f"the prepared data in {folder} are damaged ({error}); delete it and prepare again"
         ) from error
+
+
+def _read_plan(values: Sequence[Any]) -> PhotoPlan:
+    size_px, metres_per_px, levels, score_grid = values
+    return PhotoPlan(
+        Grid(*size_px), metres_per_px, tuple(Grid(*level) for level in levels), Grid(*score_grid)
+    )
 
 
 def _reopen(folder: Path, photo_splits: tuple[Split, ...]) -> PreparedData:

@@ -8,11 +8,10 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, astuple, dataclass
 from functools import partial
-from itertools import accumulate
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,9 +27,13 @@ from segcore.data.prepared import (
     INDEX,
     LOCATIONS,
     PhotoFacts,
+    PhotoPlan,
     PreparedData,
     Survey,
     array_layout,
+    first_masks,
+    first_samples,
+    first_score_masks,
     open_prepared,
     prepared_folder,
 )
@@ -38,10 +41,11 @@ from segcore.data.splits import assign_splits
 from segcore.data.windows import (
     Grid,
     count_classes,
-    count_tiles,
-    cut_items,
     locate_classes,
     plan_grid,
+    plan_levels,
+    scale_image,
+    scale_mask,
 )
 from segcore.devices import usable_cores
 from segcore.errors import DISK_FULL, Problem, StorageError, UserError
@@ -55,17 +59,33 @@ Result = TypeVar("Result")
 
 @dataclass(frozen=True)
 class _Job:
-    """What is to be prepared; the items of photograph p are ``first_items[p]`` and following."""
+    """What is to be prepared."""
 
     dataset: Dataset
     states: Mapping[Path, FileState]
-    view: View
-    grids: Sequence[Grid]
-    first_items: Sequence[int]
+    plans: Sequence[PhotoPlan]
+    finest: View
+    score_view: View
+    channels: int = 3
+    sample_bits: int = 8
 
     @property
     def num_classes(self) -> int:
         return len(self.dataset.spec.class_names)
+
+    @property
+    def fingerprint(self) -> str:
+        photos = [
+            (
+                photo.name,
+                photo.split,
+                *(self.states[p].sha256 for p in (photo.path, photo.mask_path)),
+            )
+            for photo in self.dataset.photos
+        ]
+        spec = self.dataset.spec.model_dump(mode="json")
+        kept = [self.plans, self.finest, self.score_view]
+        return digest(json.dumps({"spec": spec, "kept": kept, "photos": photos}, default=astuple))
 
 
 @dataclass(frozen=True)
@@ -86,17 +106,20 @@ class _Crew:
 
 def prepare_data(
     dataset_folder: Path,
-    view: View,
+    views: Sequence[View],
     *,
+    score_scale: float | None = None,
     cache_dir: Path | None = None,
     workers: int | None = None,
     progress: bool = True,
 ) -> PreparedData:
     """Check a data set and decode it once; where that has been done, just open the result.
 
-    By default ``cache_dir`` is ``$SEGSEARCH_CACHE`` or ``~/.cache/segsearch``, and ``workers`` is
-    the number of usable cores. Progress goes to standard error. Of several processes that prepare
-    the same data at once, one does the work.
+    What is kept serves all ``views``. Scores are taken at ``score_scale``, a share of the
+    photographs' own resolution; None: on the grid of the finest view. By default ``cache_dir`` is
+    ``$SEGSEARCH_CACHE`` or ``~/.cache/segsearch``, and ``workers`` is the number of usable cores.
+    Progress goes to standard error. Of several processes that prepare the same data at once, one
+    does the work.
 
     Raises ``ProblemsError`` with everything that is wrong with the files, ``UserError`` where
     dataset.yaml is wrong or the split can't be drawn, ``StorageError`` where the cache can't be
@@ -117,13 +140,13 @@ def prepare_data(
             problems += [problem for problem in unreadable if problem.where not in told]
             raise problems_error(dataset.folder, problems)
 
-        fingerprint = _fingerprint(dataset, states, view)
-        target = prepared_folder(cache_dir, fingerprint)
+        job = _plan_job(dataset, states, views, score_scale)
+        target = prepared_folder(cache_dir, job.fingerprint)
         with locked(target.with_suffix(".lock")):
             try:
                 return open_prepared(target)
             except UserError:  # Not there yet, or damaged.
-                _build(_plan_job(dataset, states, view), target, fingerprint, crew)
+                _build(job, target, crew)
             return open_prepared(target)
 
 
@@ -154,59 +177,107 @@ def _check_photo(dataset: Dataset, photo: Photo) -> Problem | None:
     return None
 
 
-def _fingerprint(dataset: Dataset, states: Mapping[Path, FileState], view: View) -> str:
-    photos = [
-        (photo.name, photo.split, states[photo.path].sha256, states[photo.mask_path].sha256)
-        for photo in dataset.photos
+def _plan_job(
+    dataset: Dataset,
+    states: Mapping[Path, FileState],
+    views: Sequence[View],
+    score_scale: float | None,
+) -> _Job:
+    """Read the photographs' headers, and plan what is kept of each."""
+    headers = [_size_of(photo) for photo in dataset.photos]
+    looks = _distinct_looks(views)
+
+    def grids(look: View) -> list[Grid]:
+        return [plan_grid(size_px, look, metres) for size_px, metres in headers]
+
+    def area_px(look: View) -> int:
+        """Pixels of all photographs, none of which is counted as enlarged."""
+        pairs = zip(grids(look), headers, strict=True)
+        return sum(min(grid.area_px, math.prod(size_px)) for grid, (size_px, _) in pairs)
+
+    finest = max(looks, key=area_px)
+    score_view = finest if score_scale is None else View(0, 0, score_scale)
+    if (score_view.scale or 0) > 1:
+        score_view = View(0, 0, 1.0)
+    kept = zip(*(grids(look) for look in (*looks, score_view)), strict=True)
+    plans = [
+        PhotoPlan(size_px, metres, plan_levels(size_px, of_photo), of_photo[-1])
+        for (size_px, metres), of_photo in zip(headers, kept, strict=True)
     ]
-    spec = dataset.spec.model_dump(mode="json")
-    return digest(json.dumps({"spec": spec, "view": view, "photos": photos}))
+    return _Job(dataset, states, plans, finest, score_view)
 
 
-def _plan_job(dataset: Dataset, states: Mapping[Path, FileState], view: View) -> _Job:
-    """Read the photographs' headers. One that can't be read gets an empty grid: it fails later."""
-    grids = []
-    for photo in dataset.photos:
-        try:
-            grids.append(plan_grid(image_size_px(photo.path), view))
-        except ImageError:
-            grids.append(Grid(1, 1))
-    first_items = list(
-        accumulate((math.prod(count_tiles(grid, view)) for grid in grids), initial=0)
-    )
-    return _Job(dataset, states, view, grids, first_items)
+def _size_of(photo: Photo) -> tuple[Grid, float | None]:
+    """A photograph's size and ground size. One that can't be read gets 1×1: it fails later."""
+    try:
+        return Grid(*image_size_px(photo.path)), None
+    except ImageError:
+        return Grid(1, 1), None
 
 
-def _build(job: _Job, target: Path, fingerprint: str, crew: _Crew) -> None:
+def _distinct_looks(views: Sequence[View]) -> list[View]:
+    """What the views ask for: every size of a squeezed photograph, the finest and coarsest scale.
+
+    The size of a window doesn't matter to what is kept of a photograph.
+    """
+    scales = sorted({view.scale for view in views if view.scale is not None})
+    ground = sorted({view.metres_per_px for view in views if view.metres_per_px is not None})
+    squeezed = {view for view in views if view.scale is None and view.metres_per_px is None}
+    return [
+        *sorted(squeezed, key=lambda view: view[:2]),
+        *(View(0, 0, scale) for scale in scales[:: max(1, len(scales) - 1)]),
+        *(View(0, 0, None, metres) for metres in ground[:: max(1, len(ground) - 1)]),
+    ]
+
+
+def _build(job: _Job, target: Path, crew: _Crew) -> None:
     """Write the folder ``target``, and force it to the disk before it gets its name."""
     with whole_folder(target) as building:
         arrays = {}
-        layout = array_layout(job.first_items[-1], job.num_classes, job.view)
+        layout = array_layout(job.plans, job.num_classes, job.channels, job.sample_bits)
         for name, (shape, dtype) in layout.items():
             path = building / f"{name}.npy"
+            if not shape[0]:  # an empty file can't be mapped
+                np.save(path, np.zeros(shape, dtype))
+                continue
             arrays[name] = np.lib.format.open_memmap(path, mode="w+", dtype=dtype, shape=shape)
             # Writing into a sparse map on a full disk would end the process with SIGBUS.
             reserve(path)
-        fill = partial(_fill_photo, job, arrays)
+        fill = partial(_fill_photo, job, _Places.of(job), arrays)
         found = crew.do("Preparing", fill, range(len(job.dataset.photos)))
         if problems := [result for result in found if isinstance(result, Problem)]:
             raise problems_error(job.dataset.folder, problems)
         facts = [result for result in found if isinstance(result, PhotoFacts)]
         for array in arrays.values():
             array.flush()
-        index = _describe(job, facts, fingerprint)
+        index = _describe(job, facts)
         (building / INDEX).write_text(json.dumps(index), encoding="utf-8")
         sync_folder(building)
 
 
+class _Places(NamedTuple):
+    """Where each photograph begins in the arrays."""
+
+    samples: list[int]
+    masks: list[int]
+    score_masks: list[int]
+
+    @classmethod
+    def of(cls, job: _Job) -> "_Places":
+        return cls(
+            first_samples(job.plans, job.channels),
+            first_masks(job.plans),
+            first_score_masks(job.plans),
+        )
+
+
 def _fill_photo(
-    job: _Job, arrays: Mapping[str, NDArray[Any]], position: int
+    job: _Job, places: _Places, arrays: Mapping[str, NDArray[Any]], number: int
 ) -> PhotoFacts | Problem:
-    """Decode one photograph into its items of the arrays."""
-    photo, grid = job.dataset.photos[position], job.grids[position]
-    at_least_px = (max(1, grid.height_px), max(1, grid.width_px))
+    """Decode one photograph into its places in the arrays."""
+    photo, plan = job.dataset.photos[number], job.plans[number]
     try:
-        pair = read_pair(photo.path, photo.mask_path, job.dataset.spec.coding, at_least_px)
+        pair = read_pair(photo.path, photo.mask_path, job.dataset.spec.coding, plan.levels[0])
     except ImageError as error:
         return error.problem
     for path in (photo.path, photo.mask_path):
@@ -214,15 +285,23 @@ def _fill_photo(
             what = "changed while it was being prepared"
             return Problem(str(path), what, "prepare again when nothing writes to it")
 
-    cut = cut_items(pair.image_HWC, pair.mask_HW, grid, job.view)
-    for item, (image, mask) in enumerate(cut, start=job.first_items[position]):
-        class_pixels_K = count_classes(mask, job.num_classes)
-        rng = np.random.default_rng(item)
-        arrays["photo_M"][item] = position
-        arrays["images_MHWC"][item] = image
-        arrays["masks_MHW"][item] = mask
-        arrays["class_pixels_MK"][item] = class_pixels_K
-        arrays["class_locations_MKL2"][item] = locate_classes(mask, class_pixels_K, LOCATIONS, rng)
+    def put(name: str, first: int, pixels: NDArray[Any]) -> int:
+        end = first + pixels.size
+        arrays[name][first:end] = pixels.ravel()
+        return end
+
+    level_HWC, end = pair.image_HWC, places.samples[number]
+    for level in plan.levels:
+        level_HWC = scale_image(level_HWC, level)
+        end = put("samples", end, level_HWC)
+    mask_HW = scale_mask(pair.mask_HW, plan.levels[0])
+    put("masks", places.masks[number], mask_HW)
+    if not plan.is_scored_as_cached:
+        put("score_masks", places.score_masks[number], scale_mask(pair.mask_HW, plan.score_grid))
+    kept_K = count_classes(mask_HW, job.num_classes)
+    rng = np.random.default_rng(number)
+    arrays["class_pixels_PK"][number] = kept_K
+    arrays["class_locations_PKL2"][number] = locate_classes(mask_HW, kept_K, LOCATIONS, rng)
 
     class_pixels_K = count_classes(pair.mask_HW, job.num_classes)
     note = pair.note or (None if class_pixels_K.any() else "nothing is labelled, so it is not used")
@@ -231,7 +310,7 @@ def _fill_photo(
     return PhotoFacts(height_px, width_px, tuple(class_pixels_K.tolist()), look, note)
 
 
-def _describe(job: _Job, facts: Sequence[PhotoFacts], fingerprint: str) -> dict[str, Any]:
+def _describe(job: _Job, facts: Sequence[PhotoFacts]) -> dict[str, Any]:
     """Draw the split; the contents of index.json."""
     photos, spec = job.dataset.photos, job.dataset.spec
     names, groups = [photo.name for photo in photos], [photo.group for photo in photos]
@@ -245,9 +324,12 @@ def _describe(job: _Job, facts: Sequence[PhotoFacts], fingerprint: str) -> dict[
     ]
     return {
         "format": CACHE_FORMAT,
-        "fingerprint": fingerprint,
-        "view": job.view._asdict(),
-        "items": job.first_items[-1],
+        "fingerprint": job.fingerprint,
+        "plans": [astuple(plan) for plan in job.plans],
+        "finest": job.finest,
+        "score_view": job.score_view,
+        "channels": job.channels,
+        "sample_bits": job.sample_bits,
         "class_names": spec.class_names,
         "class_colors": spec.class_colors,
         "photos": names,

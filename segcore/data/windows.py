@@ -1,14 +1,22 @@
-"""One photograph with its mask → the items that networks see: resized whole, or cut into tiles."""
+"""The windows that networks see: of which size and place, and one warp that cuts them.
 
-from collections.abc import Iterator
+A photograph at the scale of a view lies on the view's *working grid*. A window of it is cut from
+the photograph's pyramid in a single affine warp: place, scale, angle and flip at once.
+"""
+
+import math
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from segcore.config import IGNORE_INDEX, View
+from segcore.config import IGNORE_INDEX, Samples, View
 from segcore.errors import UserError
+
+_WARPED_CHANNELS = 4
+"""OpenCV warps at most so many channels at once."""
 
 
 class Grid(NamedTuple):
@@ -17,9 +25,14 @@ class Grid(NamedTuple):
     height_px: int
     width_px: int
 
+    @property
+    def area_px(self) -> int:
+        """Its number of pixels."""
+        return self.height_px * self.width_px
+
 
 def plan_grid(size_px: tuple[int, int], view: View, metres_per_px: float | None = None) -> Grid:
-    """To what a photograph of ``size_px`` (height, width) is scaled for a view.
+    """The working grid of a photograph of ``size_px`` (height, width).
 
     ``metres_per_px`` is the photograph's own ground size. Raises ``UserError`` where the view wants
     one and the photograph has none.
@@ -28,8 +41,8 @@ def plan_grid(size_px: tuple[int, int], view: View, metres_per_px: float | None 
     if view.metres_per_px is not None:
         if metres_per_px is None:
             raise UserError(
-                f"metres_per_px {view.metres_per_px:g}: a photograph has no georeference that tells "
-                "its ground size; give scale, a share of its resolution, instead"
+                f"metres_per_px {view.metres_per_px:g}: a photograph has no georeference that "
+                "tells its ground size; give scale, a share of its resolution, instead"
             )
         scale = metres_per_px / view.metres_per_px
     if scale is None:
@@ -38,44 +51,124 @@ def plan_grid(size_px: tuple[int, int], view: View, metres_per_px: float | None 
     return Grid(height_px, width_px)
 
 
-def count_tiles(grid: Grid, view: View) -> tuple[int, int]:
-    """Rows and columns of tiles that cover a grid."""
-    return -(-grid.height_px // view.height_px), -(-grid.width_px // view.width_px)
+def plan_levels(size_px: tuple[int, int], grids: Iterable[Grid]) -> tuple[Grid, ...]:
+    """The sizes of a photograph's pyramid, from which windows of all these working grids are cut.
 
-
-def cut_items(
-    image_HWC: NDArray[np.uint8],
-    mask_HW: NDArray[np.uint8],
-    grid: Grid,
-    view: View,
-) -> Iterator[tuple[NDArray[np.uint8], NDArray[np.uint8]]]:
-    """Scale a photograph and its mask, and yield the items row by row.
-
-    Photographs shrink by the mean of the area, masks take the nearest pixel. Where tiles reach
-    beyond the photograph, images are 0 and masks IGNORE_INDEX.
+    The first level is as fine as the finest grid, but not finer than the photograph itself; the
+    others are halved, as long as they are not much coarser than the coarsest grid.
     """
-    image_HWC = scale_image(image_HWC, grid)
-    size = (grid.width_px, grid.height_px)
-    mask_HW = cv2.resize(mask_HW, size, interpolation=cv2.INTER_NEAREST_EXACT)
-    height_px, width_px = view.height_px, view.width_px
-    rows, columns = count_tiles(grid, view)
-    for top in range(0, rows * height_px, height_px):
-        for left in range(0, columns * width_px, width_px):
-            here = np.s_[top : top + height_px, left : left + width_px]
-            image, mask = image_HWC[here], mask_HW[here]
-            missing = ((0, height_px - mask.shape[0]), (0, width_px - mask.shape[1]))
-            if missing != ((0, 0), (0, 0)):
-                image = np.pad(image, (*missing, (0, 0)))
-                mask = np.pad(mask, missing, constant_values=IGNORE_INDEX)
-            yield image, mask
+    heights, widths = zip(*grids, strict=True)
+    level = Grid(min(max(heights), size_px[0]), min(max(widths), size_px[1]))
+    levels = [level]
+    while True:
+        level = Grid((level.height_px + 1) // 2, (level.width_px + 1) // 2)
+        # A window may be cut at 0.6 of its view's scale (segcore.training.augment).
+        too_coarse = level.height_px < 0.6 * min(heights) or level.width_px < 0.6 * min(widths)
+        if too_coarse or level == levels[-1]:
+            return tuple(levels)
+        levels.append(level)
 
 
-def scale_image(image_HWC: NDArray[np.uint8], grid: Grid) -> NDArray[np.uint8]:
-    """A photograph at the size of its grid, for training and prediction alike."""
+def scale_image(image_HWC: Samples, grid: Grid) -> Samples:
+    """A photograph at the size of a grid: means of areas, or linear where it is enlarged."""
+    if image_HWC.shape[:2] == grid:
+        return image_HWC
     shrinks = image_HWC.shape[0] >= grid.height_px and image_HWC.shape[1] >= grid.width_px
     interpolation = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
     size = (grid.width_px, grid.height_px)
-    return np.asarray(cv2.resize(image_HWC, size, interpolation=interpolation), np.uint8)
+    scaled = np.asarray(cv2.resize(image_HWC, size, interpolation=interpolation))
+    return scaled.reshape(*grid, -1)  # OpenCV drops the axis of a single channel.
+
+
+def scale_mask(mask_HW: NDArray[np.uint8], grid: Grid) -> NDArray[np.uint8]:
+    """A mask at the size of a grid, by the pixel at each one's middle."""
+    size = (grid.width_px, grid.height_px)
+    scaled = cv2.resize(mask_HW, size, interpolation=cv2.INTER_NEAREST_EXACT)
+    return np.asarray(scaled, np.uint8)
+
+
+class Window(NamedTuple):
+    """Where a window lies in a photograph, and how it is turned."""
+
+    height_px: int
+    width_px: int
+    centre: tuple[float, float]
+    """Row and column of the window's middle, as shares of the photograph's height and width."""
+    grid: tuple[float, float]
+    """Height and width, in pixels of the window, that the whole photograph would have."""
+    angle_rad: float = 0.0
+    flip: bool = False
+    """Left and right are swapped, before it is turned."""
+
+    def onto(self, size_px: tuple[int, int]) -> NDArray[np.float64]:
+        """The affine map (2×3) from the window's (x, y) to those in an image of the photograph.
+
+        Integers are the middles of pixels. Where neither scale nor angle asks for interpolation,
+        the window is moved by less than a pixel, so that its pixels are those of the image.
+        """
+        shrink = np.array([size_px[1] / self.grid[1], size_px[0] / self.grid[0]])
+        cos, sin = math.cos(self.angle_rad), math.sin(self.angle_rad)
+        turn = np.array([[cos, -sin], [sin, cos]]) @ np.diag([-1.0 if self.flip else 1.0, 1.0])
+        linear = np.diag(shrink) @ turn
+        middle = np.array([(self.width_px - 1) / 2, (self.height_px - 1) / 2])
+        centre = np.array([self.centre[1] * size_px[1], self.centre[0] * size_px[0]]) - 0.5
+        offset = centre - linear @ middle
+        if np.allclose(np.abs(linear), np.abs(linear).round(), atol=1e-9) and np.allclose(
+            shrink, 1
+        ):
+            linear, offset = linear.round(), offset.round()
+        return np.column_stack([linear, offset])
+
+
+def cut_window(
+    levels: Sequence[Samples], mask_HW: NDArray[np.uint8], window: Window
+) -> tuple[Samples, NDArray[np.uint8]]:
+    """Cut a window from a photograph's pyramid ``levels`` (HWC, the finest first) and its mask.
+
+    The image comes from the coarsest level that still has all the pixels, by linear interpolation,
+    which between two levels is nearly the mean of the area. The mask takes the nearest pixel.
+    Outside of the photograph images are 0 and masks IGNORE_INDEX.
+    """
+    fine_enough = [
+        level for level in levels if all(np.add(level.shape[:2], 0.5) >= np.array(window.grid))
+    ]
+    source_HWC = fine_enough[-1] if fine_enough else levels[0]
+    parts = [
+        _warp(source_HWC[..., c : c + _WARPED_CHANNELS], window, cv2.INTER_LINEAR, 0)
+        for c in range(0, source_HWC.shape[2], _WARPED_CHANNELS)
+    ]
+    image_HWC = parts[0] if len(parts) == 1 else np.concatenate(parts, axis=2)
+    mask = _warp(mask_HW[..., None], window, cv2.INTER_NEAREST, IGNORE_INDEX)
+    return image_HWC, np.asarray(mask[..., 0], np.uint8)
+
+
+def _warp(source_HWC: Samples, window: Window, interpolation: int, outside: int) -> Samples:
+    height, width, channels = source_HWC.shape
+    onto = window.onto((height, width))
+    shape = (window.height_px, window.width_px, channels)
+    corners = (
+        onto
+        @ np.array(
+            [[x, y, 1.0] for x in (0, window.width_px - 1) for y in (0, window.height_px - 1)]
+        ).T
+    )
+    # Only the part that is needed: OpenCV takes no images beyond 32,767 px, and the pages of the
+    # file that nobody needs stay on the disk.
+    left, top = np.clip(np.floor(corners.min(axis=1)) - 1, 0, (width, height)).astype(int)
+    right, bottom = np.clip(np.ceil(corners.max(axis=1)) + 2, 0, (width, height)).astype(int)
+    if left >= right or top >= bottom:
+        return np.full(shape, outside, source_HWC.dtype)
+    onto[:, 2] -= (left, top)
+    return np.asarray(
+        cv2.warpAffine(
+            source_HWC[top:bottom, left:right],
+            onto,
+            (window.width_px, window.height_px),
+            flags=interpolation | cv2.WARP_INVERSE_MAP,
+            borderMode=cv2.BORDER_CONSTANT,
+            borderValue=(outside,) * channels,
+        )
+    ).reshape(shape)
 
 
 def count_classes(mask_HW: NDArray[np.uint8], num_classes: int) -> NDArray[np.int64]:
@@ -90,9 +183,9 @@ def locate_classes(
     class_pixels_K: NDArray[np.int64],
     locations: int,
     rng: np.random.Generator,
-) -> NDArray[np.int16]:
+) -> NDArray[np.int32]:
     """(row, column) of L = ``locations`` random pixels of each class (KL2); -1: none left."""
-    located_KL2 = np.full((len(class_pixels_K), locations, 2), -1, np.int16)
+    located_KL2 = np.full((len(class_pixels_K), locations, 2), -1, np.int32)
     for class_index in np.flatnonzero(class_pixels_K):
         pixels = np.flatnonzero(mask_HW == class_index)
         chosen = rng.choice(pixels, size=min(locations, len(pixels)), replace=False)

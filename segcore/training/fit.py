@@ -26,7 +26,7 @@ from segcore.networks.models import SegmentationNetwork, build_network
 from segcore.scores.metrics import Scores
 from segcore.training import checkpoint
 from segcore.training.checkpoint import CheckpointInfo
-from segcore.training.loading import plain_loader, to_device, training_loader
+from segcore.training.loading import to_device, training_loader
 from segcore.training.losses import build_loss
 from segcore.training.microbatches import MicroBatches, naming_memory
 from segcore.training.optim import (
@@ -37,7 +37,7 @@ from segcore.training.optim import (
     optimizer_tensors,
     set_lr,
 )
-from segcore.training.scoring import evaluate
+from segcore.training.validation import validate
 from segcore.versions import versions
 
 LOOK_EVERY_STEPS = 16
@@ -62,9 +62,11 @@ class EpochResult:
     lr: float
     """The learning rate at the last step. The encoder's is ``encoder_lr_factor`` times it."""
     images_per_s: float
-    """Training images, without validation."""
+    """Training windows, without validation."""
     epoch_s: float
     """With validation."""
+    val_s: float
+    """Validation alone."""
     drawn_share_K: NDArray[np.float64]
     """Each class's share of the labelled pixels of the batches, after oversampling and crops."""
     micro_batch_size: int
@@ -140,11 +142,6 @@ class _Training:
         weights_dir: Path | None,
         loader_workers: int,
     ) -> None:
-        if data.view != config.view:
-            raise UserError(
-                f"the data were prepared as {data.view}, but the configuration wants "
-                f"{config.view}; prepare them with config.view"
-            )
         self._config, self._data, self._device = config, data, device
         on_cuda = device.type == "cuda"
         torch.manual_seed(config.seed)  # The network's random weights follow from the seed.
@@ -158,13 +155,6 @@ class _Training:
         self._scaler = torch.amp.GradScaler(device.type, enabled=amp_dtype(device) is torch.float16)
         self._train_loader, self._sampler = training_loader(
             data, config, workers=loader_workers, pin_memory=on_cuda
-        )
-        self._val_loader = plain_loader(
-            data,
-            data.items("val"),
-            batch_size=config.batch_size,
-            workers=loader_workers,
-            pin_memory=on_cuda,
         )
         self._micro_batches = MicroBatches(config.batch_size)
         # Validation needs less memory than training, so its batches are divided separately.
@@ -189,14 +179,15 @@ class _Training:
         torch.manual_seed(self._config.seed * 100_003 + self._epoch)
         train_loss, drawn_pixels_K = self._train_epoch()
         train_s = time.perf_counter() - started
-        scores, val_loss = evaluate(
+        scores, val_loss = validate(
             self._predicting_network,
-            self._val_loader,
             self._data,
+            self._config,
             self._loss,
             self._device,
             self._val_micro_batches,
         )
+        epoch_s = time.perf_counter() - started
         self._score_history.append(scores.metric(self._config.metric))
         return EpochResult(
             epoch=self._epoch,
@@ -206,7 +197,8 @@ class _Training:
             scores=scores,
             lr=self._optimizer.param_groups[-1]["lr"],
             images_per_s=len(self._sampler) / train_s,
-            epoch_s=time.perf_counter() - started,
+            epoch_s=epoch_s,
+            val_s=epoch_s - train_s,
             drawn_share_K=drawn_pixels_K / max(drawn_pixels_K.sum(), 1),
             micro_batch_size=self._micro_batches.size,
             save=self._save,
@@ -265,7 +257,7 @@ class _Training:
         """Batches of training images and masks on the device, without end."""
         self._network.train()
         for batch in itertools.chain.from_iterable(itertools.repeat(self._train_loader)):
-            yield to_device(batch, self._device)[:2]
+            yield to_device(batch, self._device)
 
     def _train_epoch(self) -> tuple[float, NDArray[np.int64]]:
         """One pass over the epoch's images; their mean loss, and the pixels of each class."""
@@ -280,7 +272,7 @@ class _Training:
             epochs_done = self._epoch - 1 + step / steps
             factor = lr_factor(self._config, epochs_done, self._score_history)
             set_lr(self._optimizer, factor)
-            image_NCHW, mask_NHW, _ = to_device(batch, self._device)
+            image_NCHW, mask_NHW = to_device(batch, self._device)
             unseen.append(self.step(image_NCHW, mask_NHW))
             # This runs on the host while the device works: on CUDA, bincount waits for the device.
             pixels += torch.bincount(batch[1].flatten(), minlength=IGNORE_INDEX + 1)

@@ -1,13 +1,14 @@
-"""Batches of prepared images, and the two kinds of oversampling of rare classes.
+"""Batches of training windows, and the two kinds of oversampling of rare classes.
 
-The images that an epoch draws and their augmentation follow from (seed, epoch) alone: a resumed run
-draws the same images as an uninterrupted one, with any number of worker processes.
+The windows that an epoch draws and their augmentation follow from (seed, epoch) alone: a resumed
+run draws the same ones as an uninterrupted one, with any number of worker processes.
 """
 
+import math
 import multiprocessing
 from collections.abc import Iterator
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import NamedTuple
 
 import cv2
 import numpy as np
@@ -17,25 +18,33 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from segcore.config import TrialConfig
 from segcore.data.prepared import PreparedData
-from segcore.training.augment import build_augmentation
+from segcore.data.windows import Window
+from segcore.reading.bands import to_tensor
+from segcore.training.augment import Augmentation, Geometry, augment, build_augmentation
 
-if TYPE_CHECKING:
-    import albumentations as A
-
-Batch = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
-"""``image_NCHW`` uint8, ``mask_NHW`` uint8, ``item_N`` int64."""
+Batch = tuple[torch.Tensor, torch.Tensor]
+"""``image_NCHW`` (uint8, or float32 of 0…255) and ``mask_NHW`` (uint8)."""
 
 CROP_SHARE = (0.25, 0.6)
-"""The least and greatest share of an image's sides that a rare crop has, before it is enlarged."""
+"""The least and greatest share of a squeezed photograph's sides that a rare crop has, before it is
+enlarged."""
+BEYOND = 0.25
+"""The share of a window's side by which it may reach beyond the photograph. With 0, pixels near
+the rim would hardly ever be seen; with 0.5, a quarter of all pixels would be outside."""
+OFF_CENTRE = 0.35
+"""A window around a rare pixel has it within this share of its sides from its middle."""
 
 
 class Draw(NamedTuple):
-    """One training image of an epoch: an item, the seed of its augmentation, and where to crop."""
+    """One training window of an epoch, before its augmentation."""
 
-    item: int
+    photo: int
     seed: int
-    crop_around: tuple[int, int] | None
-    """Row and column of a rare pixel; None: the whole image."""
+    """Of its augmentation."""
+    centre: tuple[float, float]
+    """Row and column of its middle, as shares of the photograph's height and width."""
+    zoom: float = 1.0
+    """By how much a rare crop of a squeezed photograph is enlarged."""
 
 
 def class_rarity(class_pixels_K: NDArray[np.int64]) -> NDArray[np.float64]:
@@ -53,160 +62,169 @@ def class_rarity(class_pixels_K: NDArray[np.int64]) -> NDArray[np.float64]:
     return np.clip(log_K / rarest, 0.0, 1.0)
 
 
-class EpochSampler(Sampler[Draw]):
-    """Draws the items of one epoch, in full batches. The training loop sets ``epoch``.
+def windows_per_epoch(data: PreparedData, config: TrialConfig) -> int:
+    """How many windows an epoch draws, in full batches.
 
-    ``oversample_ratio`` r gives an item the weight 1 + (r − 1) · (rarity of its rarest class). With
-    any ratio, an epoch has as many draws as there are training items, rounded up to whole batches,
-    because a last batch of one image would break batch normalisation.
+    In every trial of a search the same number of pixels goes through the network in an epoch,
+    whatever its view: ``epoch_mpx``, or as many as the training photographs have in the finest
+    view. A last batch of one window would break batch normalisation, so batches are full.
+    """
+    epoch_px = data.epoch_px() if config.epoch_mpx is None else config.epoch_mpx * 1e6
+    batch_px = config.batch_size * config.height_px * config.width_px
+    return math.ceil(epoch_px / batch_px - 1e-9) * config.batch_size
+
+
+class EpochSampler(Sampler[Draw]):
+    """Draws the windows of one epoch. The training loop sets ``epoch``.
+
+    A photograph is drawn in proportion to its area in the view; squeezed ones are drawn equally
+    often. ``oversample_ratio`` r multiplies that by 1 + (r − 1) · (rarity of its rarest class).
     """
 
     def __init__(self, data: PreparedData, config: TrialConfig) -> None:
         self.epoch = 1
         self.seed = config.seed
         self.rare_crop_prob = config.rare_crop_prob
-        self._batch_size = config.batch_size
-        self._locations_MKL2 = data.class_locations_MKL2
-        self._items_M = data.items("train")
+        self._count = windows_per_epoch(data, config)
+        self._data, self._view = data, config.view
+        self._photos = data.of_split("train")
         self._rarity_K = class_rarity(data.class_pixels("train"))
-        has_MK = data.class_pixels_MK[self._items_M] > 0
-        rarest_M = (has_MK * self._rarity_K).max(axis=1)
-        self.weight_M = 1 + (config.oversample_ratio - 1) * rarest_M
-        self._items_of_class = [self._items_M[has_MK[:, k]] for k in range(data.num_classes)]
+        has_PK = data.class_pixels_PK[self._photos] > 0
+        rarest_P = (has_PK * self._rarity_K).max(axis=1)
+        area_P = np.array([data.grid(photo, config.view).area_px for photo in self._photos])
+        self.weight_P = area_P / area_P.mean() * (1 + (config.oversample_ratio - 1) * rarest_P)
+        self._photos_of_class = [self._photos[has_PK[:, k]] for k in range(data.num_classes)]
 
     def __len__(self) -> int:
-        return -(-len(self._items_M) // self._batch_size) * self._batch_size
+        return self._count
 
     def __iter__(self) -> Iterator[Draw]:
         rng = np.random.default_rng([self.seed, self.epoch])
-        items = rng.permutation(self._draw_items(rng))
+        photos = rng.permutation(self._draw_photos(rng))
         seeds = rng.integers(2**31, size=len(self))
-        crop_here = rng.random(len(self)) < self.rare_crop_prob
-        for item, seed, crop in zip(items, seeds, crop_here, strict=True):
-            if crop and self._rarity_K.any():
-                yield self._draw_rare_crop(rng, int(seed))
+        rare_here = rng.random(len(self)) < self.rare_crop_prob
+        for photo, seed, rare in zip(photos.tolist(), seeds.tolist(), rare_here, strict=True):
+            if rare and self._rarity_K.any():
+                yield self._draw_rare(rng, seed)
             else:
-                yield Draw(int(item), int(seed), crop_around=None)
+                yield Draw(photo, seed, self._place(photo, rng.random(2)))
 
-    def _draw_items(self, rng: np.random.Generator) -> NDArray[np.int64]:
-        # Systematic resampling: an item whose expected number of draws is n is drawn ⌊n⌋ or ⌈n⌉
-        # times. So with ratio 1 each item is drawn once, as in a usual epoch.
-        order_M = rng.permutation(len(self._items_M))
-        expected_M = np.cumsum(self.weight_M[order_M]) / self.weight_M.sum() * len(self)
+    def _draw_photos(self, rng: np.random.Generator) -> NDArray[np.int64]:
+        # Systematic resampling: a photograph whose expected number of draws is n is drawn ⌊n⌋ or
+        # ⌈n⌉ times. So squeezed ones are drawn once each, as in a usual epoch.
+        order_P = rng.permutation(len(self._photos))
+        expected_P = np.cumsum(self.weight_P[order_P]) / self.weight_P.sum() * len(self)
         marks = np.arange(len(self)) + rng.random()
-        positions = np.minimum(np.searchsorted(expected_M, marks), len(order_M) - 1)
-        return self._items_M[order_M[positions]]
+        positions = np.minimum(np.searchsorted(expected_P, marks), len(order_P) - 1)
+        return self._photos[order_P[positions]]
 
-    def _draw_rare_crop(self, rng: np.random.Generator, seed: int) -> Draw:
+    def _draw_rare(self, rng: np.random.Generator, seed: int) -> Draw:
         rare_k = int(rng.choice(len(self._rarity_K), p=self._rarity_K / self._rarity_K.sum()))
-        item = int(rng.choice(self._items_of_class[rare_k]))
-        locations_L2 = self._locations_MKL2[item, rare_k]
-        row, column = rng.choice(locations_L2[locations_L2[:, 0] >= 0])
-        return Draw(item, seed, crop_around=(int(row), int(column)))
+        photo = int(rng.choice(self._photos_of_class[rare_k]))
+        located_L2 = self._data.class_locations_PKL2[photo, rare_k]
+        pixel_2 = rng.choice(located_L2[located_L2[:, 0] >= 0])
+        at = (pixel_2 + 0.5) / self._data.plans[photo].levels[0]
+        if self._view.is_whole:
+            share = rng.uniform(*CROP_SHARE)
+            row, column = np.clip(at, share / 2, 1 - share / 2).tolist()
+            return Draw(photo, seed, (row, column), 1 / share)
+        off_2 = rng.uniform(-OFF_CENTRE, OFF_CENTRE, 2) * self._extent(photo)
+        low_2, high_2 = self._range(photo)
+        row, column = np.clip(at + off_2, low_2, high_2).tolist()
+        return Draw(photo, seed, (row, column))
+
+    def _place(self, photo: int, uniform_2: NDArray[np.float64]) -> tuple[float, float]:
+        """A window's middle: anywhere, but at most ``BEYOND`` of it outside of the photograph."""
+        low_2, high_2 = self._range(photo)
+        row, column = (low_2 + uniform_2 * (high_2 - low_2)).tolist()
+        return row, column
+
+    def _range(self, photo: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        if self._view.is_whole:
+            return np.full(2, 0.5), np.full(2, 0.5)
+        low_2 = np.minimum(self._extent(photo) * (0.5 - BEYOND), 0.5)
+        return low_2, 1 - low_2
+
+    def _extent(self, photo: int) -> NDArray[np.float64]:
+        """Height and width of a window, as shares of the photograph's."""
+        return np.array(self._view[:2]) / self._data.grid(photo, self._view)
 
 
-def crop_around(
-    image_HWC: NDArray[np.uint8], mask_HW: NDArray[np.uint8], pixel: tuple[int, int], share: float
-) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
-    """Cut ``share`` of both sides around ``pixel`` (row, column), and enlarge it to the full size.
+def place_window(draw: Draw, data: PreparedData, config: TrialConfig, geometry: Geometry) -> Window:
+    """Where the window of a draw lies, with its random turn, flip and scale."""
+    rng = np.random.default_rng(draw.seed)
+    quarter, flip = int(rng.integers(4)), bool(rng.integers(2))
+    angle = rng.uniform(-geometry.angle_rad, geometry.angle_rad)
+    zoom = draw.zoom * math.exp(rng.uniform(*np.log(geometry.zoom)))
+    shift_2 = rng.uniform(-geometry.shift, geometry.shift, 2)
+    if not geometry.any_way_up:
+        quarter, flip = 0, False
+    grid = data.grid(draw.photo, config.view)
+    row, column = draw.centre
+    if config.view.is_whole:
+        row, column = row + shift_2[0], column + shift_2[1]
+    return Window(
+        config.height_px,
+        config.width_px,
+        (row, column),
+        (grid.height_px * zoom, grid.width_px * zoom),
+        angle + quarter * math.pi / 2,
+        flip,
+    )
 
-    The window stays within the image, so a pixel near a border isn't at its centre.
-    """
-    height, width = mask_HW.shape
-    crop_height, crop_width = max(1, round(height * share)), max(1, round(width * share))
-    top = min(max(pixel[0] - crop_height // 2, 0), height - crop_height)
-    left = min(max(pixel[1] - crop_width // 2, 0), width - crop_width)
-    window = np.s_[top : top + crop_height, left : left + crop_width]
-    image = cv2.resize(image_HWC[window], (width, height), interpolation=cv2.INTER_LINEAR)
-    mask = cv2.resize(mask_HW[window], (width, height), interpolation=cv2.INTER_NEAREST)
-    return np.asarray(image, np.uint8), np.asarray(mask, np.uint8)
 
-
-class TrainingImages(Dataset[Batch]):
-    """Augmented training images; an index is a ``Draw``."""
+class TrainingWindows(Dataset[Batch]):
+    """Augmented training windows; an index is a ``Draw``."""
 
     def __init__(self, data: PreparedData, config: TrialConfig) -> None:
         self._data, self._config = data, config
 
     @cached_property
-    def _augment(self) -> "A.Compose":
+    def _augmentation(self) -> Augmentation:
         # It is built in the process that uses it, because a user's own may not be picklable.
-        return build_augmentation(self._config)
+        return build_augmentation(self._config, self._data.channels)
 
     def __getitem__(self, draw: Draw) -> Batch:
-        image_HWC = np.asarray(self._data.images_MHWC[draw.item])
-        mask_HW = np.asarray(self._data.masks_MHW[draw.item])
-        if draw.crop_around is not None:
-            share = np.random.default_rng(draw.seed).uniform(*CROP_SHARE)
-            image_HWC, mask_HW = crop_around(image_HWC, mask_HW, draw.crop_around, share)
-        self._augment.set_random_seed(draw.seed)
-        augmented = self._augment(image=image_HWC, mask=mask_HW)
-        return _to_tensors(augmented["image"], augmented["mask"], draw.item)
+        window = place_window(draw, self._data, self._config, self._augmentation.geometry)
+        image_HWC, mask_HW = self._data.cut(draw.photo, window)
+        image_HWC, mask_HW = augment(self._augmentation, image_HWC, mask_HW, draw.seed)
+        return to_tensor(image_HWC), torch.from_numpy(mask_HW)
 
 
-class PlainImages(Dataset[Batch]):
-    """Images without augmentation; an index is an item."""
-
-    def __init__(self, data: PreparedData) -> None:
-        self._data = data
-
-    def __getitem__(self, item: int) -> Batch:
-        return _to_tensors(self._data.images_MHWC[item], self._data.masks_MHW[item], item)
-
-
-def _to_tensors(image_HWC: NDArray[np.uint8], mask_HW: NDArray[np.uint8], item: int) -> Batch:
-    # torch wants memory that it may write, but the cache is mapped read-only: hence the copy.
-    image_CHW = torch.from_numpy(np.array(image_HWC)).permute(2, 0, 1)
-    return image_CHW, torch.from_numpy(np.array(mask_HW)), torch.tensor(item)
-
-
-def _loader(
-    images: Dataset[Batch], workers: int, pin_memory: bool, **how: Any
-) -> DataLoader[Batch]:
+def training_loader(
+    data: PreparedData, config: TrialConfig, *, workers: int, pin_memory: bool
+) -> tuple[DataLoader[Batch], EpochSampler]:
+    """A loader of augmented windows, and its sampler, whose ``epoch`` the caller sets."""
+    sampler = EpochSampler(data, config)
+    how: dict[str, object] = {}
     if workers > 0:
         # The workers aren't forked from this process: the threads of OpenCV and OpenMP don't
         # survive a fork but their locks do, and a worker would wait for them for ever. The
         # forkserver, which Linux and macOS have, has no threads.
         context = multiprocessing.get_context("forkserver")
         context.set_forkserver_preload([__name__])
-        how |= {"multiprocessing_context": context, "persistent_workers": True}
-        how["worker_init_fn"] = _use_one_thread
-    return DataLoader(images, num_workers=workers, pin_memory=pin_memory, **how)
+        how = {"multiprocessing_context": context, "persistent_workers": True,
+               "worker_init_fn": _use_one_thread}  # fmt: skip
+    loader = DataLoader(
+        TrainingWindows(data, config),
+        batch_size=config.batch_size,
+        sampler=sampler,
+        num_workers=workers,
+        pin_memory=pin_memory,
+        **how,
+    )
+    return loader, sampler
 
 
 def _use_one_thread(worker_id: int) -> None:
     cv2.setNumThreads(1)  # There are many workers: more threads would only slow each other down.
 
 
-def training_loader(
-    data: PreparedData, config: TrialConfig, *, workers: int, pin_memory: bool
-) -> tuple[DataLoader[Batch], EpochSampler]:
-    """A loader of augmented images, and its sampler, whose ``epoch`` the caller sets."""
-    sampler = EpochSampler(data, config)
-    how = {"sampler": sampler, "batch_size": config.batch_size}
-    return _loader(TrainingImages(data, config), workers, pin_memory, **how), sampler
-
-
-def plain_loader(
-    data: PreparedData,
-    items_M: NDArray[np.int64],
-    *,
-    batch_size: int,
-    workers: int,
-    pin_memory: bool,
-) -> DataLoader[Batch]:
-    """A loader of items without augmentation, in their order; the last batch may be smaller."""
-    how = {"sampler": items_M.tolist(), "batch_size": batch_size}
-    return _loader(PlainImages(data), workers, pin_memory, **how)
-
-
-def to_device(
-    batch: Batch, device: torch.device
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """``image_NCHW`` uint8, ``mask_NHW`` int64 and ``item_N`` on the device."""
+def to_device(batch: Batch, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+    """``image_NCHW`` and ``mask_NHW`` int64 on the device."""
     on_cuda = device.type == "cuda"
     # Only from pinned memory, which Metal doesn't have, can a copy run in the background.
-    image_NCHW, mask_NHW, item_N = (tensor.to(device, non_blocking=on_cuda) for tensor in batch)
+    image_NCHW, mask_NHW = (tensor.to(device, non_blocking=on_cuda) for tensor in batch)
     if on_cuda:
         image_NCHW = image_NCHW.contiguous(memory_format=torch.channels_last)
-    return image_NCHW, mask_NHW.long(), item_N
+    return image_NCHW, mask_NHW.long()

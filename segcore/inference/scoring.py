@@ -1,0 +1,43 @@
+"""Scores of prepared photographs, whatever predicts them."""
+
+from collections.abc import Iterable, Iterator
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from segcore.data.prepared import PreparedData
+from segcore.inference.blending import Strip
+from segcore.inference.photographs import Photograph
+from segcore.scores.metrics import Prediction, Scores, score
+
+
+def prepared_photograph(data: PreparedData, number: int) -> Photograph:
+    """A photograph as fine as it was prepared, for ``predict_strips`` on its score grid."""
+    plan = data.plans[number]
+    return Photograph.in_memory(
+        data.image(number), native_px=plan.size_px, metres_per_px=plan.metres_per_px
+    )
+
+
+def score_strips(
+    strips: Iterable[tuple[int, Strip]], data: PreparedData, device: torch.device
+) -> Scores:
+    """Scores of photographs, given as the strips that cover their score grids.
+
+    Each strip comes with the number of its photograph.
+    """
+
+    def predictions() -> Iterator[Prediction]:
+        for number, strip in strips:
+            truth_HW = truth_of(data, number, strip, device)
+            yield strip.probs_KHW.argmax(dim=0)[None], truth_HW[None], torch.tensor([number])
+
+    return score(predictions(), data.num_classes, len(data.photos), device)
+
+
+def truth_of(data: PreparedData, number: int, strip: Strip, device: torch.device) -> Tensor:
+    """The classes that a strip of a photograph should have (HW, uint8)."""
+    # torch wants memory that it may write, but the cache is mapped read-only: hence the copy.
+    truth_HW = np.array(data.score_mask(number)[strip.rows, strip.columns])
+    return torch.from_numpy(truth_HW).to(device)

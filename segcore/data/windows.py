@@ -7,7 +7,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from segcore.config import IGNORE_INDEX, View
+from segcore.config import IGNORE_INDEX, Samples, View
 from segcore.errors import UserError
 
 
@@ -28,8 +28,8 @@ def plan_grid(size_px: tuple[int, int], view: View, metres_per_px: float | None 
     if view.metres_per_px is not None:
         if metres_per_px is None:
             raise UserError(
-                f"metres_per_px {view.metres_per_px:g}: a photograph has no georeference that tells "
-                "its ground size; give scale, a share of its resolution, instead"
+                f"metres_per_px {view.metres_per_px:g}: a photograph has no georeference that "
+                "tells its ground size; give scale, a share of its resolution, instead"
             )
         scale = metres_per_px / view.metres_per_px
     if scale is None:
@@ -54,9 +54,8 @@ def cut_items(
     Photographs shrink by the mean of the area, masks take the nearest pixel. Where tiles reach
     beyond the photograph, images are 0 and masks IGNORE_INDEX.
     """
-    image_HWC = scale_image(image_HWC, grid)
-    size = (grid.width_px, grid.height_px)
-    mask_HW = cv2.resize(mask_HW, size, interpolation=cv2.INTER_NEAREST_EXACT)
+    image_HWC = np.asarray(scale_image(image_HWC, grid), np.uint8)
+    mask_HW = scale_mask(mask_HW, grid)
     height_px, width_px = view.height_px, view.width_px
     rows, columns = count_tiles(grid, view)
     for top in range(0, rows * height_px, height_px):
@@ -70,12 +69,25 @@ def cut_items(
             yield image, mask
 
 
-def scale_image(image_HWC: NDArray[np.uint8], grid: Grid) -> NDArray[np.uint8]:
-    """A photograph at the size of its grid, for training and prediction alike."""
+def scale_image(image_HWC: Samples, grid: Grid) -> Samples:
+    """A photograph at the size of a grid: means of areas, or linear where it is enlarged."""
+    if image_HWC.shape[:2] == grid:
+        return image_HWC
     shrinks = image_HWC.shape[0] >= grid.height_px and image_HWC.shape[1] >= grid.width_px
     interpolation = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
     size = (grid.width_px, grid.height_px)
-    return np.asarray(cv2.resize(image_HWC, size, interpolation=interpolation), np.uint8)
+    parts = [  # OpenCV takes four channels at most, and drops the axis of a single one.
+        cv2.resize(image_HWC[..., c : c + 4], size, interpolation=interpolation).reshape(*grid, -1)
+        for c in range(0, image_HWC.shape[2], 4)
+    ]
+    return parts[0] if len(parts) == 1 else np.concatenate(parts, axis=2)
+
+
+def scale_mask(mask_HW: NDArray[np.uint8], grid: Grid) -> NDArray[np.uint8]:
+    """A mask at the size of a grid, by the pixel at each one's middle."""
+    size = (grid.width_px, grid.height_px)
+    scaled = cv2.resize(mask_HW, size, interpolation=cv2.INTER_NEAREST_EXACT)
+    return np.asarray(scaled, np.uint8)
 
 
 def count_classes(mask_HW: NDArray[np.uint8], num_classes: int) -> NDArray[np.int64]:

@@ -71,8 +71,8 @@ def main() -> None:
                 overviews = mask.overviews(1)
         print(
             f"{options.side_px}×{options.side_px} px, {options.classes} classes, windows "
-            f"of {options.window_px} px at scale {' and '.join(map(str, options.scales))}: {seconds:.0f} s, peak "
-            f"{usage.ru_maxrss / 1e6:.2f} GB, overviews {overviews}"
+            f"of {options.window_px} px at {' and '.join(map(str, options.scales))}: "
+            f"{seconds:.0f} s, peak {usage.ru_maxrss / 1e6:.2f} GB, overviews {overviews}"
         )
 
 

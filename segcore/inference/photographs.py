@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -202,7 +203,8 @@ class GridImage:
         source_rows = _PIECE_BYTES / (px_bytes * (source_columns.stop - source_columns.start))
         step = max(1, round(source_rows * self.grid.height_px / self.photo.height_px))
         edges = [*range(rows.start, rows.stop, step), rows.stop]
-        pieces = [scaled(slice(*part), columns) for part in itertools.pairwise(edges)]
+        parts = itertools.starmap(slice, itertools.pairwise(edges))
+        pieces: list[Any] = [scaled(part, columns) for part in parts]
         return np.concatenate(pieces)
 
     def holds_data(self, rows: slice, columns: slice) -> bool:
@@ -227,7 +229,7 @@ class GridImage:
         piece_HWC = self.photo.read(source_rows, source_columns)
         row_edges = _edges(rows, self.grid.height_px, self.photo.height_px)
         column_edges = _edges(columns, self.grid.width_px, self.photo.width_px)
-        means_HWC = _area_means(
+        means_HWC: Any = _area_means(
             piece_HWC, row_edges - source_rows.start, column_edges - source_columns.start
         )
         return means_HWC.round().astype(piece_HWC.dtype)
@@ -237,15 +239,16 @@ class GridImage:
         across = Span.of(columns, self.grid.width_px, self.photo.width_px)
         piece_HWC = self.photo.read(down.source, across.source)
         values_CHW = torch.from_numpy(piece_HWC.astype(np.float32)).permute(2, 0, 1)
-        scaled_HWC = resample(values_CHW, down, across).permute(1, 2, 0).numpy()
+        scaled_HWC: Any = resample(values_CHW, down, across).permute(1, 2, 0).numpy()
         return scaled_HWC.round().astype(piece_HWC.dtype)
 
 
 def to_tensor(samples_HWC: Samples) -> torch.Tensor:
     """``image_CHW`` for a network: uint8, or float32 of 0 … 255 from samples of 16 bits."""
-    if samples_HWC.dtype == np.uint16:
-        samples_HWC = samples_HWC.astype(np.float32) * np.float32(255 / 65535)
-    return torch.tensor(samples_HWC).permute(2, 0, 1)  # a copy: maps of files are read-only
+    image_HWC = torch.tensor(samples_HWC)  # a copy: maps of files are read-only
+    if image_HWC.dtype == torch.uint16:
+        image_HWC = image_HWC.float() * (255 / 65535)
+    return image_HWC.permute(2, 0, 1)
 
 
 def _source(span: slice, grid_px: int, photo_px: int) -> slice:

@@ -108,7 +108,9 @@ def add_result(run: RunFolder, data: PreparedData, members: list[tuple[Path, flo
     """The bundle of these checkpoints, and its result, as at a search's end."""
     write_bundle(run.ensemble, members, metric="dice", scores={})
     ensemble = Ensemble.load(run.ensemble, CPU)
-    single = dataclasses.replace(ensemble, members=((ensemble.members[0][0], 1.0),))
+    single = dataclasses.replace(
+        ensemble, members=(dataclasses.replace(ensemble.members[0], weight=1.0),)
+    )
     weights = {4 * i: weight for i, (_, weight) in enumerate(members)}
     chosen, best, mean = [
         ScoredModel(name, trials, _score(model, data, "val"), _score(model, data, "test"))

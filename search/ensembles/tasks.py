@@ -130,7 +130,7 @@ def make_soup(
     data, device = place.open(ingredients[0])
     with _loaded([(ingredients[0], 1.0)], device) as soup, _local(ingredients) as folders:
         tensors = [checkpoint.load_model_tensors(folder) for folder in folders]
-        network = soup.members[0][0]
+        network = soup.members[0].network
 
         def fill(state: StateDict) -> None:
             network.load_state_dict(state)

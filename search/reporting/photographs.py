@@ -57,8 +57,8 @@ def galleries(
 ) -> list[Gallery]:
     """Predict the chosen photographs anew, from the prepared data."""
     # The prepared items are scaled and cut already.
-    view = ensemble.view._replace(scale=None)
-    ensemble = replace(ensemble, view=view)
+    members = (replace(m, view=m.view._replace(scale=None)) for m in ensemble.members)
+    ensemble = replace(ensemble, members=tuple(members))
     found = [
         Gallery(title, tuple(_example(photo, data, ensemble) for photo in chosen))
         for title, chosen in choose(photos).items()

@@ -76,8 +76,11 @@ def scale_image(image_HWC: Samples, grid: Grid) -> Samples:
     shrinks = image_HWC.shape[0] >= grid.height_px and image_HWC.shape[1] >= grid.width_px
     interpolation = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
     size = (grid.width_px, grid.height_px)
-    scaled = np.asarray(cv2.resize(image_HWC, size, interpolation=interpolation))
-    return scaled.reshape(*grid, -1)  # OpenCV drops the axis of a single channel.
+    parts = [  # OpenCV takes four channels at most, and drops the axis of a single one.
+        cv2.resize(image_HWC[..., c : c + 4], size, interpolation=interpolation).reshape(*grid, -1)
+        for c in range(0, image_HWC.shape[2], 4)
+    ]
+    return parts[0] if len(parts) == 1 else np.concatenate(parts, axis=2)
 
 
 def scale_mask(mask_HW: NDArray[np.uint8], grid: Grid) -> NDArray[np.uint8]:

@@ -47,9 +47,7 @@ def resample(values_CHW: Tensor, rows: Span, columns: Span) -> Tensor:
     return points_CHW if shape == (1, 1) else F.avg_pool2d(points_CHW, shape)
 
 
-def _interpolate(
-    values_CHW: Tensor, y_H: NDArray[np.float64], x_W: NDArray[np.float64]
-) -> Tensor:
+def _interpolate(values_CHW: Tensor, y_H: NDArray[np.float64], x_W: NDArray[np.float64]) -> Tensor:
     """Bilinear values at rows ``y_H`` and columns ``x_W``; outside, the nearest pixel's value."""
     _, height, width = values_CHW.shape
     if np.array_equal(y_H, np.arange(height)) and np.array_equal(x_W, np.arange(width)):

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from segcore.config import IGNORE_INDEX, View
 from segcore.errors import UserError
+from segcore.reading.bands import Samples
 
 
 class Grid(NamedTuple):
@@ -28,8 +29,8 @@ def plan_grid(size_px: tuple[int, int], view: View, metres_per_px: float | None 
     if view.metres_per_px is not None:
         if metres_per_px is None:
             raise UserError(
-                f"metres_per_px {view.metres_per_px:g}: a photograph has no georeference that tells "
-                "its ground size; give scale, a share of its resolution, instead"
+                f"metres_per_px {view.metres_per_px:g}: a photograph has no georeference that "
+                "tells its ground size; give scale, a share of its resolution, instead"
             )
         scale = metres_per_px / view.metres_per_px
     if scale is None:
@@ -44,11 +45,11 @@ def count_tiles(grid: Grid, view: View) -> tuple[int, int]:
 
 
 def cut_items(
-    image_HWC: NDArray[np.uint8],
+    image_HWC: Samples,
     mask_HW: NDArray[np.uint8],
     grid: Grid,
     view: View,
-) -> Iterator[tuple[NDArray[np.uint8], NDArray[np.uint8]]]:
+) -> Iterator[tuple[Samples, NDArray[np.uint8]]]:
     """Scale a photograph and its mask, and yield the items row by row.
 
     Photographs shrink by the mean of the area, masks take the nearest pixel. Where tiles reach
@@ -70,12 +71,17 @@ def cut_items(
             yield image, mask
 
 
-def scale_image(image_HWC: NDArray[np.uint8], grid: Grid) -> NDArray[np.uint8]:
+def scale_image(image_HWC: Samples, grid: Grid) -> Samples:
     """A photograph at the size of its grid, for training and prediction alike."""
     shrinks = image_HWC.shape[0] >= grid.height_px and image_HWC.shape[1] >= grid.width_px
     interpolation = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
     size = (grid.width_px, grid.height_px)
-    return np.asarray(cv2.resize(image_HWC, size, interpolation=interpolation), np.uint8)
+    # OpenCV enlarges at most 4 channels at once.
+    parts = [
+        cv2.resize(image_HWC[..., first : first + 4], size, interpolation=interpolation)
+        for first in range(0, image_HWC.shape[2], 4)
+    ]
+    return parts[0] if image_HWC.shape[2] in (3, 4) else np.dstack(parts)
 
 
 def count_classes(mask_HW: NDArray[np.uint8], num_classes: int) -> NDArray[np.int64]:

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 MAX_CHANNELS = 16
 _FULL = 65535
 
-Samples = NDArray[np.uint8] | NDArray[np.uint16]
+Samples = NDArray[np.uint8 | np.uint16]
 Range = tuple[float, float]
 
 
@@ -97,15 +97,20 @@ class Bands:
         """Whether samples are uint8; otherwise they are uint16."""
         return self.ranges is None
 
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """Of samples."""
+        return np.dtype(np.uint8 if self.eight_bits else np.uint16)
+
     def encode(self, raw_HWC: NDArray[Any]) -> Samples:
         """The samples of raw values; those outside of the range are clipped, NaN becomes 0."""
         if self.ranges is None:
             return raw_HWC.astype(np.uint8, copy=False)
-        samples_HWC = np.empty(raw_HWC.shape, np.uint16)
+        samples_HWC = np.empty(raw_HWC.shape, self.dtype)
         # A float32 holds 24 bits, which is enough for the numbers of 16 bits and their half.
         exact = np.float32 if raw_HWC.dtype.itemsize <= 2 else np.float64
         for channel, (low, high) in enumerate(self.ranges):
-            value_HW = raw_HWC[..., channel].astype(exact)
+            value_HW: NDArray[Any] = raw_HWC[..., channel].astype(exact)
             value_HW -= low
             value_HW *= _FULL / (high - low)
             np.nan_to_num(value_HW, copy=False, nan=0, posinf=0, neginf=0)

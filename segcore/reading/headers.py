@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import Any
 
 import numpy as np
 import rasterio
@@ -26,8 +26,6 @@ MAX_PIXELS = 1_000_000_000
 
 warnings.filterwarnings("ignore", category=rasterio.errors.NotGeoreferencedWarning)
 Image.MAX_IMAGE_PIXELS = None  # Pillow's own limit of 0.18 gigapixels refuses real mosaics.
-
-Sample = TypeVar("Sample", bound=np.generic)
 
 _DRIVERS = {
     **dict.fromkeys((b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"), "GTiff"),
@@ -132,7 +130,7 @@ def check_end(path: Path) -> None:
             raise OSError("the file is truncated")
 
 
-def turn(array: NDArray[Sample], orientation: int) -> NDArray[Sample]:
+def turn(array: NDArray[Any], orientation: int) -> NDArray[Any]:
     """Apply an EXIF orientation (CIPA DC-008, tag 274) to rows and columns."""
     if orientation >= 5:
         array = array.swapaxes(0, 1)

@@ -119,7 +119,7 @@ def _read_stored(path: Path, bands: Bands | None) -> tuple[NDArray[Any], float |
 
 def _one_number(stored_HWC: NDArray[Any], path: Path) -> NDArray[Any]:
     """The one number of each pixel (HW), which may stand in three bands alike."""
-    if (stored_HWC != stored_HWC[..., :1]).any():
+    if stored_HWC.shape[2] > 1 and (stored_HWC != stored_HWC[..., :1]).any():
         raise ImageError(
             path,
             "is a colour picture, but the classes are index values",
@@ -133,13 +133,14 @@ def _classes_of_indices(
 ) -> NDArray[np.uint8]:
     """``nodata`` and NaN are ignored, unless a class has that number."""
     class_of_256 = _class_table(coding)
-    if nodata in range(256) and class_of_256[int(nodata)] == _UNKNOWN:
+    narrow = nodata is not None and nodata in range(256)
+    if nodata is not None and narrow and class_of_256[int(nodata)] == _UNKNOWN:
         class_of_256 = class_of_256.copy()
         class_of_256[int(nodata)] = IGNORE_INDEX
     hole_HW = None
     if index_HW.dtype != np.uint8:
         hole_HW = ~np.isfinite(index_HW)
-        if nodata is not None and nodata not in range(256):
+        if nodata is not None and not narrow:
             hole_HW |= index_HW == nodata
         narrow_HW = np.where(hole_HW, 0, index_HW).clip(0, 255).astype(np.uint8)
         odd_HW = (narrow_HW != index_HW) & ~hole_HW

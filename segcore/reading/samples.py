@@ -91,8 +91,8 @@ def read_raw(
         raw_HWC = colors_HWC[..., :3]
     elif bands.numbers is None and list(raster.colorinterp[:4]) == _CMYK:
         raw_HWC = _rgb_of_cmyk(raw_HWC)
-    invalid_HW = np.logical_or.reduce(missing) if missing else np.False_
-    return raw_HWC, ~invalid_HW if invalid_HW.any() else None
+    invalid_HW: Valid | None = np.logical_or.reduce(missing) if missing else None
+    return raw_HWC, ~invalid_HW if invalid_HW is not None and invalid_HW.any() else None
 
 
 def decode_raw(

@@ -54,9 +54,9 @@ def load_network(
     # A checkpoint has all weights and the encoder's mean and std: no pretrained file is needed.
     config = info.config.model_copy(update={"encoder_weights": None})
     tensors = checkpoint.load_model_tensors(folder)
-    planned = on_meta(lambda: build_network(config, len(info.class_names)))
+    planned = on_meta(lambda: build_network(config, len(info.class_names), info.bands))
     _check_fit(planned.state_dict(), tensors, folder)
-    network = build_network(config, len(info.class_names))
+    network = build_network(config, len(info.class_names), info.bands)
     network.load_state_dict(tensors)
     return network.to(device).eval()
 

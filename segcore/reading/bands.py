@@ -54,7 +54,10 @@ class Bands:
         for name in ("ranges", "colors", "mean", "std"):
             values = getattr(self, name)
             if values is not None and len(values) != self.channels:
-                raise ValueError(f"{name}: {len(values)} for {self.channels} channels")
+                raise ValueError(
+                    f"{name.rstrip('s')}: {len(values)} for {self.channels} bands; "
+                    "give one for each of them, or the same for all"
+                )
         for low, high in self.ranges or ():
             if not (math.isfinite(low) and math.isfinite(high) and low < high):
                 raise ValueError(f"range [{low:g}, {high:g}]: the second value must be the larger")

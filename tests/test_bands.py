@@ -426,3 +426,33 @@ def test_the_tiffs_that_users_sent() -> None:
     np.testing.assert_array_equal(read_image(deep / "rgb.tif"), read_image(deep / "minisblack.tif"))
     for path in (SHARED / "cases" / "nbits-mask" / "data" / "masks").iterdir():
         np.testing.assert_array_equal(read_mask(path, TEN), shown_by_gdal(path)[..., 0])
+
+
+# --- mosaics are read as photographs are ---------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", [*KINDS, "1 bit", "4 bits", "palette", "P.png", "4 bits.png",
+                                  "L.jpg", "CMYK.jpg", "RGB.jpg"])  # fmt: skip
+def test_windows_of_mosaics_hold_the_same_numbers(
+    tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / f"photo.{kind.rpartition('.')[2] if '.' in kind else 'tif'}"
+    smooth = np.array(Image.linear_gradient("L").resize((50, 40)))
+    if kind in KINDS:
+        options = dict(KINDS[kind])
+        write(path, np.stack([smooth] * options.pop("count")), **options)
+    elif "bit" in kind:
+        bits = int(kind[0])
+        write(path, (smooth >> (8 - bits))[None], nbits=bits)
+    elif kind == "palette":
+        write(path, smooth[None] // 64)
+        with rasterio.open(path, "r+") as raster:
+            raster.write_colormap(1, {k: (9 * k, 50 + k, 200, 255) for k in range(4)})
+    else:
+        Image.fromarray(smooth).convert("RGB").convert(kind.partition(".")[0]).save(path)
+    whole = read_picture(path).samples_HWC
+    monkeypatch.setattr(photographs, "WHOLE_PX", 10)
+    with Photograph.open(path) as photo:
+        assert photo.is_mosaic
+        window = photo.read(slice(7, 33), slice(11, 45))
+    assert np.abs(window - whole[7:33, 11:45].astype(int)).max() <= (2 if "jpg" in kind else 0)

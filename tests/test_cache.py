@@ -401,7 +401,7 @@ def test_the_command_shows_classes_and_oddities(
     assert roof[-4:] == ["8", "4", "2", "2"]
     assert roof_size == ["Roof", "8", "40", "20", "10", "4", "16"]  # 40×60 px, squeezed by 32/80
     assert "Squeezed to 32×48, Pool would be narrower than 4 px" in shown
-    assert "Scales worth a search: 0.364 to 1." in shown
+    assert "Scales worth a search: 0.2 to 1." in shown
     assert "masks/extra.png: masks without a photograph" in shown
     assert "though elsewhere: Pool" in shown
 

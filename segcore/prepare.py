@@ -3,7 +3,7 @@
 import sys
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -19,6 +19,7 @@ from segcore.config import View
 from segcore.data.prepared import PreparedData, Survey, read_survey
 from segcore.data.preparing import prepare_data
 from segcore.data.splits import SPLITS, Split
+from segcore.data.windows import Grid
 from segcore.errors import UserError
 
 
@@ -29,12 +30,12 @@ class Options:
     folder: tyro.conf.Positional[Annotated[Path, tyro.conf.arg(metavar="DIR")]]
     """The folder that holds dataset.yaml."""
     height_px: int = 368
-    """Height of the training images, in pixels (32 or more)."""
+    """Height to which whole photographs are squeezed, in pixels (32 or more)."""
     width_px: int = 368
-    """Width of the training images, in pixels (32 or more)."""
+    """Width to which whole photographs are squeezed, in pixels (32 or more)."""
     scale: float | None = None
-    """Scale photographs by this factor (above 0, up to 1) and cut them into tiles, instead of
-    resizing them as a whole."""
+    """Keep photographs at this share of their resolution (above 0, up to 1), for windows of any
+    size, instead of squeezing them."""
     workers: int | None = None
     """Photographs decoded at the same time (default: as many as there are cores)."""
 
@@ -60,7 +61,7 @@ def main(arguments: Sequence[str] | None = None, prog: str = "python -m segcore.
     view = View(options.height_px, options.width_px, options.scale)
     begin_s = time.perf_counter()
     try:
-        data = prepare_data(options.folder, view, workers=options.workers)
+        data = prepare_data(options.folder, [view], workers=options.workers)
         survey = read_survey(data.folder)
     except UserError as error:
         errors.print(Text(str(error)), soft_wrap=True)
@@ -71,20 +72,23 @@ def main(arguments: Sequence[str] | None = None, prog: str = "python -m segcore.
     elapsed_s = time.perf_counter() - begin_s
     _show(data, survey, console)
     console.print(
-        f"\nPrepared {len(data.photo_M)} images of {options.height_px}×{options.width_px} px "
+        f"\nPrepared {len(data.photos)} photographs, {_sizes(plan.levels[0] for plan in data.plans)}, "
         f"in {elapsed_s:.1f} s: {data.folder}",
         soft_wrap=True,
     )
     return 0
 
 
-def _show(data: PreparedData, survey: Survey, console: Console) -> None:
-    sizes = Counter(f"{facts.height_px}×{facts.width_px}" for facts in survey.photos)
+def _sizes(grids: Iterable[Grid]) -> str:
+    """Such as "8 of 80×120 px"."""
+    sizes = Counter(f"{grid.height_px}×{grid.width_px}" for grid in grids)
     common = ", ".join(f"{count} of {size}" for size, count in sizes.most_common(4))
-    more = f", and {len(sizes) - 4} other sizes" if len(sizes) > 4 else ""
-    console.print(
-        f"{len(data.photos)} photographs (height×width in px): {common}{more}", soft_wrap=True
-    )
+    return f"{common} px" + (f", and {len(sizes) - 4} other sizes" if len(sizes) > 4 else "")
+
+
+def _show(data: PreparedData, survey: Survey, console: Console) -> None:
+    sizes = _sizes(plan.size_px for plan in data.plans)
+    console.print(f"{len(data.photos)} photographs (height×width): {sizes}", soft_wrap=True)
     counts = Counter(data.photo_splits)
     console.print("Split: " + ", ".join(f"{counts[split]} {split}" for split in SPLITS))
     class_pixels_PK = np.array([facts.class_pixels for facts in survey.photos])

@@ -14,7 +14,8 @@ os.environ["RAY_AUTH_MODE"] = "disabled"
 os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
 
 from segcore.config import IGNORE_INDEX, View
-from segcore.data.prepared import PreparedData
+from segcore.data.prepared import LOCATIONS, PhotoPlan, PreparedData
+from segcore.data.windows import Grid, locate_classes
 
 SHARED = Path(__file__).parents[2] / "shared"
 """Real photographs and weights, on machines that have them."""
@@ -39,29 +40,39 @@ def make_data(count: int = 16, side_px: int = 48, seed: int = 0) -> PreparedData
     """Prepared data in memory: half for training, a quarter each for validation and test."""
     rng = np.random.default_rng(seed)
     pairs = [draw_blocks(rng, side_px) for _ in range(count)]
-    masks = np.stack([mask for _, mask in pairs])
-    pixels = np.stack([[(mask == k).sum() for k in range(3)] for mask in masks])
-    locations = np.full((count, 3, 8, 2), -1, np.int16)
-    for m in range(count):
-        for k in range(3):
-            where = np.argwhere(masks[m] == k)
-            if len(where):
-                locations[m, k] = rng.choice(where, 8)
+    images, masks = (np.stack(arrays) for arrays in zip(*pairs, strict=True))
     splits = ["train", "train", "val", "test"] * (count // 4)
+    return data_of(images, masks, splits, fingerprint=f"blocks-{count}-{side_px}-{seed}")
+
+
+def data_of(
+    images_PHWC: np.ndarray, masks_PHW: np.ndarray, splits: list[str], fingerprint: str = "mine"
+) -> PreparedData:
+    """Photographs of one size as prepared data in memory, for views of that size or coarser."""
+    count, *size_px = masks_PHW.shape
+    pixels_PK = np.stack([[(mask == k).sum() for k in range(3)] for mask in masks_PHW])
+    located = [
+        locate_classes(mask, pixels_K, LOCATIONS, np.random.default_rng(p))
+        for p, (mask, pixels_K) in enumerate(zip(masks_PHW, pixels_PK, strict=True))
+    ]
+    grid = Grid(*size_px)
     return PreparedData(
         folder=Path("in-memory"),
-        view=View(side_px, side_px, None),
         class_names=CLASS_NAMES,
         class_colors=CLASS_COLORS,
-        photos=tuple(f"{m}.png" for m in range(count)),
+        photos=tuple(f"{p}.png" for p in range(count)),
         photo_splits=tuple(splits),  # type: ignore[arg-type]
-        photo_groups=tuple(f"{m}.png" for m in range(count)),
-        fingerprint=f"blocks-{count}-{side_px}-{seed}",
-        photo_M=np.arange(count, dtype=np.int32),
-        images_MHWC=np.stack([image for image, _ in pairs]),
-        masks_MHW=masks,
-        class_pixels_MK=pixels.astype(np.int64),
-        class_locations_MKL2=locations,
+        photo_groups=tuple(f"{p}.png" for p in range(count)),
+        plans=(PhotoPlan(grid, None, (grid,), grid),) * count,
+        finest=View(*size_px),
+        score_view=View(*size_px),
+        channels=images_PHWC.shape[-1],
+        fingerprint=fingerprint,
+        samples=images_PHWC.ravel(),
+        masks=masks_PHW.ravel(),
+        score_masks=np.zeros(0, np.uint8),
+        class_pixels_PK=pixels_PK.astype(np.int64),
+        class_locations_PKL2=np.stack(located),
     )
 
 

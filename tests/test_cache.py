@@ -20,11 +20,12 @@ from segcore import scenes
 from segcore.config import IGNORE_INDEX, TrialConfig, View
 from segcore.data.prepared import LOCATIONS, PreparedData, open_prepared, read_survey
 from segcore.data.preparing import prepare_data
+from segcore.data.windows import Grid, scale_mask
 from segcore.errors import ProblemsError, UserError
 from segcore.reading.masks import read_pair
 
 REAL = Path(__file__).parents[2] / "shared" / "data"
-WHOLE = View(32, 48, None)
+WHOLE = View(32, 48)
 SPEC = {
     "images": "images/*",
     "masks": "masks/{stem}.png",
@@ -60,34 +61,41 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return folder
 
 
-def run(folder: Path, view: View = WHOLE, **options: Any) -> PreparedData:
-    return prepare_data(folder, view, progress=False, **options)
+def run(folder: Path, *views: View, **options: Any) -> PreparedData:
+    return prepare_data(folder, views or (WHOLE,), progress=False, **options)
+
+
+def stacked(data: PreparedData) -> tuple[np.ndarray, np.ndarray]:
+    """The images and masks of photographs that are kept at one size."""
+    numbers = range(len(data.photos))
+    return np.stack([data.image(p) for p in numbers]), np.stack([data.mask(p) for p in numbers])
 
 
 def test_whole_photographs_are_resized_and_counted(folder: Path) -> None:
     data = run(folder)
-    assert data.images_MHWC.shape == (8, 32, 48, 3)
+    images_PHWC, masks_PHW = stacked(data)
+    assert images_PHWC.shape == (8, 32, 48, 3)
     assert data.photos == tuple(f"images/photo {index}.jpg" for index in range(8))
-    assert {split: len(data.items(split)) for split in ("train", "val", "test")} == {
+    assert {split: len(data.of_split(split)) for split in ("train", "val", "test")} == {
         "train": 4,
         "val": 2,
         "test": 2,
     }
-    for mask_HW, class_pixels_K in zip(data.masks_MHW, data.class_pixels_MK, strict=True):
+    for mask_HW, class_pixels_K in zip(masks_PHW, data.class_pixels_PK, strict=True):
         assert set(np.unique(mask_HW)) <= {0, 1, 2, IGNORE_INDEX}
         assert class_pixels_K.tolist() == [int((mask_HW == k).sum()) for k in range(3)]
-    roof = data.images_MHWC[0][data.masks_MHW[0] == 1].mean()
-    land = data.images_MHWC[0][data.masks_MHW[0] == 0].mean()
+    roof = images_PHWC[0][masks_PHW[0] == 1].mean()
+    land = images_PHWC[0][masks_PHW[0] == 0].mean()
     assert roof - land > 40
     assert data.class_pixels("train").tolist() == (
-        data.class_pixels_MK[data.items("train")].sum(axis=0).tolist()
+        data.class_pixels_PK[data.of_split("train")].sum(axis=0).tolist()
     )
 
 
 def test_locations_are_pixels_of_their_class_without_repetition(folder: Path) -> None:
     data = run(folder)
     for mask_HW, class_pixels_K, located_KL2 in zip(
-        data.masks_MHW, data.class_pixels_MK, data.class_locations_MKL2, strict=True
+        stacked(data)[1], data.class_pixels_PK, data.class_locations_PKL2, strict=True
     ):
         for k in range(3):
             located = located_KL2[k][located_KL2[k, :, 0] >= 0]
@@ -95,28 +103,62 @@ def test_locations_are_pixels_of_their_class_without_repetition(folder: Path) ->
             assert (mask_HW[located[:, 0], located[:, 1]] == k).all()
 
 
-def test_tiles_cover_the_photograph_and_are_padded_with_ignored_pixels(folder: Path) -> None:
-    data = run(folder, View(32, 32, 1.0))
-    assert (data.photo_M == np.repeat(np.arange(8), 3 * 4)).all()
-    tiles = data.masks_MHW[:12].reshape(3, 4, 32, 32).swapaxes(1, 2).reshape(96, 128)
-    truth = np.array(Image.open(folder / "masks" / "photo 0.png"))
+def read_truth(folder: Path, stem: str) -> np.ndarray:
+    truth = np.array(Image.open(folder / "masks" / f"{stem}.png"))
     truth[truth == 9] = IGNORE_INDEX
-    np.testing.assert_array_equal(tiles[:80, :120], truth)
-    assert (tiles[80:] == IGNORE_INDEX).all() and (tiles[:, 120:] == IGNORE_INDEX).all()
-    images = data.images_MHWC[:12].reshape(3, 4, 32, 32, 3).swapaxes(1, 2).reshape(96, 128, 3)
-    photo = np.asarray(Image.open(folder / "images" / "photo 0.jpg"))
-    np.testing.assert_array_equal(images[:80, :120], photo)
-    assert not images[80:].any()
+    return truth
 
 
-def test_tiles_and_photographs_without_labels_are_in_no_split(folder: Path) -> None:
+def test_at_full_scale_the_cache_holds_the_files_pixels(folder: Path) -> None:
+    data = run(folder, View(32, 32, 1.0))
+    for number in range(8):
+        photo = np.asarray(Image.open(folder / "images" / f"photo {number}.jpg"))
+        np.testing.assert_array_equal(data.image(number), photo)
+        np.testing.assert_array_equal(data.mask(number), read_truth(folder, f"photo {number}"))
+        assert data.score_mask(number) is not None and data.plans[number].is_scored_as_cached
+        assert [level.shape for level in data.levels(number)] == [(80, 120, 3)]
+
+
+def test_one_cache_serves_all_views(folder: Path) -> None:
+    data = run(folder, View(32, 32, 0.75), View(64, 48, 0.2), View(48, 48, 0.4), View(40, 40))
+    assert data.plans[0].levels == ((60, 90), (30, 45), (15, 23))
+    assert data.finest == data.score_view == View(0, 0, 0.75)
+    assert data.epoch_px() == 4 * 60 * 90
+    for number in range(8):
+        fine, half, quarter = data.levels(number)
+        assert np.abs(half.astype(int) - fine.reshape(30, 2, 45, 2, 3).mean(axis=(1, 3))).max() <= 1
+        assert abs(quarter.mean() - fine.mean()) < 2
+    # Views between the extremes change nothing, nor do the sizes of windows.
+    assert run(folder, View(96, 96, 0.2), View(8, 8, 0.75), View(40, 40)).folder == data.folder
+
+
+def test_scores_are_taken_on_the_original_masks_at_the_scale_that_is_asked_for(
+    folder: Path,
+) -> None:
+    coarse = run(folder, View(32, 32, 0.25), score_scale=1.0)
+    assert coarse.plans[0].levels[0] == (80, 120)
+    np.testing.assert_array_equal(coarse.score_mask(3), read_truth(folder, "photo 3"))
+    fine = run(folder, View(32, 32, 1.0), score_scale=0.3)
+    for number in range(8):
+        truth = read_truth(folder, f"photo {number}")
+        expected = scale_mask(truth, Grid(24, 36))
+        np.testing.assert_array_equal(fine.score_mask(number), expected)
+    # More than all of the resolution isn't there.
+    assert run(folder, View(32, 32, 2.0)).score_view == View(0, 0, 1.0)
+
+
+def test_photographs_without_labels_are_in_no_split(folder: Path) -> None:
     Image.fromarray(np.full((80, 120), 9, np.uint8)).save(folder / "masks" / "photo 1.png")
     data = run(folder, View(32, 32, 0.5))
-    used = np.concatenate([data.items(split) for split in ("train", "val", "test")])
-    assert 1 not in data.photo_M[used]
-    assert data.class_pixels_MK[used].any(axis=1).all()
+    used = np.concatenate([data.of_split(split) for split in ("train", "val", "test")])
+    assert sorted(used) == [0, 2, 3, 4, 5, 6, 7]
     notes = read_survey(data.folder).notes
     assert "images/photo 1.jpg: nothing is labelled, so it is not used" in notes
+
+
+def test_a_ground_size_needs_a_georeference(folder: Path) -> None:
+    with pytest.raises(UserError, match="no georeference.*give scale"):
+        run(folder, View(32, 32, None, 0.5))
 
 
 def test_a_second_run_reads_no_photograph(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -124,7 +166,7 @@ def test_a_second_run_reads_no_photograph(folder: Path, monkeypatch: pytest.Monk
     monkeypatch.setattr(segcore.data.preparing, "read_pair", None)
     again = run(folder)
     assert again.folder == first.folder
-    np.testing.assert_array_equal(again.masks_MHW, first.masks_MHW)
+    np.testing.assert_array_equal(again.masks, first.masks)
 
 
 def change_image(folder: Path) -> None:
@@ -170,7 +212,7 @@ def test_arrays_and_split_follow_from_the_content_and_the_seed_in_dataset_yaml(
     first = run(folder, cache_dir=tmp_path / "one", workers=1)
     second = run(folder, cache_dir=tmp_path / "two", workers=4)
     assert first.photo_splits == second.photo_splits
-    for name in ("images_MHWC", "masks_MHW", "class_locations_MKL2"):
+    for name in ("samples", "masks", "class_locations_PKL2"):
         np.testing.assert_array_equal(getattr(first, name), getattr(second, name))
     drawn = set()
     for seed in range(4):
@@ -189,11 +231,11 @@ def test_folds_divide_what_is_not_test_and_each_photograph_is_held_out_once(fold
         assert [split == "test" for split in divided.photo_splits] == [
             split == "test" for split in data.photo_splits
         ]
-        held_out += divided.items("val").tolist()
-        assert not set(divided.items("val")) & set(divided.items("train"))
+        held_out += divided.of_split("val").tolist()
+        assert not set(divided.of_split("val")) & set(divided.of_split("train"))
         # In a loading process too, which opens the files anew.
         assert pickle.loads(pickle.dumps(divided)).photo_splits == divided.photo_splits
-    assert sorted(held_out) == sorted([*data.items("train"), *data.items("val")])
+    assert sorted(held_out) == sorted([*data.of_split("train"), *data.of_split("val")])
     assert data.divided_for(TrialConfig()) is data
 
 
@@ -225,7 +267,7 @@ def test_a_relative_cache_folder_is_one_place_for_data_and_scenes(
     monkeypatch.chdir(tmp_path / "elsewhere")
     assert drawn.is_dir()
     loaded = pickle.loads(pickle.dumps(data))
-    np.testing.assert_array_equal(loaded.images_MHWC, data.images_MHWC)
+    np.testing.assert_array_equal(loaded.samples, data.samples)
 
 
 def truncate_image(folder: Path) -> None:
@@ -295,18 +337,18 @@ def test_a_photograph_that_changes_meanwhile_is_an_error(
         run(folder)
 
 
-@pytest.mark.parametrize("name", ["images_MHWC.npy", "class_pixels_MK.npy", "index.json"])
+@pytest.mark.parametrize("name", ["samples.npy", "class_pixels_PK.npy", "index.json"])
 def test_a_damaged_cache_is_refused_and_made_again(folder: Path, name: str) -> None:
     data = run(folder)
     os.truncate(data.folder / name, (data.folder / name).stat().st_size // 2)
     with pytest.raises(UserError, match="prepare"):
         open_prepared(data.folder)
-    assert run(folder).images_MHWC.shape == data.images_MHWC.shape
+    assert run(folder).samples.shape == data.samples.shape
 
 
 def test_a_cache_of_another_format_or_with_pickles_is_refused(folder: Path) -> None:
     data = run(folder)
-    np.save(data.folder / "photo_M.npy", np.array([{}] * 8), allow_pickle=True)
+    np.save(data.folder / "masks.npy", np.array([{}] * 8), allow_pickle=True)
     with pytest.raises(UserError, match="damaged"):
         open_prepared(data.folder)
     index = json.loads((data.folder / "index.json").read_text())
@@ -322,7 +364,7 @@ def test_two_processes_at_once_make_one_complete_cache(folder: Path) -> None:
     assert [process.returncode for process in running] == [0, 0]
     assert len({output.rsplit(": ", 1)[1] for output in outputs}) == 1
     (made,) = [path for path in (folder.parent / "cache" / "prepared").iterdir() if path.is_dir()]
-    assert open_prepared(made).images_MHWC.shape == (8, 64, 368, 3)
+    assert open_prepared(made).image(7).shape == (64, 120, 3)
 
 
 def test_a_cache_that_cannot_be_written_is_explained(folder: Path, tmp_path: Path) -> None:
@@ -378,7 +420,7 @@ def test_the_command_explains_bad_input_without_a_traceback(
 @pytest.mark.skipif(not REAL.is_dir(), reason="real photographs are not here")
 @pytest.mark.parametrize(("name", "groups"), [("harvey", 3), ("ortho_rs", 12)])
 def test_real_photographs_are_prepared(name: str, groups: int, tmp_path: Path) -> None:
-    data = run(REAL / name, View(96, 96, None), cache_dir=tmp_path)
+    data = run(REAL / name, View(96, 96), cache_dir=tmp_path)
     assert len(data.photos) == groups
     assert all(len(data.items(split)) > 0 for split in ("train", "val", "test"))
-    assert data.images_MHWC.std() > 20
+    assert data.samples.std() > 20

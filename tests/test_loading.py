@@ -1,6 +1,7 @@
 """What training sees: how often, with which geometry, and how rare classes get their share."""
 
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -8,25 +9,28 @@ import pytest
 import torch
 
 from segcore.config import IGNORE_INDEX, TrialConfig
-from segcore.data.prepared import PreparedData
+from segcore.data.prepared import PhotoPlan, PreparedData
 from segcore.data.preparing import prepare_data
+from segcore.data.windows import Grid
 from segcore.training.loading import (
     EpochSampler,
-    TrainingImages,
+    TrainingWindows,
     class_rarity,
-    crop_around,
     training_loader,
+    windows_per_epoch,
 )
-from tests.conftest import make_data
+from tests.conftest import data_of, make_data
 
 
 def config(**values: object) -> TrialConfig:
     return TrialConfig.from_dict({"height_px": 48, "width_px": 48, "batch_size": 4} | values)
 
 
-def test_without_oversampling_an_epoch_draws_each_training_image_once(data: PreparedData) -> None:
-    drawn = [draw.item for draw in EpochSampler(data, config())]
-    assert sorted(drawn) == sorted(data.items("train"))
+def test_without_oversampling_an_epoch_draws_each_squeezed_photograph_once(
+    data: PreparedData,
+) -> None:
+    drawn = [draw.photo for draw in EpochSampler(data, config())]
+    assert sorted(drawn) == sorted(data.of_split("train"))
 
 
 def test_an_epoch_fills_its_last_batch(data: PreparedData) -> None:
@@ -41,14 +45,18 @@ def test_images_with_the_rarest_class_are_drawn_up_to_the_ratio_as_often() -> No
     drawn: Counter[int] = Counter()
     for epoch in range(1, 61):
         sampler.epoch = epoch
-        drawn.update(draw.item for draw in sampler)
-    has_pool = data.class_pixels_MK[:, 2] > 0
-    train = set(data.items("train"))
+        drawn.update(draw.photo for draw in sampler)
+    has_pool = data.class_pixels_PK[:, 2] > 0
+    train = set(data.of_split("train"))
     with_pool = np.mean([drawn[i] for i in train if has_pool[i]])
     without = np.mean([drawn[i] for i in train if not has_pool[i]])
     # A roof is rarer than the mean class too, so pictures without a pool weigh a little over 1.
     expected = ratio / np.mean(
-        [w for i, w in zip(data.items("train"), sampler.weight_M, strict=True) if not has_pool[i]]
+        [
+            w
+            for i, w in zip(data.of_split("train"), sampler.weight_P, strict=True)
+            if not has_pool[i]
+        ]
     )
     assert with_pool / without == pytest.approx(expected, rel=0.05)
     assert 1.5 < expected <= ratio
@@ -64,22 +72,71 @@ def test_rarity_is_one_for_the_rarest_and_zero_for_common_or_absent_classes() ->
 def test_rare_crops_raise_the_share_of_rare_pixels(data: PreparedData) -> None:
     def pool_share(prob: float) -> float:
         chosen = config(rare_crop_prob=prob, augmentation="none")
-        images = TrainingImages(data, chosen)
+        images = TrainingWindows(data, chosen)
         masks = np.stack([images[draw][1].numpy() for draw in EpochSampler(data, chosen)])
         return float((masks == 2).sum() / (masks != IGNORE_INDEX).sum())
 
     assert pool_share(1.0) > 3 * pool_share(0.0) > 0
 
 
-@pytest.mark.parametrize("pixel", [(0, 0), (20, 30), (47, 47)])
-def test_a_rare_crop_holds_its_pixel_at_full_size(pixel: tuple[int, int]) -> None:
-    mask = np.zeros((48, 48), np.uint8)
-    mask[pixel] = 2
-    image = np.repeat(mask[..., None] * 100, 3, axis=2)
-    cropped, cropped_mask = crop_around(image, mask, pixel, 0.5)
-    assert cropped.shape == (48, 48, 3) and cropped_mask.shape == (48, 48)
-    assert (cropped_mask == 2).sum() == 4  # enlarged twice in each direction
-    assert cropped[cropped_mask == 2].mean() > 50
+@pytest.mark.parametrize("scale", [None, 0.5, 1.0, 2.0])
+def test_a_rare_window_holds_its_rare_pixel(data: PreparedData, scale: float | None) -> None:
+    """Every window around a pixel of the rarest class shows some of that class."""
+    chosen = config(scale=scale, height_px=32, width_px=32, rare_crop_prob=1.0, augmentation="none")
+    windows = TrainingWindows(data, chosen)
+    shown = [set(windows[draw][1].unique().tolist()) for draw in EpochSampler(data, chosen)]
+    assert all({1, 2} & classes for classes in shown)  # roof is rarer than the mean, too
+    assert sum(2 in classes for classes in shown) > len(shown) / 2
+
+
+VIEWS: list[dict[str, object]] = [
+    {"scale": None},
+    {"scale": None, "height_px": 64, "width_px": 32},
+    {"scale": 0.2},
+    {"scale": 1.0},
+    {"scale": 1.0, "height_px": 32, "width_px": 96, "batch_size": 3},
+    {"scale": 0.6, "height_px": 96, "width_px": 96},
+]
+
+
+def test_an_epoch_costs_the_same_pixels_in_every_view(blocks: Path, tmp_path: Path) -> None:
+    configs = [config(**view) for view in VIEWS]
+    data = prepare_data(blocks, [c.view for c in configs], cache_dir=tmp_path, progress=False)
+    assert data.epoch_px() == 8 * 64 * 64  # the training photographs at full scale
+    for chosen in configs:
+        area = chosen.height_px * chosen.width_px
+        drawn = list(EpochSampler(data, chosen))
+        assert len(drawn) == windows_per_epoch(data, chosen)
+        assert 0 <= len(drawn) * area - data.epoch_px() < chosen.batch_size * area
+        fixed = chosen.model_copy(update={"epoch_mpx": 0.25})
+        assert 0 <= windows_per_epoch(data, fixed) * area - 0.25e6 < chosen.batch_size * area
+
+
+def test_windows_lie_anywhere_and_the_rim_is_seen_as_well(data: PreparedData) -> None:
+    chosen = config(scale=1.0, height_px=32, width_px=32, epoch_mpx=4.0, batch_size=1)
+    seen = np.zeros((48, 48))
+    tops = set()
+    for draw in EpochSampler(data, chosen):
+        row, column = (round(share * 48 - 16) for share in draw.centre)
+        tops.add((row, column))
+        seen[max(row, 0) : row + 32, max(column, 0) : column + 32] += 1
+    assert len(tops) > 400
+    assert seen[0].mean() > 0.4 * seen[24].mean()
+    assert seen.min() > 0
+
+
+def test_photographs_are_drawn_by_their_area_in_a_view() -> None:
+    images = np.zeros((2, 40, 40, 3), np.uint8)
+    data = data_of(images, np.ones((2, 40, 40), np.uint8), ["train", "train"])
+    large = PhotoPlan(Grid(120, 120), None, (Grid(40, 40),), Grid(120, 120))
+    data = replace(data, plans=(data.plans[0], large))
+
+    def drawn(**values: object) -> Counter[int]:
+        return Counter(d.photo for d in EpochSampler(data, config(epoch_mpx=2.0, **values)))
+
+    windows, squeezed = drawn(scale=1.0), drawn(scale=None)
+    assert windows[1] / windows[0] == pytest.approx(9, rel=0.02)
+    assert abs(squeezed[1] - squeezed[0]) <= 1
 
 
 @pytest.mark.parametrize("strength", [0.0, 0.5, 1.0])
@@ -91,15 +148,15 @@ def test_image_and_mask_always_get_the_same_geometry(strength: float) -> None:
     two classes at a border.
     """
     data = make_data(count=8, side_px=64)
-    painted = np.repeat((data.masks_MHW * 60 % 251)[..., None], 3, axis=3).astype(np.uint8)
-    data = PreparedData(**{**vars(data), "images_MHWC": painted})
+    painted = np.repeat((data.masks * 60 % 251)[..., None], 3, axis=1).astype(np.uint8)
+    data = replace(data, samples=painted.ravel())
     chosen = config(height_px=64, width_px=64, augment_strength=strength, rare_crop_prob=0.3)
-    images = TrainingImages(data, chosen)
+    images = TrainingWindows(data, chosen)
     sampler = EpochSampler(data, chosen)
     for epoch in range(1, 9):
         sampler.epoch = epoch
         for draw in sampler:
-            image, mask, _ = images[draw]
+            image, mask = images[draw]
             grey, mask_HW = image.float().mean(dim=0).numpy(), mask.numpy()
             present = [k for k in range(3) if (mask_HW == k).sum() > 40]
             means = {k: grey[mask_HW == k].mean() for k in present}
@@ -111,37 +168,30 @@ def test_image_and_mask_always_get_the_same_geometry(strength: float) -> None:
 
 def test_corners_that_a_rotation_uncovers_are_ignored_and_masks_never_interpolated() -> None:
     data = make_data(count=8, side_px=64)
-    whole = np.full_like(data.masks_MHW, 1)
-    data = PreparedData(**{**vars(data), "masks_MHW": whole})
-    images = TrainingImages(data, config(height_px=64, width_px=64, augment_strength=1.0))
+    data = replace(data, masks=np.ones_like(data.masks))
+    images = TrainingWindows(data, config(height_px=64, width_px=64, augment_strength=1.0))
     masks = np.stack([images[draw][1].numpy() for draw in EpochSampler(data, config())])
     assert set(np.unique(masks)) == {1, IGNORE_INDEX}
 
 
 def test_a_turned_photograph_that_is_not_square_keeps_its_size() -> None:
-    data = make_data(count=8, side_px=64)
-    data = PreparedData(
-        **{
-            **vars(data),
-            "images_MHWC": data.images_MHWC[:, :48],
-            "masks_MHW": data.masks_MHW[:, :48],
-        }
-    )
+    images = np.zeros((8, 48, 64, 3), np.uint8)
+    data = data_of(images, np.ones((8, 48, 64), np.uint8), ["train"] * 8)
     chosen = config(height_px=48, width_px=64)
-    images = TrainingImages(data, chosen)
+    images = TrainingWindows(data, chosen)
     for draw in EpochSampler(data, chosen):
-        image, mask, _ = images[draw]
+        image, mask = images[draw]
         assert image.shape == (3, 48, 64) and mask.shape == (48, 64)
 
 
 def test_batches_do_not_depend_on_worker_processes(blocks: Path, tmp_path: Path) -> None:
     chosen = config(rare_crop_prob=0.3)
-    data = prepare_data(blocks, chosen.view, cache_dir=tmp_path)
+    data = prepare_data(blocks, [chosen.view], cache_dir=tmp_path)
 
     def batches(workers: int) -> list[torch.Tensor]:
         loader, sampler = training_loader(data, chosen, workers=workers, pin_memory=False)
         sampler.epoch = 2
-        return [image for image, _, _ in loader]
+        return [image for image, _ in loader]
 
     for alone, helped in zip(batches(0), batches(2), strict=True):
         assert torch.equal(alone, helped)

@@ -15,3 +15,8 @@ def to_tensor(samples_HWC: NDArray[Any]) -> torch.Tensor:
     return torch.from_numpy(
         np.ascontiguousarray(samples_HWC.transpose(2, 0, 1), np.float32) * np.float32(factor)
     )
+
+
+def to_rgb8(samples_HWC: NDArray[Any]) -> NDArray[np.uint8]:
+    """The picture that people see of samples: HWC, uint8, RGB."""
+    return np.ascontiguousarray(samples_HWC[..., :3], np.uint8)

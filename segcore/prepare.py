@@ -72,7 +72,7 @@ def main(arguments: Sequence[str] | None = None, prog: str = "python -m segcore.
     elapsed_s = time.perf_counter() - begin_s
     _show(data, survey, console)
     console.print(
-        f"\nPrepared {len(data.photos)} photographs, {_sizes(plan.levels[0] for plan in data.plans)}, "
+        f"\nPrepared {_sizes(plan.levels[0] for plan in data.plans)} "
         f"in {elapsed_s:.1f} s: {data.folder}",
         soft_wrap=True,
     )

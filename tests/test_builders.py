@@ -1,7 +1,7 @@
 """Every setting of a TrialConfig arrives in the training, with the value that it has."""
 
 import itertools
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +13,11 @@ from torch import Tensor, nn
 
 from segcore.config import TrialConfig
 from segcore.data.prepared import PreparedData
-from segcore.errors import UserError
 from segcore.networks.models import build_network
 from segcore.training import checkpoint
 from segcore.training.augment import A
 from segcore.training.fit import fit
-from segcore.training.loading import EpochSampler, training_loader
+from segcore.training.loading import Draw, EpochSampler, training_loader
 from segcore.training.losses import CrossEntropyLoss
 from segcore.training.optim import build_average, build_optimizer, set_lr
 
@@ -118,19 +117,11 @@ def test_a_setting_changes_the_training(
 
 def test_no_setting_is_left_out_here() -> None:
     elsewhere = {
-        "height_px", "width_px", "scale", "metres_per_px",  # of the data, below
+        "metres_per_px",  # test_images.py: it needs a georeference
         "architecture", "encoder", "encoder_weights",  # of the network, below
         "patience_epochs", "metric",  # below, and in test_training.py
     }  # fmt: skip
     assert {name for name, _ in CASES} | elsewhere == set(TrialConfig.model_fields)
-
-
-@pytest.mark.parametrize("change", [{"height_px": 64}, {"width_px": 64}, {"scale": 0.5}])
-def test_data_that_were_prepared_otherwise_are_refused(
-    data: PreparedData, change: Mapping[str, Any]
-) -> None:
-    with pytest.raises(UserError, match=r"prepared as .*height_px=48.*scale=None.*wants"):
-        next(fit(config(**change), data, device=CPU))
 
 
 @pytest.mark.parametrize("metric", ["iou", "pixel_accuracy"])
@@ -155,7 +146,7 @@ def test_a_loss_gets_its_settings_and_the_pixels_of_the_training_split(data: Pre
         loss=f"{__name__}:OwnLoss", loss_kwargs={"label_smoothing": 0.2}, fold=None, folds=None
     )
     losses(chosen, data)
-    masks = data.masks_MHW[data.items("train")]
+    masks = np.stack([data.mask(p) for p in data.of_split("train")])
     assert SEEN[0] == ([int((masks == k).sum()) for k in range(3)], 0.2)
 
 
@@ -213,17 +204,17 @@ def test_the_average_keeps_its_decay_of_the_weights() -> None:
 
 
 def test_a_sampler_has_its_settings(data: PreparedData) -> None:
-    weights = EpochSampler(data, config()).weight_M
+    weights = EpochSampler(data, config()).weight_P
     assert weights.max() == 4.0 and weights.min() >= 1.0
-    assert set(EpochSampler(data, config(oversample_ratio=1.0)).weight_M) == {1.0}
+    assert set(EpochSampler(data, config(oversample_ratio=1.0)).weight_P) == {1.0}
     for prob in (0.0, 0.5, 1.0):
         sampler = EpochSampler(data, config(rare_crop_prob=prob, batch_size=100))
-        drawn = [draw.crop_around is not None for epoch in range(5) for draw in sampler]
+        drawn = [draw.zoom > 1 for epoch in range(5) for draw in sampler]
         assert np.mean(drawn) == pytest.approx(prob, abs=0.15)
 
 
 def test_a_loader_draws_by_the_seed(data: PreparedData) -> None:
-    def drawn(seed: int) -> list[tuple[int, int, tuple[int, int] | None]]:
+    def drawn(seed: int) -> list[Draw]:
         return list(training_loader(data, config(seed=seed), workers=0, pin_memory=False)[1])
 
     assert drawn(7) == drawn(7)

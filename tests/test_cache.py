@@ -157,7 +157,7 @@ def test_photographs_without_labels_are_in_no_split(folder: Path) -> None:
 
 
 def test_a_ground_size_needs_a_georeference(folder: Path) -> None:
-    with pytest.raises(UserError, match="no georeference.*give scale"):
+    with pytest.raises(UserError, match=r"no georeference.*give scale"):
         run(folder, View(32, 32, None, 0.5))
 
 
@@ -422,5 +422,5 @@ def test_the_command_explains_bad_input_without_a_traceback(
 def test_real_photographs_are_prepared(name: str, groups: int, tmp_path: Path) -> None:
     data = run(REAL / name, View(96, 96), cache_dir=tmp_path)
     assert len(data.photos) == groups
-    assert all(len(data.items(split)) > 0 for split in ("train", "val", "test"))
+    assert all(len(data.of_split(split)) > 0 for split in ("train", "val", "test"))
     assert data.samples.std() > 20

@@ -97,12 +97,13 @@ def test_a_checkpoint_predicts_as_the_network_did(data: PreparedData, tmp_path: 
     for epoch in fit(config(ema_decay=0.8, max_epochs=2), data, device=CPU):
         epoch.save(tmp_path)
     network = load_network(tmp_path, CPU)
-    items = data.items("val")
-    image_NCHW = torch.from_numpy(data.images_MHWC[items]).permute(0, 3, 1, 2)
+    photos = data.of_split("val")
+    images, masks = (np.stack([of(p) for p in photos]) for of in (data.image, data.mask))
+    image_NCHW = torch.from_numpy(images).permute(0, 3, 1, 2)
     with torch.inference_mode():
         predicted_NHW = network(image_NCHW).argmax(dim=1).numpy()
-    labelled = data.masks_MHW[items] != 255
-    right = (predicted_NHW == data.masks_MHW[items])[labelled].mean()
+    labelled = masks != 255
+    right = (predicted_NHW == masks)[labelled].mean()
     assert right == pytest.approx(epoch.scores.pixel_accuracy, abs=1e-6)
 
 

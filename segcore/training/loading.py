@@ -29,8 +29,8 @@ CROP_SHARE = (0.25, 0.6)
 """The least and greatest share of a squeezed photograph's sides that a rare crop has, before it is
 enlarged."""
 BEYOND = 0.25
-"""The share of a window's side by which it may reach beyond the photograph. With 0, pixels near
-the rim would hardly ever be seen; with 0.5, a quarter of all pixels would be outside."""
+"""The share of a window's side by which it may reach beyond the photograph: so often, compared with
+those in the middle, pixels at the rim are seen."""
 OFF_CENTRE = 0.35
 """A window around a rare pixel has it within this share of its sides from its middle."""
 

@@ -31,18 +31,18 @@ def slow_space(trial: BaseTrial) -> TrialConfig:
     return space(trial).model_copy(update={"augmentation": "tests.tiny_space:slow_augmentation"})
 
 
-def slow_augmentation(strength: float, height_px: int, width_px: int) -> Augmentation:
+def slow_augmentation(strength: float, height_px: int, width_px: int):  # type: ignore[no-untyped-def]
     def wait(image, **_):  # type: ignore[no-untyped-def]
         time.sleep(0.1)
         return image
 
+    return aerial_and(wait, strength, height_px, width_px)
+
+
+def aerial_and(act, strength: float, height_px: int, width_px: int):  # type: ignore[no-untyped-def]
+    """The usual augmentation, and then ``act`` on each image."""
+    from segcore.training.augment import A, Augmentation, aerial
+
     usual = aerial(strength, height_px, width_px)
-    pixels = A.Compose([*usual.pixels.transforms, A.Lambda(image=wait, p=1.0)])
+    pixels = A.Compose([*usual.pixels.transforms, A.Lambda(image=act, p=1.0)])
     return Augmentation(usual.geometry, pixels)
-
-
-def views_space(trial: BaseTrial) -> TrialConfig:
-    """The same, with a scale and a window that differ from trial to trial."""
-    side_px = trial.suggest_int("side_px", 32, 48, step=16)
-    view = {"height_px": side_px, "width_px": side_px, "scale": trial.suggest_float("scale", 0.5, 1)}
-    return space(trial).model_copy(update=view)

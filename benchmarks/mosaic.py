@@ -35,8 +35,9 @@ class Options:
 
     side_px: int = 20_000
     classes: int = 5
-    tile_px: int = 256
-    scale: float = 0.25
+    window_px: int = 256
+    scales: tuple[float, ...] = (0.25,)
+    """One member for each; several read the mosaic several times."""
     plain: Literal["jpg", "png"] | None = None
     """Predict a file of this kind instead, which has no place on earth and is decoded whole."""
     folder: Path | None = None
@@ -69,9 +70,9 @@ def main() -> None:
                 assert (mask.shape, mask.transform) == (source.shape, source.transform)
                 overviews = mask.overviews(1)
         print(
-            f"{options.side_px}×{options.side_px} px, {options.classes} classes, tiles of "
-            f"{options.tile_px} px at scale {options.scale}: {seconds:.0f} s, peak "
-            f"{usage.ru_maxrss / 1e6:.2f} GB, overviews {overviews}"
+            f"{options.side_px}×{options.side_px} px, {options.classes} classes, windows "
+            f"of {options.window_px} px at {' and '.join(map(str, options.scales))}: "
+            f"{seconds:.0f} s, peak {usage.ru_maxrss / 1e6:.2f} GB, overviews {overviews}"
         )
 
 
@@ -94,21 +95,25 @@ def write_mosaic(path: Path, side_px: int) -> Path:
 
 
 def write_random_bundle(folder: Path, options: Options) -> Path:
-    """One small member that knows nothing."""
-    config = TrialConfig(
-        height_px=options.tile_px, width_px=options.tile_px, scale=options.scale,
-        architecture="scratch_unet", encoder=None, model_kwargs={"base_channels": 4, "depth": 2},
-    )  # fmt: skip
-    torch.manual_seed(0)
-    info = CheckpointInfo(
-        config=config, epoch=1, score_history=(0.0,), data_fingerprint="",
-        class_names=tuple(f"class {k}" for k in range(options.classes)),
-        class_colors=distinct_colors(options.classes),
-    )  # fmt: skip
-    member = folder.with_name("member")
-    network = build_network(config, options.classes)
-    save_checkpoint(member, info, network.state_dict(), training=None)
-    write_bundle(folder, [(member, 1.0)], metric="dice", scores={})
+    """Small members that know nothing."""
+    members = []
+    for number, scale in enumerate(options.scales):
+        config = TrialConfig(
+            height_px=options.window_px, width_px=options.window_px, scale=scale,
+            architecture="scratch_unet", encoder=None,
+            model_kwargs={"base_channels": 4, "depth": 2},
+        )  # fmt: skip
+        torch.manual_seed(number)
+        info = CheckpointInfo(
+            config=config, epoch=1, score_history=(0.0,), data_fingerprint="",
+            class_names=tuple(f"class {k}" for k in range(options.classes)),
+            class_colors=distinct_colors(options.classes),
+        )  # fmt: skip
+        member = folder.with_name(f"member_{number}")
+        network = build_network(config, options.classes)
+        save_checkpoint(member, info, network.state_dict(), training=None)
+        members.append((member, 1.0))
+    write_bundle(folder, members, metric="dice", scores={})
     return folder
 
 

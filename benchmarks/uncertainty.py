@@ -40,8 +40,8 @@ def main() -> None:
     """Print both figures of each measure."""
     options = tyro.cli(Options)
     ensemble = Ensemble.load(options.bundle)
-    data = prepare_data(options.data, ensemble.view, progress=False)
-    print("members", [round(weight, 2) for _, weight in ensemble.members])
+    data = prepare_data(options.data, ensemble.members[0].view, progress=False)
+    print("members", [round(member.weight, 2) for member in ensemble.members])
     values, wrong_N, photo_N = measure(ensemble, data)
     drawn = np.random.default_rng(0).permutation(len(wrong_N))[:DRAWN_PX]
     for name, value_N in values.items():
@@ -80,8 +80,8 @@ def measure(
     wrong, photos = [], []
     for image_NCHW, mask_NHW, item_N in loader:
         parts: Parts = [
-            (weight, batch_probs(network, image_NCHW, ensemble.device))
-            for network, weight in ensemble.members
+            (member.weight, batch_probs(member.network, image_NCHW, ensemble.device))
+            for member in ensemble.members
         ]
         labelled_NHW = mask_NHW != IGNORE_INDEX
         for name, value_NHW in measures(parts).items():

@@ -14,6 +14,8 @@ from search.reporting.command_line import run_command
 from segcore.errors import UserError
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from segcore.data.dataset import Dataset, Photo
     from segcore.predicting.ensemble import Ensemble
     from segcore.scores.metrics import Scores
@@ -21,7 +23,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class EvaluateOptions:
-    """Score the ensemble of a search on photographs with masks, at their own size."""
+    """Score the ensemble of a search on photographs with masks."""
 
     bundle: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="BUNDLE")]
     """The ensemble's folder, runs/NAME/ensemble of a search, or its s3:// or gs:// address."""
@@ -29,6 +31,10 @@ class EvaluateOptions:
     """A folder or address with a dataset.yaml, whose classes are the bundle's."""
     split: Literal["train", "val", "test", "all"] | None = None
     """Which photographs. Default: test where the bundle was trained on these data, else all."""
+    score_scale: float | None = None
+    """The resolution at which predictions are compared with the masks, as a share of the
+    photographs' own. Default: all of it. With a search's --score-scale it is the number that the
+    search printed."""
     json: Path | None = None
     """Also write everything to this file."""
     worst: int = 5
@@ -60,6 +66,8 @@ def evaluate(options: EvaluateOptions, console: Console) -> int:
 
     if options.batch_size < 1:
         raise UserError(f"--batch-size {options.batch_size}: allowed is 1 or more")
+    if options.score_scale is not None and not 0 < options.score_scale <= 1:
+        raise UserError(f"--score-scale {options.score_scale}: allowed is above 0, up to 1")
     ensemble = Ensemble.load(
         on_this_machine(options.bundle, "bundles", MANIFEST),
         choose_device(options.device),
@@ -102,7 +110,7 @@ def _choose(
     if options.split == "all":
         return "all", list(dataset.photos)
     # Preparing draws the split, as it was drawn for the search; where that was here, it is done.
-    data = prepare_data(dataset.folder, ensemble.view)
+    data = prepare_data(dataset.folder, ensemble.members[0].view)
     split = options.split or ("test" if data.fingerprint == ensemble.data_fingerprint else "all")
     if split == "all":
         return "all", list(dataset.photos)
@@ -122,9 +130,7 @@ def _score(
     """Scores of the photographs that could be read, and their names."""
     import torch
 
-    from segcore.inference.photographs import Photograph
     from segcore.reading.images import ImageError
-    from segcore.reading.masks import read_pair
     from segcore.scores.metrics import Prediction, score
 
     scored: list[str] = []
@@ -132,20 +138,45 @@ def _score(
     def predictions() -> Iterator[Prediction]:
         for photo in track(photos, "scoring", console=console, disable=not console.is_terminal):
             try:
-                pair = read_pair(photo.path, photo.mask_path, dataset.spec.coding, None)
+                pieces = _compare(options, ensemble, dataset, photo)
             except ImageError as error:
                 console.print(f"skipped: {error}", style="red", markup=False, soft_wrap=True)
                 continue
-            image, number = Photograph.in_memory(pair.image_HWC), torch.tensor([len(scored)])
-            for strip in ensemble.strips(image, tta=options.tta, batch_size=options.batch_size):
-                truth_HW = torch.from_numpy(pair.mask_HW[strip.rows, strip.columns])
-                yield strip.probs_KHW.argmax(dim=0)[None], truth_HW[None], number
+            number = torch.tensor([len(scored)])
+            yield from ((class_HW[None], truth_HW[None], number) for class_HW, truth_HW in pieces)
             scored.append(photo.name)
 
     scores = score(predictions(), len(ensemble.class_names), len(photos), ensemble.device)
     if not scored:
         raise UserError(f"{options.data}: there was no photograph to score")
     return scores, scored
+
+
+def _compare(
+    options: EvaluateOptions, ensemble: "Ensemble", dataset: "Dataset", photo: "Photo"
+) -> list[tuple["Tensor", "Tensor"]]:
+    """What is predicted for the pieces of a photograph, and their truth, on the score grid.
+
+    Raises ``ImageError`` where either file can't be read.
+    """
+    import torch
+
+    from segcore.config import View
+    from segcore.data.windows import plan_grid, scale_mask
+    from segcore.inference.photographs import Photograph
+    from segcore.reading.masks import read_pair
+
+    # Of the photograph only the size and orientation matter here: it may be decoded small.
+    pair = read_pair(photo.path, photo.mask_path, dataset.spec.coding, at_least_px=(1, 1))
+    grid = plan_grid(pair.mask_HW.shape, View(1, 1, options.score_scale or 1.0))
+    truth_HW = torch.from_numpy(scale_mask(pair.mask_HW, grid))
+    with Photograph.open(photo.path) as image:
+        strips = ensemble.strips(
+            image, size_px=grid, tta=options.tta, batch_size=options.batch_size
+        )
+        return [
+            (s.probs_KHW.argmax(dim=0).to(torch.uint8), truth_HW[s.rows, s.columns]) for s in strips
+        ]
 
 
 if __name__ == "__main__":

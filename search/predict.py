@@ -83,9 +83,16 @@ class PredictOptions:
 
 def main(arguments: Sequence[str] | None = None, prog: str = "python -m search.predict") -> int:
     """Predict, and return the exit code: 0 all, 1 some photographs failed, 2 bad input."""
+    given = sys.argv[1:] if arguments is None else arguments
+    if any(word.startswith("--tile-scale") for word in given):
+        return run_command(_refuse_old_spelling)
     options = tyro.cli(PredictOptions, args=arguments, prog=prog)
     console = Console(stderr=True, highlight=False)
     return run_command(lambda: 1 if predict(options, console) else 0)
+
+
+def _refuse_old_spelling() -> int:
+    raise UserError("--tile-scale is gone; write --scale")
 
 
 def predict(options: PredictOptions, console: Console) -> list[Path]:
@@ -224,8 +231,10 @@ def _predict_all(
 
 
 def _warn_of_shrinking(photo: "Photograph", products: "Products", console: Console) -> None:
-    view = products.ensemble.view
-    if photo.is_mosaic and view.scale is None and products.scale is None:
+    views = [member.view for member in products.ensemble.members]
+    squeezed = [view for view in views if view.scale is None and view.metres_per_px is None]
+    if photo.is_mosaic and squeezed and products.scale is None:
+        view = squeezed[0]
         size = f"{view.height_px}×{view.width_px}"
         console.print(
             f"{photo.path}: {photo.height_px}×{photo.width_px} px are shrunk to {size} as a whole, "

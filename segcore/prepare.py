@@ -4,6 +4,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -16,11 +17,15 @@ from rich.table import Table
 from rich.text import Text
 
 from segcore.config import View
+from segcore.data.dataset import load_dataset
+from segcore.data.objects import VISIBLE_PX, ObjectSizes, measure_objects, shorter_sides
 from segcore.data.prepared import PreparedData, Survey, read_survey
 from segcore.data.preparing import prepare_data
 from segcore.data.splits import SPLITS, Split
 from segcore.data.windows import Grid
+from segcore.devices import usable_cores
 from segcore.errors import UserError
+from segcore.reading.masks import read_mask
 
 
 @dataclass(frozen=True)
@@ -63,6 +68,7 @@ def main(arguments: Sequence[str] | None = None, prog: str = "python -m segcore.
     try:
         data = prepare_data(options.folder, [view], workers=options.workers)
         survey = read_survey(data.folder)
+        objects = _measure(options.folder, data)
     except UserError as error:
         errors.print(Text(str(error)), soft_wrap=True)
         return 1
@@ -71,6 +77,7 @@ def main(arguments: Sequence[str] | None = None, prog: str = "python -m segcore.
         return 130
     elapsed_s = time.perf_counter() - begin_s
     _show(data, survey, console)
+    _show_objects(data, objects, view, console)
     console.print(
         f"\nPrepared {_sizes(plan.levels[0] for plan in data.plans)} "
         f"in {elapsed_s:.1f} s: {data.folder}",
@@ -97,6 +104,56 @@ def _show(data: PreparedData, survey: Survey, console: Console) -> None:
     console.print(_class_table(data, class_pixels_PK.sum(axis=0), holders_SK))
     for note in (*survey.notes, *_notes_on_classes(data, holders_SK)):
         console.print(Text(f"! {note}", style="yellow"), soft_wrap=True)
+
+
+def _measure(folder: Path, data: PreparedData) -> ObjectSizes:
+    """The objects' sizes, measured by all cores where they aren't known yet."""
+    dataset = load_dataset(folder)
+
+    def sides_of(mask_path: Path) -> list[NDArray[np.int32]]:
+        return shorter_sides(read_mask(mask_path, dataset.spec.coding), data.num_classes)
+
+    with ThreadPoolExecutor(usable_cores()) as pool:
+        masks = [photo.mask_path for photo in dataset.photos]
+        return measure_objects(masks, data.folder, sides_of, pool.map)
+
+
+SHOWN_SCALES = (0.5, 0.25, 0.1)
+
+
+def _show_objects(data: PreparedData, objects: ObjectSizes, view: View, console: Console) -> None:
+    """How many pixels of each class's objects are left at some scales, and what to make of it."""
+    squeezed = View(view.height_px, view.width_px)
+    shares = [min(np.divide(data.grid(p, squeezed), data.plans[p].size_px))
+              for p in range(len(data.photos))]  # fmt: skip
+    columns = {f"{scale:g}": scale for scale in SHOWN_SCALES}
+    columns[f"{view.height_px}×{view.width_px}"] = float(np.median(shares))
+    table = Table(box=None, title="Typical width of objects, in pixels", title_justify="left")
+    table.add_column("class", overflow="fold")
+    for title in ("objects", "scale 1", *(f"{name}" for name in columns)):
+        table.add_column(title, justify="right", no_wrap=True)
+    for name, count, size_px in zip(
+        data.class_names, objects.count_K, objects.typical_px_K, strict=True
+    ):
+        if size_px is not None:
+            left = (size_px * scale for scale in (1.0, *columns.values()))
+            table.add_row(Text(name), str(count), *(_width(px) for px in left))
+    console.print(table)
+    coarsest, finest = objects.scale_bounds()
+    whole = float(np.median(shares))
+    unseen = [name for name, px in zip(data.class_names, objects.typical_px_K, strict=True)
+              if px is not None and px * whole < VISIBLE_PX]  # fmt: skip
+    if unseen:
+        console.print(
+            f"Squeezed to {view.height_px}×{view.width_px}, {', '.join(unseen)} would be narrower "
+            f"than {VISIBLE_PX} px: hardly to be seen.",
+            soft_wrap=True,
+        )
+    console.print(f"Scales worth a search: {coarsest:g} to {finest:g}.")
+
+
+def _width(size_px: float) -> Text:
+    return Text(f"{size_px:.3g}", style="yellow" if size_px < VISIBLE_PX else "")
 
 
 Holders = Mapping[Split, NDArray[np.int64]]

@@ -46,7 +46,7 @@ def test_a_bundle_predicts_alone_and_at_the_photographs_size(
     shutil.move(bundle, moved)
     ensemble = Ensemble.load(moved, CPU)
     assert ensemble.class_names == data.class_names
-    assert [weight for _, weight in ensemble.members] == [0.75, 0.25]
+    assert [member.weight for member in ensemble.members] == [0.75, 0.25]
     photo = np.random.default_rng(0).integers(0, 255, (75, 130, 3)).astype(np.uint8)
     mask = ensemble.predict(photo)
     assert mask.shape == (75, 130) and mask.max() < 3

@@ -213,15 +213,15 @@ def test_a_bundle_predicts_or_is_refused(
         assert str(error)
         return
     assert len(manifest["members"]) == len(ensemble.members) >= 1
-    weights = [weight for _, weight in ensemble.members]
+    weights = [member.weight for member in ensemble.members]
     assert sum(weights) == pytest.approx(1) and min(weights) >= 0
     classes = len(ensemble.class_names)
     assert classes == len(ensemble.class_colors) == 3
     assert all(isinstance(name, str) for name in ensemble.class_names)
     assert all(0 <= part <= 255 for color in ensemble.class_colors for part in color)
-    for network, _ in ensemble.members:
+    for member in ensemble.members:
         with torch.inference_mode():
-            logits_NKHW = network(torch.zeros(1, 3, 32, 32, dtype=torch.uint8))
+            logits_NKHW = member.network(torch.zeros(1, 3, 32, 32, dtype=torch.uint8))
         assert logits_NKHW.shape == (1, classes, 32, 32)
 
 

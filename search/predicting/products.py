@@ -165,7 +165,7 @@ def _write_overlay(
 
     yield sample
     image = photo.on_grid(Grid(height_px, width_px))
-    image_HWC = image.read(slice(0, height_px), slice(0, width_px))
+    image_HWC = np.asarray(image.read(slice(0, height_px), slice(0, width_px)), np.uint8)
     path.parent.mkdir(parents=True, exist_ok=True)
     write_image(path, overlay(image_HWC, mask_HW, class_colors))
 

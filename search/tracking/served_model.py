@@ -20,9 +20,9 @@ from PIL import Image
 from pydantic import BaseModel
 
 from segcore.errors import UserError
+from segcore.inference import photographs
 from segcore.predicting.ensemble import Ensemble
 from segcore.predicting.pictures import colour_mask
-from segcore.reading.images import read_image
 
 
 class Photograph(BaseModel):
@@ -36,8 +36,8 @@ class Segmentation(BaseModel):
     """The answer to one photograph."""
 
     mask: str
-    """A PNG file in base64, of the photograph's size. It holds class indices, with the classes'
-    colours as its palette."""
+    """A PNG file in base64, of the photograph's size. It holds class indices, or 255 where the
+    photograph has no data, with the classes' colours as its palette."""
     shares: dict[str, float]
     """The share of the photograph's pixels by class; classes without a pixel are left out."""
 
@@ -55,7 +55,7 @@ class ServedEnsemble(PythonModel):  # type: ignore[misc]  # mlflow has no types 
 
     def _segment(self, photograph: Photograph) -> Segmentation:
         try:
-            mask_HW = self._ensemble.predict(_decode(photograph.image))
+            mask_HW = _predict(self._ensemble, photograph.image)
         except UserError as error:
             raise MlflowException(str(error), error_code=INVALID_PARAMETER_VALUE) from error
         picture = Image.fromarray(mask_HW)
@@ -73,7 +73,7 @@ class ServedEnsemble(PythonModel):  # type: ignore[misc]  # mlflow has no types 
         )
 
 
-def _decode(image: str) -> np.ndarray[Any, np.dtype[np.uint8]]:
+def _predict(ensemble: Ensemble, image: str) -> np.ndarray[Any, np.dtype[np.uint8]]:
     try:
         content = base64.b64decode(image, validate=True)
     except binascii.Error as error:
@@ -84,7 +84,8 @@ def _decode(image: str) -> np.ndarray[Any, np.dtype[np.uint8]]:
         path = Path(folder, "image")
         path.write_bytes(content)
         try:
-            return read_image(path)
+            with photographs.Photograph.open(path) as photo:
+                return ensemble.predict(photo)
         except UserError as error:
             raise UserError(str(error).replace(str(path), "image")) from error
 

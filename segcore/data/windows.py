@@ -81,8 +81,11 @@ def scale_image(image_HWC: Samples, grid: Grid) -> Samples:
     shrinks = image_HWC.shape[0] >= grid.height_px and image_HWC.shape[1] >= grid.width_px
     interpolation = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
     size = (grid.width_px, grid.height_px)
-    scaled = np.asarray(cv2.resize(image_HWC, size, interpolation=interpolation))
-    return scaled.reshape(*grid, -1)  # OpenCV drops the axis of a single channel.
+    parts = [  # OpenCV takes four channels at most, and drops the axis of a single one.
+        cv2.resize(image_HWC[..., c : c + 4], size, interpolation=interpolation).reshape(*grid, -1)
+        for c in range(0, image_HWC.shape[2], 4)
+    ]
+    return parts[0] if len(parts) == 1 else np.concatenate(parts, axis=2)
 
 
 def scale_mask(mask_HW: NDArray[np.uint8], grid: Grid) -> NDArray[np.uint8]:
@@ -118,11 +121,14 @@ class Window(NamedTuple):
         middle = np.array([(self.width_px - 1) / 2, (self.height_px - 1) / 2])
         centre = np.array([self.centre[1] * size_px[1], self.centre[0] * size_px[0]]) - 0.5
         offset = centre - linear @ middle
-        if np.allclose(np.abs(linear), np.abs(linear).round(), atol=1e-9) and np.allclose(
-            shrink, 1
-        ):
+        if self.keeps_pixels(size_px):
             linear, offset = linear.round(), offset.round()
         return np.column_stack([linear, offset])
+
+    def keeps_pixels(self, size_px: tuple[int, int]) -> bool:
+        """Whether the window's pixels are some of the image's, not values between them."""
+        quarters = self.angle_rad / (math.pi / 2)
+        return tuple(self.grid) == tuple(size_px) and abs(quarters - round(quarters)) < 1e-9
 
 
 def cut_window(
@@ -149,6 +155,8 @@ def cut_window(
 
 def _warp(source_HWC: Samples, window: Window, interpolation: int, outside: int) -> Samples:
     height, width, channels = source_HWC.shape
+    if window.keeps_pixels((height, width)):
+        return _move(source_HWC, window, outside)
     onto = window.onto((height, width))
     shape = (window.height_px, window.width_px, channels)
     corners = (
@@ -174,6 +182,26 @@ def _warp(source_HWC: Samples, window: Window, interpolation: int, outside: int)
             borderValue=(outside,) * channels,
         )
     ).reshape(shape)
+
+
+def _move(source_HWC: Samples, window: Window, outside: int) -> Samples:
+    """The warp of a window that ``keeps_pixels``: ten times as fast as interpolation."""
+    height, width, channels = source_HWC.shape
+    onto = window.onto((height, width)).astype(int)
+    ends = onto @ np.array([[0, 0, 1], [window.width_px - 1, window.height_px - 1, 1]]).T
+    (left, top), (right, bottom) = ends.min(axis=1), ends.max(axis=1) + 1
+    inside = np.s_[max(top, 0) : max(bottom, 0), max(left, 0) : max(right, 0)]
+    piece_HWC = source_HWC[inside]
+    if piece_HWC.shape[:2] != (bottom - top, right - left):
+        padded_HWC = np.full((bottom - top, right - left, channels), outside, source_HWC.dtype)
+        first = max(-top, 0), max(-left, 0)
+        rows, columns = (slice(at, at + n) for at, n in zip(first, piece_HWC.shape, strict=False))
+        padded_HWC[rows, columns] = piece_HWC
+        piece_HWC = padded_HWC
+    (xx, xy), (yx, yy) = onto[:, :2].tolist()
+    if xx == 0:  # A column of the window is a row of the image.
+        return np.ascontiguousarray(piece_HWC.swapaxes(0, 1)[::xy, ::yx])
+    return np.ascontiguousarray(piece_HWC[::yy, ::xx])
 
 
 def count_classes(mask_HW: NDArray[np.uint8], num_classes: int) -> NDArray[np.int64]:

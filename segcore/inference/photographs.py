@@ -10,16 +10,21 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
 import rasterio
+import torch
 from numpy.typing import NDArray
 from rasterio.enums import MaskFlags
 from rasterio.windows import Window
 
-from segcore.data.windows import Grid, scale_image
+from segcore.config import Samples, View
+from segcore.data.windows import Grid, plan_grid, scale_image
+from segcore.inference.resampling import Span, resample
 from segcore.reading.images import (
+    ImageError,
     naming,
     open_raster,
     read_header,
@@ -33,6 +38,7 @@ WHOLE_PX = 100_000_000
 
 _PIECE_BYTES = 4_000_000
 """How much of the file is scaled at once."""
+_METRES_PER_DEGREE = 111_320.0
 
 
 @dataclass(frozen=True)
@@ -41,6 +47,16 @@ class Georeference:
 
     crs: rasterio.crs.CRS | None
     transform: rasterio.Affine
+
+    def metres_per_px(self, size_px: tuple[int, int]) -> float | None:
+        """The ground size of a pixel in the middle of a photograph; None: the CRS tells none."""
+        if self.crs is None or not (self.crs.is_projected or self.crs.is_geographic):
+            return None
+        side = abs(self.transform.determinant) ** 0.5
+        if self.crs.is_projected:
+            return float(side * self.crs.linear_units_factor[1])
+        _, latitude = self.transform * (size_px[1] / 2, size_px[0] / 2)
+        return float(side * _METRES_PER_DEGREE * np.cos(np.radians(latitude)) ** 0.5)
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,10 +67,14 @@ class Photograph:
     height_px: int
     width_px: int
     georeference: Georeference | None = None
-    _image_HWC: NDArray[np.uint8] | None = None
+    _image_HWC: Samples | None = None
     _raster: rasterio.DatasetReader | None = None
     _brightest: int = 255
     """The brightest sample of a mosaic's file, which tells the file's bit depth."""
+    metres_per_px: float | None = None
+    """The ground size of one of its ``native_px``, where that is known."""
+    _native_px: tuple[int, int] | None = None
+    _valid_HW: NDArray[np.bool_] | None = None
 
     @classmethod
     @contextmanager
@@ -66,10 +86,24 @@ class Photograph:
             yield photo
 
     @classmethod
-    def in_memory(cls, image_HWC: NDArray[np.uint8]) -> "Photograph":
-        """A photograph from its pixels (uint8, RGB)."""
+    def in_memory(
+        cls,
+        image_HWC: Samples,
+        native_px: tuple[int, int] | None = None,
+        metres_per_px: float | None = None,
+        valid_HW: NDArray[np.bool_] | None = None,
+    ) -> "Photograph":
+        """A photograph from its pixels.
+
+        ``native_px`` (height, width) is the size of the photograph that these pixels were scaled
+        from, to which views refer, with its ``metres_per_px``. ``valid_HW`` is false where the
+        pixels hold no data.
+        """
         height_px, width_px, _ = image_HWC.shape
-        return cls(Path("in memory"), height_px, width_px, _image_HWC=image_HWC)
+        return cls(
+            Path("in memory"), height_px, width_px, _image_HWC=image_HWC,
+            metres_per_px=metres_per_px, _native_px=native_px, _valid_HW=valid_HW,
+        )  # fmt: skip
 
     @classmethod
     def _open(cls, path: Path, stack: ExitStack) -> "Photograph":
@@ -83,6 +117,8 @@ class Photograph:
         located = raster.crs is not None or raster.transform != rasterio.Affine.identity()
         georeference = Georeference(raster.crs, raster.transform) if located else None
         photo = cls(path, raster.height, raster.width, georeference, None, raster)
+        if georeference is not None:
+            photo = replace(photo, metres_per_px=georeference.metres_per_px(photo.size_px))
         if raster.height * raster.width <= WHOLE_PX:
             return replace(photo, _image_HWC=read_image(path))
         return replace(photo, _brightest=_find_brightest(raster))
@@ -93,9 +129,25 @@ class Photograph:
         return self.height_px, self.width_px
 
     @property
+    def native_px(self) -> tuple[int, int]:
+        """(height, width) that views refer to: larger where only a smaller picture is kept."""
+        return self._native_px or self.size_px
+
+    @property
     def is_mosaic(self) -> bool:
         """Whether it is too large to be held whole."""
         return self._image_HWC is None
+
+    def plan(self, view: View) -> Grid:
+        """The working grid of a view. Raises ``ImageError`` where that can't be known."""
+        if view.metres_per_px is not None and self.metres_per_px is None:
+            raise ImageError(
+                self.path,
+                "has no georeference that tells its ground size, while a network was trained at "
+                f"{view.metres_per_px:g} m per pixel",
+                "give the photograph one, or a scale to the prediction",
+            )
+        return plan_grid(self.native_px, view, self.metres_per_px)
 
     def on_grid(self, grid: Grid) -> "GridImage":
         """The photograph scaled to a grid."""
@@ -105,19 +157,23 @@ class Photograph:
     @property
     def has_holes(self) -> bool:
         """Whether the file may mark pixels as no data, by a value, a mask or transparency."""
+        if self._valid_HW is not None:
+            return True
         flags = self._raster.mask_flag_enums if self._raster is not None else ()
         return any(MaskFlags.all_valid not in band for band in flags)
 
     def valid(self, rows: slice, columns: slice) -> NDArray[np.bool_]:
         """Whether each pixel holds data (HW). Raises ``ImageError`` where the file is damaged."""
+        if self._valid_HW is not None:
+            return self._valid_HW[rows, columns]
         if self._raster is None or not self.has_holes:
             return np.ones((rows.stop - rows.start, columns.stop - columns.start), dtype=bool)
         with naming(self.path):
             window = Window.from_slices(rows, columns)
             return np.asarray(self._raster.dataset_mask(window=window) > 0)
 
-    def read(self, rows: slice, columns: slice) -> NDArray[np.uint8]:
-        """A window in RGB (HWC). Raises ``ImageError`` where the file is damaged."""
+    def read(self, rows: slice, columns: slice) -> Samples:
+        """A window (HWC). Raises ``ImageError`` where the file is damaged."""
         if self._image_HWC is not None:
             return self._image_HWC[rows, columns]
         assert self._raster is not None
@@ -132,27 +188,34 @@ class GridImage:
 
     photo: Photograph
     grid: Grid
-    _whole_HWC: NDArray[np.uint8] | None
+    _whole_HWC: Samples | None
 
-    def read(self, rows: slice, columns: slice) -> NDArray[np.uint8]:
+    def read(self, rows: slice, columns: slice) -> Samples:
         """A window of the scaled photograph (HWC)."""
         if self._whole_HWC is not None:
             return self._whole_HWC[rows, columns]
         if (self.grid.height_px, self.grid.width_px) == self.photo.size_px:
             return self.photo.read(rows, columns)
-        shape = (rows.stop - rows.start, columns.stop - columns.start, 3)
-        scaled_HWC = np.empty(shape, np.uint8)
-        (height_px, width_px), (photo_height_px, photo_width_px) = self.grid[:2], self.photo.size_px
-        step = max(1, round(_PIECE_BYTES / (3 * photo_width_px) * height_px / photo_height_px))
-        for top in range(rows.start, rows.stop, step):
-            part = slice(top, min(top + step, rows.stop))
-            source_rows, source_columns = self.source(part, columns)
-            piece_HWC = self.photo.read(source_rows, source_columns)
-            row_edges = _edges(part, height_px, photo_height_px) - source_rows.start
-            column_edges = _edges(columns, width_px, photo_width_px) - source_columns.start
-            here = slice(part.start - rows.start, part.stop - rows.start)
-            scaled_HWC[here] = _area_means(piece_HWC, row_edges, column_edges).round()
-        return scaled_HWC
+        shrinks = self.grid[0] <= self.photo.height_px and self.grid[1] <= self.photo.width_px
+        scaled = self._shrunk if shrinks else self._enlarged
+        _, source_columns = self.source(rows, columns)
+        px_bytes = self.photo.read(slice(0, 1), slice(0, 1)).nbytes
+        source_rows = _PIECE_BYTES / (px_bytes * (source_columns.stop - source_columns.start))
+        step = max(1, round(source_rows * self.grid.height_px / self.photo.height_px))
+        edges = [*range(rows.start, rows.stop, step), rows.stop]
+        parts = itertools.starmap(slice, itertools.pairwise(edges))
+        pieces: list[Any] = [scaled(part, columns) for part in parts]
+        return np.concatenate(pieces)
+
+    def holds_data(self, rows: slice, columns: slice) -> bool:
+        """Whether a pixel of a window does. Raises ``ImageError`` where the file is damaged."""
+        if not self.photo.has_holes:
+            return True
+        rows, columns = self.source(rows, columns)
+        step = max(1, _PIECE_BYTES // (columns.stop - columns.start))
+        edges = [*range(rows.start, rows.stop, step), rows.stop]
+        pieces = itertools.starmap(slice, itertools.pairwise(edges))
+        return any(self.photo.valid(piece, columns).any() for piece in pieces)
 
     def source(self, rows: slice, columns: slice) -> tuple[slice, slice]:
         """The photograph's rows and columns that pixels of the grid are made of."""
@@ -160,6 +223,32 @@ class GridImage:
             _source(rows, self.grid.height_px, self.photo.height_px),
             _source(columns, self.grid.width_px, self.photo.width_px),
         )
+
+    def _shrunk(self, rows: slice, columns: slice) -> Samples:
+        source_rows, source_columns = self.source(rows, columns)
+        piece_HWC = self.photo.read(source_rows, source_columns)
+        row_edges = _edges(rows, self.grid.height_px, self.photo.height_px)
+        column_edges = _edges(columns, self.grid.width_px, self.photo.width_px)
+        means_HWC: Any = _area_means(
+            piece_HWC, row_edges - source_rows.start, column_edges - source_columns.start
+        )
+        return means_HWC.round().astype(piece_HWC.dtype)
+
+    def _enlarged(self, rows: slice, columns: slice) -> Samples:
+        down = Span.of(rows, self.grid.height_px, self.photo.height_px)
+        across = Span.of(columns, self.grid.width_px, self.photo.width_px)
+        piece_HWC = self.photo.read(down.source, across.source)
+        values_CHW = torch.from_numpy(piece_HWC.astype(np.float32)).permute(2, 0, 1)
+        scaled_HWC: Any = resample(values_CHW, down, across).permute(1, 2, 0).numpy()
+        return scaled_HWC.round().astype(piece_HWC.dtype)
+
+
+def to_tensor(samples_HWC: Samples) -> torch.Tensor:
+    """``image_CHW`` for a network: uint8, or float32 of 0 … 255 from samples of 16 bits."""
+    image_HWC = torch.tensor(samples_HWC)  # a copy: maps of files are read-only
+    if image_HWC.dtype == torch.uint16:
+        image_HWC = image_HWC.float() * (255 / 65535)
+    return image_HWC.permute(2, 0, 1)
 
 
 def _source(span: slice, grid_px: int, photo_px: int) -> slice:
@@ -172,10 +261,11 @@ def _edges(span: slice, grid_px: int, photo_px: int) -> NDArray[np.float64]:
 
 
 def _area_means(
-    piece_HWC: NDArray[np.uint8], row_edges: NDArray[np.float64], column_edges: NDArray[np.float64]
+    piece_HWC: Samples, row_edges: NDArray[np.float64], column_edges: NDArray[np.float64]
 ) -> NDArray[np.float64]:
     """Means of the areas between the edges; pixels at an edge count by their share."""
     sums = cv2.integral(piece_HWC, sdepth=cv2.CV_64F)
+    sums = sums.reshape(*sums.shape[:2], -1)  # OpenCV drops the axis of a single channel.
     for axis, edges in enumerate((row_edges, column_edges)):
         whole = np.minimum(edges.astype(np.int64), piece_HWC.shape[axis] - 1)
         share = np.expand_dims(edges - whole, tuple(i for i in range(3) if i != axis))

@@ -20,11 +20,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from segcore.config import MetricName, View
+from segcore.config import IGNORE_INDEX, MetricName, Samples, View
 from segcore.devices import choose_device
 from segcore.errors import UserError
 from segcore.files import whole_folder
-from segcore.inference.blending import Strip, batch_probs, predict_strips
+from segcore.inference.blending import Looker, Strip, batch_probs, predict_strips
 from segcore.inference.photographs import Photograph
 from segcore.networks.models import SegmentationNetwork, build_network, on_meta
 from segcore.plugins import is_import_path
@@ -33,7 +33,7 @@ from segcore.training import checkpoint
 FORMAT = 1
 MANIFEST = "bundle.json"
 
-_VIEWS = tuple((turns, flip) for turns in range(4) for flip in (False, True))
+_TURNS = tuple((turns, flip) for turns in range(4) for flip in (False, True))
 """The 8 flips and rotations of a photograph; the first one is the photograph as it is."""
 
 
@@ -80,12 +80,23 @@ def _check_fit(
 
 
 @dataclass(frozen=True)
-class Ensemble:
-    """Members that predict together: a weighted mean of their probabilities."""
+class Member:
+    """A network of an ensemble."""
 
-    members: tuple[tuple[SegmentationNetwork, float], ...]
-    """Networks and weights; the weights sum to 1."""
+    network: SegmentationNetwork
+    weight: float
     view: View
+
+
+@dataclass(frozen=True)
+class Ensemble:
+    """Members that predict together: a weighted mean of their probabilities.
+
+    Each looks at photographs as it was trained to.
+    """
+
+    members: tuple[Member, ...]
+    """Their weights sum to 1."""
     class_names: tuple[str, ...]
     class_colors: tuple[tuple[int, int, int], ...]
     device: torch.device
@@ -116,75 +127,93 @@ class Ensemble:
     ) -> "Ensemble":
         """The ensemble of some checkpoints, given with weights that sum to 1.
 
-        Raises ``UserError`` where one is damaged, or where they don't fit together.
+        Raises ``UserError`` where one is damaged, or where their classes differ.
         """
         infos = [checkpoint.load_info(folder, check_content=True) for folder, _ in weighted]
-        info, inputs = infos[0], {(one.class_names, one.config.view) for one in infos}
-        if len(inputs) > 1:
-            raise UserError(
-                f"{weighted[0][0].parent}: its members differ in their classes or input sizes"
+        if len({info.class_names for info in infos}) > 1:
+            raise UserError(f"{weighted[0][0].parent}: its members differ in their classes")
+        members = tuple(
+            Member(
+                load_network(folder, device, allow_plugins=allow_plugins), weight, info.config.view
             )
-        return cls(
-            tuple(
-                (load_network(folder, device, allow_plugins=allow_plugins), weight)
-                for folder, weight in weighted
-            ),
-            info.config.view,
-            info.class_names,
-            info.class_colors,
-            device,
-            info.data_fingerprint,
+            for (folder, weight), info in zip(weighted, infos, strict=True)
         )
+        first = infos[0]
+        return cls(members, first.class_names, first.class_colors, device, first.data_fingerprint)
 
     def strips(
         self,
         photo: Photograph,
         *,
+        size_px: tuple[int, int] | None = None,
         tta: bool = False,
         batch_size: int = 4,
         scale: float | None = None,
     ) -> Iterator[Strip]:
-        """Predict a photograph piece by piece, at its own size.
+        """Predict a photograph piece by piece, on a grid of ``size_px``: by default its own.
 
-        ``tta`` takes the mean over the 8 flips and rotations. ``scale`` slides tiles over the
+        ``tta`` takes the mean over the 8 flips and rotations. ``scale`` slides windows over the
         photograph at this scale, however the members were trained.
-        Raises ``ImageError`` where the file turns out to be damaged.
+        Raises ``ImageError`` as ``predict_strips`` does.
         """
-        view = self.view
-        if scale is not None:
-            view = view._replace(scale=scale)
-        predict = functools.partial(self.batch_probs, tta=tta)
+        by_view: dict[View, list[Member]] = {}
+        for member in self.members:
+            view = member.view
+            if scale is not None:
+                view = view._replace(scale=scale, metres_per_px=None)
+            by_view.setdefault(view, []).append(member)
+        lookers = [
+            Looker(
+                functools.partial(_mean_probs, members, device=self.device, tta=tta),
+                view,
+                sum(member.weight for member in members),
+            )
+            for view, members in by_view.items()
+        ]
         classes = len(self.class_names)
-        return predict_strips(predict, classes, photo, view, batch_size=batch_size)
+        return predict_strips(lookers, classes, photo, size_px=size_px, batch_size=batch_size)
 
-    def probs(self, image_HWC: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """``probs_KHW`` of one RGB picture, at its own size; the classes of a pixel sum to 1."""
+    def probs(self, image_HWC: Samples) -> NDArray[np.float32]:
+        """``probs_KHW`` of one picture, at its own size; the classes of a pixel sum to 1."""
         probs_KHW = np.empty((len(self.class_names), *image_HWC.shape[:2]), np.float32)
         for strip in self.strips(Photograph.in_memory(image_HWC)):
             probs_KHW[:, strip.rows, strip.columns] = strip.probs_KHW.cpu().numpy()
         return probs_KHW
 
-    def predict(self, image_HWC: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        """``mask_HW`` of class indices of one RGB picture, at its own size."""
-        mask_HW = np.empty(image_HWC.shape[:2], np.uint8)
-        for strip in self.strips(Photograph.in_memory(image_HWC)):
-            mask_HW[strip.rows, strip.columns] = strip.probs_KHW.argmax(dim=0).cpu().numpy()
+    def predict(self, image: Samples | Photograph) -> NDArray[np.uint8]:
+        """``mask_HW`` of one picture, at its own size: class indices, or where it holds no data
+        ``IGNORE_INDEX``.
+        """
+        photo = image if isinstance(image, Photograph) else Photograph.in_memory(image)
+        mask_HW = np.empty(photo.size_px, np.uint8)
+        for strip in self.strips(photo):
+            here = strip.rows, strip.columns
+            mask_HW[here] = strip.probs_KHW.argmax(dim=0).cpu().numpy()
+            if photo.has_holes:
+                mask_HW[here][~photo.valid(*here)] = IGNORE_INDEX
         return mask_HW
 
     def batch_probs(self, image_NCHW: torch.Tensor, *, tta: bool = False) -> torch.Tensor:
-        """``probs_NKHW`` float32 on the ensemble's device, of uint8 images of the working grid."""
-        image_NCHW = image_NCHW.to(self.device)
-        parts = []
-        for network, weight in self.members:
-            views = (
-                _turned_back(
-                    batch_probs(network, _turned(image_NCHW, turns, flip), self.device), turns, flip
-                )
-                for turns, flip in (_VIEWS if tta else _VIEWS[:1])
+        """``probs_NKHW`` float32 on the ensemble's device, of windows that all members see."""
+        return _mean_probs(self.members, image_NCHW, device=self.device, tta=tta)
+
+
+def _mean_probs(
+    members: Sequence[Member], image_NCHW: torch.Tensor, *, device: torch.device, tta: bool = False
+) -> torch.Tensor:
+    """``probs_NKHW`` float32 on ``device``: the weighted mean of members of one view."""
+    image_NCHW = image_NCHW.to(device)
+    parts = []
+    for member in members:
+        seen = (
+            _turned_back(
+                batch_probs(member.network, _turned(image_NCHW, turns, flip), device), turns, flip
             )
-            sum_NKHW = functools.reduce(torch.add, views)
-            parts.append((weight, sum_NKHW / len(_VIEWS) if tta else sum_NKHW))
-        return weighted_mean(parts)
+            for turns, flip in (_TURNS if tta else _TURNS[:1])
+        )
+        sum_NKHW = functools.reduce(torch.add, seen)
+        parts.append((member.weight, sum_NKHW / len(_TURNS) if tta else sum_NKHW))
+    return weighted_mean(parts)
 
 
 def _turned(image_NCHW: torch.Tensor, turns: int, flip: bool) -> torch.Tensor:

@@ -15,6 +15,7 @@ from typing import NamedTuple
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
 
 import albumentations as A
+import cv2
 import numpy as np
 
 from segcore.config import Samples, TrialConfig
@@ -31,6 +32,8 @@ class Geometry(NamedTuple):
     """They are also turned by up to this much, either way."""
     zoom: tuple[float, float] = (1.0, 1.0)
     """They are enlarged by a factor in this range."""
+    share: float = 1.0
+    """Of so many windows; the others are neither turned by odd angles nor enlarged."""
     shift: float = 0.0
     """A photograph that is squeezed whole is moved by up to this share of its sides. Windows lie
     anywhere as it is."""
@@ -43,6 +46,45 @@ class Augmentation:
     geometry: Geometry
     pixels: A.Compose
     """Gets image and mask after they were cut."""
+
+
+_TO_YIQ = np.array([[0.299, 0.587, 0.114], [0.596, -0.274, -0.322], [0.211, -0.523, 0.312]])
+"""From RGB to luminance and two axes of colour (NTSC, 1953)."""
+
+
+class ColorChange(A.ImageOnlyTransform):
+    """Brightness, contrast, saturation and hue of RGB, as one affine map of a pixel's colour.
+
+    ``A.ColorJitter`` does the same one after the other, which takes 15 times as long and more than
+    the warp (benchmarks/README.md). ``limit``: the first three change by factors of 1 ± limit.
+    """
+
+    def __init__(self, limit: float, hue_turns: float, p: float) -> None:
+        super().__init__(p=p)
+        self.limit = limit
+        self.hue_turns = hue_turns
+
+    def get_params(self) -> dict[str, tuple[float, float, float, float]]:
+        """Draw the four changes."""
+        brightness, contrast, saturation = (
+            self.py_random.uniform(1 - self.limit, 1 + self.limit) for _ in range(3)
+        )
+        turns = self.py_random.uniform(-self.hue_turns, self.hue_turns)
+        return {"change": (brightness, contrast, saturation, turns)}
+
+    def apply(
+        self, img: np.ndarray, change: tuple[float, float, float, float], **params: object
+    ) -> np.ndarray:
+        """Change an image (HWC, uint8 or float32 of 0…1)."""
+        brightness, contrast, saturation, turns = change
+        angle = 2 * math.pi * turns
+        cos, sin = saturation * math.cos(angle), saturation * math.sin(angle)
+        of_color = np.array([[1, 0, 0], [0, cos, -sin], [0, sin, cos]])
+        matrix = brightness * contrast * np.linalg.inv(_TO_YIQ) @ of_color @ _TO_YIQ
+        # Contrast is around the mean luminance, which has no colour.
+        grey = brightness * (1 - contrast) * float(_TO_YIQ[0] @ cv2.mean(img)[:3])
+        changed = cv2.transform(img, np.column_stack([matrix, np.full(3, grey)]))
+        return changed if img.dtype == np.uint8 else np.clip(changed, 0, 1)
 
 
 AugmentationFactory = Callable[[float, int, int], A.Compose | Augmentation]
@@ -58,15 +100,10 @@ def aerial(strength: float, height_px: int, width_px: int) -> Augmentation:
         any_way_up=True,
         angle_rad=strength * math.pi / 4,
         zoom=(1 - 0.4 * strength, 1 + 0.6 * strength),
+        share=0.75,
         shift=0.2 * strength,
     )
-    colors = A.ColorJitter(
-        brightness=(1 - 0.4 * strength, 1 + 0.4 * strength),
-        contrast=(1 - 0.4 * strength, 1 + 0.4 * strength),
-        saturation=(1 - 0.4 * strength, 1 + 0.4 * strength),
-        hue=(-0.05 * strength, 0.05 * strength),
-        p=0.75,
-    )
+    colors = ColorChange(0.4 * strength, hue_turns=0.05 * strength, p=0.75)
     return Augmentation(geometry, A.Compose([colors] if strength > 0 else []))
 
 

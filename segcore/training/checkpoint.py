@@ -29,7 +29,8 @@ from segcore.errors import StorageError, UserError
 from segcore.files import sha256_of, sync, whole_file
 from segcore.networks.models import build_network, on_meta
 
-FORMAT = 1
+FORMAT = 2
+"""2: a configuration has ``scale`` and ``metres_per_px`` instead of ``tile_scale``."""
 MANIFEST = "checkpoint.json"
 MODEL = "model.safetensors"
 TRAINING = "training.safetensors"
@@ -138,7 +139,10 @@ def parse_manifest(manifest: bytes, sizes: Mapping[str, int], where: str) -> Che
     try:
         values: dict[str, Any] = json.loads(manifest)
         if values["format"] != FORMAT:
-            raise UserError(f"{where}: format {values['format']}; this version reads {FORMAT}")
+            raise UserError(
+                f"{where}: format {values['format']}; this version reads {FORMAT}: train it anew, "
+                "or use the version of segsearch that made it"
+            )
         for name, size in values["files"].items():
             found = sizes[name]
             if found != size:

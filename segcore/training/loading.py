@@ -155,7 +155,10 @@ def place_window(draw: Draw, data: PreparedData, config: TrialConfig, geometry: 
     rng = np.random.default_rng(draw.seed)
     quarter, flip = int(rng.integers(4)), bool(rng.integers(2))
     angle = rng.uniform(-geometry.angle_rad, geometry.angle_rad)
-    zoom = draw.zoom * math.exp(rng.uniform(*np.log(geometry.zoom)))
+    zoom = math.exp(rng.uniform(*np.log(geometry.zoom)))
+    if rng.random() >= geometry.share:
+        angle, zoom = 0.0, 1.0
+    zoom *= draw.zoom
     shift_2 = rng.uniform(-geometry.shift, geometry.shift, 2)
     if not geometry.any_way_up:
         quarter, flip = 0, False

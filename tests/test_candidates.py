@@ -19,8 +19,8 @@ from segcore.choosing.pool import WHOLE, Pool, draw_pixels
 from segcore.config import TrialConfig, View
 from segcore.data.prepared import PreparedData
 from segcore.data.preparing import prepare_data
-from segcore.errors import UserError
 from segcore.data.windows import Grid
+from segcore.errors import UserError
 from segcore.inference.scoring import prepared_photograph, prepared_picture
 from segcore.predicting.ensemble import Ensemble, write_bundle
 from segcore.scores.intervals import Evaluation, Interval

@@ -1,22 +1,26 @@
 """A search whose trials look at photographs at different scales, through windows of any size."""
 
+import json
 import signal
 import subprocess
 from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from optuna.trial import TrialState
 
 import search as segsearch
+from search import evaluate
+from search.ensembles.tasks import Workplace, predict
 from search.reporting.page import write_report
 from search.runs.folder import RunFolder
 from search.runs.result import SearchResult
 from search.runs.rows import read_rows
+from search.runs.storage import NodeCopy
+from search.trials.worker import best_checkpoint
 from segcore.config import TrialConfig
 from segcore.data.prepared import PreparedData, find_prepared
-from segcore.predicting.ensemble import Ensemble
+from segcore.predicting.ensemble import write_bundle
 from segcore.training.loading import windows_per_epoch
 from tests.machinery import wait_until
 from tests.test_api import options
@@ -73,15 +77,35 @@ def test_all_trials_are_scored_on_the_same_pixels(
     assert labelled == {int(np.sum(truth))}
 
 
-def test_the_bundle_scores_what_the_result_says(result: SearchResult, data: PreparedData) -> None:
-    ensemble = Ensemble.load(result.bundle, torch.device("cpu"))
-    right = 0
-    for photo in data.of_split("test").tolist():
-        class_HW = ensemble.predict(np.array(data.image(photo)))
-        right += int((class_HW == data.score_mask(photo)).sum())
-    labelled = int(sum(map(sum, result.ensemble.test.confusion)))
-    shown = result.ensemble.test.metrics["pixel_accuracy"].value
-    assert shown == pytest.approx(right / labelled, abs=1e-6)
+def evaluated(bundle: Path, blocks: Path, folder: Path, score_scale: float) -> dict[str, float]:
+    """What ``search.evaluate`` prints of a bundle on the test photographs: each score."""
+    report = folder / "report.json"
+    arguments = [str(bundle), str(blocks), "--split", "test", "--device", "cpu"]
+    wanted = ["--score-scale", str(score_scale), "--json", str(report)]
+    assert evaluate.main([*arguments, *wanted]) == 0
+    scores = json.loads(report.read_text())["scores"]
+    return {name: interval["value"] for name, interval in scores.items()}
+
+
+def test_the_result_says_what_an_evaluation_of_the_bundle_prints(
+    result: SearchResult, blocks: Path, tmp_path: Path
+) -> None:
+    shown = {name: found.value for name, found in result.ensemble.test.metrics.items()}
+    assert evaluated(result.bundle, blocks, tmp_path, 1.0) == pytest.approx(shown, abs=1e-4)
+
+
+def test_a_bundle_holds_members_of_two_views(
+    run: RunFolder, data: PreparedData, blocks: Path, tmp_path: Path
+) -> None:
+    stored = [best_checkpoint(run.trials, number) for number in (0, 1)]
+    members = [(one, weight) for one, weight in zip(stored, (0.6, 0.4), strict=True) if one]
+    assert len({one.info.config.view for one, _ in members}) == 2
+    place = Workplace(NodeCopy("", None, data.folder), cpus=1, gpus=0)
+    said, _ = predict(members, place, "test")
+    folders = [(Path(one.location.path), weight) for one, weight in members]
+    write_bundle(tmp_path / "both", folders, metric="dice", scores={})
+    scores = evaluated(tmp_path / "both", blocks, tmp_path, 1.0)
+    assert scores["dice"] == pytest.approx(said.scores.dice, abs=1e-4)
 
 
 def test_pictures_and_report_are_there(result: SearchResult, run: RunFolder) -> None:

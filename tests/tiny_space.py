@@ -2,11 +2,9 @@
 
 import time
 
-import albumentations as A
 from optuna.trial import BaseTrial
 
 from segcore.config import TrialConfig
-from segcore.training.augment import Augmentation, aerial
 
 BASELINES = [{"loss": "ce", "lr": 1e-2, "oversample_ratio": 1.0}]
 

@@ -31,14 +31,13 @@ from PIL import Image
 from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2 import functional as transforms
 
-from segcore.config import View
 from segcore.data.dataset import load_dataset
-from segcore.data.windows import cut_items, plan_grid
+from segcore.data.windows import Grid, scale_image, scale_mask
 from segcore.reading.images import read_image
 from segcore.reading.masks import MaskCoding, read_mask
 
 SIZE_PX = 368
-VIEW = View(SIZE_PX, SIZE_PX, None)
+GRID = Grid(SIZE_PX, SIZE_PX)
 
 
 @dataclass(frozen=True)
@@ -141,17 +140,12 @@ def baseline_mask(sample: Sample) -> np.ndarray:
 
 def our_image(sample: Sample) -> np.ndarray:
     """Decode at a reduced size, take the mean of the area."""
-    image = read_image(sample.image, (SIZE_PX, SIZE_PX))
-    no_mask = np.zeros(image.shape[:2], np.uint8)
-    grid = plan_grid(image.shape[:2], VIEW)
-    return next(cut_items(image, no_mask, grid, VIEW))[0]
+    return np.asarray(scale_image(read_image(sample.image, (SIZE_PX, SIZE_PX)), GRID))
 
 
 def our_mask(sample: Sample) -> np.ndarray:
     """Decode, check every value, take the nearest pixels."""
-    mask = read_mask(sample.mask, sample.coding)
-    no_image = np.zeros((SIZE_PX, SIZE_PX, 3), np.uint8)
-    return next(cut_items(no_image, mask, plan_grid(mask.shape, VIEW), VIEW))[1]
+    return scale_mask(read_mask(sample.mask, sample.coding), GRID)
 
 
 def real_samples(folder: Path, limit: int) -> list[Sample]:

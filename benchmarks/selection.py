@@ -39,7 +39,7 @@ from numpy.typing import NDArray
 
 from search.ensembles.tasks import Workplace
 from search.ensembles.tasks import predict as predict_split
-from search.planning.plan import find_dataset
+from search.replay import searched_data
 from search.runs.folder import RunFolder
 from search.runs.rows import read_rows
 from search.runs.storage import NodeCopy
@@ -50,7 +50,6 @@ from segcore.choosing.pool import WHOLE, PixelSample, Pool, ProbsNK, draw_pixels
 from segcore.choosing.selection import Limits, greedy_picks, select
 from segcore.config import MetricName
 from segcore.data.prepared import PreparedData
-from segcore.data.preparing import prepare_data
 from segcore.data.splits import Split
 from segcore.scores.intervals import bootstrap_interval
 from segcore.scores.metrics import metric_of_counts, metric_of_each
@@ -164,8 +163,7 @@ def draw_maps(
 
 def pool_of(masks_MHW: NDArray[np.uint8], probs: list[NDArray[np.float32]], classes: int) -> Pool:
     """All pixels of some photographs."""
-    photo_M = np.arange(len(masks_MHW), dtype=np.int32)
-    pixels = draw_pixels(masks_MHW, photo_M, classes, limit=masks_MHW.size)
+    pixels = draw_pixels(list(masks_MHW), classes, limit=masks_MHW.size)
     flat = (p.transpose(0, 2, 3, 1).reshape(-1, classes)[pixels.position_N] for p in probs)
     return Pool.of(pixels, [np.round(values * WHOLE).astype(np.uint16) for values in flat])
 
@@ -248,12 +246,11 @@ def compare_rules_on(run: RunFolder, searches: int) -> None:
     metric, limit = record.options.metric, record.options.ensemble_candidates
     found = [best_checkpoint(run.trials, row.number) for row in choose_candidates(rows, limit)]
     networks = [stored for stored in found if stored is not None]
-    data = prepare_data(find_dataset(record.options.data), networks[0].info.config.view)
+    data = searched_data(record)
     place = Unseen(NodeCopy("", None, data.folder), cpus=torch.get_num_threads(), gpus=0)
-    items_M = place.open(networks[0])[0].items("val")
-    pixels = draw_pixels(
-        data.masks_MHW[items_M], data.photo_M[items_M], data.num_classes, limit=300_000
-    )
+    numbers = place.open(networks[0])[0].of_split("val").tolist()
+    masks = [data.score_mask(number) for number in numbers]
+    pixels = draw_pixels(masks, data.num_classes, limit=300_000)
     probs = [
         predict_split([(network, 1.0)], place, "val", pixels.position_N)[1] for network in networks
     ]
@@ -297,8 +294,7 @@ def measure_size(candidates: int, photos: int) -> None:
         ]
     )
     started = time.perf_counter()
-    photo_M = np.arange(photos, dtype=np.int32)
-    pixels = draw_pixels(masks, photo_M, classes, limit=budget // (2 * classes * candidates))
+    pixels = draw_pixels(list(masks), classes, limit=budget // (2 * classes * candidates))
     drawn_s = time.perf_counter() - started
     hard_N = rng.random(len(pixels.truth_N)) < 0.35  # the others: sure and right, as most pixels
     probs = [_synthetic(rng, pixels.truth_N, hard_N, classes) for _ in range(candidates)]

@@ -46,7 +46,7 @@ def main(options: Options) -> None:
         height_px=options.side_px, width_px=options.side_px, architecture=options.architecture,
         encoder=options.encoder, batch_size=options.batch_size, rare_crop_prob=0.2,
     )  # fmt: skip
-    data = prepare_data(default_scenes(), config.view)
+    data = prepare_data(default_scenes(), [config.view])
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     seconds: dict[bool, list[float]] = {True: [], False: []}
     for _ in range(options.rounds):

@@ -5,7 +5,7 @@ On the test photographs of a data set: how well each measure tells wrong pixels 
 and how the photographs' means go with their shares of wrong pixels (Spearman's rank correlation).
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated
 
@@ -18,9 +18,8 @@ from scipy.stats import rankdata, spearmanr  # type: ignore[import-untyped]
 from segcore.config import IGNORE_INDEX
 from segcore.data.prepared import PreparedData
 from segcore.data.preparing import prepare_data
-from segcore.inference.blending import batch_probs
-from segcore.predicting.ensemble import Ensemble, disagreement, weighted_mean
-from segcore.training.loading import plain_loader
+from segcore.inference.scoring import prepared_photograph
+from segcore.predicting.ensemble import Ensemble, Member, disagreement, weighted_mean
 
 DRAWN_PX = 200_000
 Parts = list[tuple[float, torch.Tensor]]
@@ -40,7 +39,7 @@ def main() -> None:
     """Print both figures of each measure."""
     options = tyro.cli(Options)
     ensemble = Ensemble.load(options.bundle)
-    data = prepare_data(options.data, ensemble.members[0].view, progress=False)
+    data = prepare_data(options.data, [m.view for m in ensemble.members], progress=False)
     print("members", [round(member.weight, 2) for member in ensemble.members])
     values, wrong_N, photo_N = measure(ensemble, data)
     drawn = np.random.default_rng(0).permutation(len(wrong_N))[:DRAWN_PX]
@@ -75,23 +74,34 @@ def measure(
     ensemble: Ensemble, data: PreparedData
 ) -> tuple[dict[str, NDArray[np.float64]], NDArray[np.bool_], NDArray[np.int64]]:
     """Of each labelled pixel of the test every measure, whether it is wrong, and its photograph."""
-    loader = plain_loader(data, data.items("test"), batch_size=8, workers=0, pin_memory=False)
     found: dict[str, list[NDArray[np.float64]]] = {}
     wrong, photos = [], []
-    for image_NCHW, mask_NHW, item_N in loader:
+    for photo in data.of_split("test").tolist():
         parts: Parts = [
-            (member.weight, batch_probs(member.network, image_NCHW, ensemble.device))
+            (member.weight, predict_alone(member, ensemble, data, photo)[None])
             for member in ensemble.members
         ]
-        labelled_NHW = mask_NHW != IGNORE_INDEX
-        for name, value_NHW in measures(parts).items():
-            found.setdefault(name, []).append(value_NHW.double().cpu()[labelled_NHW].numpy())
-        class_NHW = weighted_mean(parts).argmax(dim=1).cpu()
-        wrong.append((class_NHW != mask_NHW)[labelled_NHW].numpy())
-        photo_N = torch.from_numpy(data.photo_M[item_N.numpy()].astype(np.int64))
-        photos.append(photo_N[:, None, None].expand(mask_NHW.shape)[labelled_NHW].numpy())
+        mask_1HW = torch.from_numpy(np.array(data.score_mask(photo)))[None]
+        labelled_1HW = mask_1HW != IGNORE_INDEX
+        for name, value_1HW in measures(parts).items():
+            found.setdefault(name, []).append(value_1HW.double()[labelled_1HW].numpy())
+        class_1HW = weighted_mean(parts).argmax(dim=1)
+        wrong.append((class_1HW != mask_1HW)[labelled_1HW].numpy())
+        photos.append(np.full(int(labelled_1HW.sum()), photo, np.int64))
     values = {name: np.concatenate(parts) for name, parts in found.items()}
     return values, np.concatenate(wrong), np.concatenate(photos)
+
+
+def predict_alone(
+    member: Member, ensemble: Ensemble, data: PreparedData, photo: int
+) -> torch.Tensor:
+    """``probs_KHW`` of one member, on the photograph's score grid."""
+    alone = replace(ensemble, members=(replace(member, weight=1.0),))
+    grid = data.plans[photo].score_grid
+    probs_KHW = torch.empty(data.num_classes, *grid)
+    for strip in alone.strips(prepared_photograph(data, photo), size_px=grid):
+        probs_KHW[:, strip.rows, strip.columns] = strip.probs_KHW.cpu()
+    return probs_KHW
 
 
 def area_under_roc(value_N: NDArray[np.float64], wrong_N: NDArray[np.bool_]) -> float:

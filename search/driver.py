@@ -18,6 +18,7 @@ from search.ensembles.building import BuiltEnsemble, build_ensemble
 from search.ensembles.folds import folded_trials, open_folds
 from search.ensembles.models import Model, best_trials
 from search.planning.plan import Plan, default_name, make_plan
+from search.planning.words import show_score_grids, show_views, trained_on
 from search.reporting.page import REPORT, write_report
 from search.reporting.terminal import leaderboard_table, next_steps, result_text
 from search.runs.folder import RunFolder, RunRecord
@@ -246,7 +247,7 @@ def _run_study(setup: _Setup, study: SearchStudy, tracker: Tracker) -> list[Tria
     )
     setup.console.print(
         f"{options.trials} trials of up to {options.max_epochs} epochs, {slots.count} at a time, "
-        f"on {_training_images(plan)} training images · Ctrl-C stops gently",
+        f"on {trained_on(plan)} · Ctrl-C stops gently",
         soft_wrap=True,
     )
     ended = sum(trial.state.is_finished() for trial in study.get_trials(deepcopy=False))
@@ -264,13 +265,6 @@ def _run_study(setup: _Setup, study: SearchStudy, tracker: Tracker) -> list[Tria
     if (unfinished or len(rows) < options.trials) and not out_of_time:
         raise KeyboardInterrupt  # Ray Tune handled Ctrl-C itself, and returned
     return rows
-
-
-def _training_images(plan: Plan) -> int:
-    if plan.searched is None:
-        return len(plan.data.items("train"))
-    searched = len(plan.data.items("train")) + len(plan.data.items("val"))
-    return searched * (plan.options.folds - 1) // plan.options.folds
 
 
 def _train_folds(setup: _Setup, rows: Sequence[TrialRow]) -> list[Model]:
@@ -307,14 +301,15 @@ def _model_name(data: str | None) -> str:
 
 def _plan_text(setup: _Setup, time_s: float) -> str:
     plan, slots, options = setup.plan, setup.slots, setup.plan.options
-    images = {split: len(plan.data.items(split)) for split in SPLITS}
+    photos = {split: len(plan.data.of_split(split)) for split in SPLITS}
     lines = [
         f"{options.trials} trials of up to {options.max_epochs} epochs, {slots.count} at a time: "
         f"{slots.cpus_per_trial} CPU and {slots.gpus_per_trial:g} GPU each",
-        f"data       {plan.data_folder}: {images['train']} training images, "
-        f"{images['val']} for validation, {images['test']} for the test",
+        f"data       {plan.data_folder}: {trained_on(plan)}, "
+        f"{photos['val']} for validation, {photos['test']} for the test",
         f"space      {plan.space.path}: {len(plan.networks)} networks, "
         f"{len(plan.space.baselines)} known-good configurations first",
+        f"views      {show_views(plan)}, all scored at {show_score_grids(plan)}",
     ]
     if options.folds > 1:
         trainings = f"{options.fold_trials} trials on {options.folds} folds each"

@@ -110,7 +110,7 @@ def _choose(
     if options.split == "all":
         return "all", list(dataset.photos)
     # Preparing draws the split, as it was drawn for the search; where that was here, it is done.
-    data = prepare_data(dataset.folder, ensemble.members[0].view)
+    data = prepare_data(dataset.folder, [member.view for member in ensemble.members])
     split = options.split or ("test" if data.fingerprint == ensemble.data_fingerprint else "all")
     if split == "all":
         return "all", list(dataset.photos)

@@ -1,5 +1,6 @@
 """python -m search.replay RUN TRIAL: trains one trial again, in this process and without Ray."""
 
+import contextlib
 import itertools
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -10,15 +11,15 @@ from typing import Annotated, Literal
 import tyro
 from rich.console import Console
 
-from search.planning.plan import find_dataset
+from search.planning.plan import find_dataset, prepare_searched
+from search.planning.space import load_space, sample_space
 from search.reporting.command_line import run_command
-from search.runs.folder import RunFolder
+from search.runs.folder import RunFolder, RunRecord
 from search.runs.options import SearchOptions
 from search.runs.study import read_study
 from search.trials.worker import best_checkpoint, prepare_process
 from segcore.config import TrialConfig
-from segcore.data.prepared import PreparedData
-from segcore.data.preparing import prepare_data
+from segcore.data.prepared import PreparedData, find_prepared
 from segcore.devices import choose_device
 from segcore.errors import TrainingFailedError, UserError
 from segcore.training.checkpoint import CheckpointInfo
@@ -78,12 +79,7 @@ def replay(options: ReplayOptions, console: Console) -> bool:
     run = RunFolder.opened(options.run)
     record = run.read()
     past = read_trial(run, options.trial)
-    data = prepare_data(find_dataset(record.options.data), past.config.view)
-    if data.fingerprint != record.identity["data"]:
-        raise UserError(
-            f"{record.options.data or 'the embedded data set'}: the data are not those of the "
-            f"search: fingerprint {data.fingerprint[:12]} instead of {record.identity['data'][:12]}"
-        )
+    data = searched_data(record)
     last_epoch = options.epochs or (None if past.failure else max(past.scores, default=None))
     equal = past.failure is None or options.epochs is not None
     epochs = _train(options, record.options, past, data, run.weights)
@@ -102,6 +98,24 @@ def replay(options: ReplayOptions, console: Console) -> bool:
         return str(error) == past.failure
     _print_differences(past.checkpoint, epoch, console)
     return equal
+
+
+def searched_data(record: RunRecord) -> PreparedData:
+    """The data that a search had: as it left them here, or else prepared again for its space.
+
+    Raises ``UserError`` where the data set isn't what it was.
+    """
+    wanted, options = record.identity["data"], record.options
+    with contextlib.suppress(UserError):
+        return find_prepared(wanted)
+    samples = sample_space(load_space(options.space), options)
+    data = prepare_searched(find_dataset(options.data), options, samples)
+    if data.fingerprint != wanted:
+        raise UserError(
+            f"{options.data or 'the embedded data set'}: the data are not those of the search: "
+            f"fingerprint {data.fingerprint[:12]} instead of {wanted[:12]}"
+        )
+    return data
 
 
 def read_trial(run: RunFolder, number: int) -> PastTrial:

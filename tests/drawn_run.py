@@ -1,9 +1,9 @@
 """A run's folder as a search leaves it, made in seconds: for tests of what reads it."""
 
 import dataclasses
+from collections.abc import Iterator
 from pathlib import Path
 
-import numpy as np
 import optuna
 import torch
 
@@ -17,11 +17,11 @@ from segcore.config import IGNORE_INDEX, TrialConfig, View
 from segcore.data.prepared import PreparedData
 from segcore.data.preparing import prepare_data
 from segcore.data.splits import Split
+from segcore.inference.blending import Strip
+from segcore.inference.scoring import prepared_photograph, score_strips
 from segcore.predicting.ensemble import Ensemble, write_bundle
 from segcore.scores.intervals import Evaluation, Resampled
 from segcore.training.fit import EpochResult, fit
-from segcore.training.loading import plain_loader
-from segcore.training.scoring import score_items
 from tests.tiny_space import space
 
 NOWHERE = "http://127.0.0.1:9"
@@ -38,7 +38,7 @@ def draw_run(
     """
     planned = planned or trials
     run = RunFolder(runs / "drawn")
-    data = prepare_data(dataset, View(48, 48, None), progress=False)
+    data = prepare_data(dataset, [View(48, 48)], progress=False)
     options = SearchOptions(
         data=str(dataset), space="tests.tiny_space:space", trials=planned,
         max_epochs=MAX_EPOCHS, grace_epochs=GRACE_EPOCHS, out=str(runs),
@@ -108,9 +108,8 @@ def add_result(run: RunFolder, data: PreparedData, members: list[tuple[Path, flo
     """The bundle of these checkpoints, and its result, as at a search's end."""
     write_bundle(run.ensemble, members, metric="dice", scores={})
     ensemble = Ensemble.load(run.ensemble, CPU)
-    single = dataclasses.replace(
-        ensemble, members=(dataclasses.replace(ensemble.members[0], weight=1.0),)
-    )
+    alone = dataclasses.replace(ensemble.members[0], weight=1.0)
+    single = dataclasses.replace(ensemble, members=(alone,))
     weights = {4 * i: weight for i, (_, weight) in enumerate(members)}
     chosen, best, mean = [
         ScoredModel(name, trials, _score(model, data, "val"), _score(model, data, "test"))
@@ -133,21 +132,23 @@ def add_result(run: RunFolder, data: PreparedData, members: list[tuple[Path, flo
     ).write(run.path)
 
 
+def _strips(ensemble: Ensemble, data: PreparedData, photo: int) -> Iterator[Strip]:
+    size_px = data.plans[photo].score_grid
+    return ensemble.strips(prepared_photograph(data, photo), size_px=size_px)
+
+
 def _score(ensemble: Ensemble, data: PreparedData, split: Split) -> Evaluation:
-    loader = plain_loader(data, data.items(split), batch_size=4, workers=0, pin_memory=False)
-    scores = score_items(
-        lambda batch: ensemble.batch_probs(batch[0]).argmax(dim=1), loader, data, CPU
-    )
-    return Evaluation.of(scores)
+    photos = data.of_split(split).tolist()
+    strips = ((photo, strip) for photo in photos for strip in _strips(ensemble, data, photo))
+    return Evaluation.of(score_strips(strips, data, CPU))
 
 
 def _photos(ensemble: Ensemble, data: PreparedData) -> tuple[PhotoScore, ...]:
     found = []
-    for m in data.items("test"):
-        probs_KHW = ensemble.probs(np.array(data.images_MHWC[m]))
-        truth_HW = np.array(data.masks_MHW[m])
+    for photo in data.of_split("test").tolist():
+        (strip,) = _strips(ensemble, data, photo)
+        truth_HW, probs_KHW = data.score_mask(photo), strip.probs_KHW.numpy()
         right = (probs_KHW.argmax(axis=0) == truth_HW)[truth_HW != IGNORE_INDEX].mean()
-        photo = int(data.photo_M[m])
         uncertainty = float(1 - probs_KHW.max(axis=0).mean())
         found.append(PhotoScore(data.photos[photo], photo, float(right), uncertainty))
     return tuple(found)

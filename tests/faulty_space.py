@@ -9,6 +9,7 @@ from typing import Any
 from optuna.trial import BaseTrial
 
 from segcore.config import TrialConfig
+from tests.tiny_space import aerial_and
 from tests.tiny_space import space as tiny_space
 
 FAULTS = ["none", "dies_once", "always_dies", "hangs_once", "always_hangs", "bug"]
@@ -38,11 +39,7 @@ def _breaking(name: str, act: Any, *, image_number: int = 11, once: bool = False
         return image
 
     def build(strength: float, height_px: int, width_px: int) -> Any:
-        from segcore.training.augment import A, aerial
-
-        return A.Compose(
-            [aerial(strength, height_px, width_px), A.Lambda(image=break_sometimes, p=1.0)]
-        )
+        return aerial_and(break_sometimes, strength, height_px, width_px)
 
     return build
 

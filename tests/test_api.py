@@ -73,7 +73,8 @@ def test_a_check_says_what_a_search_would_take_and_writes_no_run(
     assert capfd.readouterr() == ("", "")
     assert isinstance(forecast, Forecast)
     assert forecast.time_s > 0 and forecast.checkpoints_bytes > 0
-    assert "8 training images, 4 for validation, 4 for the test" in str(forecast)
+    assert "8 training photographs, 0.0184 megapixels an epoch, 4 for validation" in str(forecast)
+    assert "48×48 px of photographs as a whole, all scored at 48×48 px" in str(forecast)
     assert "12 trainings follow: 4 trials on 3 folds each" in str(forecast)
     assert not (tmp_path / "runs/api").exists()
 
@@ -83,6 +84,10 @@ def test_bad_options_are_user_errors_before_anything_is_trained(
 ) -> None:
     with pytest.raises(UserError, match="--trials 0: must be at least 1"):
         SearchOptions(trials=0)
+    with pytest.raises(UserError, match="--score-scale 2: must be above 0 and at most 1"):
+        SearchOptions(score_scale=2)
+    with pytest.raises(UserError, match="--epoch-megapixels 0: must be above 0"):
+        SearchOptions(epoch_megapixels=0)
     with pytest.raises(UserError, match="--gpus-per-trial -1"):
         SearchOptions(gpus_per_trial=-1)
     with pytest.raises(UserError, match="/no/such/folder"):

@@ -48,7 +48,7 @@ LOSSES = """
 import time
 
 import torch
-from segcore.training.augment import A, aerial
+from segcore.training.augment import A, Augmentation, aerial
 from segcore.config import IGNORE_INDEX
 
 class Doubled(torch.nn.Module):
@@ -60,7 +60,8 @@ def slow(strength, height_px, width_px):
     def wait(image, **_):
         time.sleep(0.6)
         return image
-    return A.Compose([aerial(strength, height_px, width_px), A.Lambda(image=wait, p=1.0)])
+    usual = aerial(strength, height_px, width_px)
+    return Augmentation(usual.geometry, A.Compose([A.Lambda(image=wait, p=1.0)]))
 """
 
 AWS = {

@@ -4,7 +4,6 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-import numpy as np
 import pytest
 
 from search.runs.options import SearchOptions
@@ -15,6 +14,7 @@ from search.trials.cluster import Slots
 from search.trials.estimate import estimate_s, expected_epochs
 from search.trials.keeping import KEPT_PER_CANDIDATE, drop_checkpoints
 from segcore.config import TrialConfig
+from tests.conftest import make_data
 
 CONFIG = TrialConfig(architecture="scratch_unet", encoder=None).to_dict()
 
@@ -58,12 +58,12 @@ def test_only_trials_that_can_not_become_candidates_lose_their_checkpoints(tmp_p
     assert drop_checkpoints(Location.parse(tmp_path), rows, candidates=1) == []
 
 
-def plan_of(*networks: TrialConfig, **options: Any) -> Any:
-    images = {"train": np.arange(90), "val": np.arange(30)}
+def plan_of(*networks: TrialConfig, photos: int = 8, **options: Any) -> Any:
+    """Half of the photographs, of 48×48 px, are for training, and a quarter for validation."""
     return SimpleNamespace(
         options=SearchOptions(**options),
         networks=networks,
-        data=SimpleNamespace(items=images.__getitem__),
+        data=make_data(photos),
         data_on_nodes=None,
     )
 
@@ -85,13 +85,22 @@ def test_at_each_rung_the_expected_share_of_trials_goes_on(
 
 
 def test_the_time_is_that_of_the_mean_network_on_all_slots(monkeypatch: pytest.MonkeyPatch) -> None:
-    """90 training images and 30 for validation, which cost a third: 100 images an epoch."""
-    step_s = {2: 0.2, 10: 0.5}  # 10 and 5 s an epoch
+    """60 training photographs and 30 for validation, which cost a third: 70 of them an epoch."""
+    step_s = {2: 0.2, 10: 0.5}  # 7 and 3.5 s an epoch
     monkeypatch.setattr(estimate, "measure", lambda plan, slots: [
         step_s[config.batch_size] for config in plan.networks
     ])  # fmt: skip
-    networks = [TrialConfig(batch_size=size) for size in step_s]
-    plan = plan_of(*networks, trials=10, grace_epochs=4, max_epochs=4)
-    assert estimate_s(plan, Slots(1, 0, wanted=2)) == pytest.approx(10 * 4 * 7.5 / 2)
+    networks = [TrialConfig(height_px=48, width_px=48, batch_size=size) for size in step_s]
+    plan = plan_of(*networks, photos=120, trials=10, grace_epochs=4, max_epochs=4)
+    assert estimate_s(plan, Slots(1, 0, wanted=2)) == pytest.approx(10 * 4 * 5.25 / 2)
     plan.options = SearchOptions(trials=10, grace_epochs=4, max_epochs=4, folds=3, fold_trials=2)
-    assert estimate_s(plan, Slots(1, 0, wanted=2)) == pytest.approx((10 + 3 * 2) * 4 * 7.5 / 2)
+    assert estimate_s(plan, Slots(1, 0, wanted=2)) == pytest.approx((10 + 3 * 2) * 4 * 5.25 / 2)
+
+
+def test_windows_cost_what_their_pixels_cost(monkeypatch: pytest.MonkeyPatch) -> None:
+    config = TrialConfig(height_px=32, width_px=32, scale=1.0, batch_size=4, epoch_mpx=1.024)
+    plan = plan_of(config, photos=120, trials=1, grace_epochs=1, max_epochs=1)
+    monkeypatch.setattr(estimate, "measure", lambda plan, slots: [0.4])
+    trained_s = 1000 / 4 * 0.4  # 1000 windows
+    validated_s = 30 * 48 * 48 / (32 * 32) / 3 * 0.1
+    assert estimate_s(plan, Slots(1, 0, wanted=1)) == pytest.approx(trained_s + validated_s)

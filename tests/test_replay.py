@@ -35,7 +35,7 @@ def config(**values: object) -> TrialConfig:
 def run(blocks: Path, tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
     """A run as a search leaves it: a finished trial, one that diverged, one that waits."""
     folder = tmp_path_factory.mktemp("runs") / "past"
-    data = prepare_data(blocks, config().view, progress=False)
+    data = prepare_data(blocks, [config().view], progress=False)
     run = RunFolder(folder)
     folder.mkdir()
     options = SearchOptions(data=str(blocks), gpus_per_trial=0)

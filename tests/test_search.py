@@ -210,7 +210,7 @@ def test_a_finished_run_can_get_more_trials_until_its_time_is_up(folder: Path, o
         (["--address", "127.0.0.1:9"], "--address 127.0.0.1:9"),
         (["--resume", "/no/such/run"], "/no/such/run"),
         (["--space", "tests.test_search:misspelled_architecture"], "Did you mean pspnet"),
-        (["--space", "tests.test_search:two_sizes"], "several input sizes"),
+        (["--space", "tests.test_search:no_ground_size"], "no georeference"),
         (["--space", "tests.test_search:wrong_loss_setting"], "gamma"),
         (["--name", "a/b"], "--name 'a/b'"),
     ],
@@ -232,8 +232,8 @@ def misspelled_architecture(trial):  # type: ignore[no-untyped-def]
     return _tiny(trial, architecture="pspnett", encoder="resnet18", model_kwargs={})
 
 
-def two_sizes(trial):  # type: ignore[no-untyped-def]
-    return _tiny(trial, height_px=trial.suggest_categorical("height_px", [48, 64]))
+def no_ground_size(trial):  # type: ignore[no-untyped-def]
+    return _tiny(trial, metres_per_px=trial.suggest_float("metres_per_px", 0.05, 0.5))
 
 
 def wrong_loss_setting(trial):  # type: ignore[no-untyped-def]
@@ -249,7 +249,7 @@ def _tiny(trial, **values: object):  # type: ignore[no-untyped-def]
 def test_a_dry_run_checks_all_and_trains_nothing(blocks: Path, tmp_path: Path) -> None:
     result = search(tmp_path, "--data", str(blocks), "--space", "tests.tiny_space", "--dry-run")
     assert result.returncode == 0, result.stdout + result.stderr
-    assert "8 training images, 4 for validation, 4 for the test" in result.stdout
+    assert "8 training photographs, 0.0184 megapixels an epoch, 4 for validation" in result.stdout
     assert "about" in result.stdout and "Nothing was trained" in result.stdout
     assert not list(tmp_path.glob("runs/*/trials"))
 

@@ -16,13 +16,10 @@ K = 3
 
 @pytest.fixture(scope="module")
 def masks() -> np.ndarray:
-    """Eight tiles of four photographs; class 2 is rare, and a border counts nowhere."""
-    masks = np.random.default_rng(0).choice(K, (8, 16, 16), p=[0.6, 0.35, 0.05]).astype(np.uint8)
+    """Four photographs; class 2 is rare, and a border counts nowhere."""
+    masks = np.random.default_rng(0).choice(K, (4, 32, 16), p=[0.6, 0.35, 0.05]).astype(np.uint8)
     masks[:, 0] = IGNORE_INDEX
     return masks
-
-
-PHOTO = np.array([3, 3, 5, 5, 6, 6, 9, 9], np.int32)
 
 
 def noisy(masks: np.ndarray, rng: np.random.Generator, noise: float) -> np.ndarray:
@@ -33,7 +30,7 @@ def noisy(masks: np.ndarray, rng: np.random.Generator, noise: float) -> np.ndarr
 
 
 def pool_of(masks: np.ndarray, candidates: list[np.ndarray], limit: int = 10**9) -> Pool:
-    pixels = draw_pixels(masks, PHOTO, K, limit=limit)
+    pixels = draw_pixels(masks, K, limit=limit)
     return Pool.of(pixels, [at(pixels.position_N, probs) for probs in candidates])
 
 
@@ -44,9 +41,9 @@ def at(position_N: np.ndarray, probs_MKHW: np.ndarray) -> ProbsNK:
 def brute_force(masks: np.ndarray, candidates: list[np.ndarray], picks: tuple[int, ...]) -> object:
     """``Scores`` of all pixels, without any short cut."""
     total = np.sum([candidates[c].astype(np.int64) for c in picks], axis=0)
-    everything = (total.argmax(axis=1), masks.astype(np.int64), PHOTO.astype(np.int64))
+    everything = (total.argmax(axis=1), masks.astype(np.int64), np.arange(4))
     classes, truth, photo = map(torch.from_numpy, everything)
-    return score([(classes, truth, photo)], K, 10, "cpu")
+    return score([(classes, truth, photo)], K, 4, "cpu")
 
 
 def every_photo() -> np.ndarray:
@@ -67,17 +64,38 @@ def test_contested_pixels_alone_give_every_score_exactly(metric, masks: np.ndarr
 
 
 def test_a_sample_stands_for_every_pixel_and_keeps_the_rare_ones(masks: np.ndarray) -> None:
-    pixels = draw_pixels(masks, PHOTO, K, limit=700)
+    pixels = draw_pixels(masks, K, limit=700)
     assert 600 < len(pixels.position_N) <= 712  # rounded up in each of 12 strata
     assert (np.diff(pixels.position_N) > 0).all()
     np.testing.assert_array_equal(masks.ravel()[pixels.position_N], pixels.truth_N)
-    for p, photo in enumerate((3, 5, 6, 9)):
+    for p in range(4):
         for k in range(K):
             here = (pixels.photo_N == p) & (pixels.truth_N == k)
-            size = (masks[photo == PHOTO] == k).sum()
+            size = (masks[p] == k).sum()
             assert pixels.weight_N[here].sum() == pytest.approx(size)
     share = [(pixels.truth_N == k).sum() / (masks == k).sum() for k in range(K)]
     assert share[2] > 0.6 > share[0]
+
+
+def test_photographs_differ_in_size_and_are_sorted_piece_by_piece(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    rng = np.random.default_rng(12)
+    masks = [rng.choice([0, 1, 2, IGNORE_INDEX], size).astype(np.uint8)
+             for size in ((5, 9), (40, 30), (1, 1), (16, 70))]  # fmt: skip
+    masks[2][:] = IGNORE_INDEX
+    flat = np.concatenate([mask.ravel() for mask in masks])
+    photo = np.repeat(np.arange(4), [mask.size for mask in masks])
+    pixels = draw_pixels(masks, K, limit=10**6)
+    np.testing.assert_array_equal(pixels.position_N, np.flatnonzero(flat != IGNORE_INDEX))
+    few = draw_pixels(masks, K, limit=300)
+    monkeypatch.setattr("segcore.choosing.pool.PIECE_PX", 64)
+    pieces = draw_pixels(masks, K, limit=300)
+    for drawn in (pixels, few, pieces):
+        np.testing.assert_array_equal(flat[drawn.position_N], drawn.truth_N)
+        np.testing.assert_array_equal(photo[drawn.position_N], drawn.photo_N)
+    np.testing.assert_array_equal(few.position_N, pieces.position_N)
+    assert few.weight_N.sum() == pytest.approx(pixels.weight_N.sum())
 
 
 def test_a_sample_scores_nearly_what_all_pixels_score(masks: np.ndarray) -> None:
@@ -142,7 +160,7 @@ def test_a_photograph_that_does_not_count_changes_nothing(masks: np.ndarray) -> 
         pool_of(masks, candidates), "dice", Limits(), among=range(3), times_P=times_P
     )
     for probs in candidates:
-        probs[6:] = rng.integers(0, WHOLE, probs[6:].shape)
+        probs[3:] = rng.integers(0, WHOLE, probs[3:].shape)
     again = greedy_picks(
         pool_of(masks, candidates), "dice", Limits(), among=range(3), times_P=times_P
     )

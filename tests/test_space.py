@@ -5,7 +5,7 @@ from pathlib import Path
 import optuna
 import pytest
 
-from search.planning.plan import check_samples
+from search.planning.plan import check_samples, prepare_searched
 from search.planning.space import Space, check_baselines, finish, load_space, sample_space
 from search.runs.options import SearchOptions
 from segcore.config import TrialConfig
@@ -89,10 +89,11 @@ def test_a_space_that_fails_tells_with_which_values() -> None:
 
 
 def test_what_a_space_copied_unchecked_is_checked_with_what_the_search_decides() -> None:
-    options = SearchOptions(max_epochs=9, metric="iou", seed=2)
+    options = SearchOptions(max_epochs=9, metric="iou", seed=2, epoch_megapixels=1.5)
     config = TrialConfig(model_kwargs={"depth": 2}).model_copy(update={"lr": 0.5})
     finished = finish(options, config, 7)
     assert (finished.max_epochs, finished.metric, finished.seed) == (9, "iou", 2_000_007)
+    assert finished.epoch_mpx == 1.5
     assert (finished.model_kwargs, finished.lr) == ({"depth": 2}, 0.5)
     with pytest.raises(UserError, match="lr = -1"):
         finish(options, config.model_copy(update={"lr": -1}), 7)
@@ -117,6 +118,87 @@ def test_networks_of_one_name_are_each_checked_with_their_own_settings(blocks: P
         )
         for kwargs in ({"width": 1}, {"base_channels": 4, "depth": 2})
     ]
-    data = prepare_data(blocks, samples[0].view)
+    data = prepare_data(blocks, [samples[0].view])
     with pytest.raises(UserError, match="width"):
         check_samples(samples, data)
+
+
+def views_space(trial: optuna.Trial) -> TrialConfig:
+    """Two kinds of networks, each with sizes and scales of its own."""
+    side_px = trial.suggest_int("side_px", 32, 96, step=32)
+    if trial.suggest_categorical("kind", ["wide", "deep"]) == "wide":
+        scale = 2 ** trial.suggest_float("log_scale", -2.0, -0.5)
+    else:
+        scale = trial.suggest_float("deep_scale", 0.3, 0.9) * trial.suggest_float("more", 0.5, 1.0)
+    return TrialConfig(
+        height_px=side_px,
+        width_px=side_px,
+        scale=scale,
+        batch_size=trial.suggest_int("batch_size", 2, 16),
+        architecture="scratch_unet",
+        encoder=None,
+        model_kwargs={"base_channels": 4, "depth": 2},
+    )
+
+
+def test_sampling_finds_the_extremes_of_what_a_space_can_ask_for() -> None:
+    samples = sample_space(Space("mylab:space", views_space, (), ""), SearchOptions())
+    scales = [config.scale for config in samples if config.scale is not None]
+    assert (min(scales), max(scales)) == (0.3 * 0.5, 0.9)
+    assert {config.height_px for config in samples} == {32, 64, 96}
+    assert min(config.batch_size for config in samples) == 2
+    assert len(samples) < 12, "scales don't multiply the networks"
+
+
+def test_a_ground_size_has_extremes_too_and_squeezed_sizes_are_all_found() -> None:
+    def mixed(trial: optuna.Trial) -> TrialConfig:
+        if trial.suggest_categorical("whole", [True, False]):
+            side_px = trial.suggest_categorical("squeezed_px", [48, 64, 80])
+            return TrialConfig(height_px=side_px, width_px=side_px)
+        return TrialConfig(metres_per_px=trial.suggest_float("metres", 0.05, 0.8, log=True))
+
+    samples = sample_space(Space("mylab:space", mixed, (), ""), SearchOptions())
+    metres = [config.metres_per_px for config in samples if config.metres_per_px is not None]
+    assert (min(metres), max(metres)) == (0.05, 0.8)
+    assert {c.height_px for c in samples if c.view.is_whole} == {48, 64, 80}
+
+
+def test_a_ground_size_for_photographs_without_a_place_is_refused(
+    blocks: Path, tmp_path: Path
+) -> None:
+    samples = [TrialConfig(metres_per_px=0.1)]
+    with pytest.raises(UserError, match=r"metres_per_px 0\.1: .*no georeference"):
+        prepare_searched(blocks, SearchOptions(), samples, progress=False)
+
+
+def test_a_network_is_checked_with_each_size_of_its_window(blocks: Path) -> None:
+    samples = sample_space(Space("mylab:space", views_space, (), ""), SearchOptions())
+    data = prepare_searched(blocks, SearchOptions(), samples, progress=False)
+    networks = check_samples(samples, data)
+    assert [(config.height_px, config.batch_size) for config in networks] == [
+        (32, 2), (64, 2), (96, 2),
+    ]  # fmt: skip
+
+
+def test_of_many_sizes_some_are_checked_with_the_smallest_and_the_largest(blocks: Path) -> None:
+    samples = [
+        TrialConfig(
+            height_px=height_px, width_px=width_px, scale=1.0, architecture="scratch_unet",
+            encoder=None, model_kwargs={"base_channels": 4, "depth": 2},
+        )
+        for height_px in range(32, 80, 8) for width_px in range(32, 80, 8)
+    ]  # fmt: skip
+    networks = check_samples(samples, prepare_data(blocks, [samples[0].view], progress=False))
+    sizes = [(config.height_px, config.width_px) for config in networks]
+    assert len(sizes) == 8 and sizes[0] == (32, 32) and sizes[-1] == (72, 72)
+
+
+def test_one_cache_serves_all_views_and_trials_are_scored_on_the_finest(blocks: Path) -> None:
+    samples = sample_space(Space("mylab:space", views_space, (), ""), SearchOptions())
+    data = prepare_searched(blocks, SearchOptions(), samples, progress=False)
+    assert {plan.levels[0] for plan in data.plans} == {(58, 58)}  # 0.9 of 64
+    assert {plan.score_grid for plan in data.plans} == {(58, 58)}
+    options = SearchOptions(score_scale=0.5)
+    other = prepare_searched(blocks, options, samples, progress=False)
+    assert {plan.score_grid for plan in other.plans} == {(32, 32)}
+    assert other.fingerprint != data.fingerprint, "scores can't be compared"

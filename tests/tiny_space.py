@@ -30,10 +30,17 @@ def slow_space(trial: BaseTrial) -> TrialConfig:
 
 
 def slow_augmentation(strength: float, height_px: int, width_px: int):  # type: ignore[no-untyped-def]
-    from segcore.training.augment import A, aerial
-
     def wait(image, **_):  # type: ignore[no-untyped-def]
         time.sleep(0.1)
         return image
 
-    return A.Compose([aerial(strength, height_px, width_px), A.Lambda(image=wait, p=1.0)])
+    return aerial_and(wait, strength, height_px, width_px)
+
+
+def aerial_and(act, strength: float, height_px: int, width_px: int):  # type: ignore[no-untyped-def]
+    """The usual augmentation, and then ``act`` on each image."""
+    from segcore.training.augment import A, Augmentation, aerial
+
+    usual = aerial(strength, height_px, width_px)
+    pixels = A.Compose([*usual.pixels.transforms, A.Lambda(image=act, p=1.0)])
+    return Augmentation(usual.geometry, pixels)

@@ -8,8 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from search.ensembles.candidates import Candidate, predict_candidates
 from search.ensembles.mixtures import start_alternatives
 from search.ensembles.models import Model
@@ -20,6 +18,8 @@ from search.runs.result import PhotoScore, ScoredModel, SearchResult
 from search.trials.cluster import Slots
 from search.trials.worker import trial_name
 from segcore.choosing.selection import Limits, Selection, select
+from segcore.data.windows import Grid
+from segcore.inference.scoring import prepared_picture
 from segcore.predicting.ensemble import write_bundle
 from segcore.predicting.pictures import comparison, confusion_matrix_picture
 from segcore.reading.images import write_image
@@ -115,7 +115,7 @@ def _judge(
 
 def _photo_scores(plan: Plan, test: Prediction) -> tuple[PhotoScore, ...]:
     data = plan.data
-    numbers = np.unique(data.photo_M[data.items("test")]).tolist()
+    numbers = data.of_split("test").tolist()
     scores_P = metric_of_each("dice_per_image", test.scores.counts_P3K[:, None]).tolist()
     return tuple(
         PhotoScore(data.photos[number], number, score, uncertainty)
@@ -161,16 +161,16 @@ def _write(
 
 
 def _write_pictures(plan: Plan, candidate: Candidate) -> Path:
-    """Confusion matrix, and image | truth | prediction of a few images of the validation split."""
+    """Confusion matrix, and image | truth | prediction of a few validation photographs."""
     data, (model, said) = plan.data, candidate
     folder = plan.run.path / "pictures" / trial_name(model.number)
     folder.mkdir(parents=True, exist_ok=True)
     matrix = confusion_matrix_picture(said.scores.confusion_KK, data.class_names)
     write_image(folder / "confusion_matrix.png", matrix)
-    for item, class_HW in said.class_HW.items():
-        image_HWC, truth_HW = data.images_MHWC[item], data.masks_MHW[item]
+    for photo, class_HW in said.class_HW.items():
+        image_HWC, truth_HW = prepared_picture(data, photo, Grid(*class_HW.shape))
         picture = comparison(image_HWC, truth_HW, class_HW, data.class_names, data.class_colors)
-        write_image(folder / f"val_{item:05d}.png", picture)
+        write_image(folder / f"val_{photo:05d}.png", picture)
     return folder
 
 

@@ -35,18 +35,16 @@ def predict_candidates(
     data, metric = plan.data, plan.options.metric
     # With --folds the validation split is all folds together, one after the other.
     networks = trials[0].networks[trials[0].number]
-    folds = [data.divided_for(network.info.config).items("val") for network in networks]
-    items_M = np.concatenate(folds)
-    masks_MHW = data.masks_MHW[items_M]
+    folds = [data.divided_for(network.info.config).of_split("val") for network in networks]
+    photos = np.concatenate(folds).tolist()
+    masks = [data.score_mask(photo) for photo in photos]
     pixel_bytes = len(trials) * data.num_classes * np.dtype(np.uint16).itemsize
     limit = min(SAMPLE_PX, SAMPLE_BYTES // pixel_bytes)
-    pixels = draw_pixels(
-        masks_MHW, data.photo_M[items_M], data.num_classes, limit=limit, seed=plan.options.seed
-    )
-    fold_px = [len(fold_M) * masks_MHW[0].size for fold_M in folds]
+    pixels = draw_pixels(masks, data.num_classes, limit=limit, seed=plan.options.seed)
+    fold_px = [sum(data.plans[p].score_grid.area_px for p in fold_P) for fold_P in folds]
     positions = [ray.put(each_N) for each_N in split_positions(pixels.position_N, fold_px)]
-    places = np.linspace(0, len(items_M) - 1, PICTURES_PER_TRIAL).round().astype(int)
-    shown = np.unique(items_M[places]).tolist()
+    places = np.linspace(0, len(photos) - 1, PICTURES_PER_TRIAL).round().astype(int)
+    shown = sorted({photos[place] for place in places})
     tasks = [
         [
             workers.start(predict, trial.fold_networks(fold), "val", position_N, shown)
@@ -75,7 +73,7 @@ def _fast_enough(
     if not fast:
         quickest_s = min(said.latency_s for (_, said), _ in predicted)
         raise UserError(
-            f"--ensemble-latency {limit_s:g}: no trial predicts an image so fast; the fastest "
+            f"--ensemble-latency {limit_s:g}: no trial predicts a photograph so fast; the fastest "
             f"candidate needs {quickest_s:.3g} s: allow more, or search smaller networks"
         )
     return fast

@@ -27,9 +27,9 @@ def start_alternatives(
 ) -> list[Pending]:
     """Begin to score the plain mean of the best candidates, which come best first, and soups.
 
-    Candidates with the same network make a soup, unless there are folds: the networks of different
-    folds have no weights in common. With folds ``best``, the search's best trial, is scored as the
-    search itself trained it instead.
+    Candidates with the same network and view make a soup, unless there are folds: the networks of
+    different folds have no weights in common. With folds ``best``, the search's best trial, is
+    scored as the search itself trained it instead.
     """
     models = []
     top = candidates[:TOP_MEAN]
@@ -51,7 +51,8 @@ def _start_soups(plan: Plan, candidates: Sequence[Model], workers: Workers) -> l
     alike: dict[object, dict[int, Any]] = {}
     for candidate in candidates:
         (network,) = candidate.networks[candidate.number]
-        alike.setdefault(network_key(network.info.config), {})[candidate.number] = network
+        config = network.info.config
+        alike.setdefault((network_key(config), config.view), {})[candidate.number] = network
     pending: list[Pending] = []
     for group in alike.values():
         if len(group) > 1:

@@ -1,12 +1,12 @@
 """What the cluster's workers do for an ensemble: predict a split with a model, or make a soup.
 
 Workers write nothing to disk. Their answers are small enough to be sent: scores, the probabilities
-at the pixels that were asked for, and the classes of a few items for pictures.
+at the pixels that were asked for, and the classes of a few photographs for pictures.
 """
 
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,19 +20,24 @@ from search.runs.storage import NodeCopy
 from search.trials.worker import StoredCheckpoint, prepare_process
 from segcore.choosing.pool import WHOLE, ProbsNK, split_positions
 from segcore.choosing.soup import average_weights, greedy_soup, mend_normalisation
-from segcore.config import MetricName
+from segcore.config import MetricName, TrialConfig
 from segcore.data.prepared import PreparedData, open_prepared
 from segcore.data.splits import Split
+from segcore.data.windows import Grid, scale_mask
+from segcore.inference.blending import Strip
+from segcore.inference.scoring import prepared_photograph, score_strips
 from segcore.predicting.ensemble import Ensemble, disagreement
 from segcore.scores.metrics import Scores
 from segcore.training import checkpoint
 from segcore.training.checkpoint import StateDict
-from segcore.training.loading import Batch, plain_loader
-from segcore.training.scoring import score_items
+from segcore.training.loading import training_loader
 
 BATCH_SIZE = 4
-NORMALISATION_IMAGES = 64
-"""Training images from which the batch normalisation of a soup learns its statistics."""
+NORMALISATION_WINDOWS = 64
+"""Training windows from which the batch normalisation of a soup learns its statistics."""
+
+SHOWN_PX = 1024
+"""The longer side of the pictures of what a trial predicts."""
 
 NO_PIXELS = np.zeros(0, np.int64)
 
@@ -59,9 +64,10 @@ class Prediction:
     uncertainty_P: NDArray[np.float64]
     """The mean of ``disagreement`` over each photograph, 0 to 1, in the order of the scores."""
     class_HW: dict[int, NDArray[np.uint8]]
-    """What it names in those of the shown items that lie in the split, by item."""
+    """What it names in those of the shown photographs that lie in the split, by their number and at
+    the size of a picture (``SHOWN_PX``)."""
     latency_s: float
-    """The time that it takes for one item."""
+    """The time that it takes for one photograph: the median of the split's."""
 
     @classmethod
     def joined(cls, parts: Sequence["Prediction"]) -> "Prediction":
@@ -69,7 +75,7 @@ class Prediction:
         return cls(
             Scores.joined([part.scores for part in parts]),
             np.concatenate([part.uncertainty_P for part in parts]),
-            {item: class_HW for part in parts for item, class_HW in part.class_HW.items()},
+            {photo: class_HW for part in parts for photo, class_HW in part.class_HW.items()},
             sum(part.latency_s for part in parts),
         )
 
@@ -79,51 +85,93 @@ def predict(
     place: Workplace,
     split: Split,
     position_N: NDArray[np.int64] = NO_PIXELS,
-    shown_items: Sequence[int] = (),
+    shown: Sequence[int] = (),
 ) -> tuple[Prediction, ProbsNK]:
     """Predict a split by the weighted mean of networks' probabilities, and score it.
 
     ``position_N`` names the pixels whose probabilities are wanted, ascending: it counts those of
-    the split's items, one item after the other. All networks must have the same "val" split.
+    the score grids of the split's photographs, one photograph after the other. All networks must
+    have the same "val" split.
     """
     data, device = place.open(weighted[0][0])
-    items_M = data.items(split)
-    of_item = split_positions(position_N, [data.masks_MHW[0].size] * len(items_M))
-    wanted = dict(zip(items_M.tolist(), of_item, strict=True))
-    probs, doubts, shown, seconds = [], [], {}, []
+    photos = data.of_split(split).tolist()
+    grids = [data.plans[photo].score_grid for photo in photos]
+    wanted = split_positions(position_N, [grid.area_px for grid in grids])
+    kept = {
+        photo: _Kept(grid, position_N, data.num_classes, with_classes=photo in shown)
+        for photo, grid, position_N in zip(photos, grids, wanted, strict=True)
+    }
     with _loaded(weighted, device) as ensemble:
 
-        def classes(batch: Batch) -> Tensor:
-            image_NCHW, _, item_N = batch
-            started = time.perf_counter()
-            probs_NKHW = ensemble.batch_probs(image_NCHW)
-            if device.type != "cpu":
-                torch.accelerator.synchronize(device)
-            seconds.append((time.perf_counter() - started) / len(image_NCHW))
-            # The mean is taken in double precision, which Metal lacks.
-            doubt_NHW = disagreement(probs_NKHW, class_dim=1).cpu().double()
-            doubts.append(doubt_NHW.mean(dim=(1, 2)).numpy())
-            class_NHW = probs_NKHW.argmax(dim=1)
-            for i, item in enumerate(item_N.tolist()):
-                here = torch.from_numpy(wanted[item]).to(device)
-                whole_NK = (probs_NKHW[i].flatten(1)[:, here].T * WHOLE).round().int()
-                probs.append(whole_NK.cpu().numpy().astype(np.uint16))
-                if item in shown_items:
-                    shown[item] = class_NHW[i].cpu().numpy().astype(np.uint8)
-            return class_NHW
+        def strips() -> Iterator[tuple[int, Strip]]:
+            for photo in photos:
+                started = time.perf_counter()
+                for strip in _strips(ensemble, data, photo):
+                    if device.type != "cpu":
+                        torch.accelerator.synchronize(device)
+                    kept[photo].seconds += time.perf_counter() - started
+                    kept[photo].add(strip)
+                    yield photo, strip
+                    started = time.perf_counter()
 
-        scores = _score(classes, data, split, device)
-    _, photo_of_item_M = np.unique(data.photo_M[items_M], return_inverse=True)
-    sum_P = np.bincount(photo_of_item_M, np.concatenate(doubts))
-    uncertainty_P = sum_P / np.bincount(photo_of_item_M)
-    prediction = Prediction(scores, uncertainty_P, shown, float(np.median(seconds)))
-    return prediction, np.concatenate(probs)
+        scores = score_strips(strips(), data, device)
+    prediction = Prediction(
+        scores,
+        np.array([kept[photo].uncertainty for photo in photos]),
+        {photo: kept[photo].picture() for photo in photos if photo in shown},
+        float(np.median([kept[photo].seconds for photo in photos])),
+    )
+    return prediction, np.concatenate([kept[photo].probs_NK for photo in photos])
+
+
+class _Kept:
+    """What is kept of the probabilities of one photograph, while they pass by in strips."""
+
+    def __init__(
+        self, grid: Grid, position_N: NDArray[np.int64], num_classes: int, *, with_classes: bool
+    ) -> None:
+        self._grid = grid
+        self._row_N, self._column_N = np.divmod(position_N, grid.width_px)
+        self._class_HW = np.zeros(grid, np.uint8) if with_classes else None
+        self._doubt = 0.0
+        self.probs_NK: ProbsNK = np.zeros((len(position_N), num_classes), np.uint16)
+        self.seconds = 0.0
+
+    def add(self, strip: Strip) -> None:
+        rows, columns, probs_KHW = strip.rows, strip.columns, strip.probs_KHW
+        row_N, column_N = self._row_N - rows.start, self._column_N - columns.start
+        _, height, width = probs_KHW.shape
+        here_N = (row_N >= 0) & (row_N < height) & (column_N >= 0) & (column_N < width)
+        at = torch.from_numpy(row_N[here_N] * width + column_N[here_N]).to(probs_KHW.device)
+        whole_NK = (probs_KHW.flatten(1)[:, at].T * WHOLE).round().int()
+        self.probs_NK[here_N] = whole_NK.cpu().numpy()
+        # The sum is taken in double precision, which Metal lacks.
+        self._doubt += float(disagreement(probs_KHW, class_dim=0).cpu().double().sum())
+        if self._class_HW is not None:
+            self._class_HW[rows, columns] = probs_KHW.argmax(dim=0).cpu().numpy()
+
+    @property
+    def uncertainty(self) -> float:
+        """The mean disagreement."""
+        return self._doubt / self._grid.area_px
+
+    def picture(self) -> NDArray[np.uint8]:
+        """The classes at the size of a picture."""
+        assert self._class_HW is not None
+        return scale_mask(self._class_HW, self._grid.within(SHOWN_PX))
+
+
+def _strips(ensemble: Ensemble, data: PreparedData, photo: int) -> Iterator[Strip]:
+    size_px = data.plans[photo].score_grid
+    return ensemble.strips(prepared_photograph(data, photo), size_px=size_px)
 
 
 def make_soup(
     ingredients: Sequence[StoredCheckpoint], place: Workplace, metric: MetricName
 ) -> tuple[tuple[int, ...], Scores, Scores]:
-    """Average the weights of trials of one network, which come best first (``greedy_soup``).
+    """Average the weights of trials of one network and view, which come best first.
+
+    ``greedy_soup`` chooses among them.
 
     Gives the positions of the ingredients that were kept, and the scores on "val" and "test".
     """
@@ -134,10 +182,12 @@ def make_soup(
 
         def fill(state: StateDict) -> None:
             network.load_state_dict(state)
-            mend_normalisation(network, _training_batches(data), device)
+            mend_normalisation(network, _training_batches(data, ingredients[0].info.config), device)
 
         def score(split: Split) -> Scores:
-            return _score(lambda b: soup.batch_probs(b[0]).argmax(dim=1), data, split, device)
+            photos = data.of_split(split).tolist()
+            strips = ((photo, strip) for photo in photos for strip in _strips(soup, data, photo))
+            return score_strips(strips, data, device)
 
         def try_out(state: StateDict) -> float:
             fill(state)
@@ -148,20 +198,14 @@ def make_soup(
         return kept, score("val"), score("test")
 
 
-def _training_batches(data: PreparedData) -> Iterator[Tensor]:
-    items_M = data.items("train")
-    rng = np.random.default_rng(0)
-    drawn_M = rng.choice(items_M, min(len(items_M), NORMALISATION_IMAGES), replace=False)
-    loader = plain_loader(data, drawn_M, batch_size=BATCH_SIZE, workers=0, pin_memory=False)
-    return (image_NCHW for image_NCHW, _, _ in loader if len(image_NCHW) > 1)
-
-
-def _score(
-    predict: Callable[[Batch], Tensor], data: PreparedData, split: Split, device: torch.device
-) -> Scores:
-    items_M = data.items(split)
-    loader = plain_loader(data, items_M, batch_size=BATCH_SIZE, workers=0, pin_memory=False)
-    return score_items(predict, loader, data, device)
+def _training_batches(data: PreparedData, config: TrialConfig) -> Iterator[Tensor]:
+    """Windows of training photographs, as the networks saw them but for the augmentation."""
+    megapixels = NORMALISATION_WINDOWS * config.height_px * config.width_px / 1e6
+    plain = {"augmentation": "none", "oversample_ratio": 1.0, "rare_crop_prob": 0.0}
+    changes = {**plain, "batch_size": BATCH_SIZE, "epoch_mpx": megapixels}
+    config = config.model_copy(update=changes)
+    loader, _ = training_loader(data, config, workers=0, pin_memory=False)
+    return (image_NCHW for image_NCHW, _ in loader)
 
 
 @contextmanager

@@ -5,10 +5,13 @@ name is built and run once; the data is checked and prepared; encoder weights ar
 """
 
 import functools
+import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+
+import numpy as np
 
 from search.planning.space import Space, check_baselines, load_space, network_key, sample_space
 from search.runs.folder import RunFolder
@@ -24,6 +27,9 @@ from segcore.scenes import default_scenes
 from segcore.training.augment import build_augmentation
 from segcore.training.losses import build_loss
 
+SIZES_PER_NETWORK = 8
+"""With so many sizes of its window, at most, is a network checked."""
+
 
 @dataclass(frozen=True)
 class Plan:
@@ -35,8 +41,10 @@ class Plan:
     data: PreparedData
     data_folder: Path
     """The data set itself, where dataset.yaml is."""
+    views: frozenset[View]
+    """How networks may look at the photographs: the finest, the coarsest and others."""
     networks: tuple[TrialConfig, ...]
-    """One configuration for each distinct network that the space can name."""
+    """One configuration for each distinct network and size of its window."""
     searched: "Plan | None" = None
     """The search that this one follows, whose data and weights it shares (--folds)."""
 
@@ -55,6 +63,7 @@ class Plan:
             "data": self.data.fingerprint,
             "metric": self.options.metric,
             "max_epochs": str(self.options.max_epochs),
+            "epoch_megapixels": str(self.options.epoch_megapixels),
         }
 
     @functools.cached_property
@@ -81,19 +90,19 @@ def make_plan(options: SearchOptions, run: RunFolder, *, progress: bool = True) 
     space = load_space(options.space)
     check_baselines(space)
     samples = sample_space(space, options)
-    view = _one_view(samples)
     data_folder = find_dataset(options.data)
-    data = prepare_data(data_folder, view, progress=progress)
-    if not len(data.items("val")) or not len(data.items("test")):
+    data = prepare_searched(data_folder, options, samples, progress=progress)
+    if not len(data.of_split("val")) or not len(data.of_split("test")):
         raise UserError(
-            f"{data_folder}: the splits val and test must both have images: one to search by, one "
-            "for the honest score; change `split` in dataset.yaml"
+            f"{data_folder}: the splits val and test must both have photographs: one to search by, "
+            "one for the honest score; change `split` in dataset.yaml"
         )
     if options.folds > 1:
         data.divided_for(samples[0].model_copy(update={"fold": 0, "folds": options.folds}))
     networks = check_samples(samples, data)
     gather_weights(networks, run.weights)
-    return Plan(options, run, space, data, data_folder, networks)
+    views = frozenset(config.view for config in samples)
+    return Plan(options, run, space, data, data_folder, views, networks)
 
 
 def find_dataset(address: str | None) -> Path:
@@ -103,41 +112,40 @@ def find_dataset(address: str | None) -> Path:
     return on_this_machine(address, "data", "dataset.yaml")
 
 
-def _one_view(samples: list[TrialConfig]) -> View:
-    views = {config.view for config in samples}
-    if len(views) > 1:
-        shown = ", ".join(f"{p.height_px}×{p.width_px}" for p in sorted(views, key=str))
-        raise UserError(
-            f"the space names several input sizes ({shown}): scores at different sizes can't be "
-            "compared; give height_px, width_px and scale one value each, and search each size"
-        )
-    return views.pop()
+def prepare_searched(
+    data_folder: Path,
+    options: SearchOptions,
+    samples: Sequence[TrialConfig],
+    *,
+    progress: bool = True,
+) -> PreparedData:
+    """The data set of a search, prepared for all views of the space's samples."""
+    views = [config.view for config in samples]
+    return prepare_data(data_folder, views, score_scale=options.score_scale, progress=progress)
 
 
-def check_samples(samples: list[TrialConfig], data: PreparedData) -> tuple[TrialConfig, ...]:
+def check_samples(samples: Sequence[TrialConfig], data: PreparedData) -> tuple[TrialConfig, ...]:
     """Build and run each distinct network, loss and augmentation; give the distinct networks.
 
+    A network is run with each size of its window, whatever the scale.
     Raises ``ProblemsError`` listing everything that failed.
     """
-    networks: dict[tuple[object, ...], TrialConfig] = {}
-    for config in samples:
-        known = networks.setdefault(network_key(config), config)
-        if config.batch_size < known.batch_size:
-            networks[network_key(config)] = config
+    networks = _distinct_networks(samples)
     # A list, because networks of one name may differ in their settings, and each is to be built.
     parts: list[tuple[str, Callable[[], object]]] = [
         (
-            f"{config.architecture} with {config.encoder}",
-            functools.partial(check_network, config, data.num_classes),
+            f"{config.architecture} with {config.encoder} on {config.height_px}×{config.width_px}",
+            functools.partial(check_network, config, data.num_classes, data.bands),
         )
-        for config in networks.values()
+        for config in networks
     ]
     losses = {f"loss {config.loss} {config.loss_kwargs or ''}": config for config in samples}
     pixels_K = data.class_pixels("train")
     parts += [(where, functools.partial(build_loss, c, pixels_K)) for where, c in losses.items()]
     augmentations = {f"augmentation {config.augmentation}": config for config in samples}
     parts += [
-        (where, functools.partial(build_augmentation, c)) for where, c in augmentations.items()
+        (where, functools.partial(build_augmentation, c, data.channels))
+        for where, c in augmentations.items()
     ]
     problems = []
     for where, build in parts:
@@ -147,7 +155,23 @@ def check_samples(samples: list[TrialConfig], data: PreparedData) -> tuple[Trial
             problems.append(Problem(where, str(error), "mend or leave it out of the space"))
     if problems:
         raise ProblemsError("the space names what can't be trained:", problems)
-    return tuple(networks.values())
+    return networks
+
+
+def _distinct_networks(samples: Sequence[TrialConfig]) -> tuple[TrialConfig, ...]:
+    """Of each network and size of its window, the sample with the smallest batch.
+
+    Of many sizes ``SIZES_PER_NETWORK`` are left, with the smallest and the largest among them.
+    """
+    found: dict[object, dict[tuple[int, int], TrialConfig]] = {}
+    for config in sorted(samples, key=lambda config: -config.batch_size):
+        found.setdefault(network_key(config), {})[config.height_px, config.width_px] = config
+    networks = []
+    for by_size in found.values():
+        sizes = sorted(by_size, key=math.prod)
+        places = np.linspace(0, len(sizes) - 1, min(len(sizes), SIZES_PER_NETWORK)).round()
+        networks += [by_size[sizes[int(place)]] for place in places]
+    return tuple(networks)
 
 
 def default_name(space_path: str) -> str:

@@ -2,6 +2,9 @@
 
 import difflib
 import inspect
+import itertools
+import math
+import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -68,6 +71,7 @@ def finish(options: SearchOptions, config: TrialConfig, number: int) -> TrialCon
     decided = {
         "max_epochs": options.max_epochs,
         "metric": options.metric,
+        "epoch_mpx": options.epoch_megapixels,
         "seed": options.seed * MAX_TRIALS + number,
     }
     return TrialConfig.from_dict({**dict(config), **decided})
@@ -90,32 +94,69 @@ def load_space(path: str) -> Space:
 
 
 def sample_space(space: Space, options: SearchOptions) -> list[TrialConfig]:
-    """Configurations that between them name every network, loss and augmentation of the space.
+    """Configurations that between them name everything that a space can name.
 
-    There is one for each distinct combination that random sampling finds. Its batch is the smallest
-    that was found, because small batches are the hardest for batch normalisation.
+    They have every network with each size of its window, every loss and augmentation, and the
+    finest and coarsest scales. Of those alike, the one with the smallest batch that sampling found
+    is there, because small batches are the hardest for batch normalisation.
     """
     optuna.logging.set_verbosity(optuna.logging.ERROR)
-    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
-    found: dict[tuple[object, ...], TrialConfig] = {}
+    study = optuna.create_study(sampler=_BoundsSampler())
+    found: dict[object, TrialConfig] = {}
     last_news = 0
     for count in range(MAX_SAMPLES):
         config = finish(options, space.sample(study.ask()), 0)
-        key = (network_key(config), config.loss, *sorted(config.loss_kwargs), config.augmentation)
-        known = found.get(key)
-        if known is None:
-            last_news = count
-        if known is None or config.batch_size < known.batch_size:
-            found[key] = config
+        for named in _named_by(config):
+            if named not in found:
+                last_news = count
+            if named not in found or config.batch_size < found[named].batch_size:
+                found[named] = config
+        for scale, sign in itertools.product(("scale", "metres_per_px"), (1, -1)):
+            extreme = getattr(found.get((scale, sign)), scale, -sign * math.inf)
+            value = getattr(config, scale)
+            if value is not None and sign * value > sign * extreme:
+                found[scale, sign] = config
+                last_news = count
         if count - last_news >= SETTLED_SAMPLES:
             break
-    return list(found.values())
+    return list({id(config): config for config in found.values()}.values())
+
+
+def _named_by(config: TrialConfig) -> tuple[object, ...]:
+    """What of a configuration has to be found, apart from how fine its scale is."""
+    window = (config.height_px, config.width_px, config.view.is_whole)
+    return (
+        ("network", *network_key(config), *window),
+        ("loss", config.loss, *sorted(config.loss_kwargs)),
+        ("augmentation", config.augmentation),
+    )
 
 
 def network_key(config: TrialConfig) -> tuple[object, ...]:
     """What tells one network from another: networks with the same key are built alike."""
     kwargs = tuple(sorted(config.model_kwargs.items()))
-    return (config.architecture, config.encoder, config.encoder_weights, kwargs, config.view)
+    return (config.architecture, config.encoder, config.encoder_weights, kwargs)
+
+
+class _BoundsSampler(optuna.samplers.RandomSampler):
+    """Draws at random, and every other number at one end of its range, so that these are found."""
+
+    def __init__(self) -> None:
+        super().__init__(seed=0)
+        self._bounds_rng = random.Random(0)
+
+    def sample_independent(
+        self,
+        study: optuna.Study,
+        trial: optuna.trial.FrozenTrial,
+        param_name: str,
+        param_distribution: BaseDistribution,
+    ) -> Any:
+        """A number at the lower or upper end of its range in a quarter of the samples each."""
+        draw = self._bounds_rng.randrange(4)
+        if isinstance(param_distribution, FloatDistribution | IntDistribution) and draw < 2:
+            return (param_distribution.low, param_distribution.high)[draw]
+        return super().sample_independent(study, trial, param_name, param_distribution)
 
 
 def check_baselines(space: Space) -> None:

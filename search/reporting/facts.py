@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-import numpy as np
 from optuna.trial import FrozenTrial
 
 from search.planning.halving import rungs
@@ -127,9 +126,5 @@ def _classes(data: PreparedData | None, result: SearchResult | None) -> list[Cla
 def _rarity(data: PreparedData) -> tuple[list[float], list[int]]:
     """Each class's share of the training split's labelled pixels, and how many photographs."""
     pixels_K = data.class_pixels("train")
-    items = data.items("train")
-    photos = [
-        len(np.unique(data.photo_M[items[data.class_pixels_MK[items, k] > 0]]))
-        for k in range(data.num_classes)
-    ]
-    return (pixels_K / max(1, pixels_K.sum())).tolist(), photos
+    has_PK = data.class_pixels_PK[data.of_split("train")] > 0
+    return (pixels_K / max(1, pixels_K.sum())).tolist(), has_PK.sum(axis=0).tolist()

@@ -1,5 +1,6 @@
 """The options of a search: those of ``python -m search.run``, and of ``search.search``."""
 
+import math
 import re
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
@@ -30,6 +31,13 @@ class SearchOptions:
     """Epochs that every trial gets before it may be stopped."""
     reduction_factor: int = 3
     """Of this many trials one goes on at 1, 3, 9 … times the grace epochs (successive halving)."""
+    epoch_megapixels: float | None = None
+    """Megapixels that go through the network in an epoch, in every trial alike, whatever its scale
+    and window. Default: as many as the training photographs have in the space's finest view; where
+    they are squeezed whole, that is each of them once."""
+    score_scale: float | None = None
+    """Share of the photographs' own resolution, up to 1, at which all trials are scored, whatever
+    their own. Default: the finest that the space names."""
     metric: MetricName = "dice"
     """The score to maximise, on the validation split. README defines each."""
     gpus_per_trial: float | None = None
@@ -58,7 +66,8 @@ class SearchOptions:
     ensemble_members: int = 8
     """The largest number of members that the ensemble may have."""
     ensemble_latency: float | None = None
-    """Seconds that all members together may take for one image. Default: no limit."""
+    """Seconds that all members together may take for one photograph, as it is measured on those of
+    the validation split. Default: no limit."""
     folds: int = 1
     """With K > 1 the best trials are trained anew on K folds of the training and validation images,
     after the search and its --time-budget. Members are then chosen on all of these images, and each
@@ -86,6 +95,11 @@ class SearchOptions:
         gpus = self.gpus_per_trial
         if gpus is not None and not (0 <= gpus < 1 or (gpus >= 1 and gpus % 1 == 0)):
             raise UserError(f"--gpus-per-trial {gpus}: a fraction below 1, or a whole number")
+        for name, most in (("epoch_megapixels", math.inf), ("score_scale", 1)):
+            value = getattr(self, name)
+            if value is not None and not 0 < value <= most:
+                allowed = "above 0" if most == math.inf else f"above 0 and at most {most}"
+                raise UserError(f"--{name.replace('_', '-')} {value:g}: must be {allowed}")
         if self.name is not None and not re.fullmatch(r"[\w.-]+", self.name):
             raise UserError(f"--name {self.name!r}: letters, digits, '_', '.' and '-' only")
         _ = self.time_budget_s, self.hang_timeout_s

@@ -23,11 +23,15 @@ STATUS = {
 
 
 MAIN_PARAMETERS = (
-    "architecture", "encoder", "loss", "lr", "batch_size", "oversample_ratio", "rare_crop_prob",
+    "architecture", "encoder", "scale", "metres_per_px", "height_px", "width_px", "loss", "lr",
+    "batch_size", "oversample_ratio", "rare_crop_prob",
 )  # fmt: skip
 
 
 SHORT_NAMES = {
+    "metres_per_px": "m per px",
+    "height_px": "height",
+    "width_px": "width",
     "batch_size": "batch",
     "oversample_ratio": "oversample",
     "rare_crop_prob": "crops",

@@ -8,24 +8,38 @@ from search.runs.storage import NodeCopy
 from search.trials.cluster import Slots
 from search.trials.worker import prepare_process
 from segcore.config import TrialConfig
-from segcore.data.prepared import open_prepared
+from segcore.data.prepared import PreparedData, open_prepared
 from segcore.training.fit import time_steps
+from segcore.training.loading import windows_per_epoch
 
 
 def estimate_s(plan: Plan, slots: Slots) -> float:
     """Seconds for all trials, from training steps measured where trials will run.
 
-    Validation isn't measured: each of its images counts as a third of a training image, because
-    nothing is learned from it.
+    The same number of pixels goes through each network in an epoch. Validation isn't measured: each
+    of its pixels counts as a third of a trained one, because nothing is learned from it.
     """
     options = plan.options
-    images_per_epoch = len(plan.data.items("train")) + len(plan.data.items("val")) / 3
     steps_s = zip(measure(plan, slots), plan.networks, strict=True)
-    epoch_s = [step_s / config.batch_size * images_per_epoch for step_s, config in steps_s]
+    epoch_s = [
+        step_s / config.batch_size / _window_px(config) * _epoch_px(plan.data, config)
+        for step_s, config in steps_s
+    ]
     epochs = expected_epochs(plan)
     if options.folds > 1:
         epochs += options.folds * options.fold_trials * options.max_epochs
     return epochs * sum(epoch_s) / len(epoch_s) / slots.count
+
+
+def _epoch_px(data: PreparedData, config: TrialConfig) -> float:
+    """Pixels of an epoch, with a third of those that the network sees of the validation split."""
+    trained_px = windows_per_epoch(data, config) * _window_px(config)
+    grids = (data.grid(photo, config.view) for photo in data.of_split("val"))
+    return trained_px + sum(max(grid.area_px, _window_px(config)) for grid in grids) / 3
+
+
+def _window_px(config: TrialConfig) -> int:
+    return config.height_px * config.width_px
 
 
 def expected_epochs(plan: Plan) -> float:

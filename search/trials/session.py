@@ -261,7 +261,9 @@ class _Watcher(tune.Callback, tune.Stopper):
     def _close_run(self, trial: Trial, status: Status, failure: str | None) -> None:
         number, config = _number(trial), trial.config["config"]
         self.tracker.end_trial(number, status, failure)
-        what = show_config(config, ("architecture", "encoder", "loss", "lr"))
+        what = show_config(
+            config, ("architecture", "encoder", "scale", "metres_per_px", "loss", "lr")
+        )
         self.progress.trial_ended(number, what, status, failure)
         self._push_state()
         with self._outages_told():

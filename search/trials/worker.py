@@ -264,6 +264,7 @@ def epoch_metrics(epoch: EpochResult, class_names: Sequence[str]) -> dict[str, f
         "train/lr": epoch.lr,
         "train/images_per_s": epoch.images_per_s,
         "train/epoch_s": epoch.epoch_s,
+        "train/validation_s": epoch.val_s,
         "train/micro_batch_size": float(epoch.micro_batch_size),
     }
     metrics |= {f"val/{name}": epoch.scores.metric(name) for name in METRICS}

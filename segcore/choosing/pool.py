@@ -26,15 +26,18 @@ SumLKB = NDArray[np.int32]
 BLOCK_PX = 4096
 LAST_CLASS = 255
 
+PIECE_PX = 1 << 24
+"""So much of a mask is sorted at once."""
+
 
 @dataclass(frozen=True, eq=False)
 class PixelSample:
     """Labelled pixels of a split: all of them, or some of each photograph and class."""
 
     position_N: NDArray[np.int64]
-    """In the flattened ``masks_MHW``, ascending."""
+    """In the masks of all photographs, flattened and one after the other; ascending."""
     photo_N: NDArray[np.int64]
-    """0…P−1, in the order of the photographs' numbers."""
+    """0…P−1, in the order of the masks."""
     truth_N: NDArray[np.int64]
     weight_N: NDArray[np.float64]
     """How many pixels of the split each one stands for."""
@@ -42,40 +45,52 @@ class PixelSample:
 
 
 def draw_pixels(
-    masks_MHW: NDArray[np.uint8],
-    photo_M: NDArray[np.int32],
-    num_classes: int,
-    *,
-    limit: int,
-    seed: int = 0,
+    masks: Sequence[NDArray[np.uint8]], num_classes: int, *, limit: int, seed: int = 0
 ) -> PixelSample:
-    """All labelled pixels, or about ``limit`` of them.
+    """All labelled pixels of some photographs' masks (HW), or about ``limit`` of them.
 
     Of S pixels of one class in one photograph min(S, c·√S) are drawn. So rare classes, which count
     as much in mean scores as frequent ones, lose the smallest share of their pixels.
     """
     rng = np.random.default_rng(seed)
-    photos, p_M = np.unique(photo_M, return_inverse=True)
-    size_PK = np.zeros((len(photos), num_classes), dtype=np.int64)
-    for p, mask_HW in zip(p_M, masks_MHW, strict=True):
-        size_PK[p] += np.bincount(mask_HW.ravel(), minlength=IGNORE_INDEX + 1)[:num_classes]
+    counts = [np.bincount(m.ravel(), minlength=IGNORE_INDEX + 1)[:num_classes] for m in masks]
+    size_PK = np.stack(counts)
     drawn_PK = _share_out(size_PK, limit)
-    item_px = masks_MHW[0].size
+    first = 0
     strata = []
-    for p in range(len(photos)):
-        items = np.flatnonzero(p_M == p)
-        class_N = np.concatenate([masks_MHW[m].ravel() for m in items])
-        for k in np.flatnonzero(drawn_PK[p]):
-            found = np.flatnonzero(class_N == k)
-            if drawn_PK[p, k] < len(found):
-                found = rng.choice(found, drawn_PK[p, k], replace=False, shuffle=False)
-            position_N = items[found // item_px] * item_px + found % item_px
-            each = (p, k, size_PK[p, k] / len(found))
-            strata.append((position_N, *(np.full(len(found), value) for value in each)))
+    for p, mask_HW in enumerate(masks):
+        ranks = [
+            rng.choice(size, drawn, replace=False, shuffle=False)
+            for size, drawn in zip(size_PK[p], drawn_PK[p], strict=True)
+        ]
+        for k, found in enumerate(_locate(mask_HW, ranks)):
+            each = (p, k, size_PK[p, k] / max(1, len(found)))
+            strata.append((first + found, *(np.full(len(found), value) for value in each)))
+        first += mask_HW.size
     columns = [np.concatenate(parts) for parts in zip(*strata, strict=True)]
     order = np.argsort(columns[0])
     position_N, photo_N, truth_N, weight_N = (column_N[order] for column_N in columns)
     return PixelSample(position_N, photo_N, truth_N, weight_N, num_classes)
+
+
+def _locate(
+    mask_HW: NDArray[np.uint8], ranks: Sequence[NDArray[np.int64]]
+) -> list[NDArray[np.int64]]:
+    """Where the pixels of each class lie that come at these ranks among those of their class."""
+    mask_N = mask_HW.ravel()
+    found: list[list[NDArray[np.int64]]] = [[] for _ in ranks]
+    passed_K = np.zeros(len(ranks), np.int64)
+    for start in range(0, len(mask_N), PIECE_PX):
+        piece_N = mask_N[start : start + PIECE_PX]
+        by_class_N = start + np.argsort(piece_N, kind="stable")
+        size_K = np.bincount(piece_N, minlength=IGNORE_INDEX + 1)[: len(ranks)]
+        first_K = np.cumsum(size_K) - size_K
+        for k, ranks_N in enumerate(ranks):
+            here_N = ranks_N - passed_K[k]
+            here_N = here_N[(here_N >= 0) & (here_N < size_K[k])]
+            found[k].append(by_class_N[first_K[k] + here_N])
+        passed_K += size_K
+    return [np.concatenate(parts) for parts in found]
 
 
 def _share_out(size_PK: NDArray[np.int64], limit: int) -> NDArray[np.int64]:

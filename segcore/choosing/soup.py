@@ -32,7 +32,7 @@ def mend_normalisation(
 ) -> None:
     """Estimate the statistics of batch normalisation anew, as those of averaged weights.
 
-    ``images_NCHW`` are uint8 batches of two or more training images.
+    ``images_NCHW`` are batches of two or more training windows.
     """
     update_bn(images_NCHW, network, device)
     network.eval()

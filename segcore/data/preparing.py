@@ -217,6 +217,18 @@ def _complete_bands(job: _Job, crew: _Crew) -> Bands:
     looked = _without_problems(dataset, crew.do("Looking", has_8_bits, dataset.photos))
     if all(looked) and bands.numbers is None:
         return bands
+    if bands.ranges is None and any(looked) and not all(looked):
+        rarer = sum(looked) <= len(looked) / 2
+        problems = [
+            Problem(
+                str(photo.path),
+                f"has {'8 bits' if rarer else 'more than 8 bits'} a sample, unlike others",
+                "convert it, or say in dataset.yaml what all values mean: range: [0, 65535]",
+            )
+            for photo, eight in zip(dataset.photos, looked, strict=True)
+            if eight == rarer
+        ]
+        raise problems_error(dataset.folder, problems)
     pixels_PK = np.array(_without_problems(dataset, crew.do("Counting", count, dataset.photos)))
     splits = _draw_splits(dataset, pixels_PK)
     training = [p.path for p, split in zip(dataset.photos, splits, strict=True) if split == "train"]

@@ -31,6 +31,11 @@ class Grid(NamedTuple):
         """Its number of pixels."""
         return self.height_px * self.width_px
 
+    def within(self, longer_side_px: int) -> "Grid":
+        """The same shape, with a longer side of at most so many pixels."""
+        share = min(1.0, longer_side_px / max(self))
+        return Grid(*(max(1, round(side * share)) for side in self))
+
 
 def plan_grid(size_px: tuple[int, int], view: View, metres_per_px: float | None = None) -> Grid:
     """The working grid of a photograph of ``size_px`` (height, width).

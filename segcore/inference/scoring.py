@@ -4,11 +4,14 @@ from collections.abc import Iterable, Iterator
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from segcore.data.prepared import PreparedData
+from segcore.data.windows import Grid, scale_image, scale_mask
 from segcore.inference.blending import Strip
 from segcore.inference.photographs import Photograph
+from segcore.reading.bands import to_rgb8
 from segcore.scores.metrics import Prediction, Scores, score
 
 
@@ -18,6 +21,14 @@ def prepared_photograph(data: PreparedData, number: int) -> Photograph:
     return Photograph.in_memory(
         data.image(number), plan.size_px, plan.metres_per_px, bands=data.bands
     )
+
+
+def prepared_picture(
+    data: PreparedData, number: int, grid: Grid
+) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+    """A photograph for people (HWC, RGB) and its truth (HW), at the size of ``grid``."""
+    image_HWC = to_rgb8(scale_image(data.image(number), grid))
+    return image_HWC, scale_mask(np.array(data.score_mask(number)), grid)
 
 
 def score_strips(

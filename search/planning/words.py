@@ -1,0 +1,50 @@
+"""A plan in words: what trials are trained on, and what they are scored by."""
+
+import math
+from collections.abc import Iterable
+
+from search.planning.plan import Plan
+
+
+def trained_on(plan: Plan) -> str:
+    """Such as ``71 training photographs, 0.87 megapixels an epoch``."""
+    data, folds = plan.data, plan.options.folds
+    if plan.searched is not None:
+        data = data.divided_for(plan.networks[0].model_copy(update={"fold": 0, "folds": folds}))
+    epoch_mpx = plan.options.epoch_megapixels or data.epoch_px() / 1e6
+    return (
+        f"{len(data.of_split('train'))} training photographs, {epoch_mpx:.3g} megapixels an epoch"
+    )
+
+
+def show_views(plan: Plan) -> str:
+    """How networks may look at the photographs, such as ``256×256 px at scale 0.25 … 1``."""
+    looks = []
+    for name, found in (
+        ("at scale", [view.scale for view in plan.views if view.scale is not None]),
+        (
+            "at metres per pixel",
+            [v.metres_per_px for v in plan.views if v.metres_per_px is not None],
+        ),
+    ):
+        if found:
+            looks.append(f"{name} {_ends(f'{number:.3g}' for number in sorted(found))}")
+    if any(view.is_whole for view in plan.views):
+        looks.append("of photographs as a whole")
+    return f"{_show_sizes(view[:2] for view in plan.views)} {', or '.join(looks)}"
+
+
+def show_score_grids(plan: Plan) -> str:
+    """The sizes at which photographs are scored, such as ``300×400 … 3000×4000 px``."""
+    return _show_sizes(photo.score_grid for photo in plan.data.plans)
+
+
+def _show_sizes(sizes: Iterable[tuple[int, int]]) -> str:
+    by_area = sorted(sizes, key=lambda size: (math.prod(size), size))
+    return f"{_ends(f'{height}×{width}' for height, width in by_area)} px"
+
+
+def _ends(words: Iterable[str]) -> str:
+    """The first and the last of some words, or the only one."""
+    ordered = list(words)
+    return " … ".join(dict.fromkeys((ordered[0], ordered[-1])))

@@ -46,7 +46,8 @@ from segcore.data.windows import (
 from segcore.devices import usable_cores
 from segcore.errors import DISK_FULL, Problem, StorageError, UserError
 from segcore.files import digest, locked, reserve, sync_folder, user_cache, whole_folder
-from segcore.reading.images import ImageError, image_size_px
+from segcore.reading.bands import to_rgb8
+from segcore.reading.headers import ImageError, image_size_px
 from segcore.reading.masks import read_pair
 
 Item = TypeVar("Item")
@@ -227,7 +228,7 @@ def _fill_photo(
     class_pixels_K = count_classes(pair.mask_HW, job.num_classes)
     note = pair.note or (None if class_pixels_K.any() else "nothing is labelled, so it is not used")
     height_px, width_px = pair.mask_HW.shape
-    look = difference_hash(pair.image_HWC)
+    look = difference_hash(to_rgb8(pair.image_HWC))
     return PhotoFacts(height_px, width_px, tuple(class_pixels_K.tolist()), look, note)
 
 

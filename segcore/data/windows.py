@@ -7,8 +7,9 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from segcore.config import IGNORE_INDEX, Samples, View
+from segcore.config import IGNORE_INDEX, View
 from segcore.errors import UserError
+from segcore.reading.bands import Samples
 
 
 class Grid(NamedTuple):
@@ -44,11 +45,11 @@ def count_tiles(grid: Grid, view: View) -> tuple[int, int]:
 
 
 def cut_items(
-    image_HWC: NDArray[np.uint8],
+    image_HWC: Samples,
     mask_HW: NDArray[np.uint8],
     grid: Grid,
     view: View,
-) -> Iterator[tuple[NDArray[np.uint8], NDArray[np.uint8]]]:
+) -> Iterator[tuple[Samples, NDArray[np.uint8]]]:
     """Scale a photograph and its mask, and yield the items row by row.
 
     Photographs shrink by the mean of the area, masks take the nearest pixel. Where tiles reach

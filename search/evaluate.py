@@ -105,13 +105,16 @@ def _choose(
     options: EvaluateOptions, dataset: "Dataset", ensemble: "Ensemble"
 ) -> tuple[str, list["Photo"]]:
     """The photographs to score, and what to call them."""
+    from segcore.config import View
     from segcore.data.preparing import prepare_data
 
     if options.split == "all":
         return "all", list(dataset.photos)
-    # Preparing draws the split, as it was drawn for the search; where that was here, it is done.
-    data = prepare_data(dataset.folder, [member.view for member in ensemble.members])
-    split = options.split or ("test" if data.fingerprint == ensemble.data_fingerprint else "all")
+    # Preparing draws the split, as it was drawn for the search. Nothing else of it is needed, so
+    # the photographs are kept as small as can be.
+    data = prepare_data(dataset.folder, [View(1, 1)])
+    searched = (ensemble.data_fingerprint or "").startswith(data.content)
+    split = options.split or ("test" if searched else "all")
     if split == "all":
         return "all", list(dataset.photos)
     of_split = {

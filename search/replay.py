@@ -113,7 +113,8 @@ def searched_data(record: RunRecord) -> PreparedData:
     if data.fingerprint != wanted:
         raise UserError(
             f"{options.data or 'the embedded data set'}: the data are not those of the search: "
-            f"fingerprint {data.fingerprint[:12]} instead of {wanted[:12]}"
+            f"fingerprint {data.fingerprint[:8]}…{data.fingerprint[-8:]} instead of "
+            f"{wanted[:8]}…{wanted[-8:]}"
         )
     return data
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from segcore.config import TrialConfig
+from segcore.config import TrialConfig, View
 from segcore.data.prepared import PreparedData
 from segcore.errors import UserError
 from segcore.predicting.ensemble import Ensemble, write_bundle
@@ -51,6 +51,49 @@ def test_a_bundle_predicts_alone_and_at_the_photographs_size(
     mask = ensemble.predict(photo)
     assert mask.shape == (75, 130) and mask.max() < 3
     np.testing.assert_allclose(ensemble.probs(photo).sum(axis=0), 1, atol=1e-5)
+
+
+def test_members_of_different_views_are_mixed_on_the_photographs_own_grid(
+    checkpoints: list[Path], tmp_path: Path
+) -> None:
+    other = tmp_path / "other"
+    shutil.copytree(checkpoints[1], other)
+    manifest = json.loads((other / "checkpoint.json").read_text())
+    manifest["config"] |= {"height_px": 32, "width_px": 40, "scale": 0.5}
+    (other / "checkpoint.json").write_text(json.dumps(manifest))
+    weighted = [(checkpoints[0], 0.75), (other, 0.25)]
+    write_bundle(tmp_path / "bundle", weighted, metric="dice", scores={})
+    ensemble = Ensemble.load(tmp_path / "bundle", CPU)
+    views = [View(48, 48, None), View(32, 40, 0.5)]
+    assert [member.view for member in ensemble.members] == views
+    photo = np.random.default_rng(0).integers(0, 255, (75, 130, 3)).astype(np.uint8)
+    alone = [Ensemble.of_checkpoints([(folder, 1.0)], CPU).probs(photo) for folder, _ in weighted]
+    expected = 0.75 * alone[0] + 0.25 * alone[1]
+    np.testing.assert_allclose(ensemble.probs(photo), expected, atol=1e-4)
+    np.testing.assert_array_equal(ensemble.predict(photo), ensemble.probs(photo).argmax(axis=0))
+
+
+def test_members_of_different_classes_are_refused(checkpoints: list[Path], tmp_path: Path) -> None:
+    other = tmp_path / "other"
+    shutil.copytree(checkpoints[1], other)
+    manifest = json.loads((other / "checkpoint.json").read_text())
+    manifest["class_names"] = ["Lawn", "Roof", "Pool"]
+    (other / "checkpoint.json").write_text(json.dumps(manifest))
+    with pytest.raises(UserError, match="its members differ in their classes"):
+        Ensemble.of_checkpoints([(checkpoints[0], 0.5), (other, 0.5)], CPU)
+
+
+def test_a_bundle_of_an_older_version_is_refused_in_plain_words(bundle: Path) -> None:
+    path = bundle / "member_00" / "checkpoint.json"
+    manifest = json.loads(path.read_text())
+    del manifest["config"]["scale"]
+    manifest["config"]["tile_scale"] = 0.25
+    path.write_text(json.dumps(manifest | {"format": 1}))
+    with pytest.raises(UserError, match="member_00: format 1; this version reads 2: train it anew"):
+        Ensemble.load(bundle, CPU)
+    path.write_text(json.dumps(manifest))
+    with pytest.raises(UserError, match=r"tile_scale is gone; write scale=0\.25"):
+        Ensemble.load(bundle, CPU)
 
 
 def test_a_bundle_holds_weights_and_json_and_no_training_state(bundle: Path) -> None:

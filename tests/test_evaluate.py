@@ -11,6 +11,7 @@ from PIL import Image
 from search import evaluate
 from segcore.config import TrialConfig
 from segcore.data.preparing import prepare_data
+from segcore.inference.photographs import Photograph
 from segcore.predicting.ensemble import Ensemble, write_bundle
 from segcore.reading.images import read_image
 from segcore.training.fit import fit
@@ -70,6 +71,29 @@ def test_scores_are_those_of_the_predicted_masks(
     worst = min(report["photos"], key=lambda row: row["dice_per_image"])
     assert worst == report["photos"][0] and worst["name"] in told
     assert report["photos"][3]["name"] not in told
+
+
+@pytest.mark.parametrize("scale", [0.5, 0.3])
+def test_scores_may_be_those_at_another_resolution(
+    bundle: Path, blocks: Path, tmp_path: Path, scale: float
+) -> None:
+    found = tmp_path / "scores.json"
+    arguments = ["--split", "all", "--json", found, "--score-scale", scale]
+    assert run(bundle, blocks, *arguments) == 0
+    ensemble = Ensemble.load(bundle)
+    confusion = np.zeros((3, 3), int)
+    side = round(64 * scale)
+    for path in sorted((blocks / "images").glob("*.png")):
+        truth = np.asarray(Image.open(blocks / "masks" / path.name))
+        nearest = ((np.arange(side) + 0.5) * 64 / side).astype(int)
+        truth = truth[np.ix_(nearest, nearest)]
+        image = Photograph.in_memory(read_image(path))
+        for strip in ensemble.strips(image, size_px=(side, side)):
+            labelled = truth[strip.rows, strip.columns] != 255
+            predicted = strip.probs_KHW.argmax(dim=0).cpu().numpy()
+            pair = (truth[strip.rows, strip.columns][labelled], predicted[labelled])
+            np.add.at(confusion, pair, 1)
+    assert json.loads(found.read_text())["confusion"] == confusion.tolist()
 
 
 def test_what_was_trained_on_is_left_out(

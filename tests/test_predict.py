@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -20,12 +21,12 @@ from PIL import Image
 
 from search import predict
 from search.predicting import prediction_log, products
-from segcore.config import TrialConfig
+from segcore.config import TrialConfig, View
 from segcore.errors import UserError
 from segcore.inference import blending as inference
 from segcore.inference import photographs
 from segcore.predicting import pictures
-from segcore.predicting.ensemble import write_bundle
+from segcore.predicting.ensemble import Ensemble, write_bundle
 from segcore.training.fit import fit
 from tests.conftest import CLASS_COLORS, CLASS_NAMES, SHARED, make_data
 
@@ -52,6 +53,26 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
         members.append((folder / str(seed), 1.0 + seed))
     write_bundle(folder / "bundle", members, metric="dice", scores={})
     return folder / "bundle"
+
+
+def with_views(bundle: Path, folder: Path, *views: View) -> Path:
+    """The same networks, each of which looks in another way."""
+    members = []
+    for number, view in enumerate(views):
+        member = folder.with_name(f"{folder.name}_{number}")
+        shutil.copytree(bundle / f"member_{number:02d}", member)
+        manifest = json.loads((member / "checkpoint.json").read_text())
+        manifest["config"] |= view._asdict()
+        (member / "checkpoint.json").write_text(json.dumps(manifest))
+        members.append((member, 1.0 + number))
+    write_bundle(folder, members, metric="dice", scores={})
+    return folder
+
+
+@pytest.fixture(scope="module")
+def two_scales(bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("views") / "bundle"
+    return with_views(bundle, folder, View(48, 48, 0.5), View(40, 56, None))
 
 
 def scene(height_px: int = 100, width_px: int = 140) -> np.ndarray:
@@ -286,6 +307,7 @@ def test_a_broken_photograph_is_told_and_skipped(
     [
         (["--batch-size", 0], "allowed is 1 or more"),
         (["--scale", 2], "allowed is above 0, up to 1"),
+        (["--tile-scale", 0.5], "--tile-scale is gone; write --scale"),
         (["--device", "toaster"], "allowed: cpu, cuda"),
     ],
 )
@@ -318,6 +340,36 @@ def test_names_that_macos_takes_for_one_are_refused_there(
         predict.find_photos([photos, other], photos.parent / "out")
 
 
+def test_a_bundle_of_two_scales_gives_the_mean_of_its_members(
+    two_scales: Path, photos: Path
+) -> None:
+    out = photos.parent / "out"
+    assert run(two_scales, photos / "map.tif", "--out", out, "--probabilities") == 0
+    expected = 0
+    for number, weight in ((0, 1 / 3), (1, 2 / 3)):
+        alone = photos.parent / f"alone_{number}"
+        member = [(two_scales / f"member_0{number}", 1.0)]
+        write_bundle(alone, member, metric="dice", scores={})
+        expected = expected + weight * Ensemble.load(alone).probs(scene())
+    with rasterio.open(out / "probabilities" / "map.tif") as raster:
+        assert np.abs(raster.read() - 255 * expected).max() < 0.6
+
+
+def test_only_members_that_see_photographs_whole_are_warned_of(
+    bundle: Path,
+    two_scales: Path,
+    photos: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(photographs, "WHOLE_PX", 1000)
+    for model, options, warned in (
+        (bundle, [], False), (two_scales, [], True), (two_scales, ["--scale", 0.5], False)
+    ):  # fmt: skip
+        assert run(model, photos / "map.tif", "--out", photos.parent / "out", *options) == 0
+        assert ("shrunk to 40×56 as a whole" in capsys.readouterr().err) == warned
+
+
 MEASURED = """
 import resource, sys
 from search import predict
@@ -333,11 +385,13 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1000)
 
 
 def test_memory_does_not_grow_with_the_mosaic(bundle: Path, tmp_path: Path) -> None:
+    bundle = with_views(bundle, tmp_path / "two", View(48, 48, 0.1), View(64, 40, 0.07))
+
     def peak_mb(side_px: int) -> float:
         path = tmp_path / f"{side_px}.tif"
         tiles = (side_px // 100, side_px // 100, 1)
         write_map(path, np.tile(scene(100, 100), tiles), tiled=True)
-        arguments = [bundle, path, "--out", tmp_path / "out", "--scale", 0.1]
+        arguments = [bundle, path, "--out", tmp_path / "out"]
         measured = subprocess.run(
             [sys.executable, "-c", MEASURED, *map(str, arguments)],
             capture_output=True, text=True, check=True,

@@ -28,11 +28,14 @@ from segcore.data.plans import (
 from segcore.data.splits import SPLITS, Split, assign_folds
 from segcore.data.windows import Grid, Window, cut_window, plan_grid
 from segcore.errors import UserError
-from segcore.files import user_cache
+from segcore.files import digest, user_cache
 from segcore.reading.bands import Bands, Samples
 
 CACHE_FORMAT = 3
 INDEX = "index.json"
+
+CONTENT_DIGITS = 64
+"""Of a fingerprint, those that tell the content of a data set."""
 
 _BANDS = TypeAdapter(Bands)
 
@@ -57,7 +60,7 @@ class PreparedData:
     bands: Bands
     """What the samples mean, with the ranges that were measured on the training photographs."""
     fingerprint: str
-    """Hex hash of the content of images and masks, the spec and what is kept of them."""
+    """Hex hash of ``content``, followed by one of what is kept of the photographs."""
     samples: Samples
     """All levels of all photographs, one after the other; ``image`` gives them their shape."""
     masks: NDArray[np.uint8]
@@ -69,6 +72,11 @@ class PreparedData:
     class_locations_PKL2: NDArray[np.int32]
     """(row, column) in the finest level of up to L pixels of each class, drawn at random; -1: none.
     """
+
+    @property
+    def content(self) -> str:
+        """Hex hash of the spec and the content of images and masks, whatever is kept of them."""
+        return self.fingerprint[:CONTENT_DIGITS]
 
     @property
     def channels(self) -> int:
@@ -244,7 +252,7 @@ def find_prepared(fingerprint: str, cache_dir: Path | None = None) -> PreparedDa
 
 def prepared_folder(cache_dir: Path, fingerprint: str) -> Path:
     """Where the prepared data with a fingerprint are kept."""
-    return cache_dir / "prepared" / f"{fingerprint[:24]}-v{CACHE_FORMAT}"
+    return cache_dir / "prepared" / f"{digest(fingerprint)[:24]}-v{CACHE_FORMAT}"
 
 
 def read_survey(folder: Path) -> Survey:

@@ -86,8 +86,8 @@ class _Job:
             for photo in self.dataset.photos
         ]
         spec = self.dataset.spec.model_dump(mode="json")
-        about = {"spec": spec, "kept": self.kept, "photos": photos}
-        return digest(json.dumps(about, default=astuple))
+        content = digest(json.dumps({"spec": spec, "photos": photos}))
+        return content + digest(json.dumps(self.kept, default=astuple))[:16]
 
 
 @dataclass(frozen=True)

@@ -135,8 +135,7 @@ class Ensemble:
         infos = [checkpoint.load_info(folder, check_content=True) for folder, _ in weighted]
         if len({(info.class_names, info.bands) for info in infos}) > 1:
             raise UserError(
-                f"{weighted[0][0].parent}: its members differ in their classes, or in the bands or "
-                "value ranges of their training data"
+                f"{weighted[0][0].parent}: its members differ in their classes or bands"
             )
         members = tuple(
             Member(

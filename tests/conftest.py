@@ -114,18 +114,13 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(threads)
 
 
-LONGEST = (
-    "test_search.py",
-    "test_views.py",
-    "test_searcher.py",
-    "test_mlflow_compare_page.py",
-    "test_serving.py",
-)
-NOT_QUICK = {f"test_{name}.py" for name in (
-    "search", "searcher", "views", "mlflow_compare_page", "serving", "api", "report_page", "predict",
-    "tracking", "models", "commands", "faults_training", "scenes", "weights", "faults", "readme",
-    "candidates", "storage", "properties", "cluster", "resume", "cache", "halving", "replay",
-    "faults_disk", "loading", "training", "space",
+LONGEST = {f"test_{name}.py" for name in (
+    "search", "views", "searcher", "mlflow_compare_page", "serving",
+)}  # fmt: skip
+NOT_QUICK = LONGEST | {f"test_{name}.py" for name in (
+    "api", "report_page", "predict", "tracking", "models", "commands", "faults_training", "scenes",
+    "weights", "faults", "readme", "candidates", "storage", "properties", "cluster", "resume",
+    "cache", "halving", "replay", "faults_disk", "loading", "training", "space",
 )}  # fmt: skip
 """Files whose tests start searches, servers or a browser, build many networks, or draw scenes."""
 

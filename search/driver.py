@@ -18,7 +18,7 @@ from search.ensembles.building import BuiltEnsemble, build_ensemble
 from search.ensembles.folds import folded_trials, open_folds
 from search.ensembles.models import Model, best_trials
 from search.planning.plan import Plan, default_name, make_plan
-from search.planning.plan_text import show_score_grids, show_views, trained_on
+from search.planning.words import show_score_grids, show_views, trained_on
 from search.reporting.page import REPORT, write_report
 from search.reporting.terminal import leaderboard_table, next_steps, result_text
 from search.runs.folder import RunFolder, RunRecord

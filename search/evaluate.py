@@ -167,10 +167,10 @@ def _compare(
     from segcore.reading.masks import read_pair
 
     # Of the photograph only the size and orientation matter here: it may be decoded small.
-    pair = read_pair(photo.path, photo.mask_path, dataset.spec.coding, at_least_px=(1, 1))
+    pair = read_pair(photo.path, photo.mask_path, dataset.spec.coding, (1, 1), ensemble.bands)
     grid = plan_grid(pair.mask_HW.shape, View(1, 1, options.score_scale or 1.0))
     truth_HW = torch.from_numpy(scale_mask(pair.mask_HW, grid))
-    with Photograph.open(photo.path) as image:
+    with Photograph.open(photo.path, ensemble.bands) as image:
         strips = ensemble.strips(
             image, size_px=grid, tta=options.tta, batch_size=options.batch_size
         )

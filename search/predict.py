@@ -218,7 +218,7 @@ def _predict_all(
             try:
                 with naming(path):
                     state = file_state(path)
-                with Photograph.open(path) as photo:
+                with Photograph.open(path, products.ensemble.bands) as photo:
                     _warn_of_shrinking(photo, products, console)
                     files, uncertainty = products.write(photo, name, partial(bar.advance, task))
                 pixels += photo.height_px * photo.width_px

@@ -3,8 +3,6 @@
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, NamedTuple
 
-import numpy as np
-from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from segcore.errors import UserError
@@ -14,9 +12,6 @@ IGNORE_INDEX = 255
 
 MetricName = Literal["dice", "iou", "dice_per_image", "dice_kaggle", "pixel_accuracy"]
 """The scores that a search can maximise; ``segcore.scores.metrics`` defines them."""
-
-Samples = NDArray[np.uint8] | NDArray[np.uint16]
-"""Pixels of photographs (HWC): 0…255 of 8-bit data, or 0…65535 over the data set's own range."""
 
 Scalar = bool | int | float | str | None
 Fraction = Annotated[float, Field(ge=0, le=1)]

@@ -14,8 +14,10 @@ os.environ["RAY_AUTH_MODE"] = "disabled"
 os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
 
 from segcore.config import IGNORE_INDEX, View
-from segcore.data.prepared import LOCATIONS, PhotoPlan, PreparedData
+from segcore.data.plans import LOCATIONS, PhotoPlan
+from segcore.data.prepared import PreparedData
 from segcore.data.windows import Grid, locate_classes
+from segcore.reading.bands import RGB
 
 SHARED = Path(__file__).parents[2] / "shared"
 """Real photographs and weights, on machines that have them."""
@@ -66,7 +68,7 @@ def data_of(
         plans=(PhotoPlan(grid, None, (grid,), grid),) * count,
         finest=View(*size_px),
         score_view=View(*size_px),
-        channels=images_PHWC.shape[-1],
+        bands=RGB,
         fingerprint=fingerprint,
         samples=images_PHWC.ravel(),
         masks=masks_PHW.ravel(),
@@ -114,13 +116,19 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(threads)
 
 
-LONGEST = {f"test_{name}.py" for name in (
-    "search", "views", "searcher", "mlflow_compare_page", "serving",
-)}  # fmt: skip
-NOT_QUICK = LONGEST | {f"test_{name}.py" for name in (
-    "api", "report_page", "predict", "tracking", "models", "commands", "faults_training", "scenes",
-    "weights", "faults", "readme", "candidates", "storage", "properties", "cluster", "resume",
-    "cache", "halving", "replay", "faults_disk", "loading", "training", "space",
+LONGEST = (
+    "test_search.py",
+    "test_views.py",
+    "test_searcher.py",
+    "test_mlflow_compare_page.py",
+    "test_serving.py",
+)
+NOT_QUICK = {f"test_{name}.py" for name in (
+    "search", "searcher", "views", "mlflow_compare_page", "serving", "api", "report_page",
+    "predict", "tracking", "models", "commands", "faults_training", "scenes", "weights", "faults",
+    "readme",
+    "candidates", "storage", "properties", "cluster", "resume", "cache", "halving", "replay",
+    "faults_disk", "loading", "training", "space",
 )}  # fmt: skip
 """Files whose tests start searches, servers or a browser, build many networks, or draw scenes."""
 

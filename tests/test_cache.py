@@ -18,7 +18,8 @@ import segcore.data.preparing
 from segcore import prepare as command
 from segcore import scenes
 from segcore.config import IGNORE_INDEX, TrialConfig, View
-from segcore.data.prepared import LOCATIONS, PreparedData, open_prepared, read_survey
+from segcore.data.plans import LOCATIONS
+from segcore.data.prepared import PreparedData, open_prepared, read_survey
 from segcore.data.preparing import prepare_data
 from segcore.data.windows import Grid, scale_mask
 from segcore.errors import ProblemsError, UserError
@@ -396,8 +397,11 @@ def test_the_command_shows_classes_and_oddities(
     shown = capsys.readouterr().out
     assert "8 of 80×120" in shown
     assert "4 train, 2 val, 2 test" in shown
-    (roof,) = [line.split() for line in shown.splitlines() if "Roof" in line]
+    roof, roof_size = [line.split() for line in shown.splitlines() if "Roof" in line]
     assert roof[-4:] == ["8", "4", "2", "2"]
+    assert roof_size == ["Roof", "8", "40", "20", "10", "4", "16"]  # 40×60 px, squeezed by 32/80
+    assert "Squeezed to 32×48, Pool would be narrower than 4 px" in shown
+    assert "Scales worth a search: 0.2 to 1." in shown
     assert "masks/extra.png: masks without a photograph" in shown
     assert "though elsewhere: Pool" in shown
 

@@ -24,7 +24,7 @@ def bundle(blocks: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         height_px=48, width_px=48, architecture="scratch_unet", encoder=None, lr=0.01,
         model_kwargs={"base_channels": 4, "depth": 2}, batch_size=2, max_epochs=5,
     )  # fmt: skip
-    *_, last = fit(config, prepare_data(blocks, config.view, progress=False))
+    *_, last = fit(config, prepare_data(blocks, [config.view], progress=False))
     last.save(folder / "0")
     write_bundle(folder / "bundle", [(folder / "0", 1.0)], metric="dice", scores={})
     return folder / "bundle"

@@ -46,7 +46,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def run(folder: Path) -> PreparedData:
-    return prepare_data(folder, WHOLE, cache_dir=folder.parent / "cache", progress=False)
+    return prepare_data(folder, [WHOLE], cache_dir=folder.parent / "cache", progress=False)
 
 
 def image(folder: Path) -> Path:
@@ -188,20 +188,47 @@ ODD: dict[str, Callable[[Image.Image], Image.Image]] = {
     "alpha": lambda picture: picture.convert("RGBA"),
     "CMYK": lambda picture: picture.convert("CMYK"),
     "palette": lambda picture: picture.convert("P"),
-    "16 bit": lambda picture: Image.fromarray(np.asarray(picture.convert("L"), np.uint16) * 256),
 }
 
 
 @pytest.mark.parametrize("kind", ODD)
 def test_odd_photographs_are_used_as_they_look(folder: Path, kind: str) -> None:
-    plain = run(folder).images_MHWC[3].astype(float).mean(axis=2)
+    plain = run(folder).image(3).astype(float).mean(axis=2)
     with Image.open(image(folder)) as picture:
         odd = ODD[kind](picture)
     odd.save(image(folder).with_suffix(".tif"))
     image(folder).unlink()
-    found = run(folder).images_MHWC[3].astype(float).mean(axis=2)
+    found = run(folder).image(3).astype(float).mean(axis=2)
     assert np.abs(found - plain).mean() < 30
     assert np.corrcoef(found.ravel(), plain.ravel())[0, 1] > 0.9
+
+
+def to_16_bits(photo: Path) -> None:
+    with Image.open(photo) as picture:
+        deep = np.asarray(picture.convert("L"), np.uint16) * 256
+    photo.unlink()
+    Image.fromarray(deep).save(photo.with_suffix(".tif"))
+
+
+def test_photographs_of_16_bits_are_used_as_they_look(folder: Path) -> None:
+    plain = run(folder)
+    for photo in list((folder / "images").iterdir()):
+        to_16_bits(photo)
+    deep = run(folder)
+    assert deep.samples.dtype == np.uint16 and deep.bands.ranges is not None
+    for p in range(COUNT):
+        pair = (data.image(p).astype(float).mean(axis=2).ravel() for data in (deep, plain))
+        assert np.corrcoef(*pair)[0, 1] > 0.95
+        assert (deep.mask(p) == plain.mask(p)).all()
+
+
+def test_photographs_of_8_and_of_16_bits_are_not_mixed_in_silence(folder: Path) -> None:
+    to_16_bits(image(folder))
+    with pytest.raises(ProblemsError, match=r"photo 3\.tif.*more than 8 bits.*range"):
+        run(folder)
+    spec = yaml.safe_load((folder / "dataset.yaml").read_text())
+    (folder / "dataset.yaml").write_text(yaml.safe_dump(spec | {"range": [0, 65535]}))
+    assert run(folder).samples.dtype == np.uint16
 
 
 def test_names_with_spaces_and_other_letters_and_all_ignored_masks_are_used_rightly(
@@ -213,7 +240,6 @@ def test_names_with_spaces_and_other_letters_and_all_ignored_masks_are_used_righ
     Image.new("L", (COLUMNS, ROWS), 9).save(folder / "masks" / "photo 4.png")
     data = run(folder)
     assert "images/Überflug №3 – 東京.jpg" in data.photos
-    assert (data.masks_MHW[data.photos.index("images/photo 4.jpg")] == IGNORE_INDEX).all()
-    used = {data.photos[p] for split in ("train", "val", "test")
-            for p in data.photo_M[data.items(split)]}  # fmt: skip
+    assert (data.mask(data.photos.index("images/photo 4.jpg")) == IGNORE_INDEX).all()
+    used = {data.photos[p] for split in ("train", "val", "test") for p in data.of_split(split)}
     assert len(used) == COUNT - 1 and "images/photo 4.jpg" not in used

@@ -89,12 +89,12 @@ def test_a_cache_that_finds_no_room_is_not_there_and_is_made_later(
     whole = View(96, 96, None)  # 16 × 96 × 96 × 4 bytes and more
     ballast = fill(small_disk, room)
     with pytest.raises(StorageError, match=r"the disk of the cache is full.*make room") as caught:
-        prepare_data(blocks, whole, cache_dir=small_disk, progress=False)
+        prepare_data(blocks, [whole], cache_dir=small_disk, progress=False)
     assert "\n" not in str(caught.value)
     for found in small_disk.glob("prepared/*"):
         assert found.suffix == ".lock"
     ballast.unlink()
-    data = prepare_data(blocks, whole, cache_dir=small_disk, progress=False)
+    data = prepare_data(blocks, [whole], cache_dir=small_disk, progress=False)
     assert open_prepared(data.folder).fingerprint == data.fingerprint
 
 
@@ -105,7 +105,7 @@ def test_a_process_killed_while_it_prepares_leaves_nothing_that_is_read(
         "import os, signal, sys; from pathlib import Path; import segcore.data.preparing as p\n"
         "from segcore.config import View\n"
         "p._describe = lambda *_: os.kill(os.getpid(), signal.SIGKILL)\n"
-        "p.prepare_data(Path(sys.argv[1]), View(64, 64, None), cache_dir=Path(sys.argv[2]))"
+        "p.prepare_data(Path(sys.argv[1]), [View(64, 64)], cache_dir=Path(sys.argv[2]))"
     )
     killed = subprocess.run(
         [sys.executable, "-c", script, str(blocks), str(tmp_path)], timeout=120, check=False
@@ -114,7 +114,7 @@ def test_a_process_killed_while_it_prepares_leaves_nothing_that_is_read(
     (partial,) = [path for path in (tmp_path / "prepared").iterdir() if path.is_dir()]
     with pytest.raises(UserError, match="no complete prepared data"):
         open_prepared(partial)
-    prepare_data(blocks, View(64, 64, None), cache_dir=tmp_path, progress=False)
+    prepare_data(blocks, [View(64, 64)], cache_dir=tmp_path, progress=False)
     assert not partial.exists()
 
 

@@ -10,7 +10,9 @@ import rasterio
 from PIL import Image, ImageOps
 
 from segcore.config import IGNORE_INDEX
-from segcore.reading.images import MAX_PIXELS, ImageError, image_size_px, read_image, write_image
+from segcore.reading.bands import Bands
+from segcore.reading.headers import MAX_PIXELS, ImageError, image_size_px
+from segcore.reading.images import read_image, read_picture, write_image
 from segcore.reading.masks import MaskCoding, read_mask, read_pair
 
 INDICES = MaskCoding(by_color=False, classes=((0, 0), (1, 1), (7, IGNORE_INDEX)))
@@ -44,37 +46,6 @@ def test_transparent_pixels_keep_their_colour(tmp_path: Path) -> None:
     assert read_image(tmp_path / "clear.png")[0, 0].tolist() == [10, 200, 30]
 
 
-@pytest.mark.parametrize(
-    ("brightest", "shift"), [(200, 0), (1000, 2), (4000, 4), (16000, 6), (65535, 8)]
-)
-@pytest.mark.parametrize("ending", ["tif", "png"])
-@pytest.mark.parametrize("bands", [1, 3])
-def test_sixteen_bits_keep_the_upper_eight_that_are_used(
-    tmp_path: Path, brightest: int, shift: int, ending: str, bands: int
-) -> None:
-    samples = np.linspace(0, brightest, 32 * 32 * bands).reshape(bands, 32, 32).astype(np.uint16)
-    driver = "GTiff" if ending == "tif" else "PNG"
-    path = tmp_path / f"deep.{ending}"
-    shape = {"height": 32, "width": 32, "count": bands, "dtype": "uint16"}
-    with rasterio.open(path, "w", driver=driver, **shape) as raster:
-        raster.write(samples)
-    assert image_size_px(path) == (32, 32)
-    expected = np.broadcast_to(samples >> shift, (3, 32, 32))
-    np.testing.assert_array_equal(read_image(path).transpose(2, 0, 1), expected)
-
-
-def test_of_many_bands_the_first_three_count_and_floats_are_refused(tmp_path: Path) -> None:
-    samples = np.arange(5 * 32 * 32).reshape(5, 32, 32)
-    for dtype in ("uint8", "float32"):
-        shape = {"height": 32, "width": 32, "count": 5, "dtype": dtype}
-        with rasterio.open(tmp_path / f"{dtype}.tif", "w", driver="GTiff", **shape) as raster:
-            raster.write(samples.astype(dtype))
-    image = read_image(tmp_path / "uint8.tif")
-    np.testing.assert_array_equal(image.transpose(2, 0, 1), samples[:3].astype(np.uint8))
-    with pytest.raises(ImageError, match=r"float32\.tif: has samples of type float32"):
-        read_image(tmp_path / "float32.tif")
-
-
 @pytest.mark.parametrize("orientation", range(1, 9))
 @pytest.mark.parametrize("ending", ["jpg", "png", "tif"])
 def test_exif_orientation_is_applied_as_pillow_applies_it(
@@ -99,8 +70,9 @@ def test_pictures_of_sixteen_bits_are_turned_upright_too(
     exif[274] = orientation
     path = tmp_path / f"turned.{ending}"
     Image.fromarray(samples).save(path, exif=exif)
-    expected = np.rot90(samples >> 8, {1: 0, 3: 2, 6: -1}[orientation])
-    np.testing.assert_array_equal(read_image(path)[..., 0], expected)
+    expected = np.rot90(samples, {1: 0, 3: 2, 6: -1}[orientation])
+    whole = Bands(ranges=((0, 65535),) * 3)
+    np.testing.assert_array_equal(read_picture(path, whole).samples_HWC[..., 0], expected)
     assert image_size_px(path) == expected.shape
 
 
@@ -119,18 +91,6 @@ def test_a_mask_with_an_orientation_of_its_own_is_turned_upright(
     np.testing.assert_array_equal(pair.image_HWC[..., 0] > 0, pair.mask_HW > 0)
     np.testing.assert_array_equal(pair.mask_HW, np.rot90(stored, {3: 2, 6: -1}[orientation]))
     assert pair.note is None
-
-
-@pytest.mark.parametrize("photometric", ["RGB", "MINISBLACK"])
-def test_twelve_bits_in_a_tiff_look_the_same_whatever_its_colours_are_called(
-    tmp_path: Path, photometric: str
-) -> None:
-    samples = np.linspace(0, 4000, 3 * 32 * 32).reshape(3, 32, 32).astype(np.uint16)
-    shape = {"height": 32, "width": 32, "count": 3, "dtype": "uint16"}
-    path = tmp_path / "deep.tif"
-    with rasterio.open(path, "w", driver="GTiff", photometric=photometric, **shape) as raster:
-        raster.write(samples)
-    np.testing.assert_array_equal(read_image(path).transpose(2, 0, 1), samples >> 4)
 
 
 @pytest.mark.parametrize("bits", [1, 2, 4])
@@ -190,7 +150,7 @@ def test_reduced_decoding_stays_at_least_as_large_as_asked_and_looks_the_same(
         ("cut.tif", lambda data: data[: len(data) // 2], "can't be read"),
         ("empty.jpg", lambda data: b"", "is no picture"),
         ("text.png", lambda data: b"no picture at all", "is no picture"),
-        ("text.tif", lambda data: b"no picture at all", "can't be read"),
+        ("text.tif", lambda data: b"no picture at all", "is no picture"),
     ],
 )
 def test_damaged_files_are_named(

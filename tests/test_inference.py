@@ -20,7 +20,9 @@ from segcore.inference.photographs import Photograph
 from segcore.networks.models import SegmentationNetwork
 from segcore.networks.weights import Statistics
 from segcore.predicting.ensemble import Ensemble, Member, disagreement, weighted_mean
-from segcore.reading.images import ImageError, read_image
+from segcore.reading.headers import ImageError
+from segcore.reading.images import read_picture
+from segcore.reading.measuring import own_bands
 
 CPU = torch.device("cpu")
 COLORS = ((255, 0, 0), (0, 255, 0), (0, 0, 255))
@@ -333,16 +335,18 @@ def test_a_mosaic_is_read_and_scaled_in_pieces_as_a_photograph_is(
         blockxsize=64, blockysize=64,
     ) as raster:  # fmt: skip
         raster.write(samples)
-    image = read_image(path)
+    bands = own_bands(path)
+    image = read_picture(path, bands).blanked()
     monkeypatch.setattr(photographs, "WHOLE_PX", 1000)
     monkeypatch.setattr(photographs, "_PIECE_BYTES", 20_000)
-    with Photograph.open(path) as photo:
+    with Photograph.open(path, bands) as photo:
         assert photo.is_mosaic and photo.size_px == (331, 457)
         for view in (View(64, 64, 1.0), View(64, 64, 0.37), View(64, 64, 1.6)):
             grid = plan_grid(photo.size_px, view)
             expected = scale_image(image, grid).astype(int)
             rows, columns = slice(17, grid.height_px), slice(5, 150)
             scaled = photo.on_grid(grid).read(rows, columns)
+            assert scaled.dtype == image.dtype
             assert np.abs(scaled - expected[rows, columns]).max() <= 1
 
 

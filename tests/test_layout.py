@@ -18,7 +18,7 @@ SEGCORE_COMMANDS = {"prepare", "weights"}
 SEARCH = ("runs", "predicting", "planning", "tracking", "reporting", "trials", "ensembles")
 SEARCH_COMMANDS = {"__main__", "evaluate", "leaderboard", "predict", "replay", "report", "run"}
 APART = {("networks", "data"), ("scores", "data"), ("scores", "networks"), ("data", "scenes"),
-         ("reading", "scenes"), ("networks", "reading"), ("scores", "reading"),
+         ("reading", "scenes"), ("scores", "reading"),
          ("inference", "scenes"), ("choosing", "reading"),
          ("choosing", "scenes"), ("planning", "predicting"), ("tracking", "planning"),
          ("tracking", "predicting"), ("trials", "predicting"),

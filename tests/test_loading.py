@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from segcore.config import IGNORE_INDEX, TrialConfig
-from segcore.data.prepared import PhotoPlan, PreparedData
+from segcore.data.plans import PhotoPlan
+from segcore.data.prepared import PreparedData
 from segcore.data.preparing import prepare_data
 from segcore.data.windows import Grid
 from segcore.training.loading import (

@@ -135,7 +135,7 @@ def check_samples(samples: Sequence[TrialConfig], data: PreparedData) -> tuple[T
     parts: list[tuple[str, Callable[[], object]]] = [
         (
             f"{config.architecture} with {config.encoder} on {config.height_px}×{config.width_px}",
-            functools.partial(check_network, config, data.num_classes),
+            functools.partial(check_network, config, data.num_classes, data.bands),
         )
         for config in networks
     ]

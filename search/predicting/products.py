@@ -19,6 +19,7 @@ from segcore.predicting.ensemble import Ensemble, disagreement
 from segcore.predicting.pictures import Color, overlay
 from segcore.predicting.polygons import write_polygons
 from segcore.predicting.rasters import MapSpec, WriteWindow, write_map
+from segcore.reading.bands import to_rgb8
 from segcore.reading.images import write_image
 
 Kind = Literal["mask", "overlay", "probabilities", "uncertainty", "gpkg", "geojson"]
@@ -165,9 +166,10 @@ def _write_overlay(
 
     yield sample
     image = photo.on_grid(Grid(height_px, width_px))
-    image_HWC = np.asarray(image.read(slice(0, height_px), slice(0, width_px)), np.uint8)
+    image_HWC = image.read(slice(0, height_px), slice(0, width_px))
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_image(path, overlay(image_HWC, mask_HW, class_colors))
+    seen_HWC = to_rgb8(image_HWC, photo.bands)
+    write_image(path, overlay(seen_HWC, mask_HW, class_colors))
 
 
 def _summary(tally_256: NDArray[np.int64]) -> dict[str, float]:

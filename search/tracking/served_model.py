@@ -84,7 +84,7 @@ def _predict(ensemble: Ensemble, image: str) -> np.ndarray[Any, np.dtype[np.uint
         path = Path(folder, "image")
         path.write_bytes(content)
         try:
-            with photographs.Photograph.open(path) as photo:
+            with photographs.Photograph.open(path, ensemble.bands) as photo:
                 return ensemble.predict(photo)
         except UserError as error:
             raise UserError(str(error).replace(str(path), "image")) from error

@@ -58,7 +58,9 @@ def check_space(plan: Plan, slots: Slots) -> int:
     that is being written.
     """
     options = plan.options
-    largest = max(checkpoint_bytes(config, plan.data.num_classes) for config in plan.networks)
+    largest = max(
+        checkpoint_bytes(config, plan.data.num_classes, plan.data.bands) for config in plan.networks
+    )
     kept = options.ensemble_candidates * KEPT_PER_CANDIDATE
     folds = options.folds * options.fold_trials if options.folds > 1 else 0
     needed = largest * (2 * (min(kept, options.trials) + folds) + 3 * slots.count)

@@ -10,46 +10,31 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from itertools import accumulate
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import TypeAdapter
 
-from segcore.config import Samples, TrialConfig, View
+from segcore.config import TrialConfig, View
+from segcore.data.plans import (
+    PhotoPlan,
+    array_layout,
+    first_masks,
+    first_samples,
+    first_score_masks,
+)
 from segcore.data.splits import SPLITS, Split, assign_folds
 from segcore.data.windows import Grid, Window, cut_window, plan_grid
 from segcore.errors import UserError
 from segcore.files import user_cache
+from segcore.reading.bands import Bands, Samples
 
 CACHE_FORMAT = 3
 INDEX = "index.json"
 
-LOCATIONS = 64
-"""Pixels of each class that are remembered for each photograph."""
-
-ArrayLayout: TypeAlias = Mapping[str, tuple[tuple[int, ...], type[np.generic]]]
-"""Shape and type of each array, by the name of its field in PreparedData and of its file."""
-
-
-@dataclass(frozen=True)
-class PhotoPlan:
-    """Of which sizes a photograph is kept."""
-
-    size_px: Grid
-    """Its own, upright."""
-    metres_per_px: float | None
-    """Its own ground size, where it has a georeference."""
-    levels: tuple[Grid, ...]
-    """Of the cached pyramid, the finest first."""
-    score_grid: Grid
-    """On which it is scored."""
-
-    @property
-    def is_scored_as_cached(self) -> bool:
-        """Whether the finest level's mask is the truth by which it is scored."""
-        return self.score_grid == self.levels[0]
+_BANDS = TypeAdapter(Bands)
 
 
 @dataclass(frozen=True)
@@ -69,8 +54,8 @@ class PreparedData:
     """The view of the search in which the photographs have the most pixels."""
     score_view: View
     """The view on whose grid all trials are scored."""
-    channels: int
-    """C."""
+    bands: Bands
+    """What the samples mean, with the ranges that were measured on the training photographs."""
     fingerprint: str
     """Hex hash of the content of images and masks, the spec and what is kept of them."""
     samples: Samples
@@ -84,6 +69,11 @@ class PreparedData:
     class_locations_PKL2: NDArray[np.int32]
     """(row, column) in the finest level of up to L pixels of each class, drawn at random; -1: none.
     """
+
+    @property
+    def channels(self) -> int:
+        """C."""
+        return self.bands.channels
 
     @property
     def num_classes(self) -> int:
@@ -174,23 +164,6 @@ class PreparedData:
         return first_score_masks(self.plans)
 
 
-def first_samples(plans: Sequence[PhotoPlan], channels: int) -> list[int]:
-    """Where each photograph begins in ``samples``, and where the last one ends."""
-    lengths = (sum(level.area_px for level in plan.levels) * channels for plan in plans)
-    return list(accumulate(lengths, initial=0))
-
-
-def first_masks(plans: Sequence[PhotoPlan]) -> list[int]:
-    """Where each mask begins in ``masks``, and where the last one ends."""
-    return list(accumulate((plan.levels[0].area_px for plan in plans), initial=0))
-
-
-def first_score_masks(plans: Sequence[PhotoPlan]) -> list[int]:
-    """Where each mask begins in ``score_masks``, and where the last one ends."""
-    lengths = (0 if plan.is_scored_as_cached else plan.score_grid.area_px for plan in plans)
-    return list(accumulate(lengths, initial=0))
-
-
 @dataclass(frozen=True)
 class PhotoFacts:
     """What was found out about one photograph while it was prepared."""
@@ -213,31 +186,14 @@ class Survey:
     """What is odd but doesn't stop a training."""
 
 
-def array_layout(
-    plans: Sequence[PhotoPlan], num_classes: int, channels: int, sample_bits: int
-) -> ArrayLayout:
-    """The arrays of P photographs and K classes."""
-    photos = len(plans)
-    return {
-        "samples": (
-            (first_samples(plans, channels)[-1],),
-            np.uint8 if sample_bits == 8 else np.uint16,
-        ),
-        "masks": ((first_masks(plans)[-1],), np.uint8),
-        "score_masks": ((first_score_masks(plans)[-1],), np.uint8),
-        "class_pixels_PK": ((photos, num_classes), np.int64),
-        "class_locations_PKL2": ((photos, num_classes, LOCATIONS, 2), np.int32),
-    }
-
-
 def open_prepared(folder: Path) -> PreparedData:
     """Open prepared data. Raises ``UserError`` where they are missing, incomplete or damaged."""
     index = _read_index(folder)
     try:
         plans = tuple(_read_plan(values) for values in index["plans"])
-        channels = index["channels"]
+        bands = _BANDS.validate_python(index["bands"])
         arrays = {}
-        layout = array_layout(plans, len(index["class_names"]), channels, index["sample_bits"])
+        layout = array_layout(plans, len(index["class_names"]), bands)
         for name, (shape, dtype) in layout.items():
             array = np.load(
                 folder / f"{name}.npy",
@@ -257,7 +213,7 @@ def open_prepared(folder: Path) -> PreparedData:
             plans=plans,
             finest=View(*index["finest"]),
             score_view=View(*index["score_view"]),
-            channels=channels,
+            bands=bands,
             fingerprint=str(index["fingerprint"]),
             **arrays,
         )

@@ -4,11 +4,10 @@ Prepared data are named by the content of the data set and the settings, so the 
 """
 
 import json
-import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import asdict, astuple, dataclass
+from dataclasses import asdict, astuple, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
@@ -22,36 +21,41 @@ from segcore.config import View
 from segcore.data.dataset import Dataset, Photo, problems_error, scan_dataset
 from segcore.data.duplicates import difference_hash, notes_on_duplicates
 from segcore.data.fingerprint import FileState, find_state, recall_states, remember_states
-from segcore.data.prepared import (
-    CACHE_FORMAT,
-    INDEX,
+from segcore.data.plans import (
     LOCATIONS,
-    PhotoFacts,
-    PhotoPlan,
-    PreparedData,
-    Survey,
+    Kept,
     array_layout,
     first_masks,
     first_samples,
     first_score_masks,
+    plan_photos,
+)
+from segcore.data.prepared import (
+    CACHE_FORMAT,
+    INDEX,
+    PhotoFacts,
+    PreparedData,
+    Survey,
     open_prepared,
     prepared_folder,
 )
-from segcore.data.splits import assign_splits
+from segcore.data.splits import Split, assign_splits
 from segcore.data.windows import (
     Grid,
     count_classes,
     locate_classes,
-    plan_grid,
-    plan_levels,
     scale_image,
     scale_mask,
 )
 from segcore.devices import usable_cores
 from segcore.errors import DISK_FULL, Problem, StorageError, UserError
 from segcore.files import digest, locked, reserve, sync_folder, user_cache, whole_folder
-from segcore.reading.images import ImageError, image_size_px
-from segcore.reading.masks import read_pair
+from segcore.reading.bands import Bands, to_rgb8
+from segcore.reading.ground import metres_per_px
+from segcore.reading.headers import ImageError, image_size_px
+from segcore.reading.masks import read_mask, read_pair
+from segcore.reading.measuring import complete_bands
+from segcore.reading.samples import check_bands
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -63,11 +67,9 @@ class _Job:
 
     dataset: Dataset
     states: Mapping[Path, FileState]
-    plans: Sequence[PhotoPlan]
-    finest: View
-    score_view: View
-    channels: int = 3
-    sample_bits: int = 8
+    kept: Kept
+    bands: Bands
+    """Complete only while the folder is written."""
 
     @property
     def num_classes(self) -> int:
@@ -84,8 +86,8 @@ class _Job:
             for photo in self.dataset.photos
         ]
         spec = self.dataset.spec.model_dump(mode="json")
-        kept = [self.plans, self.finest, self.score_view]
-        return digest(json.dumps({"spec": spec, "kept": kept, "photos": photos}, default=astuple))
+        about = {"spec": spec, "kept": self.kept, "photos": photos}
+        return digest(json.dumps(about, default=astuple))
 
 
 @dataclass(frozen=True)
@@ -140,7 +142,10 @@ def prepare_data(
             problems += [problem for problem in unreadable if problem.where not in told]
             raise problems_error(dataset.folder, problems)
 
-        job = _plan_job(dataset, states, views, score_scale)
+        on_ground = any(view.metres_per_px is not None for view in views)
+        sizes = [_size_of(photo, on_ground) for photo in dataset.photos]
+        kept = plan_photos(sizes, views, score_scale)
+        job = _Job(dataset, states, kept, dataset.spec.photo_bands)
         target = prepared_folder(cache_dir, job.fingerprint)
         with locked(target.with_suffix(".lock")):
             try:
@@ -177,64 +182,79 @@ def _check_photo(dataset: Dataset, photo: Photo) -> Problem | None:
     return None
 
 
-def _plan_job(
-    dataset: Dataset,
-    states: Mapping[Path, FileState],
-    views: Sequence[View],
-    score_scale: float | None,
-) -> _Job:
-    """Read the photographs' headers, and plan what is kept of each."""
-    headers = [_size_of(photo) for photo in dataset.photos]
-    looks = _distinct_looks(views)
+def _size_of(photo: Photo, on_ground: bool) -> tuple[Grid, float | None]:
+    """A photograph's size, and its ground size where that is needed.
 
-    def grids(look: View) -> list[Grid]:
-        return [plan_grid(size_px, look, metres) for size_px, metres in headers]
-
-    def area_px(look: View) -> int:
-        """Pixels of all photographs, none of which is counted as enlarged."""
-        pairs = zip(grids(look), headers, strict=True)
-        return sum(min(grid.area_px, math.prod(size_px)) for grid, (size_px, _) in pairs)
-
-    finest = max(looks, key=area_px)
-    score_view = finest if score_scale is None else View(0, 0, score_scale)
-    if (score_view.scale or 0) > 1:
-        score_view = View(0, 0, 1.0)
-    kept = zip(*(grids(look) for look in (*looks, score_view)), strict=True)
-    plans = [
-        PhotoPlan(size_px, metres, plan_levels(size_px, of_photo), of_photo[-1])
-        for (size_px, metres), of_photo in zip(headers, kept, strict=True)
-    ]
-    return _Job(dataset, states, plans, finest, score_view)
-
-
-def _size_of(photo: Photo) -> tuple[Grid, float | None]:
-    """A photograph's size and ground size. One that can't be read gets 1×1: it fails later."""
+    One that can't be read gets 1×1 px: it fails later.
+    """
     try:
-        return Grid(*image_size_px(photo.path)), None
+        metres = metres_per_px(photo.path) if on_ground else None
+        return Grid(*image_size_px(photo.path)), metres
     except ImageError:
         return Grid(1, 1), None
 
 
-def _distinct_looks(views: Sequence[View]) -> list[View]:
-    """What the views ask for: every size of a squeezed photograph, the finest and coarsest scale.
+def _complete_bands(job: _Job, crew: _Crew) -> Bands:
+    """The data set's bands, with ranges and statistics of its training photographs if need be.
 
-    The size of a window doesn't matter to what is kept of a photograph.
+    Which photographs are for training depends on all masks, so they are read first.
     """
-    scales = sorted({view.scale for view in views if view.scale is not None})
-    ground = sorted({view.metres_per_px for view in views if view.metres_per_px is not None})
-    squeezed = {view for view in views if view.scale is None and view.metres_per_px is None}
-    return [
-        *sorted(squeezed, key=lambda view: view[:2]),
-        *(View(0, 0, scale) for scale in scales[:: max(1, len(scales) - 1)]),
-        *(View(0, 0, None, metres) for metres in ground[:: max(1, len(ground) - 1)]),
-    ]
+    dataset, bands = job.dataset, job.bands
+
+    def has_8_bits(photo: Photo) -> bool | Problem:
+        try:
+            return check_bands(photo.path, bands)
+        except ImageError as error:
+            return error.problem
+
+    def count(photo: Photo) -> list[int] | Problem:
+        try:
+            mask_HW = read_mask(photo.mask_path, dataset.spec.coding)
+        except ImageError as error:
+            return error.problem
+        return count_classes(mask_HW, job.num_classes).tolist()
+
+    looked = _without_problems(dataset, crew.do("Looking", has_8_bits, dataset.photos))
+    if all(looked) and bands.numbers is None:
+        return bands
+    if bands.ranges is None and any(looked) and not all(looked):
+        rarer = sum(looked) <= len(looked) / 2
+        problems = [
+            Problem(
+                str(photo.path),
+                f"has {'8 bits' if rarer else 'more than 8 bits'} a sample, unlike others",
+                "convert it, or say in dataset.yaml what all values mean: range: [0, 65535]",
+            )
+            for photo, eight in zip(dataset.photos, looked, strict=True)
+            if eight == rarer
+        ]
+        raise problems_error(dataset.folder, problems)
+    pixels_PK = np.array(_without_problems(dataset, crew.do("Counting", count, dataset.photos)))
+    splits = _draw_splits(dataset, pixels_PK)
+    training = [p.path for p, split in zip(dataset.photos, splits, strict=True) if split == "train"]
+    return complete_bands(bands, training)
+
+
+def _without_problems(dataset: Dataset, results: Sequence[Result | Problem]) -> list[Result]:
+    """The results. Raises ``ProblemsError`` with the problems that stand in some places of them."""
+    if problems := [result for result in results if isinstance(result, Problem)]:
+        raise problems_error(dataset.folder, problems)
+    return [result for result in results if not isinstance(result, Problem)]
+
+
+def _draw_splits(dataset: Dataset, class_pixels_PK: NDArray[np.int64]) -> list[Split]:
+    """The split of each photograph, given its labelled pixels at full resolution."""
+    groups, fixed = zip(*((photo.group, photo.split) for photo in dataset.photos), strict=True)
+    spec = dataset.spec.split
+    return assign_splits(class_pixels_PK, groups, spec.fractions, spec.seed, fixed)
 
 
 def _build(job: _Job, target: Path, crew: _Crew) -> None:
     """Write the folder ``target``, and force it to the disk before it gets its name."""
+    job = replace(job, bands=_complete_bands(job, crew))
     with whole_folder(target) as building:
         arrays = {}
-        layout = array_layout(job.plans, job.num_classes, job.channels, job.sample_bits)
+        layout = array_layout(job.kept.plans, job.num_classes, job.bands)
         for name, (shape, dtype) in layout.items():
             path = building / f"{name}.npy"
             if not shape[0]:  # an empty file can't be mapped
@@ -245,9 +265,7 @@ def _build(job: _Job, target: Path, crew: _Crew) -> None:
             reserve(path)
         fill = partial(_fill_photo, job, _Places.of(job), arrays)
         found = crew.do("Preparing", fill, range(len(job.dataset.photos)))
-        if problems := [result for result in found if isinstance(result, Problem)]:
-            raise problems_error(job.dataset.folder, problems)
-        facts = [result for result in found if isinstance(result, PhotoFacts)]
+        facts = _without_problems(job.dataset, found)
         for array in arrays.values():
             array.flush()
         index = _describe(job, facts)
@@ -265,9 +283,9 @@ class _Places(NamedTuple):
     @classmethod
     def of(cls, job: _Job) -> "_Places":
         return cls(
-            first_samples(job.plans, job.channels),
-            first_masks(job.plans),
-            first_score_masks(job.plans),
+            first_samples(job.kept.plans, job.bands.channels),
+            first_masks(job.kept.plans),
+            first_score_masks(job.kept.plans),
         )
 
 
@@ -275,9 +293,10 @@ def _fill_photo(
     job: _Job, places: _Places, arrays: Mapping[str, NDArray[Any]], number: int
 ) -> PhotoFacts | Problem:
     """Decode one photograph into its places in the arrays."""
-    photo, plan = job.dataset.photos[number], job.plans[number]
+    photo, plan = job.dataset.photos[number], job.kept.plans[number]
     try:
-        pair = read_pair(photo.path, photo.mask_path, job.dataset.spec.coding, plan.levels[0])
+        coding = job.dataset.spec.coding
+        pair = read_pair(photo.path, photo.mask_path, coding, plan.levels[0], job.bands)
     except ImageError as error:
         return error.problem
     for path in (photo.path, photo.mask_path):
@@ -306,7 +325,7 @@ def _fill_photo(
     class_pixels_K = count_classes(pair.mask_HW, job.num_classes)
     note = pair.note or (None if class_pixels_K.any() else "nothing is labelled, so it is not used")
     height_px, width_px = pair.mask_HW.shape
-    look = difference_hash(pair.image_HWC)
+    look = difference_hash(to_rgb8(pair.image_HWC, job.bands))
     return PhotoFacts(height_px, width_px, tuple(class_pixels_K.tolist()), look, note)
 
 
@@ -315,8 +334,7 @@ def _describe(job: _Job, facts: Sequence[PhotoFacts]) -> dict[str, Any]:
     photos, spec = job.dataset.photos, job.dataset.spec
     names, groups = [photo.name for photo in photos], [photo.group for photo in photos]
     class_pixels_PK = np.array([fact.class_pixels for fact in facts], np.int64)
-    fixed = [photo.split for photo in photos]
-    splits = assign_splits(class_pixels_PK, groups, spec.split.fractions, spec.split.seed, fixed)
+    splits = _draw_splits(job.dataset, class_pixels_PK)
     notes = [
         *job.dataset.notes,
         *(f"{name}: {fact.note}" for name, fact in zip(names, facts, strict=True) if fact.note),
@@ -325,11 +343,10 @@ def _describe(job: _Job, facts: Sequence[PhotoFacts]) -> dict[str, Any]:
     return {
         "format": CACHE_FORMAT,
         "fingerprint": job.fingerprint,
-        "plans": [astuple(plan) for plan in job.plans],
-        "finest": job.finest,
-        "score_view": job.score_view,
-        "channels": job.channels,
-        "sample_bits": job.sample_bits,
+        "plans": [astuple(plan) for plan in job.kept.plans],
+        "finest": job.kept.finest,
+        "score_view": job.kept.score_view,
+        "bands": asdict(job.bands),
         "class_names": spec.class_names,
         "class_colors": spec.class_colors,
         "photos": names,

@@ -1,6 +1,7 @@
 """DatasetSpec: the contents of a dataset.yaml, checked."""
 
 import functools
+import math
 import re
 from pathlib import Path
 from typing import Annotated, Any
@@ -14,12 +15,14 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from segcore.config import IGNORE_INDEX, describe_validation_error
 from segcore.data.splits import Split
 from segcore.errors import UserError
+from segcore.reading.bands import Bands
 from segcore.reading.masks import MaskCoding
 
 MAX_CLASSES = IGNORE_INDEX
 
 Color = Annotated[str, Field(pattern=r"^#[0-9A-Fa-f]{6}$")]
 Share = Annotated[float, Field(gt=0, lt=1)]
+BandName = Annotated[int, Field(strict=True)] | Annotated[str, Field(min_length=1)]
 SplitSource = Share | list[str] | str
 """A fraction to draw, a list of photographs, or a text file with one photograph per line."""
 
@@ -86,6 +89,22 @@ class DatasetSpec(BaseModel):
     split: SplitSpec = SplitSpec()
     colors: dict[str, Color] = Field(default_factory=dict)
     """Colours of classes in pictures, if the masks themselves have none."""
+    bands: list[BandName] | None = None
+    """The bands of the photographs that count: numbers from 1, or descriptions in the files."""
+    range: list[tuple[float, float]] | None = None
+    """The raw values that become 0 and 1: ``[low, high]``, or one such pair for each band."""
+    nodata: float | None = None
+    """The raw value of pixels that hold no data, beside what the files themselves say."""
+    show: list[BandName] | None = None
+    """Three of the bands, which people see as red, green and blue; or one, which they see grey."""
+
+    @field_validator("range", mode="before")
+    @classmethod
+    def _check_range(cls, value: Any) -> Any:
+        pairs = [value] if _is_pair(value) else value
+        if value is not None and not (isinstance(pairs, list) and all(map(_is_pair, pairs))):
+            raise ValueError("expected [low, high], or a list with one such pair for each band")
+        return pairs
 
     @field_validator("classes", mode="before")
     @classmethod
@@ -122,6 +141,7 @@ class DatasetSpec(BaseModel):
         known = {value for value, _ in self._class_values()}
         if clash := known & set(self._ignored_values()):
             raise ValueError(f"value {min(clash)} is both a class and ignored")
+        _ = self.photo_bands  # Raises ``ValueError``.
         if unknown := set(self.colors) - set(self.class_names):
             raise ValueError(f"colors: {min(unknown)!r} is no class")
         if self.group is not None:
@@ -135,6 +155,21 @@ class DatasetSpec(BaseModel):
     def class_names(self) -> tuple[str, ...]:
         """Names of classes 0 to K-1."""
         return tuple(self.classes)
+
+    @property
+    def photo_bands(self) -> Bands:
+        """How photographs are read; ``measuring.complete_bands`` adds what must be measured."""
+        numbers = None if self.bands is None else tuple(self.bands)
+        ranges = self.range
+        if ranges is not None and len(ranges) == 1:
+            ranges = ranges * Bands(numbers).channels
+        nodata = self.nodata
+        return Bands(
+            numbers=numbers,
+            ranges=None if ranges is None else tuple(ranges),
+            nodata=None if nodata is None or math.isnan(nodata) else nodata,  # NaN always counts.
+            show=None if self.show is None else tuple(self.show),
+        )
 
     @property
     def by_color(self) -> bool:
@@ -202,6 +237,14 @@ class _UniqueKeyLoader(yaml.SafeLoader):
                 None, None, f"{min(repeated)!r} stands twice", node.start_mark
             )
         return super().construct_mapping(node, deep)
+
+
+def _is_pair(value: Any) -> bool:
+    return (
+        isinstance(value, list)
+        and len(value) == 2
+        and all(isinstance(v, int | float) and not isinstance(v, bool) for v in value)
+    )
 
 
 def _number(color: str) -> int:

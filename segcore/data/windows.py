@@ -12,8 +12,9 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from segcore.config import IGNORE_INDEX, Samples, View
+from segcore.config import IGNORE_INDEX, View
 from segcore.errors import UserError
+from segcore.reading.bands import Samples
 
 _WARPED_CHANNELS = 4
 """OpenCV warps at most so many channels at once."""

@@ -18,9 +18,10 @@ from torch.nn import functional as F
 
 from segcore.config import View
 from segcore.devices import autocast
-from segcore.inference.photographs import GridImage, Photograph, to_tensor
+from segcore.inference.photographs import GridImage, Photograph
 from segcore.inference.resampling import Span, points_per_px, resample
 from segcore.networks.models import SegmentationNetwork
+from segcore.reading.bands import to_tensor
 
 OVERLAP = 0.5
 """The least share of a window's side that it has in common with the next window."""

@@ -1,8 +1,8 @@
 """Photographs to predict, of any size: held whole, or read from the file in windows.
 
-A picture of up to ``WHOLE_PX`` pixels is read as for training (``images.read_image``). A larger one
-is a mosaic: it stays in its file, and windows of it are read and scaled as they are needed, by the
-same rules: a scaled pixel is the mean of its area.
+A picture of up to ``WHOLE_PX`` pixels is read as for training (``read_picture``). A larger one is a
+mosaic: it stays in its file, and windows of it are read and scaled as they are needed, by the same
+rules: a scaled pixel is the mean of its area.
 """
 
 import itertools
@@ -17,46 +17,24 @@ import numpy as np
 import rasterio
 import torch
 from numpy.typing import NDArray
-from rasterio.enums import MaskFlags
+from PIL import UnidentifiedImageError
 from rasterio.windows import Window
 
-from segcore.config import Samples, View
+from segcore.config import View
 from segcore.data.windows import Grid, plan_grid, scale_image
 from segcore.inference.resampling import Span, resample
-from segcore.reading.images import (
-    ImageError,
-    naming,
-    open_raster,
-    read_header,
-    read_image,
-    read_samples,
-    to_rgb,
-)
+from segcore.reading.bands import RGB, Bands, Samples
+from segcore.reading.ground import Georeference, georeference_of, ground_size_m
+from segcore.reading.headers import ImageError, check_end, naming, open_raster, read_header
+from segcore.reading.images import read_picture
+from segcore.reading.measuring import own_bands
+from segcore.reading.samples import may_have_holes, read_window
 
 WHOLE_PX = 100_000_000
 """Up to the size of the largest cameras: 0.3 GB in memory."""
 
 _PIECE_BYTES = 4_000_000
 """How much of the file is scaled at once."""
-_METRES_PER_DEGREE = 111_320.0
-
-
-@dataclass(frozen=True)
-class Georeference:
-    """Where on earth a photograph's pixels lie."""
-
-    crs: rasterio.crs.CRS | None
-    transform: rasterio.Affine
-
-    def metres_per_px(self, size_px: tuple[int, int]) -> float | None:
-        """The ground size of a pixel in the middle of a photograph; None: the CRS tells none."""
-        if self.crs is None or not (self.crs.is_projected or self.crs.is_geographic):
-            return None
-        side = abs(self.transform.determinant) ** 0.5
-        if self.crs.is_projected:
-            return float(side * self.crs.linear_units_factor[1])
-        _, latitude = self.transform * (size_px[1] / 2, size_px[0] / 2)
-        return float(side * _METRES_PER_DEGREE * np.cos(np.radians(latitude)) ** 0.5)
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,22 +45,27 @@ class Photograph:
     height_px: int
     width_px: int
     georeference: Georeference | None = None
-    _image_HWC: Samples | None = None
-    _raster: rasterio.DatasetReader | None = None
-    _brightest: int = 255
-    """The brightest sample of a mosaic's file, which tells the file's bit depth."""
+    bands: Bands = RGB
+    """What the samples mean."""
+    has_holes: bool = False
+    """Whether there may be pixels without data (``valid``)."""
     metres_per_px: float | None = None
     """The ground size of one of its ``native_px``, where that is known."""
-    _native_px: tuple[int, int] | None = None
+    _image_HWC: Samples | None = None
     _valid_HW: NDArray[np.bool_] | None = None
+    _raster: rasterio.DatasetReader | None = None
+    _native_px: tuple[int, int] | None = None
 
     @classmethod
     @contextmanager
-    def open(cls, path: Path) -> "Iterator[Photograph]":
-        """Open a JPEG, PNG or TIFF. Raises ``ImageError`` where it can't be read."""
+    def open(cls, path: Path, bands: Bands | None = None) -> "Iterator[Photograph]":
+        """Open a JPEG, PNG or TIFF. Without ``bands`` it is read as RGB in its own value range.
+
+        Raises ``ImageError`` where it can't be read, or has not the samples that ``bands`` wants.
+        """
         with ExitStack() as stack:
             with naming(path):
-                photo = cls._open(path, stack)
+                photo = cls._open(path, bands or own_bands(path), stack)
             yield photo
 
     @classmethod
@@ -92,36 +75,44 @@ class Photograph:
         native_px: tuple[int, int] | None = None,
         metres_per_px: float | None = None,
         valid_HW: NDArray[np.bool_] | None = None,
+        bands: Bands = RGB,
     ) -> "Photograph":
-        """A photograph from its pixels.
+        """A photograph from its samples.
 
-        ``native_px`` (height, width) is the size of the photograph that these pixels were scaled
-        from, to which views refer, with its ``metres_per_px``. ``valid_HW`` is false where the
-        pixels hold no data.
+        ``native_px`` (height, width) is the size of the photograph that these samples were scaled
+        from, to which views refer, with its ``metres_per_px``. ``valid_HW`` is false where there
+        are no data; None: there are everywhere.
         """
         height_px, width_px, _ = image_HWC.shape
         return cls(
-            Path("in memory"), height_px, width_px, _image_HWC=image_HWC,
-            metres_per_px=metres_per_px, _native_px=native_px, _valid_HW=valid_HW,
+            Path("in memory"), height_px, width_px, bands=bands, has_holes=valid_HW is not None,
+            metres_per_px=metres_per_px, _image_HWC=image_HWC, _valid_HW=valid_HW,
+            _native_px=native_px,
         )  # fmt: skip
 
     @classmethod
-    def _open(cls, path: Path, stack: ExitStack) -> "Photograph":
+    def _open(cls, path: Path, bands: Bands, stack: ExitStack) -> "Photograph":
+        header = read_header(path, whole=False)
         try:
             raster = stack.enter_context(open_raster(path))
-        except rasterio.errors.RasterioIOError:  # Only Pillow reads this format.
+        except UnidentifiedImageError:  # Only Pillow reads this format.
             raster = None
-        # A picture that has to be turned is no map: the file's grid isn't the photograph's.
-        if raster is None or read_header(path, whole=False).orientation != 1:
-            return replace(cls.in_memory(read_image(path)), path=path)
-        located = raster.crs is not None or raster.transform != rasterio.Affine.identity()
-        georeference = Georeference(raster.crs, raster.transform) if located else None
-        photo = cls(path, raster.height, raster.width, georeference, None, raster)
-        if georeference is not None:
-            photo = replace(photo, metres_per_px=georeference.metres_per_px(photo.size_px))
-        if raster.height * raster.width <= WHOLE_PX:
-            return replace(photo, _image_HWC=read_image(path))
-        return replace(photo, _brightest=_find_brightest(raster))
+        place = georeference_of(raster) if raster is not None else None
+        if place is not None:
+            place = place.turned(header.orientation, header.stored_px)
+        # A picture that has to be turned is read whole: the file's rows aren't the photograph's.
+        small = header.stored_px[0] * header.stored_px[1] <= WHOLE_PX
+        if raster is None or small or header.orientation != 1:
+            picture = read_picture(path, bands)
+            photo = cls.in_memory(picture.blanked(), valid_HW=picture.valid_HW, bands=bands)
+            metres = ground_size_m(place, photo.size_px)
+            return replace(photo, path=path, georeference=place, metres_per_px=metres)
+        check_end(path)
+        read_window(raster, bands, Window(0, 0, 1, 1))  # Tells at once of bands that are missing.
+        holes = may_have_holes(raster, bands)
+        size_px = raster.height, raster.width
+        metres = ground_size_m(place, size_px)
+        return cls(path, *size_px, place, bands, holes, metres, _raster=raster)
 
     @property
     def size_px(self) -> tuple[int, int]:
@@ -154,32 +145,28 @@ class Photograph:
         whole_HWC = None if self._image_HWC is None else scale_image(self._image_HWC, grid)
         return GridImage(self, grid, whole_HWC)
 
-    @property
-    def has_holes(self) -> bool:
-        """Whether the file may mark pixels as no data, by a value, a mask or transparency."""
-        if self._valid_HW is not None:
-            return True
-        flags = self._raster.mask_flag_enums if self._raster is not None else ()
-        return any(MaskFlags.all_valid not in band for band in flags)
-
     def valid(self, rows: slice, columns: slice) -> NDArray[np.bool_]:
         """Whether each pixel holds data (HW). Raises ``ImageError`` where the file is damaged."""
-        if self._valid_HW is not None:
-            return self._valid_HW[rows, columns]
-        if self._raster is None or not self.has_holes:
-            return np.ones((rows.stop - rows.start, columns.stop - columns.start), dtype=bool)
-        with naming(self.path):
-            window = Window.from_slices(rows, columns)
-            return np.asarray(self._raster.dataset_mask(window=window) > 0)
+        valid_HW = self._valid_HW
+        if valid_HW is not None:
+            return valid_HW[rows, columns]
+        if self._raster is not None and self.has_holes:
+            with naming(self.path):
+                window = Window.from_slices(rows, columns)
+                valid_HW = read_window(self._raster, self.bands, window).valid_HW
+        if valid_HW is None:
+            valid_HW = np.ones((rows.stop - rows.start, columns.stop - columns.start), np.bool_)
+        return valid_HW
 
     def read(self, rows: slice, columns: slice) -> Samples:
-        """A window (HWC). Raises ``ImageError`` where the file is damaged."""
+        """The samples of a window (HWC). Raises ``ImageError`` where the file is damaged."""
         if self._image_HWC is not None:
             return self._image_HWC[rows, columns]
         assert self._raster is not None
         with naming(self.path):
-            samples_HWC = read_samples(self._raster, Window.from_slices(rows, columns))
-        return to_rgb(samples_HWC, self._brightest)
+            return read_window(
+                self._raster, self.bands, Window.from_slices(rows, columns)
+            ).blanked()
 
 
 @dataclass(frozen=True, eq=False)
@@ -243,14 +230,6 @@ class GridImage:
         return scaled_HWC.round().astype(piece_HWC.dtype)
 
 
-def to_tensor(samples_HWC: Samples) -> torch.Tensor:
-    """``image_CHW`` for a network: uint8, or float32 of 0 … 255 from samples of 16 bits."""
-    image_HWC = torch.tensor(samples_HWC)  # a copy: maps of files are read-only
-    if image_HWC.dtype == torch.uint16:
-        image_HWC = image_HWC.float() * (255 / 65535)
-    return image_HWC.permute(2, 0, 1)
-
-
 def _source(span: slice, grid_px: int, photo_px: int) -> slice:
     return slice(span.start * photo_px // grid_px, -(-span.stop * photo_px // grid_px))
 
@@ -264,7 +243,8 @@ def _area_means(
     piece_HWC: Samples, row_edges: NDArray[np.float64], column_edges: NDArray[np.float64]
 ) -> NDArray[np.float64]:
     """Means of the areas between the edges; pixels at an edge count by their share."""
-    sums = cv2.integral(piece_HWC, sdepth=cv2.CV_64F)
+    countable_HWC = piece_HWC if piece_HWC.dtype == np.uint8 else piece_HWC.astype(np.float32)
+    sums = cv2.integral(countable_HWC, sdepth=cv2.CV_64F)
     sums = sums.reshape(*sums.shape[:2], -1)  # OpenCV drops the axis of a single channel.
     for axis, edges in enumerate((row_edges, column_edges)):
         whole = np.minimum(edges.astype(np.int64), piece_HWC.shape[axis] - 1)
@@ -273,13 +253,3 @@ def _area_means(
     areas = np.diff(row_edges)[:, None, None] * np.diff(column_edges)[None, :, None]
     means: NDArray[np.float64] = np.diff(np.diff(sums, axis=0), axis=1) / areas
     return means
-
-
-def _find_brightest(raster: rasterio.DatasetReader) -> int:
-    """The brightest sample of a file, read in pieces; 255 at most where samples have 8 bits."""
-    if raster.dtypes[0] == "uint8":
-        return 255
-    step = max(1, _PIECE_BYTES // (6 * raster.width))
-    tops = [*range(0, raster.height, step), raster.height]
-    windows = (Window.from_slices(rows, (0, raster.width)) for rows in itertools.pairwise(tops))
-    return max(int(read_samples(raster, window).max()) for window in windows)

@@ -19,7 +19,7 @@ def prepared_photograph(data: PreparedData, number: int) -> Photograph:
     """A photograph as fine as it was prepared, for ``predict_strips`` on its score grid."""
     plan = data.plans[number]
     return Photograph.in_memory(
-        data.image(number), native_px=plan.size_px, metres_per_px=plan.metres_per_px
+        data.image(number), plan.size_px, plan.metres_per_px, bands=data.bands
     )
 
 

@@ -25,15 +25,17 @@ from segcore.networks.weights import (
     usual_statistics,
 )
 from segcore.plugins import resolve
+from segcore.reading.bands import RGB, Bands
 
 MODELS: dict[str, Callable[..., nn.Module]] = {
     **smp.MODEL_ARCHITECTURES_MAPPING,
     "scratch_unet": ScratchUNet,
 }
 """Architectures by name. A user's own is ``package.module:factory``, called as
-``factory(num_classes=K, **model_kwargs)``. It returns a module that takes a normalised float image
-NCHW and gives logits NKHW. If the module has a ``size_multiple``, images are padded to multiples of
-it; if it has an ``encoder``, the encoder learns with ``encoder_lr_factor``.
+``factory(num_classes=K, **model_kwargs)``, and with ``in_channels=C`` if it has a parameter of that
+name. It returns a module that takes a normalised float image NCHW and gives logits NKHW. If the
+module has a ``size_multiple``, images are padded to multiples of it; if it has an ``encoder``, the
+encoder learns with ``encoder_lr_factor``.
 """
 
 _MIN_SIZE_PX = {"pan": 128}
@@ -65,11 +67,11 @@ class SegmentationNetwork(nn.Module):
         self.size_multiple = size_multiple
         self.min_size_px = min_size_px
         # Buffers are saved with the weights, so a checkpoint has the statistics of its training.
-        self.register_buffer("mean_C11", torch.tensor(statistics.mean).view(3, 1, 1))
-        self.register_buffer("std_C11", torch.tensor(statistics.std).view(3, 1, 1))
+        self.register_buffer("mean_C11", torch.tensor(statistics.mean).view(-1, 1, 1))
+        self.register_buffer("std_C11", torch.tensor(statistics.std).view(-1, 1, 1))
 
     def forward(self, image_NCHW: Tensor) -> Tensor:
-        """RGB image NCHW of 0..255, uint8 or float → logits NKHW of the same H and W."""
+        """Image NCHW of 0..255, uint8 or float (``to_tensor``) → logits NKHW of its H and W."""
         height_px, width_px = image_NCHW.shape[-2:]
         x_NCHW = (image_NCHW.float() / 255 - self.mean_C11) / self.std_C11
         # Padding is below and to the right, with zeros: zero is the mean colour here.
@@ -92,9 +94,12 @@ class SegmentationNetwork(nn.Module):
 
 
 def build_network(
-    config: TrialConfig, num_classes: int, *, weights_dir: Path | None = None
+    config: TrialConfig, num_classes: int, bands: Bands = RGB, *, weights_dir: Path | None = None
 ) -> SegmentationNetwork:
     """Build the network of a configuration and load ``encoder_weights`` into its encoder.
+
+    ``bands`` tells the channels of its images. Red, green and blue keep the mean and standard
+    deviation of the encoder's weights; other channels get those of the data set.
 
     If a checkpoint will bring all weights, give a configuration with ``encoder_weights=None``.
     Raises ``UserError`` if architecture, encoder, ``model_kwargs`` and weights don't fit together.
@@ -102,7 +107,9 @@ def build_network(
     factory = resolve("architecture", config.architecture, MODELS)
     _check_names(config, factory)
     try:
-        network, size_multiple = _call(factory, config, num_classes)
+        network, size_multiple = _call(factory, config, num_classes, bands.channels)
+    except UserError:
+        raise
     except Exception as error:  # smp, timm and a user's own code may raise anything
         raise UserError(_explain_build_failure(config, error)) from error
     if not isinstance(network, nn.Module):
@@ -117,10 +124,11 @@ def build_network(
     else:
         statistics = load_encoder_weights(encoder, config.encoder, path)
     min_size_px = _MIN_SIZE_PX.get(config.architecture, 1)
+    statistics = statistics.of_channels(bands)
     return SegmentationNetwork(network, statistics, size_multiple, min_size_px)
 
 
-def check_network(config: TrialConfig, num_classes: int) -> int:
+def check_network(config: TrialConfig, num_classes: int, bands: Bands = RGB) -> int:
     """Check that the network can be built and takes a training batch; return its parameter count.
 
     The check runs on torch's meta device, which computes shapes but no values, and loads no
@@ -128,15 +136,15 @@ def check_network(config: TrialConfig, num_classes: int) -> int:
     Raises ``UserError``.
     """
     config = config.model_copy(update={"encoder_weights": None})
-    shape_NCHW = (config.batch_size, 3, config.height_px, config.width_px)
+    shape_NCHW = (config.batch_size, bands.channels, config.height_px, config.width_px)
     try:
-        network = on_meta(lambda: build_network(config, num_classes))
+        network = on_meta(lambda: build_network(config, num_classes, bands))
         with torch.device("meta"), torch.no_grad():
             logits_NKHW = network.train()(torch.empty(shape_NCHW))
     except UserError:
         raise
     except Exception:  # This may be a limit of the meta device. The real run decides.
-        network = build_network(config, num_classes)
+        network = build_network(config, num_classes, bands)
         shape_NCHW = (min(config.batch_size, 2), *shape_NCHW[1:])
         try:
             with torch.no_grad():
@@ -153,16 +161,26 @@ def check_network(config: TrialConfig, num_classes: int) -> int:
 
 
 def _call(
-    factory: Callable[..., nn.Module], config: TrialConfig, num_classes: int
+    factory: Callable[..., nn.Module], config: TrialConfig, num_classes: int, channels: int
 ) -> tuple[nn.Module, int]:
     """The network with random weights, and the number that H and W must be multiples of."""
     if not _is_smp(factory):
-        network = factory(num_classes=num_classes, **config.model_kwargs)
+        kwargs = {"num_classes": num_classes, **config.model_kwargs}
+        if _takes_channels(factory):
+            kwargs = {"in_channels": channels, **kwargs}
+        elif channels != 3:
+            raise UserError(
+                f"architecture {config.architecture!r} takes only RGB, but the photographs have "
+                f"{channels} channels; give its factory a parameter in_channels, or name three "
+                "`bands` in dataset.yaml"
+            )
+        network = factory(**kwargs)
         return network, getattr(network, "size_multiple", 1)
     build = partial(
         factory,
         encoder_name=config.encoder,
         encoder_weights=None,
+        in_channels=channels,
         classes=num_classes,
         **config.model_kwargs,
     )
@@ -175,6 +193,13 @@ def _call(
         except TypeError:  # MaxViT and others take only multiples of the size they are made for.
             network, multiple = build(), fixed_px
     return network, math.lcm(multiple, _size_multiple(network, factory, config))
+
+
+def _takes_channels(factory: Callable[..., nn.Module]) -> bool:
+    try:
+        return "in_channels" in inspect.signature(factory).parameters
+    except ValueError:  # A builtin.
+        return False
 
 
 def on_meta(build: Callable[[], nn.Module]) -> nn.Module:
@@ -279,7 +304,7 @@ def _fits(architecture: str, encoder: str | None) -> bool:
     """Whether smp can build the architecture with the encoder."""
     config = TrialConfig(architecture=architecture, encoder=encoder)
     try:
-        on_meta(lambda: _call(MODELS[architecture], config, num_classes=2)[0])
+        on_meta(lambda: _call(MODELS[architecture], config, 2, 3)[0])
     except Exception:  # The reason doesn't matter here.
         return False
     return True

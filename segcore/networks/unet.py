@@ -13,11 +13,13 @@ class ScratchUNet(nn.Module):
     ``base_channels * 2**i`` channels at 1/``2**i`` of the size; ``depth`` counts the halvings.
     """
 
-    def __init__(self, num_classes: int, base_channels: int = 32, depth: int = 4) -> None:
+    def __init__(
+        self, num_classes: int, base_channels: int = 32, depth: int = 4, in_channels: int = 3
+    ) -> None:
         super().__init__()
         widths = [base_channels * 2**level for level in range(depth + 1)]
         self.size_multiple = 2**depth
-        self.stem = _double_conv(3, widths[0])
+        self.stem = _double_conv(in_channels, widths[0])
         self.contracting = nn.ModuleList(
             nn.Sequential(nn.MaxPool2d(2), _double_conv(width, 2 * width)) for width in widths[:-1]
         )

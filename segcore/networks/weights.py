@@ -20,16 +20,28 @@ from torch import Tensor, nn
 from segcore.config import TrialConfig
 from segcore.errors import UserError
 from segcore.files import locked, whole_file
+from segcore.reading.bands import Bands
 
 HUB_TIMEOUT_S = 10.0
 """How long the hub may take to answer the first request."""
 
 
 class Statistics(NamedTuple):
-    """Mean and standard deviation of each channel (RGB) of images scaled to 0..1."""
+    """Mean and standard deviation of each channel (of RGB, or of a data set) scaled to 0..1."""
 
-    mean: tuple[float, float, float]
-    std: tuple[float, float, float]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+    def of_channels(self, bands: Bands) -> "Statistics":
+        """What is right for the channels of a data set: these of RGB, and its own of all others."""
+        own = Statistics(bands.mean or _HALF.mean[:1] * bands.channels,
+                         bands.std or _HALF.std[:1] * bands.channels)  # fmt: skip
+        mean, std = (
+            tuple(own_value if color is None else of_rgb[color]
+                  for own_value, color in zip(own_C, bands.channel_colors, strict=True))
+            for of_rgb, own_C in zip(self, own, strict=True)
+        )  # fmt: skip
+        return Statistics(mean, std)
 
 
 IMAGENET = Statistics((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
@@ -119,13 +131,29 @@ def load_encoder_weights(encoder: nn.Module, name: str, path: Path) -> Statistic
     """
     state, statistics = _read(path)
     deeper = _deeper_stages(encoder)
-    state = {key: tensor for key, tensor in state.items() if key not in deeper}
+    wanted = encoder.state_dict()
+    state = {
+        key: _for_channels(tensor, wanted[key].shape) if key in wanted else tensor
+        for key, tensor in state.items()
+        if key not in deeper
+    }
     try:
         # smp's encoders leave out the classifier and rename old keys; otherwise they are strict.
         encoder.load_state_dict(dict(state))
     except RuntimeError as error:
         raise UserError(_explain_mismatch(encoder, name, path, state)) from error
     return statistics or usual_statistics(encoder, name)
+
+
+def _for_channels(weight: Tensor, shape: torch.Size) -> Tensor:
+    """The weight of a first convolution for as many channels as ``shape`` has; others as they are.
+
+    The filters of red, green and blue are repeated over the channels, and scaled so that their sum
+    over uniform channels stays. smp's ``set_in_channels`` and timm do the same.
+    """
+    if weight.ndim != 4 or weight.shape[1] != 3 or weight.shape[2:] != shape[2:]:
+        return weight
+    return timm.models.adapt_input_conv(shape[1], weight)
 
 
 def usual_statistics(encoder: nn.Module | None, name: str | None) -> Statistics:

@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from segcore.config import IGNORE_INDEX, MetricName, Samples, View
+from segcore.config import IGNORE_INDEX, MetricName, View
 from segcore.devices import choose_device
 from segcore.errors import UserError
 from segcore.files import whole_folder
@@ -28,6 +28,7 @@ from segcore.inference.blending import Looker, Strip, batch_probs, predict_strip
 from segcore.inference.photographs import Photograph
 from segcore.networks.models import SegmentationNetwork, build_network, on_meta
 from segcore.plugins import is_import_path
+from segcore.reading.bands import RGB, Bands, Samples
 from segcore.training import checkpoint
 
 FORMAT = 1
@@ -54,9 +55,9 @@ def load_network(
     # A checkpoint has all weights and the encoder's mean and std: no pretrained file is needed.
     config = info.config.model_copy(update={"encoder_weights": None})
     tensors = checkpoint.load_model_tensors(folder)
-    planned = on_meta(lambda: build_network(config, len(info.class_names)))
+    planned = on_meta(lambda: build_network(config, len(info.class_names), info.bands))
     _check_fit(planned.state_dict(), tensors, folder)
-    network = build_network(config, len(info.class_names))
+    network = build_network(config, len(info.class_names), info.bands)
     network.load_state_dict(tensors)
     return network.to(device).eval()
 
@@ -102,6 +103,8 @@ class Ensemble:
     device: torch.device
     data_fingerprint: str | None = None
     """Of the data that the first member was trained on."""
+    bands: Bands = RGB
+    """How photographs are read for it."""
 
     @classmethod
     def load(
@@ -130,8 +133,11 @@ class Ensemble:
         Raises ``UserError`` where one is damaged, or where their classes differ.
         """
         infos = [checkpoint.load_info(folder, check_content=True) for folder, _ in weighted]
-        if len({info.class_names for info in infos}) > 1:
-            raise UserError(f"{weighted[0][0].parent}: its members differ in their classes")
+        if len({(info.class_names, info.bands) for info in infos}) > 1:
+            raise UserError(
+                f"{weighted[0][0].parent}: its members differ in their classes, or in the bands or "
+                "value ranges of their training data"
+            )
         members = tuple(
             Member(
                 load_network(folder, device, allow_plugins=allow_plugins), weight, info.config.view
@@ -139,7 +145,14 @@ class Ensemble:
             for (folder, weight), info in zip(weighted, infos, strict=True)
         )
         first = infos[0]
-        return cls(members, first.class_names, first.class_colors, device, first.data_fingerprint)
+        return cls(
+            members,
+            first.class_names,
+            first.class_colors,
+            device,
+            first.data_fingerprint,
+            first.bands,
+        )
 
     def strips(
         self,

@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 
 from segcore.errors import UserError
 from segcore.files import whole_file
-from segcore.reading.images import open_raster
+from segcore.reading.ground import Placing, georeference_of, placed_crs, placing
+from segcore.reading.headers import open_raster
 
 _DRIVERS = {".gpkg": "GPKG", ".geojson": "GeoJSON"}
 _CHUNK = 10_000
@@ -26,13 +27,15 @@ def write_polygons(path: Path, mask_path: Path, class_names: Sequence[str]) -> i
 
     One layer, ``classes``, has the fields ``class`` (index), ``name`` and ``area`` (in square units
     of the CRS). Pixel values that are no class are left out. Without a CRS, coordinates are pixels,
-    x to the right and y downwards. GeoJSON is in longitude and latitude (RFC 7946).
+    x to the right and y downwards. GeoJSON is in longitude and latitude (RFC 7946). Ground control
+    points and RPCs place the corners as GDAL does; RPCs at the mean height that they name.
 
     Memory grows with the number of polygons. Raises ``UserError`` where it can't be written.
     """
     with open_raster(mask_path) as mask:
-        crs = mask.crs
-        chunks = list(_regions(mask, len(class_names)))
+        place = georeference_of(mask)
+        crs = placed_crs(place)
+        chunks = list(_regions(mask, len(class_names), placing(place)))
     geometry, classes, area = (np.concatenate(parts) for parts in zip(*chunks, strict=True))
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
@@ -55,15 +58,20 @@ def write_polygons(path: Path, mask_path: Path, class_names: Sequence[str]) -> i
 
 
 def _regions(
-    mask: rasterio.DatasetReader, num_classes: int
+    mask: rasterio.DatasetReader, num_classes: int, place: Placing | None
 ) -> Iterator[tuple[NDArray[np.object_], NDArray[np.int32], NDArray[np.float64]]]:
-    """WKB, class and area of some regions at a time; at least one (perhaps empty) chunk."""
+    """WKB, class and area of some regions at a time; at least one (perhaps empty) chunk.
+
+    ``shapes`` has applied the mask's transform, if it has one; ``place`` is for all else.
+    """
     shapes = rasterio.features.shapes(rasterio.band(mask, 1))
     regions = ((shape, value) for shape, value in shapes if value < num_classes)
     while True:
         chunk = list(itertools.islice(regions, _CHUNK))
         rings = [shape["coordinates"] for shape, _ in chunk]
         polygons_N = np.array([shapely.Polygon(shell, holes) for shell, *holes in rings], object)
+        if place is not None:
+            polygons_N = shapely.transform(polygons_N, place)
         classes_N = np.array([value for _, value in chunk], np.int32)
         yield shapely.to_wkb(polygons_N), classes_N, shapely.area(polygons_N)
         if len(chunk) < _CHUNK:

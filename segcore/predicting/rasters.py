@@ -1,7 +1,8 @@
 """Maps of predictions, written window by window: GeoTIFF, or PNG where there is no georeference.
 
-A GeoTIFF has the photograph's grid, CRS and transform, and is cloud-optimised: tiled, compressed,
-with overviews. Files appear complete or not at all.
+A GeoTIFF has the photograph's grid and its place on earth (CRS with a transform or ground control
+points, or RPCs), and is cloud-optimised: tiled, compressed, with overviews. Files appear complete
+or not at all.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -18,8 +19,9 @@ from rasterio.windows import Window
 
 from segcore.errors import UserError
 from segcore.files import whole_file
-from segcore.inference.photographs import Georeference
-from segcore.reading.images import open_raster, write_image
+from segcore.reading.ground import Georeference
+from segcore.reading.headers import open_raster
+from segcore.reading.images import write_image
 
 Color = tuple[int, int, int]
 
@@ -100,9 +102,7 @@ def _profile(
         "height": size_px[0], "width": size_px[1], "tiled": True, "blockxsize": BLOCK_PX,
         "blockysize": BLOCK_PX, "bigtiff": "IF_SAFER", "sparse_ok": True, "interleave": "band",
     }  # fmt: skip
-    if georeference is not None:
-        profile |= {"crs": georeference.crs, "transform": georeference.transform}
-    return profile
+    return profile | (georeference.profile() if georeference is not None else {})
 
 
 def _describe(raster: rasterio.io.DatasetWriter, spec: MapSpec) -> None:

@@ -9,7 +9,7 @@ import math
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 # At import, albumentations would ask the network whether there is a newer version.
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
@@ -17,10 +17,12 @@ os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
 import albumentations as A
 import cv2
 import numpy as np
+from numpy.typing import NDArray
 
-from segcore.config import Samples, TrialConfig
+from segcore.config import TrialConfig
 from segcore.errors import UserError
 from segcore.plugins import resolve
+from segcore.reading.bands import Samples
 
 
 class Geometry(NamedTuple):
@@ -145,13 +147,14 @@ def build_augmentation(config: TrialConfig, channels: int = 3) -> Augmentation:
 
 
 def augment(
-    augmentation: Augmentation, image_HWC: Samples, mask_HW: np.ndarray, seed: int
-) -> tuple[np.ndarray, np.ndarray]:
+    augmentation: Augmentation, image_HWC: Samples, mask_HW: NDArray[np.uint8], seed: int
+) -> tuple[NDArray[Any], NDArray[np.uint8]]:
     """Change the pixels of a window. Samples of 16 bits become float32 of 0…1."""
     if not augmentation.pixels.transforms:
         return image_HWC, mask_HW
+    pixels_HWC: NDArray[Any] = image_HWC
     if image_HWC.dtype == np.uint16:  # albumentations knows 8 bits and 0…1
-        image_HWC = image_HWC.astype(np.float32) / np.iinfo(np.uint16).max
+        pixels_HWC = image_HWC.astype(np.float32) / np.float32(np.iinfo(np.uint16).max)
     augmentation.pixels.set_random_seed(seed)
-    changed = augmentation.pixels(image=image_HWC, mask=mask_HW)
+    changed = augmentation.pixels(image=pixels_HWC, mask=mask_HW)
     return changed["image"], changed["mask"]

@@ -28,6 +28,7 @@ from segcore.config import IGNORE_INDEX, TrialConfig, describe_validation_error
 from segcore.errors import StorageError, UserError
 from segcore.files import sha256_of, sync, whole_file
 from segcore.networks.models import build_network, on_meta
+from segcore.reading.bands import RGB, Bands
 
 FORMAT = 2
 """2: a configuration has ``scale`` and ``metres_per_px`` instead of ``tile_scale``."""
@@ -57,6 +58,8 @@ class CheckpointInfo:
     versions: dict[str, str] = field(default_factory=dict)
     micro_batch_size: Annotated[int, Field(ge=1)] | None = None
     """The number of images at once that fitted into memory."""
+    bands: Bands = RGB
+    """How photographs are read for this network, with the value ranges of its training data."""
 
     def __post_init__(self) -> None:
         if len(self.class_colors) != len(self.class_names):
@@ -167,13 +170,13 @@ def load_training_tensors(folder: Path) -> dict[str, torch.Tensor]:
     return _load_tensors(folder / TRAINING)
 
 
-def checkpoint_bytes(config: TrialConfig, num_classes: int) -> int:
+def checkpoint_bytes(config: TrialConfig, num_classes: int, bands: Bands = RGB) -> int:
     """The approximate size of a configuration's checkpoints, with what resuming needs.
 
     The network is built on torch's meta device: nothing is computed or downloaded.
     """
     config = config.model_copy(update={"encoder_weights": None})
-    network = on_meta(lambda: build_network(config, num_classes))
+    network = on_meta(lambda: build_network(config, num_classes, bands))
     state = network.state_dict().values()
     weights = sum(tensor.nbytes for tensor in state)
     parameters = sum(parameter.nbytes for parameter in network.parameters())

@@ -147,7 +147,7 @@ class _Training:
         torch.manual_seed(config.seed)  # The network's random weights follow from the seed.
         # Tensor cores want channels_last. On a CPU it may be slower.
         memory_format = torch.channels_last if on_cuda else torch.preserve_format
-        network = build_network(config, data.num_classes, weights_dir=weights_dir)
+        network = build_network(config, data.num_classes, data.bands, weights_dir=weights_dir)
         self._network = network.to(device, memory_format=memory_format)  # type: ignore[call-overload]
         self._optimizer = build_optimizer(config, self._network)
         self._average = build_average(config, self._network)
@@ -244,6 +244,7 @@ class _Training:
             data_fingerprint=self._data.fingerprint,
             versions=versions(),
             micro_batch_size=self._micro_batches.size,
+            bands=self._data.bands,
         )
         checkpoint.save_checkpoint(folder, info, self._predicting_network.state_dict(), tensors)
 

@@ -8,7 +8,7 @@ import math
 import multiprocessing
 from collections.abc import Iterator
 from functools import cached_property
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
@@ -199,7 +199,7 @@ def training_loader(
 ) -> tuple[DataLoader[Batch], EpochSampler]:
     """A loader of augmented windows, and its sampler, whose ``epoch`` the caller sets."""
     sampler = EpochSampler(data, config)
-    how: dict[str, object] = {}
+    how: dict[str, Any] = {}
     if workers > 0:
         # The workers aren't forked from this process: the threads of OpenCV and OpenMP don't
         # survive a fork but their locks do, and a worker would wait for them for ever. The

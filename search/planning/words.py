@@ -1,4 +1,4 @@
-"""What trials are trained on and scored by, in words."""
+"""A plan in words: what trials are trained on, and what they are scored by."""
 
 import math
 from collections.abc import Iterable

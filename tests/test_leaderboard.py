@@ -89,8 +89,8 @@ def test_of_a_trials_results_the_best_one_keeps_what_comparisons_need() -> None:
         scores = Scores.of(counts_P3K, np.zeros((2, 2), np.int64))
         return EpochResult(
             epoch=number, finished=False, train_loss=1.0, val_loss=1.0, scores=scores, lr=0.1,
-            images_per_s=1.0, epoch_s=1.0, drawn_share_K=np.full(2, 0.5), micro_batch_size=4,
-            save=lambda folder: None,
+            images_per_s=1.0, epoch_s=1.0, val_s=0.2, drawn_share_K=np.full(2, 0.5),
+            micro_batch_size=4, save=lambda folder: None,
         )  # fmt: skip
 
     results: list[dict] = []

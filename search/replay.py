@@ -19,6 +19,7 @@ from search.runs.options import SearchOptions
 from search.runs.study import read_study
 from search.trials.worker import best_checkpoint, prepare_process
 from segcore.config import TrialConfig
+from segcore.data.objects import look_at
 from segcore.data.prepared import PreparedData, find_prepared
 from segcore.devices import choose_device
 from segcore.errors import TrainingFailedError, UserError
@@ -108,8 +109,9 @@ def searched_data(record: RunRecord) -> PreparedData:
     wanted, options = record.identity["data"], record.options
     with contextlib.suppress(UserError):
         return find_prepared(wanted)
-    samples = sample_space(load_space(options.space), options)
-    data = prepare_searched(find_dataset(options.data), options, samples)
+    data_folder = find_dataset(options.data)
+    samples = sample_space(load_space(options.space, lambda: look_at(data_folder)), options)
+    data = prepare_searched(data_folder, options, samples)
     if data.fingerprint != wanted:
         raise UserError(
             f"{options.data or 'the embedded data set'}: the data are not those of the search: "

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from segcore.data.preparing import prepare_data as prepare_data
     from segcore.errors import TrainingFailedError as TrainingFailedError
     from segcore.errors import UserError as UserError
+    from segcore.facts import DataFacts as DataFacts
     from segcore.predicting.ensemble import Ensemble as Ensemble
     from segcore.predicting.ensemble import write_bundle as write_bundle
     from segcore.reading.images import read_image as read_image
@@ -33,6 +34,7 @@ _HOMES = {
     "EpochResult": "segcore.training.fit",
     "IGNORE_INDEX": "segcore.config",
     "View": "segcore.config",
+    "DataFacts": "segcore.facts",
     "PreparedData": "segcore.data.prepared",
     "Scores": "segcore.scores.metrics",
     "TrainingFailedError": "segcore.errors",

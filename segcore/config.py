@@ -86,7 +86,8 @@ class TrialConfig(BaseModel):
     """Training ends after so many epochs without a better ``metric``; None: only at max_epochs."""
     clip_norm: Positive | None = None
     ema_decay: Annotated[float, Field(gt=0, lt=1)] | None = None
-    """Decay per step of the moving average of weights that is scored and kept; None: no average."""
+    """Decay per step of the moving average of weights that is scored and kept; None: no average. In
+    the first steps the decay is less (``segcore.training.optim.build_average``)."""
 
     # Augmentation and sampling.
     augmentation: str = "aerial"

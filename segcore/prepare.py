@@ -4,7 +4,6 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -17,15 +16,13 @@ from rich.table import Table
 from rich.text import Text
 
 from segcore.config import View
-from segcore.data.dataset import load_dataset
-from segcore.data.objects import VISIBLE_PX, ObjectSizes, measure_objects, shorter_sides
+from segcore.data.objects import measure_objects
 from segcore.data.prepared import PreparedData, Survey, read_survey
 from segcore.data.preparing import prepare_data
 from segcore.data.splits import SPLITS, Split
 from segcore.data.windows import Grid
-from segcore.devices import usable_cores
 from segcore.errors import UserError
-from segcore.reading.masks import read_mask
+from segcore.facts import VISIBLE_PX, ObjectSizes
 
 
 @dataclass(frozen=True)
@@ -68,7 +65,7 @@ def main(arguments: Sequence[str] | None = None, prog: str = "python -m segcore.
     try:
         data = prepare_data(options.folder, [view], workers=options.workers)
         survey = read_survey(data.folder)
-        objects = _measure(options.folder, data)
+        objects = measure_objects(options.folder, data.folder)
     except UserError as error:
         errors.print(Text(str(error)), soft_wrap=True)
         return 1
@@ -104,18 +101,6 @@ def _show(data: PreparedData, survey: Survey, console: Console) -> None:
     console.print(_class_table(data, class_pixels_PK.sum(axis=0), holders_SK))
     for note in (*survey.notes, *_notes_on_classes(data, holders_SK)):
         console.print(Text(f"! {note}", style="yellow"), soft_wrap=True)
-
-
-def _measure(folder: Path, data: PreparedData) -> ObjectSizes:
-    """The objects' sizes, measured by all cores where they aren't known yet."""
-    dataset = load_dataset(folder)
-
-    def sides_of(mask_path: Path) -> list[NDArray[np.int32]]:
-        return shorter_sides(read_mask(mask_path, dataset.spec.coding), data.num_classes)
-
-    with ThreadPoolExecutor(usable_cores()) as pool:
-        masks = [photo.mask_path for photo in dataset.photos]
-        return measure_objects(masks, data.folder, sides_of, pool.map)
 
 
 SHOWN_SCALES = (0.5, 0.25, 0.1)

@@ -17,12 +17,16 @@ from segcore.config import IGNORE_INDEX, View
 from segcore.data.plans import LOCATIONS, PhotoPlan
 from segcore.data.prepared import PreparedData
 from segcore.data.windows import Grid, locate_classes
+from segcore.facts import DataFacts, ObjectSizes
 from segcore.reading.bands import RGB
 
 SHARED = Path(__file__).parents[2] / "shared"
 """Real photographs and weights, on machines that have them."""
 
 CLASS_NAMES = ("Grass", "Roof", "Pool")
+FACTS = DataFacts(CLASS_NAMES, 261, (3000, 4000), ObjectSizes((9,) * 3, (320.0, 64.0, 16.0)))
+"""Of UAV photographs with small objects, for spaces that ask."""
+
 CLASS_COLORS = ((60, 160, 60), (180, 90, 60), (60, 180, 220))
 
 

@@ -200,7 +200,16 @@ def test_the_average_keeps_its_decay_of_the_weights() -> None:
         for parameter in network.parameters():
             parameter.data.fill_(value)
         average.update_parameters(network)
-    assert {p.unique().item() for p in average.parameters()} == {0.75 * 1 + 0.25 * 5}
+    # After one step the decay is 2/11; it grows to that of the configuration.
+    (averaged,) = {p.unique().item() for p in average.parameters()}
+    assert averaged == pytest.approx(2 / 11 * 1 + 9 / 11 * 5)
+    for _ in range(30):
+        average.update_parameters(network)
+    for parameter in network.parameters():
+        parameter.data.fill_(1.0)
+    average.update_parameters(network)
+    (averaged,) = {p.unique().item() for p in average.parameters()}
+    assert averaged == pytest.approx(0.75 * 5 + 0.25 * 1, abs=1e-4)
     assert build_average(config(ema_decay=None), network) is None
 
 

@@ -13,7 +13,7 @@ MODULES = [path for wing in WINGS for path in (ROOT / wing).rglob("*.py")]
 # Each part may import those before it in its own wing. The modules that lie flat have no part.
 SEGCORE = ("scenes", "reading", "data", "networks", "scores", "inference", "training", "choosing",
            "predicting")  # fmt: skip
-SEGCORE_FLAT = {"config", "devices", "errors", "files", "plugins", "versions"}
+SEGCORE_FLAT = {"config", "devices", "errors", "facts", "files", "plugins", "versions"}
 SEGCORE_COMMANDS = {"prepare", "weights"}
 SEARCH = ("runs", "predicting", "planning", "tracking", "reporting", "trials", "ensembles")
 SEARCH_COMMANDS = {"__main__", "evaluate", "leaderboard", "predict", "replay", "report", "run"}
@@ -107,10 +107,10 @@ def test_segcore_knows_nothing_of_the_search() -> None:
         assert not {name for name in importers(package) if name.startswith("segcore/")}, package
 
 
-def test_spaces_know_only_the_configuration() -> None:
+def test_spaces_know_only_configurations_and_facts() -> None:
     for path in (ROOT / "spaces").glob("*.py"):
         ours = [m for m, _ in imports(path) if m.split(".")[0] in ("segcore", "search")]
-        assert set(ours) <= {"segcore.config"}, path
+        assert set(ours) <= {"segcore.config", "segcore.facts"}, path
 
 
 def test_mlflow_and_ray_have_one_owner_each() -> None:

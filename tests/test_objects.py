@@ -4,8 +4,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
-from segcore.data.objects import OBJECTS, ObjectSizes, measure_objects, shorter_sides
+import segcore.data.objects
+from segcore.data.objects import OBJECTS, look_at, shorter_sides
+from segcore.facts import DataFacts, ObjectSizes
 
 
 def draw(
@@ -36,21 +39,39 @@ def test_large_masks_are_measured_nearly_as_well() -> None:
     assert abs(side - 120) <= 3
 
 
-def test_what_was_measured_is_remembered(tmp_path: Path) -> None:
+@pytest.fixture
+def houses(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Two photographs of 80×120 px with houses of 10 to 30 px, and a class without any."""
+    monkeypatch.setenv("SEGSEARCH_CACHE", str(tmp_path / "cache"))
+    folder = tmp_path / "houses"
     masks = {
-        Path("a"): draw((1, 0, 0, 10, 20)),
-        Path("b"): draw((1, 0, 0, 30, 20), (1, 50, 0, 40, 50)),
+        "a": draw((1, 5, 5, 10, 20), size_px=(80, 120)),
+        "b": draw((1, 5, 5, 30, 20), (1, 5, 60, 40, 50), size_px=(80, 120)),
+        "c": draw((1, 5, 5, 20, 20), size_px=(80, 120)),
     }
-    measured = measure_objects(list(masks), tmp_path, lambda path: shorter_sides(masks[path], 3))
-    assert measured == ObjectSizes((2, 3, 0), (200.0, 20.0, None))
+    (folder / "images").mkdir(parents=True)
+    for name, mask in masks.items():
+        Image.fromarray(mask * 99).save(folder / "images" / f"{name}.jpg")
+        Image.fromarray(mask).save(folder / "images" / f"{name}.png")
+    (folder / "dataset.yaml").write_text(
+        "images: images/*.jpg\nmasks: images/{stem}.png\nclasses: [Land, House, Pool]\n"
+    )
+    return folder
 
-    def fail(path: Path) -> list[np.ndarray]:
-        raise AssertionError("read again")
 
-    assert measure_objects(list(masks), tmp_path, fail) == measured
-    (tmp_path / OBJECTS).write_text("{")
-    again = measure_objects(list(masks), tmp_path, lambda path: shorter_sides(masks[path], 3))
-    assert again == measured
+def test_a_data_set_is_looked_at_once(houses: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    facts = look_at(houses, progress=False)
+    sizes = ObjectSizes((3, 4, 0), (80.0, 20.0, None))
+    assert facts == DataFacts(("Land", "House", "Pool"), 3, (80, 120), sizes)
+    monkeypatch.setattr(segcore.data.objects, "read_mask", None)
+    assert look_at(houses, progress=False) == facts
+
+
+def test_what_is_remembered_wrongly_is_measured_again(houses: Path) -> None:
+    facts = look_at(houses, progress=False)
+    (remembered,) = (houses.parent / "cache").rglob(OBJECTS)
+    remembered.write_text("{")
+    assert look_at(houses, progress=False) == facts
 
 
 @pytest.mark.parametrize(

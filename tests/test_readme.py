@@ -10,6 +10,7 @@ from pathlib import Path
 from search.__main__ import COMMANDS
 from search.planning.space import load_space
 from segcore.scores.metrics import METRICS
+from tests.conftest import FACTS
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
@@ -37,7 +38,7 @@ def test_commands_name_modules_and_options_that_exist() -> None:
 
 def test_shipped_spaces_are_there() -> None:
     for path in set(re.findall(r"spaces\.(?:quick|competition|aerial)", README)):
-        load_space(path)
+        load_space(path, lambda: FACTS)
 
 
 def test_the_picture_of_the_house_names_every_part_and_what_lies_flat() -> None:

@@ -1,5 +1,6 @@
 """Search spaces: the shipped ones fit their own words, and a user's mistakes are told at once."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import optuna
@@ -11,6 +12,8 @@ from search.runs.options import SearchOptions
 from segcore.config import TrialConfig
 from segcore.data.preparing import prepare_data
 from segcore.errors import UserError
+from segcore.facts import DataFacts, ObjectSizes
+from tests.conftest import FACTS
 
 SHIPPED = ["spaces.quick", "spaces.competition", "spaces.aerial"]
 
@@ -28,14 +31,14 @@ def space(trial: optuna.Trial) -> TrialConfig:
 
 @pytest.mark.parametrize("path", SHIPPED)
 def test_the_baselines_of_shipped_spaces_fit(path: str) -> None:
-    shipped = load_space(path)
+    shipped = load_space(path, lambda: FACTS)
     check_baselines(shipped)
     assert shipped.baselines
 
 
 @pytest.mark.parametrize("path", SHIPPED)
 def test_a_hyperparameter_has_one_name_from_the_space_to_mlflow(path: str) -> None:
-    shipped = load_space(path)
+    shipped = load_space(path, lambda: FACTS)
     study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
     for _ in range(50):
         trial = study.ask()
@@ -47,7 +50,7 @@ def test_a_hyperparameter_has_one_name_from_the_space_to_mlflow(path: str) -> No
 
 @pytest.mark.parametrize("path", SHIPPED)
 def test_sampling_finds_every_network_that_a_space_can_name(path: str) -> None:
-    shipped = load_space(path)
+    shipped = load_space(path, lambda: FACTS)
     found = {(c.architecture, c.encoder) for c in sample_space(shipped, SearchOptions())}
     study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=99))
     more = {(c.architecture, c.encoder) for c in (shipped.sample(study.ask()) for _ in range(1000))}
@@ -202,3 +205,31 @@ def test_one_cache_serves_all_views_and_trials_are_scored_on_the_finest(blocks: 
     other = prepare_searched(blocks, options, samples, progress=False)
     assert {plan.score_grid for plan in other.plans} == {(32, 32)}
     assert other.fingerprint != data.fingerprint, "scores can't be compared"
+
+
+def of_data(trial: optuna.trial.BaseTrial, data: DataFacts) -> TrialConfig:
+    coarsest, finest = data.objects.scale_bounds()
+    return TrialConfig(scale=trial.suggest_float("scale", coarsest, finest))
+
+
+def test_a_space_of_two_arguments_learns_about_the_data() -> None:
+    space = load_space(f"{__name__}:of_data", lambda: FACTS)
+    scales = [config.scale for config in sample_space(space, SearchOptions())]
+    assert {min(scales), max(scales)} == {0.125, 1.0}
+
+
+def test_a_space_of_one_argument_asks_for_nothing_about_the_data() -> None:
+    def fail() -> DataFacts:
+        raise AssertionError("looked at the data")
+
+    load_space("spaces.quick", fail)
+
+
+def test_the_full_space_takes_its_scales_from_the_objects() -> None:
+    large = replace(FACTS, objects=ObjectSizes((9, 9, 9), (800.0, 640.0, 160.0)))
+    for facts, bounds in ((FACTS, (0.125, 1.0)), (large, (0.05, 0.1))):
+        space = load_space("spaces.aerial", lambda facts=facts: facts)
+        check_baselines(space)
+        assert space.baselines[0]["scale"] == bounds[1]
+        scales = [config.scale for config in sample_space(space, SearchOptions())]
+        assert (min(scales), max(scales)) == pytest.approx(bounds)

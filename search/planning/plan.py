@@ -18,6 +18,7 @@ from search.runs.folder import RunFolder
 from search.runs.options import SearchOptions
 from search.runs.storage import Location, NodeCopy, on_this_machine, share
 from segcore.config import TrialConfig, View
+from segcore.data.objects import look_at
 from segcore.data.prepared import PreparedData
 from segcore.data.preparing import prepare_data
 from segcore.errors import Problem, ProblemsError, UserError
@@ -87,10 +88,10 @@ class Plan:
 
 def make_plan(options: SearchOptions, run: RunFolder, *, progress: bool = True) -> Plan:
     """Check everything and prepare the data. Raises ``UserError`` before anything costs money."""
-    space = load_space(options.space)
+    data_folder = find_dataset(options.data)
+    space = load_space(options.space, lambda: look_at(data_folder, progress=progress))
     check_baselines(space)
     samples = sample_space(space, options)
-    data_folder = find_dataset(options.data)
     data = prepare_searched(data_folder, options, samples, progress=progress)
     if not len(data.of_split("val")) or not len(data.of_split("test")):
         raise UserError(

@@ -22,6 +22,7 @@ from pydantic import ValidationError
 from search.runs.options import SearchOptions
 from segcore.config import TrialConfig, describe_validation_error
 from segcore.errors import Problem, ProblemsError, UserError
+from segcore.facts import DataFacts
 from segcore.files import digest
 from segcore.plugins import import_attribute
 
@@ -77,20 +78,43 @@ def finish(options: SearchOptions, config: TrialConfig, number: int) -> TrialCon
     return TrialConfig.from_dict({**dict(config), **decided})
 
 
-def load_space(path: str) -> Space:
-    """Import a space and its module's ``BASELINES``; ``module`` alone means ``module:space``."""
+def load_space(path: str, look: Callable[[], DataFacts]) -> Space:
+    """Import a space and its module's ``BASELINES``; ``module`` alone means ``module:space``.
+
+    A function of two arguments gets what ``look`` finds out about the data as its second one. Then
+    ``BASELINES`` may be a function of that, too.
+    """
     path = path if ":" in path else f"{path}:space"
     function = import_attribute("space", path)
-    if not callable(function) or len(inspect.signature(function).parameters) != 1:
-        raise UserError(f"space {path!r}: must be a function of one Optuna trial → TrialConfig")
+    if not callable(function) or len(inspect.signature(function).parameters) not in (1, 2):
+        raise UserError(
+            f"space {path!r}: must be a function of one Optuna trial → TrialConfig; a second "
+            "argument gets the data set's DataFacts"
+        )
     module = inspect.getmodule(function)
     source = inspect.getsource(module) if module else ""
+    baselines = getattr(module, "BASELINES", ())
+    if len(inspect.signature(function).parameters) == 2:
+        facts = look()
+        function = _OfData(function, facts)
+        baselines = baselines(facts) if callable(baselines) else baselines
     return Space(
         path,
         function,
-        tuple(getattr(module, "BASELINES", ())),
+        tuple(baselines),
         digest(source),
     )
+
+
+@dataclass(frozen=True)
+class _OfData:
+    """A space that depends on the data."""
+
+    function: Callable[[BaseTrial, DataFacts], TrialConfig]
+    data: DataFacts
+
+    def __call__(self, trial: BaseTrial) -> TrialConfig:
+        return self.function(trial, self.data)
 
 
 def sample_space(space: Space, options: SearchOptions) -> list[TrialConfig]:

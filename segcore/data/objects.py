@@ -1,16 +1,22 @@
-"""How large the objects of each class are, and which scales show them."""
+"""How large the objects of each class are, measured on the masks of a data set."""
 
+import contextlib
 import json
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, dataclass
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict
 from pathlib import Path
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from segcore.errors import UserError
+from segcore.config import View
+from segcore.data.dataset import Photo, load_dataset
+from segcore.data.preparing import prepare_data
+from segcore.devices import usable_cores
+from segcore.facts import DataFacts, ObjectSizes
 from segcore.files import whole_file
+from segcore.reading.masks import read_mask
 
 LEAST_REGION_PX = 4
 """Smaller regions are taken for noise of the mask, not for objects."""
@@ -18,34 +24,7 @@ LEAST_REGION_PX = 4
 LOOKED_AT_PX = 2048
 """Pixels along the longer side of a mask that are looked at."""
 
-VISIBLE_PX = 4
-"""An object that is narrower than this is hardly seen by a network."""
-CLEAR_PX = 16
-"""Up to this width an object gets clearer; from then on resolution only costs time."""
-
 OBJECTS = "objects.json"
-
-
-@dataclass(frozen=True)
-class ObjectSizes:
-    """The connected regions of each class in all masks, at full resolution."""
-
-    count_K: tuple[int, ...]
-    typical_px_K: tuple[float | None, ...]
-    """The median of the shorter sides of the regions' boxes; None: the class has no region."""
-
-    def scale_bounds(self) -> tuple[float, float]:
-        """The coarsest and the finest scale that are worth a search.
-
-        At the finest, at most 1, objects of the smallest class have ``CLEAR_PX``. At the coarsest,
-        those of the median class have twice ``VISIBLE_PX``.
-        """
-        typical_px = [size_px for size_px in self.typical_px_K if size_px is not None]
-        if not typical_px:
-            return 0.25, 1.0
-        finest = float(np.clip(CLEAR_PX / min(typical_px), 0.1, 1.0))
-        coarsest = float(np.clip(2 * VISIBLE_PX / np.median(typical_px), 0.05, finest / 2))
-        return round(coarsest, 3), round(finest, 3)
 
 
 def shorter_sides(mask_HW: NDArray[np.uint8], num_classes: int) -> list[NDArray[np.int32]]:
@@ -71,30 +50,43 @@ def shorter_sides(mask_HW: NDArray[np.uint8], num_classes: int) -> list[NDArray[
     return found
 
 
-def measure_objects(
-    photos: Sequence[Path],
-    folder: Path,
-    sides_of: Callable[[Path], list[NDArray[np.int32]]],
-    run: Callable[..., Iterable[list[NDArray[np.int32]]]] = map,
-) -> ObjectSizes:
-    """Measure the objects of all masks, or recall what was measured, from a prepared folder.
+def look_at(dataset_folder: Path, *, progress: bool = True) -> DataFacts:
+    """Look at the photographs and masks of a data set. What was found is remembered in the cache.
 
-    ``sides_of`` gives the ``shorter_sides`` of one mask. ``run`` is ``map``, or that of a pool.
+    Raises what ``prepare_data`` does.
     """
-    memory = folder / OBJECTS
+    # The photographs themselves are kept as small as can be.
+    data = prepare_data(dataset_folder, [View(1, 1)], progress=progress)
+    height_px, width_px = np.median([plan.size_px for plan in data.plans], axis=0).astype(int)
+    objects = measure_objects(dataset_folder, data.folder)
+    size_px = int(height_px), int(width_px)
+    return DataFacts(data.class_names, len(data.photos), size_px, objects)
+
+
+def measure_objects(dataset_folder: Path, memory_folder: Path) -> ObjectSizes:
+    """Measure the objects of all masks, or recall what was found from a folder of prepared data.
+
+    Raises ``ImageError`` where a mask can't be read.
+    """
+    memory = memory_folder / OBJECTS
     try:
         values = json.loads(memory.read_text(encoding="utf-8"))
         return ObjectSizes(tuple(values["count_K"]), tuple(values["typical_px_K"]))
     except (OSError, ValueError, KeyError, TypeError):
         pass  # It isn't there yet, or damaged.
-    per_class = [np.concatenate(sides) for sides in zip(*run(sides_of, photos), strict=True)]
+    dataset = load_dataset(dataset_folder)
+    coding, classes = dataset.spec.coding, len(dataset.spec.class_names)
+
+    def sides_of(photo: Photo) -> list[NDArray[np.int32]]:
+        return shorter_sides(read_mask(photo.mask_path, coding), classes)
+
+    with ThreadPoolExecutor(usable_cores()) as pool:
+        found = zip(*pool.map(sides_of, dataset.photos), strict=True)
+        per_class = [np.concatenate(sides) for sides in found]
     sizes = ObjectSizes(
         tuple(len(sides) for sides in per_class),
         tuple(float(np.median(sides)) if len(sides) else None for sides in per_class),
     )
-    try:
-        with whole_file(memory) as unfinished:
-            unfinished.write_text(json.dumps(asdict(sizes)), encoding="utf-8")
-    except OSError as error:
-        raise UserError(f"{memory} can't be written: {error}") from error
+    with contextlib.suppress(OSError), whole_file(memory) as unfinished:
+        unfinished.write_text(json.dumps(asdict(sizes)), encoding="utf-8")
     return sizes

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
@@ -89,11 +90,23 @@ def lr_factor(config: TrialConfig, epochs_done: float, score_history: Sequence[f
 
 
 def build_average(config: TrialConfig, network: SegmentationNetwork) -> AveragedModel | None:
-    """The moving average of a network's weights, with ``ema_decay``; None without an average."""
-    if config.ema_decay is None:
+    """The moving average of a network's weights, with ``ema_decay``; None without an average.
+
+    After t steps the decay is at most (1 + t) / (10 + t), so that a young average isn't dominated
+    by the first weights (as in TensorFlow's ExponentialMovingAverage).
+    """
+    decay = config.ema_decay
+    if decay is None:
         return None
-    follow = get_ema_multi_avg_fn(config.ema_decay)  # type: ignore[no-untyped-call]
-    return AveragedModel(network, multi_avg_fn=follow)
+
+    def follow(averages: Any, weights: Any, count: torch.Tensor) -> None:
+        # Not ``count``, which lies on the network's device: reading it would make the host wait.
+        steps = int(average.n_averaged)
+        step = get_ema_multi_avg_fn(min(decay, (1 + steps) / (10 + steps)))  # type: ignore[no-untyped-call]
+        step(averages, weights, count)
+
+    average = AveragedModel(network, multi_avg_fn=follow)  # type: ignore[arg-type]
+    return average
 
 
 def _plateaus(score_history: Sequence[float], patience_epochs: int) -> int:

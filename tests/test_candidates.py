@@ -27,6 +27,7 @@ from segcore.scores.intervals import Evaluation, Interval
 from segcore.scores.metrics import metric_of_counts
 from segcore.training import checkpoint
 from segcore.training.fit import fit
+from tests.conftest import write_blocks
 from tests.drawn_run import draw_run
 
 CPU = torch.device("cpu")
@@ -159,6 +160,16 @@ def test_pictures_of_large_photographs_are_small(
     assert said.class_HW[photo].shape == (20, 20)
     image_HWC, truth_HW = prepared_picture(prepared, photo, Grid(20, 20))
     assert (image_HWC.shape, truth_HW.shape) == ((20, 20, 3), (20, 20))
+
+
+def test_photographs_of_one_band_are_shown_in_grey(tmp_path: Path) -> None:
+    folder = write_blocks(tmp_path / "grey", count=8)
+    with (folder / "dataset.yaml").open("a") as spec:
+        spec.write("bands: [2]\n")
+    data = prepare_data(folder, [View(32, 32)], cache_dir=tmp_path, progress=False)
+    image_HWC, _ = prepared_picture(data, 0, Grid(20, 20))
+    assert image_HWC.shape == (20, 20, 3)
+    assert (image_HWC == image_HWC[..., :1]).all()
 
 
 def test_a_soup_of_twins_is_as_good_as_either(

@@ -27,7 +27,7 @@ def prepared_picture(
     data: PreparedData, number: int, grid: Grid
 ) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
     """A photograph for people (HWC, RGB) and its truth (HW), at the size of ``grid``."""
-    image_HWC = to_rgb8(scale_image(data.image(number), grid))
+    image_HWC = to_rgb8(scale_image(data.image(number), grid), data.bands)
     return image_HWC, scale_mask(np.array(data.score_mask(number)), grid)
 
 

@@ -1,5 +1,6 @@
 """Bands, value ranges and pixels without data, from files of every kind that sensors deliver."""
 
+import json
 import struct
 from pathlib import Path
 from typing import Any
@@ -7,19 +8,23 @@ from typing import Any
 import numpy as np
 import pytest
 import rasterio
+import torch
 from PIL import Image, ImageCms
 from pydantic import ValidationError
 from rasterio.enums import ColorInterp
 
-from segcore.config import IGNORE_INDEX
+from segcore.config import IGNORE_INDEX, TrialConfig
 from segcore.data.spec import DatasetSpec
 from segcore.inference import photographs
 from segcore.inference.photographs import Photograph
+from segcore.networks.models import build_network
+from segcore.predicting.ensemble import load_network
 from segcore.reading.bands import RGB, Bands, to_rgb8, to_tensor
 from segcore.reading.headers import ImageError, turn
 from segcore.reading.images import read_image, read_picture
 from segcore.reading.masks import MaskCoding, read_mask, read_pair
 from segcore.reading.measuring import complete_bands
+from segcore.training.checkpoint import CheckpointInfo, load_info, save_checkpoint
 from tests.conftest import SHARED
 
 pytestmark = pytest.mark.quick
@@ -412,6 +417,24 @@ def test_dataset_yaml_tells_bands_range_and_nodata() -> None:
 def test_what_dataset_yaml_says_wrongly_is_explained(values: dict[str, Any], message: str) -> None:
     with pytest.raises(ValidationError, match=message):
         DatasetSpec.model_validate({**SPEC, **values})
+
+
+def test_a_checkpoint_keeps_how_photographs_are_read(tmp_path: Path) -> None:
+    bands = Bands(("NIR", 3, 2), ((0, 1.5),) * 3, -1, (3,), (None, 0, 1), (0.1,) * 3, (0.2,) * 3)
+    config = TrialConfig(
+        architecture="scratch_unet", encoder=None, model_kwargs={"base_channels": 2, "depth": 1}
+    )
+    info = CheckpointInfo(config, 1, (0.5,), ("a", "b"), ((0, 0, 0), (1, 1, 1)), "0", bands=bands)
+    network = build_network(config, 2, bands)
+    save_checkpoint(tmp_path, info, network.state_dict(), None)
+    assert load_info(tmp_path).bands == bands
+    loaded = load_network(tmp_path, torch.device("cpu"))
+    torch.testing.assert_close(loaded.mean_C11, network.mean_C11)
+    manifest = tmp_path / "checkpoint.json"
+    old = json.loads(manifest.read_text())
+    del old["bands"]
+    manifest.write_text(json.dumps(old))
+    assert load_info(tmp_path).bands == RGB
 
 
 # --- cases that users sent -----------------------------------------------------------------------

@@ -248,7 +248,7 @@ def test_one_broken_pixel_does_not_darken_a_photograph(tmp_path: Path) -> None:
 def test_a_band_that_is_the_same_everywhere_divides_by_nothing(tmp_path: Path) -> None:
     path = write(tmp_path / "a.tif", np.full((3, 20, 20), 7, np.uint16))
     bands = complete_bands(RGB, [path])
-    assert bands.ranges == ((7, 8),) * 3 and min(bands.std or ()) > 0
+    assert bands.ranges == ((7, 8),) * 3 and bands.measured and min(bands.std or ()) > 0
     assert read_picture(path, bands).samples_HWC.max() == 0
     assert to_rgb8(read_picture(path, bands).samples_HWC).max() == 0
 
@@ -259,6 +259,18 @@ def test_eight_bits_need_no_range_and_other_networks_refuse_more(tmp_path: Path)
     assert complete_bands(RGB, [tmp_path / "a.jpg"]) == RGB
     with pytest.raises(ImageError, match=r"b\.tif: has samples of type uint16, where 8 bits"):
         read_picture(tmp_path / "b.tif")
+
+
+def test_photographs_of_eight_bits_keep_their_brightness_among_deeper_ones(tmp_path: Path) -> None:
+    eight = RNG.integers(0, 256, (3, 60, 60), np.uint8)
+    few = write(tmp_path / "few.png", eight)
+    deep = write(tmp_path / "deep.png", (eight * np.uint16(40)).astype(np.uint16))
+    bands = complete_bands(RGB, [few, deep])
+    assert bands.ranges is not None and all(high == 255 * 40 for _, high in bands.ranges)
+    samples = [read_picture(path, bands).samples_HWC.astype(int) for path in (few, deep)]
+    assert np.abs(samples[0] - samples[1]).max() <= 1
+    given = Bands(ranges=((0, 510),) * 3)
+    assert read_picture(few, given).samples_HWC.max() == pytest.approx(65535 / 2, abs=1)
 
 
 def test_grey_of_a_jpeg_may_be_the_only_channel(tmp_path: Path) -> None:

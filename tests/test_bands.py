@@ -1,5 +1,6 @@
 """Bands, value ranges and pixels without data, from files of every kind that sensors deliver."""
 
+import json
 import struct
 from pathlib import Path
 from typing import Any
@@ -7,19 +8,23 @@ from typing import Any
 import numpy as np
 import pytest
 import rasterio
+import torch
 from PIL import Image, ImageCms
 from pydantic import ValidationError
 from rasterio.enums import ColorInterp
 
-from segcore.config import IGNORE_INDEX
+from segcore.config import IGNORE_INDEX, TrialConfig
 from segcore.data.spec import DatasetSpec
 from segcore.inference import photographs
 from segcore.inference.photographs import Photograph
+from segcore.networks.models import build_network
+from segcore.predicting.ensemble import load_network
 from segcore.reading.bands import RGB, Bands, to_rgb8, to_tensor
 from segcore.reading.headers import ImageError, turn
 from segcore.reading.images import read_image, read_picture
 from segcore.reading.masks import MaskCoding, read_mask, read_pair
 from segcore.reading.measuring import complete_bands
+from segcore.training.checkpoint import CheckpointInfo, load_info, save_checkpoint
 from tests.conftest import SHARED
 
 pytestmark = pytest.mark.quick
@@ -243,7 +248,7 @@ def test_one_broken_pixel_does_not_darken_a_photograph(tmp_path: Path) -> None:
 def test_a_band_that_is_the_same_everywhere_divides_by_nothing(tmp_path: Path) -> None:
     path = write(tmp_path / "a.tif", np.full((3, 20, 20), 7, np.uint16))
     bands = complete_bands(RGB, [path])
-    assert bands.ranges == ((7, 8),) * 3 and min(bands.std or ()) > 0
+    assert bands.ranges == ((7, 8),) * 3 and bands.measured and min(bands.std or ()) > 0
     assert read_picture(path, bands).samples_HWC.max() == 0
     assert to_rgb8(read_picture(path, bands).samples_HWC).max() == 0
 
@@ -254,6 +259,18 @@ def test_eight_bits_need_no_range_and_other_networks_refuse_more(tmp_path: Path)
     assert complete_bands(RGB, [tmp_path / "a.jpg"]) == RGB
     with pytest.raises(ImageError, match=r"b\.tif: has samples of type uint16, where 8 bits"):
         read_picture(tmp_path / "b.tif")
+
+
+def test_photographs_of_eight_bits_keep_their_brightness_among_deeper_ones(tmp_path: Path) -> None:
+    eight = RNG.integers(0, 256, (3, 60, 60), np.uint8)
+    few = write(tmp_path / "few.png", eight)
+    deep = write(tmp_path / "deep.png", (eight * np.uint16(40)).astype(np.uint16))
+    bands = complete_bands(RGB, [few, deep])
+    assert bands.ranges is not None and all(high == 255 * 40 for _, high in bands.ranges)
+    samples = [read_picture(path, bands).samples_HWC.astype(int) for path in (few, deep)]
+    assert np.abs(samples[0] - samples[1]).max() <= 1
+    given = Bands(ranges=((0, 510),) * 3)
+    assert read_picture(few, given).samples_HWC.max() == pytest.approx(65535 / 2, abs=1)
 
 
 def test_grey_of_a_jpeg_may_be_the_only_channel(tmp_path: Path) -> None:
@@ -412,6 +429,24 @@ def test_dataset_yaml_tells_bands_range_and_nodata() -> None:
 def test_what_dataset_yaml_says_wrongly_is_explained(values: dict[str, Any], message: str) -> None:
     with pytest.raises(ValidationError, match=message):
         DatasetSpec.model_validate({**SPEC, **values})
+
+
+def test_a_checkpoint_keeps_how_photographs_are_read(tmp_path: Path) -> None:
+    bands = Bands(("NIR", 3, 2), ((0, 1.5),) * 3, -1, (3,), (None, 0, 1), (0.1,) * 3, (0.2,) * 3)
+    config = TrialConfig(
+        architecture="scratch_unet", encoder=None, model_kwargs={"base_channels": 2, "depth": 1}
+    )
+    info = CheckpointInfo(config, 1, (0.5,), ("a", "b"), ((0, 0, 0), (1, 1, 1)), "0", bands=bands)
+    network = build_network(config, 2, bands)
+    save_checkpoint(tmp_path, info, network.state_dict(), None)
+    assert load_info(tmp_path).bands == bands
+    loaded = load_network(tmp_path, torch.device("cpu"))
+    torch.testing.assert_close(loaded.mean_C11, network.mean_C11)
+    manifest = tmp_path / "checkpoint.json"
+    old = json.loads(manifest.read_text())
+    del old["bands"]
+    manifest.write_text(json.dumps(old))
+    assert load_info(tmp_path).bands == RGB
 
 
 # --- cases that users sent -----------------------------------------------------------------------

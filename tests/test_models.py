@@ -1,6 +1,7 @@
 """Networks: every architecture at any size, normalised with its encoder's statistics."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import segmentation_models_pytorch as smp
@@ -13,6 +14,7 @@ from segcore.errors import UserError
 from segcore.networks.models import MODELS, SegmentationNetwork, build_network, check_network
 from segcore.networks.unet import ScratchUNet
 from segcore.networks.weights import Statistics
+from segcore.reading.bands import Bands
 
 HALF = Statistics((0.5,) * 3, (0.5,) * 3)
 ENCODERS = {
@@ -49,6 +51,11 @@ class SixteenFold(nn.Module):
             raise ValueError("not a multiple of 16")
         logits_NKHW: Tensor = self.decoder(self.encoder(image_NCHW))
         return logits_NKHW
+
+
+def any_bands(num_classes: int, in_channels: int) -> nn.Module:
+    """A user's own network for as many channels as the data have."""
+    return nn.Conv2d(in_channels, num_classes, 1)
 
 
 def without_classes() -> nn.Module:
@@ -254,3 +261,65 @@ def test_pooling_branches_refuse_batches_of_one(architecture: str) -> None:
 def test_encoder_weights_by_name_need_a_folder() -> None:
     with pytest.raises(ValueError, match="weights_dir"):
         build_network(TrialConfig(encoder_weights="imagenet"), num_classes=2)
+
+
+def bands_of(count: int, **measured: Any) -> Bands:
+    return Bands(tuple(range(1, count + 1)), **measured)
+
+
+@pytest.mark.parametrize(
+    ("architecture", "encoder"),
+    [
+        ("unet", "resnet18"), ("unet", "mit_b0"), ("fpn", "mobileone_s0"), ("unet", "densenet121"),
+        ("unet", "timm-efficientnet-b0"), ("unet", "tu-mobilenetv3_small_050"),
+        ("dpt", "tu-vit_tiny_patch16_224"), ("scratch_unet", None),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("channels", [1, 4, 16])
+def test_networks_take_one_to_sixteen_channels(
+    architecture: str, encoder: str | None, channels: int
+) -> None:
+    config = TrialConfig(
+        architecture=architecture, encoder=encoder, height_px=64, width_px=64, batch_size=2
+    )
+    assert check_network(config, 5, bands_of(channels)) > 0
+    assert build_network(config, 5, bands_of(channels)).mean_C11.shape == (channels, 1, 1)
+
+
+def test_red_green_and_blue_keep_the_encoders_statistics_and_others_get_the_datas() -> None:
+    bands = bands_of(
+        4, colors=(None, 0, 1, 2), mean=(0.11, 0.2, 0.2, 0.2), std=(0.07, 0.1, 0.1, 0.1)
+    )
+    network = build_network(TrialConfig(encoder="resnet18"), 2, bands)
+    assert network.mean_C11.flatten().tolist() == pytest.approx([0.11, 0.485, 0.456, 0.406])
+    assert network.std_C11.flatten().tolist() == pytest.approx([0.07, 0.229, 0.224, 0.225])
+
+
+@pytest.mark.parametrize("encoder", ["resnet18", "mobileone_s0", "tu-mobilenetv3_small_050"])
+@pytest.mark.parametrize("channels", [1, 2, 4, 7])
+def test_pretrained_weights_are_kept_as_smp_keeps_them(
+    tmp_path: Path, encoder: str, channels: int
+) -> None:
+    pretrained = smp.encoders.get_encoder(encoder, weights=None)
+    path = tmp_path / "weights.safetensors"
+    save_file(pretrained.state_dict(), path)
+    config = TrialConfig(encoder=encoder, encoder_weights=str(path))
+    built = build_network(config, 2, bands_of(channels)).get_submodule("network.encoder")
+    if not encoder.startswith("tu-"):
+        pretrained.set_in_channels(channels, pretrained=True)
+    for name, wanted in pretrained.state_dict().items():
+        found = built.state_dict()[name]
+        if wanted.shape == found.shape:
+            torch.testing.assert_close(found, wanted)
+        else:  # timm's own encoders can't change; what they do is the same.
+            assert found.shape[1] == channels
+            scale = 1 if channels == 1 else 3 / channels
+            filters = wanted.sum(1, keepdim=True) if channels == 1 else wanted * scale
+            torch.testing.assert_close(found[:, 0], filters[:, 0])
+
+
+def test_a_users_own_network_gets_the_number_of_channels_or_takes_only_rgb() -> None:
+    assert build_network(own("any_bands"), 3, bands_of(5)).network.in_channels == 5
+    assert build_network(own("any_bands"), 3).network.in_channels == 3
+    with pytest.raises(UserError, match=r"takes only RGB, but the photographs have 5 channels"):
+        build_network(own("SixteenFold"), 3, bands_of(5))

@@ -28,7 +28,7 @@ from segcore.reading.ground import Georeference, georeference_of, ground_size_m
 from segcore.reading.headers import ImageError, check_end, naming, open_raster, read_header
 from segcore.reading.images import read_picture
 from segcore.reading.measuring import own_bands
-from segcore.reading.samples import may_have_holes, read_window
+from segcore.reading.samples import may_have_holes, read_raw, read_window
 
 WHOLE_PX = 100_000_000
 """Up to the size of the largest cameras: 0.3 GB in memory."""
@@ -153,7 +153,7 @@ class Photograph:
         if self._raster is not None and self.has_holes:
             with naming(self.path):
                 window = Window.from_slices(rows, columns)
-                valid_HW = read_window(self._raster, self.bands, window).valid_HW
+                _, valid_HW = read_raw(self._raster, self.bands, window)
         if valid_HW is None:
             valid_HW = np.ones((rows.stop - rows.start, columns.stop - columns.start), np.bool_)
         return valid_HW

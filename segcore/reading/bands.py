@@ -41,6 +41,8 @@ class Bands:
     """Mean of each channel (0 … 1) in the training photographs, where it was measured."""
     std: tuple[float, ...] | None = None
     """Standard deviation of each channel, likewise."""
+    measured: bool = False
+    """Whether ``ranges`` were measured. Then files of 8 bits are 0 … 255 beside the others."""
 
     def __post_init__(self) -> None:
         numbers = self.numbers
@@ -109,6 +111,8 @@ class Bands:
         """The samples of raw values; those outside of the range are clipped, NaN becomes 0."""
         if self.ranges is None:
             return raw_HWC.astype(np.uint8, copy=False)
+        if self.measured and raw_HWC.dtype == np.uint8:
+            return raw_HWC * np.uint16(_FULL // 255)
         samples_HWC = np.empty(raw_HWC.shape, self.dtype)
         # A float32 holds 24 bits, which is enough for the numbers of 16 bits and their half.
         exact = np.float32 if raw_HWC.dtype.itemsize <= 2 else np.float64

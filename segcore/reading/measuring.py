@@ -16,7 +16,7 @@ from segcore.devices import usable_cores
 from segcore.errors import UserError
 from segcore.reading.bands import RGB, Bands, Range, Samples
 from segcore.reading.headers import naming, open_raster, read_header
-from segcore.reading.samples import check_bands, colors_of, decode_raw, read_raw
+from segcore.reading.samples import check_bands, colors_of, decode_raw, read_values
 
 RANGE_PERCENTILES = (0.05, 99.95)
 """What becomes 0 and 1: a few pixels that are broken or glare don't darken all others."""
@@ -31,30 +31,35 @@ _WINDOW_PX, _WINDOWS = 128, 7
 def complete_bands(bands: Bands, paths: Sequence[Path], workers: int | None = None) -> Bands:
     """``bands`` with all that is measured on training photographs: ranges, colours, mean and std.
 
+    Where some of them have 8 bits and others more, only the others are measured.
+
     Raises ``ImageError`` where a photograph can't be read or lacks a band, and ``UserError`` where
     no pixel holds data.
     """
     with ThreadPoolExecutor(workers or usable_cores()) as pool:
-        eight_bits = all(pool.map(partial(check_bands, bands=bands), paths))
+        eight_bits = list(pool.map(partial(check_bands, bands=bands), paths))
         if bands.numbers is not None and paths:
             bands = replace(bands, colors=colors_of(paths[0], bands))
-        measured = bands.ranges is None and not eight_bits
-        if not measured and bands.numbers is None:
+        to_measure = bands.ranges is None and not all(eight_bits)
+        if not to_measure and bands.numbers is None:
             return bands  # Networks know the mean and std of RGB.
-        step = -(-len(paths) // _PHOTOS)
-        chosen = paths[:: max(1, step)]
+        deep = [path for path, eight in zip(paths, eight_bits, strict=True) if not eight]
+        chosen = _some(deep if to_measure else paths)
         pixels = max(2000, _PIXELS // max(1, len(chosen)))
         parts = list(pool.map(partial(_sample, bands=bands, pixels=pixels), chosen))
-    raw_NC = np.concatenate(parts) if parts else np.empty((0, bands.channels))
-    if not len(raw_NC):
+    if not any(map(len, parts)):
         raise UserError(
             f"none of {len(chosen)} photographs holds a pixel with data; "
             "correct `nodata` in dataset.yaml, or the files' own value for no data"
         )
-    if measured:
-        bands = replace(bands, ranges=_ranges(raw_NC))
-    mean, std = _statistics(bands.encode(raw_NC[None])[0])
+    if to_measure:
+        bands = replace(bands, ranges=_ranges(np.concatenate(parts)), measured=True)
+    mean, std = _statistics(np.concatenate([bands.encode(part[None])[0] for part in parts]))
     return replace(bands, mean=mean, std=std)
+
+
+def _some(paths: Sequence[Path]) -> Sequence[Path]:
+    return paths[:: max(1, -(-len(paths) // _PHOTOS))]
 
 
 def own_bands(path: Path) -> Bands:
@@ -94,7 +99,7 @@ def _pieces(path: Path, bands: Bands) -> Iterator[NDArray[Any]]:
         return
     with open_raster(path) as raster:
         for window in _windows(raster.height, raster.width):
-            raw_HWC, valid_HW = read_raw(raster, bands, window)
+            raw_HWC, valid_HW = read_values(raster, bands, window)
             yield raw_HWC.reshape(-1, raw_HWC.shape[2]) if valid_HW is None else raw_HWC[valid_HW]
 
 

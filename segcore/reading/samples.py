@@ -42,11 +42,9 @@ def read_window(
     raster: rasterio.DatasetReader, bands: Bands, window: Window | None = None
 ) -> Picture:
     """A window of a raster, or all of it, as stored. Raises ``ImageError``."""
-    raw_HWC, valid_HW = read_raw(raster, bands, window)
+    raw_HWC, valid_HW = read_values(raster, bands, window)
     if bands.eight_bits:
         check_eight_bits(Path(raster.name), raw_HWC.dtype)
-        if bands.numbers is not None or raster.colorinterp[0] != ColorInterp.palette:
-            raw_HWC = _spread(raw_HWC, sample_bits(raster))
     return Picture(encode(raw_HWC, bands), valid_HW)
 
 
@@ -55,6 +53,19 @@ def encode(raw_HWC: NDArray[Any], bands: Bands) -> Samples:
     return np.ascontiguousarray(  # type: ignore[return-value]
         bands.encode(np.broadcast_to(raw_HWC, (*raw_HWC.shape[:2], bands.channels)))
     )
+
+
+def read_values(
+    raster: rasterio.DatasetReader, bands: Bands, window: Window | None = None
+) -> tuple[NDArray[Any], Valid | None]:
+    """What ``read_raw`` gives; fewer than 8 bits are spread over 0 … 255 without a ``range``."""
+    raw_HWC, valid_HW = read_raw(raster, bands, window)
+    by_palette = bands.numbers is None and raster.colorinterp[0] == ColorInterp.palette
+    bits, wanted_raw = sample_bits(raster), bands.ranges is not None and not bands.measured
+    if bits < 8 and not by_palette and not wanted_raw:
+        table = (np.arange(256) * (255 / (2**bits - 1))).round().clip(0, 255).astype(np.uint8)
+        raw_HWC = table[raw_HWC]
+    return raw_HWC, valid_HW
 
 
 def read_raw(
@@ -235,14 +246,6 @@ def _palette(raster: rasterio.DatasetReader) -> NDArray[np.uint8]:
     colormap = raster.colormap(1)
     size = 1 << 8 * np.dtype(raster.dtypes[0]).itemsize
     return np.array([colormap.get(index, (0, 0, 0, 255)) for index in range(size)], np.uint8)
-
-
-def _spread(raw_HWC: NDArray[Any], bits: int) -> NDArray[Any]:
-    """Samples of fewer than 8 bits, spread over 0 … 255."""
-    if bits >= 8:
-        return raw_HWC
-    table = (np.arange(256) * (255 / (2**bits - 1))).round().clip(0, 255).astype(np.uint8)
-    return table[raw_HWC]
 
 
 def _rgb_of_cmyk(cmyk_HWC: NDArray[Any]) -> NDArray[Any]:

@@ -12,7 +12,7 @@ MODULES = [path for wing in WINGS for path in (ROOT / wing).rglob("*.py")]
 
 # Each part may import those before it in its own wing. The modules that lie flat have no part.
 SEGCORE = ("scenes", "data", "networks", "scores", "training", "choosing", "predicting")
-SEGCORE_FLAT = {"config", "devices", "errors", "files", "plugins", "versions"}
+SEGCORE_FLAT = {"config", "devices", "errors", "files", "folders", "plugins", "versions"}
 SEGCORE_COMMANDS = {"prepare", "weights"}
 SEARCH = ("runs", "predicting", "planning", "tracking", "reporting", "trials", "ensembles")
 SEARCH_COMMANDS = {"__main__", "evaluate", "leaderboard", "predict", "replay", "report", "run"}

@@ -36,7 +36,7 @@ from segcore.data.prepared import (
     open_prepared,
     prepared_folder,
 )
-from segcore.data.splits import assign_splits
+from segcore.data.splits import assign_splits, notes_on_classes
 from segcore.devices import usable_cores
 from segcore.errors import DISK_FULL, Problem, StorageError, UserError
 from segcore.files import digest, locked, reserve, sync_folder, user_cache, whole_folder
@@ -230,10 +230,12 @@ def _describe(job: _Job, facts: Sequence[PhotoFacts], fingerprint: str) -> dict[
     class_pixels_PK = np.array([fact.class_pixels for fact in facts], np.int64)
     fixed = [photo.split for photo in photos]
     splits = assign_splits(class_pixels_PK, groups, spec.split.fractions, spec.split.seed, fixed)
+    contents = [job.states[photo.path].sha256 for photo in photos]
     notes = [
+        *notes_on_classes(spec.class_names, class_pixels_PK, splits),
         *job.dataset.notes,
+        *notes_on_duplicates(names, [fact.look for fact in facts], splits, contents),
         *(f"{name}: {fact.note}" for name, fact in zip(names, facts, strict=True) if fact.note),
-        *notes_on_duplicates(names, [fact.look for fact in facts], splits),
     ]
     return {
         "format": CACHE_FORMAT,

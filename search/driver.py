@@ -4,7 +4,6 @@
 """
 
 import dataclasses
-import re
 import secrets
 import time
 from collections.abc import Iterator, Sequence
@@ -13,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from rich.console import Console
+from rich.text import Text
 
 from search.ensembles.building import BuiltEnsemble, build_ensemble
 from search.ensembles.folds import folded_trials, open_folds
@@ -29,19 +29,23 @@ from search.runs.storage import Location
 from search.runs.study import SearchStudy
 from search.tracking.addresses import default_uri, serve_command, ui_command
 from search.tracking.check import check as check_tracking
-from search.tracking.registry import model_record
+from search.tracking.registry import model_name, model_record
 from search.tracking.tracker import Tracker
 from search.trials.cluster import Slots, check_shared, connected
 from search.trials.estimate import estimate_s
 from search.trials.keeping import check_space
 from search.trials.progress import SearchProgress
 from search.trials.session import open_plan_study, run_trials
+from segcore.data.prepared import read_survey
 from segcore.data.splits import SPLITS
 from segcore.errors import DISK_FULL, UserError
 from segcore.versions import versions
 
 EXPERIMENT = "segsearch"
 """MLflow's experiment: the searches of one tracking server stand in it side by side."""
+
+SHOWN_NOTES = 20
+"""How many notes on the data are printed; there may be one for each photograph."""
 
 
 def search(options: SearchOptions, *, progress: bool = False) -> SearchResult:
@@ -115,6 +119,7 @@ def _opened(options: SearchOptions, console: Console) -> Iterator[_Setup]:
     check_tracking(uri, EXPERIMENT)
     console.print(f"[bold]{run.path.name}[/]: checking the space, the data and the networks …")
     plan = make_plan(options, run, progress=not console.quiet)
+    _show_notes(plan, console)
     if record is None:
         record = RunRecord(secrets.token_hex(8), options, plan.identity)
     _check_identity(plan, record)
@@ -123,6 +128,16 @@ def _opened(options: SearchOptions, console: Console) -> Iterator[_Setup]:
         if options.address is not None:
             check_shared(run.storage)
         yield _Setup(plan, record, uri, slots, check_space(plan, slots), console)
+
+
+def _show_notes(plan: Plan, console: Console) -> None:
+    """What is odd about the data, before hours are spent on them."""
+    notes = read_survey(plan.data.folder).notes
+    for note in notes[:SHOWN_NOTES]:
+        console.print(Text(f"! {note}", style="yellow"), soft_wrap=True)
+    if (more := len(notes) - SHOWN_NOTES) > 0:
+        command = f"python -m segcore.prepare {plan.data_folder}"
+        console.print(Text(f"! … and {more} more; {command} shows all", "yellow"), soft_wrap=True)
 
 
 def _open_run(options: SearchOptions) -> tuple[RunFolder, RunRecord | None]:
@@ -187,6 +202,7 @@ def _search(setup: _Setup) -> SearchResult:
         trials_url=tracker.trials_url,
         unsent=tracker.unsent,
         serve=serve_command(setup.tracking_uri, model),
+        refused=tracker.refusals.get("model"),
     )
     console.print(f"\n{steps}", markup=False, soft_wrap=True)
     return built.result
@@ -292,11 +308,10 @@ def _log_best_trials(plan: Plan, built: BuiltEnsemble, tracker: Tracker) -> None
 def _model_name(data: str | None) -> str:
     """The registered model's: after the data set's folder or the last part of its address."""
     if data is None:
-        return "segsearch-scenes"
+        return model_name("scenes")
     location = Location.parse(data)
     path = Path(location.path)
-    name = path.resolve().name if location.is_local else path.name
-    return re.sub(r"[/:\s]+", "-", f"segsearch-{name}")
+    return model_name(path.resolve().name if location.is_local else path.name)
 
 
 def _plan_text(setup: _Setup, time_s: float) -> str:

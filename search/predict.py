@@ -1,5 +1,6 @@
 """python -m search.predict: photographs in, masks out."""
 
+import re
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -21,6 +22,7 @@ from search.predicting.prediction_log import (
 )
 from search.reporting.command_line import run_command
 from segcore.errors import UserError
+from segcore.folders import Finder, normal
 
 if TYPE_CHECKING:
     from search.predicting.products import Kind, Products
@@ -135,7 +137,7 @@ def predict(options: PredictOptions, console: Console) -> list[Path]:
         write_uncertainty(out, done.values())
     if options.submission is not None:
         # From the files, because the masks of an earlier run are nowhere else.
-        masks = ((photo.stem, read_map(out / done[photo].files["mask"])) for photo in done)
+        masks = ((normal(photo.stem), read_map(out / done[photo].files["mask"])) for photo in done)
         write_submission(options.submission, masks, len(ensemble.class_names))
     console.print(
         f"{len(done)} of {len(photos)} photographs predicted"
@@ -154,19 +156,19 @@ def predict(options: PredictOptions, console: Console) -> list[Path]:
 def find_photos(inputs: Sequence[Path], out: Path) -> dict[Path, str]:
     """Each photograph, and its files' path below ``out`` without an ending, folders kept.
 
-    What lies in ``out`` is no photograph. Raises ``UserError`` where there are none, or where two
-    would write the same files.
+    What lies in ``out`` is no photograph, nor is what is hidden. Links are followed. Raises
+    ``UserError`` where there are none, or where two would write the same files.
     """
     if not inputs:
         raise UserError("no photographs given; name files, or folders of them, after the bundle")
     names: dict[Path, str] = {}
     for given in inputs:
         if given.is_dir():
-            for path in sorted(given.rglob("*")):
+            for path in _files_below(given):
                 if path.suffix.lower() in PHOTO_SUFFIXES and not _is_ours(path, given, out):
-                    names[path] = str(path.relative_to(given).with_name(path.stem))
+                    names[path] = _output_name(path.relative_to(given).with_name(path.stem))
         elif given.exists():
-            names[given] = given.stem
+            names[given] = _output_name(Path(given.stem))
         else:
             raise UserError(f"{given}: no such file or folder")
     if not names:
@@ -178,10 +180,24 @@ def find_photos(inputs: Sequence[Path], out: Path) -> dict[Path, str]:
     folded = sys.platform == "darwin"
     if twins := _namesakes({p: n.casefold() if folded else n for p, n in names.items()}):
         raise UserError(
-            f"{twins[1]} and {twins[0]} would both write {out / names[twins[0]]}; "
+            f"{_both(twins)} would both write {out / names[twins[0]]}; "
             "predict them with two --out folders"
         )
     return names
+
+
+def _output_name(photo: Path) -> str:
+    """The same name on every machine; a line break or a byte that is no UTF-8 becomes "_"."""
+    return re.sub(r"[\x00-\x1f\x7f\ud800-\udfff]", "_", normal(str(photo)))
+
+
+def _files_below(folder: Path) -> list[Path]:
+    try:
+        return Finder().matching(folder, "**")
+    except OSError as error:
+        raise UserError(
+            f"{error.filename}: {error.strerror}; make it readable, or name the photographs"
+        ) from error
 
 
 def _namesakes(names: Mapping[Path, str]) -> tuple[Path, Path] | None:
@@ -193,11 +209,16 @@ def _namesakes(names: Mapping[Path, str]) -> tuple[Path, Path] | None:
     return None
 
 
+def _both(twins: tuple[Path, Path]) -> str:
+    """Two photographs, told apart even where a screen would show the same name twice."""
+    first, second = map(str, twins)
+    differ = Path(normal(first)).with_suffix("") != Path(normal(second)).with_suffix("")
+    return f"{second} and {first}" if differ else f"{second!a} and {first!a}"
+
+
 def _is_ours(path: Path, given: Path, out: Path) -> bool:
-    """Whether a file was written by a prediction, or is hidden."""
-    return path.name.startswith(".") or (
-        out.resolve() != given.resolve() and out.resolve() in path.resolve().parents
-    )
+    """Whether a file was written by a prediction."""
+    return out.resolve() != given.resolve() and out.resolve() in path.resolve().parents
 
 
 def _predict_all(
@@ -253,9 +274,9 @@ def _check_numbers(options: PredictOptions) -> None:
 
 def _check_stems(photos: Mapping[Path, str]) -> None:
     """The competition's file knows photographs by their names without folder and ending."""
-    if twins := _namesakes({photo: photo.stem for photo in photos}):
+    if twins := _namesakes({photo: normal(photo.stem) for photo in photos}):
         raise UserError(
-            f"{twins[1]} and {twins[0]} have the same name, by which --submission tells "
+            f"{_both(twins)} have the same name, by which --submission tells "
             "photographs apart; rename one of them"
         )
 

@@ -99,7 +99,7 @@ def _show(data: PreparedData, survey: Survey, console: Console) -> None:
     splits_P = np.array(data.photo_splits)
     holders_SK = {split: (class_pixels_PK[splits_P == split] > 0).sum(axis=0) for split in SPLITS}
     console.print(_class_table(data, class_pixels_PK.sum(axis=0), holders_SK))
-    for note in (*survey.notes, *_notes_on_classes(data, holders_SK)):
+    for note in survey.notes:
         console.print(Text(f"! {note}", style="yellow"), soft_wrap=True)
 
 
@@ -163,20 +163,6 @@ def _class_table(data: PreparedData, pixels_K: NDArray[np.int64], holders_SK: Ho
             *(str(count) if count else Text("–", style="yellow") for count in per_split),
         )
     return table
-
-
-def _notes_on_classes(data: PreparedData, holders_SK: Holders) -> list[str]:
-    """Which classes can't be learnt, or can't be scored, because no photograph holds them."""
-    nowhere_K = np.sum(list(holders_SK.values()), axis=0) == 0
-
-    def named(chosen_K: NDArray[np.bool_]) -> str:
-        return ", ".join(data.class_names[k] for k in np.flatnonzero(chosen_K))
-
-    notes = [f"in no photograph: {named(nowhere_K)}"] if nowhere_K.any() else []
-    for split, holders_K in holders_SK.items():
-        if (only_here_K := (holders_K == 0) & ~nowhere_K).any():
-            notes.append(f"not in {split}, though elsewhere: {named(only_here_K)}")
-    return notes
 
 
 if __name__ == "__main__":

@@ -8,12 +8,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 import search
 import segcore
 from search import Forecast, RunFolder, SearchOptions, SearchResult
 from search.reporting.terminal import next_steps
 from segcore import Ensemble, UserError
+from tests.conftest import write_blocks
 
 ROOT = Path(__file__).parents[1]
 
@@ -124,6 +126,26 @@ except KeyboardInterrupt as interrupt:
     assert "python -m search.run --resume " in done.stdout, done.stderr
     assert str(tmp_path / "runs/api") in done.stdout
     assert len(RunFolder.opened(tmp_path / "runs/api").read().identity["data"]) > 8
+
+
+def test_what_is_odd_about_the_data_is_shown_before_anything_is_trained(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    folder = write_blocks(tmp_path / "data", count=40)
+    (folder / "masks" / "extra.png").touch()
+    for number in range(10, 40):
+        nothing = np.full((64, 64), 255, np.uint8)
+        Image.fromarray(nothing).save(folder / "masks" / f"photo_{number}.png")
+    split = "{val: [photo_01, photo_02, photo_03], test: [photo_05, photo_06, photo_07]}"
+    spec = (folder / "dataset.yaml").read_text().replace("{val: 0.25, test: 0.25}", split)
+    (folder / "dataset.yaml").write_text(spec)
+    search.check(options(folder, tmp_path), progress=True)
+    notes = [line for line in capfd.readouterr().out.splitlines() if line.startswith("!")]
+    assert "! not in test, though elsewhere: Pool" in notes
+    assert "! masks/extra.png: masks without a photograph" in notes
+    # There may be a note for each photograph.
+    assert len(notes) == 21
+    assert notes[-1].endswith(f"more; python -m segcore.prepare {folder} shows all")
 
 
 def test_an_end_without_mlflow_says_how_its_records_are_delivered() -> None:

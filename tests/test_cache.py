@@ -3,6 +3,7 @@
 import json
 import os
 import pickle
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -375,7 +376,8 @@ def test_a_cache_that_cannot_be_written_is_explained(folder: Path, tmp_path: Pat
 
 
 def test_nearly_alike_photographs_on_two_sides_are_reported_with_a_mend(folder: Path) -> None:
-    photo = Image.open(folder / "images" / "photo 0.jpg").convert("RGB").resize((120, 80), 2)
+    patches = np.random.default_rng(0).integers(0, 255, (10, 15, 3)).astype(np.uint8)
+    photo = Image.fromarray(patches).resize((120, 80), Image.Resampling.BICUBIC)
     split = {"train": ["a_001"], "val": ["a_002"], "test": ["b_001", "c_001"]}
     (folder / "dataset.yaml").write_text(
         yaml.safe_dump(SPEC | {"split": split, "images": "images/*_00*"})
@@ -387,6 +389,19 @@ def test_nearly_alike_photographs_on_two_sides_are_reported_with_a_mend(folder: 
     notes = read_survey(run(folder).folder).notes
     assert "images/a_001.jpg (train) and images/a_002.jpg (val) look nearly alike" in notes
     assert any(r"group: '^(.*?)\d+\D*$'" in note for note in notes)
+
+
+def test_the_same_file_on_two_sides_is_reported_and_blank_chips_are_not(folder: Path) -> None:
+    shutil.copy(folder / "images" / "photo 0.jpg", folder / "images" / "photo 7.jpg")
+    for number in (1, 2, 3, 4):
+        Image.new("RGB", (120, 80), (0, 0, 60)).save(folder / "images" / f"photo {number}.jpg")
+    split = {"val": ["photo 1", "photo 7"], "test": ["photo 2", "photo 5"]}
+    (folder / "dataset.yaml").write_text(yaml.safe_dump(SPEC | {"split": split}))
+    notes = read_survey(run(folder).folder).notes
+    assert [note for note in notes if "photo" in note] == [
+        "images/photo 0.jpg (train) and images/photo 7.jpg (val) are the same file",
+        "keep them in one split: list photo 0, photo 7 under split in dataset.yaml",
+    ]
 
 
 def test_the_command_shows_classes_and_oddities(

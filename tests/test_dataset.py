@@ -1,5 +1,7 @@
 """dataset.yaml: pairs are found and split as it says; whatever is wrong is said at once."""
 
+import os
+import unicodedata
 from pathlib import Path
 from typing import Any
 
@@ -137,6 +139,150 @@ def test_each_problem_with_names_is_explained(
 ) -> None:
     with pytest.raises(ProblemsError, match=message):
         load_dataset(make(tmp_path, *names, **changes))
+
+
+def test_photographs_behind_links_to_folders_are_found_and_circles_end(tmp_path: Path) -> None:
+    folder = make(tmp_path / "data", images="images/**/*.jpg", masks="masks/{stem}.png")
+    (tmp_path / "disk2").mkdir()
+    (folder / "images" / "d.jpg").rename(tmp_path / "disk2" / "d.jpg")
+    (folder / "images" / "flight2").symlink_to("../../disk2", target_is_directory=True)
+    (tmp_path / "disk2" / "back").symlink_to(folder, target_is_directory=True)
+    dataset = load_dataset(folder)
+    assert [photo.name for photo in dataset.photos] == [
+        "images/a.jpg", "images/b.jpg", "images/c.jpg", "images/flight2/d.jpg"
+    ]  # fmt: skip
+    assert dataset.notes == ()
+
+
+def test_what_systems_leave_in_folders_is_no_photograph_and_no_mask(tmp_path: Path) -> None:
+    make(tmp_path, "images/a.jpg", images="**/images/**/*")
+    for name in (
+        "images/._a.jpg", "__MACOSX/images/._a.jpg", "__MACOSX/images/b.jpg", "images/Thumbs.db",
+        "images/.ipynb_checkpoints/a-checkpoint.jpg", "images/@eaDir/a.jpg/thumb.jpg",
+        "masks/._a.png", "masks/.ipynb_checkpoints/a.png",
+    ):  # fmt: skip
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    dataset = load_dataset(tmp_path)
+    assert [photo.name for photo in dataset.photos] == ["images/a.jpg"]
+    assert dataset.notes == ()
+
+
+NAMES = [
+    "ä ö",
+    "#0 roof",
+    "it's #2",
+    "c.v2",
+    "x\\y",
+    "  pad ",
+    "“q”",
+    "50% [1]",
+    "-",
+    "日本",
+    "é\u2028",
+]
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize(
+    "line",
+    [
+        "{stem}", "{stem}.jpg", "images/{stem}.jpg", "./images/{stem}.jpg", "images\\{stem}.jpg",
+        "{folder}/images/{stem}.jpg", "{stem}.jpg\t ", '"{stem}.jpg"', "'images/{stem}'",
+        "{stem}.JPG", "IMAGES\\{stem}.jpg", "{stem}.jpg\t17\tgood", "{stem}.jpg  # checked",
+    ],
+)  # fmt: skip
+def test_a_line_of_a_list_means_the_photograph_that_a_person_would_read(
+    tmp_path: Path, name: str, line: str
+) -> None:
+    folder = make(tmp_path, f"images/{name}.jpg", "images/b.jpg", split={"val": "val.txt"})
+    entry = line.format(stem=name, folder=folder)
+    (folder / "val.txt").write_text(f"# a comment\n#b\n\n{entry}\n", encoding="utf-8")
+    assert splits_of(load_dataset(folder)) == {name: "val", "b": None}
+
+
+@pytest.mark.parametrize(
+    ("encoding", "newline"),
+    [
+        ("utf-8", "\r\n"), ("utf-8", "\r"), ("utf-8-sig", "\r\n"), ("utf-16", "\n"),
+        ("utf-16", "\r\n"), ("utf-16-be", "\r\n"), ("utf-32", "\n"), ("cp1252", "\r\n"),
+        ("latin-1", "\n"),
+    ],
+)  # fmt: skip
+def test_lists_and_dataset_yaml_are_read_as_editors_write_them(
+    tmp_path: Path, encoding: str, newline: str
+) -> None:
+    folder = make(tmp_path, "images/Übersicht.jpg", "images/b.jpg", split={"val": "Wörter.txt"})
+    text = newline.join(["# Größe", "Übersicht", ""])
+    (folder / "Wörter.txt").write_bytes(text.encode(encoding))
+    assert splits_of(load_dataset(folder)) == {"Übersicht": "val", "b": None}
+    spec = newline.join((folder / "dataset.yaml").read_text().splitlines())
+    (folder / "dataset.yaml").write_bytes(spec.encode(encoding))
+    if encoding in ("cp1252", "latin-1"):  # nothing would tell that names of classes are wrong
+        with pytest.raises(UserError, match=r"can't be read.*save it as UTF-8"):
+            load_dataset(folder)
+    else:
+        assert splits_of(load_dataset(folder)) == {"Übersicht": "val", "b": None}
+
+
+def test_a_list_in_an_encoding_that_can_not_be_told_is_one_problem(tmp_path: Path) -> None:
+    folder = make(tmp_path, "images/Крыша.jpg", "images/b.jpg", split={"val": "val.txt"})
+    (folder / "val.txt").write_bytes("Крыша\n".encode("cp1251"))
+    (problem,) = problems_of(folder)
+    assert "val.txt is no UTF-8" in problem and "save it as a text file" in problem
+
+
+def test_an_entry_that_differs_in_case_from_two_photographs_is_asked_about(tmp_path: Path) -> None:
+    folder = make(tmp_path, "images/Roof.jpg", "images/roof.jpg", "images/b.jpg")
+    make(folder, "images/b.jpg", split={"val": ["ROOF"]})
+    (problem,) = problems_of(folder)
+    assert "'ROOF' means images/Roof.jpg, images/roof.jpg" in problem
+    make(folder, "images/b.jpg", split={"val": ["Roof"]})
+    assert splits_of(load_dataset(folder)) == {"Roof": "val", "roof": None, "b": None}
+
+
+NFC, NFD = (unicodedata.normalize(form, "Gebäude Å é") for form in ("NFC", "NFD"))
+
+
+@pytest.mark.parametrize("image", [NFC, NFD])
+@pytest.mark.parametrize("mask", [NFC, NFD])
+@pytest.mark.parametrize("written", [NFC, NFD])
+def test_names_in_any_normal_form_are_one_name(
+    tmp_path: Path, image: str, mask: str, written: str
+) -> None:
+    for kind, name, ending in (("i", image, "jpg"), ("m", mask, "png")):
+        for number in (0, 1):
+            path = tmp_path / name / kind / f"{name} {number}.{ending}"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.touch()
+    spec = SPEC | {
+        "images": f"{written}/i/*.jpg", "masks": f"{written}/m/{{stem}}.png",
+        "group": f"{written} (.)",
+        "split": {"val": [f"{written} 0"], "test": f"{written}.txt"},
+    }  # fmt: skip
+    (tmp_path / "dataset.yaml").write_text(yaml.safe_dump(spec, allow_unicode=True))
+    (tmp_path / f"{image}.txt").write_text(f"{written} 1\n")
+    dataset = load_dataset(tmp_path)
+    # What is shown and stored is the same on every machine.
+    assert [(photo.name, photo.group, photo.split) for photo in dataset.photos] == [
+        (f"{NFC}/i/{NFC} 0.jpg", "0", "val"), (f"{NFC}/i/{NFC} 1.jpg", "1", "test")
+    ]  # fmt: skip
+    assert all(photo.path.is_file() and photo.mask_path.is_file() for photo in dataset.photos)
+    assert dataset.notes == ()
+
+
+def test_files_whose_names_differ_only_in_normal_form_are_told_apart(tmp_path: Path) -> None:
+    make(tmp_path, f"images/{NFC}.jpg", f"images/{NFD}.jpg", "images/b.jpg")
+    problems = problems_of(tmp_path)
+    assert len(problems) == 2
+    assert all("differ only in Unicode's normal form" in problem for problem in problems)
+    assert all(r"Geb\xe4ude" in problem and r"Geba\u0308ude" in problem for problem in problems)
+
+
+def test_a_name_that_is_no_unicode_is_a_problem_that_can_be_printed(tmp_path: Path) -> None:
+    make(tmp_path, "images/b.jpg", os.fsdecode("images/Gebäude.jpg".encode("latin-1")))
+    (problem,) = problems_of(tmp_path)
+    assert problem.encode() and "Geb\\udce4ude.jpg': its name is no UTF-8" in problem
 
 
 def test_symlink_loops_end(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 import time
+import unicodedata
 import warnings
 from dataclasses import replace
 from pathlib import Path
@@ -368,6 +369,54 @@ def test_only_members_that_see_photographs_whole_are_warned_of(
     ):  # fmt: skip
         assert run(model, photos / "map.tif", "--out", photos.parent / "out", *options) == 0
         assert ("shrunk to 40×56 as a whole" in capsys.readouterr().err) == warned
+
+
+def found_below(folder: Path) -> dict[str, str]:
+    photos = predict.find_photos([folder], folder.parent / "out")
+    return {str(path.relative_to(folder)): name for path, name in photos.items()}
+
+
+def test_a_folder_is_searched_through_links_and_not_in_what_is_hidden(photos: Path) -> None:
+    disk = photos.parent / "disk2"
+    (disk / "deeper").mkdir(parents=True)
+    for path in (disk / "b.png", disk / "deeper" / "c.JPG"):
+        path.touch()
+    (photos / "flight2").symlink_to(disk)
+    (photos / "flight2 again").symlink_to("../disk2")
+    (disk / "back").symlink_to(photos)
+    (photos / "north" / "up").symlink_to("..")
+    for hidden in (".ipynb_checkpoints", "__MACOSX", "@eaDir/lawn.v2.png", "folder.png"):
+        (photos / hidden).mkdir(parents=True)
+        if hidden != "folder.png":
+            (photos / hidden / "x.png").touch()
+    (photos / "._lawn.v2.png").touch()
+    there = {"lawn.v2.png", "map.tif", "north/roof.jpg", "flight2/b.png", "flight2/deeper/c.JPG"}
+    assert found_below(photos).keys() == there
+    (photos.parent / "way in").symlink_to(photos)
+    assert found_below(photos.parent / "way in").keys() == there
+
+
+def test_files_are_named_alike_on_every_machine(tmp_path: Path) -> None:
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    nfc, nfd = (unicodedata.normalize(form, "Überflug") for form in ("NFC", "NFD"))
+    names = [f"{nfd}.png", "a\nb.png", os.fsdecode(b"\xe4.png"), "50% [1] #2?.v3.png"]
+    for name in names:
+        (folder / name).touch()
+    assert set(found_below(folder).values()) == {nfc, "a_b", "_", "50% [1] #2?.v3"}
+    (folder / f"{nfc}.jpg").touch()
+    with pytest.raises(
+        UserError, match=r"\\xdcberflug.jpg' and '.*U\\u0308berflug.png' would both"
+    ):
+        found_below(folder)
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
+def test_a_folder_that_may_not_be_read_is_not_passed_over(photos: Path) -> None:
+    (photos / "north").chmod(0)
+    with pytest.raises(UserError, match="north: Permission denied; make it readable"):
+        found_below(photos)
+    (photos / "north").chmod(0o700)
 
 
 MEASURED = """

@@ -1,10 +1,15 @@
 """Search spaces: the shipped ones fit their own words, and a user's mistakes are told at once."""
 
+import math
 from dataclasses import replace
+from enum import StrEnum
 from pathlib import Path
 
+import numpy as np
 import optuna
 import pytest
+from optuna.storages import JournalStorage
+from optuna.storages.journal import JournalFileBackend
 
 from search.planning.plan import check_samples, prepare_searched
 from search.planning.space import Space, check_baselines, finish, load_space, sample_space
@@ -233,3 +238,67 @@ def test_the_full_space_takes_its_scales_from_the_objects() -> None:
         assert space.baselines[0]["scale"] == bounds[1]
         scales = [config.scale for config in sample_space(space, SearchOptions())]
         assert (min(scales), max(scales)) == pytest.approx(bounds)
+
+
+class Thing:
+    def __repr__(self) -> str:
+        return "Thing()"
+
+
+UNSTORABLE = [(1e-3, 1e-4), [1e-3, 1e-4], {"lr": 1e-3}, Thing(), np.int64(2), b"x", {"a"}]
+
+
+@pytest.mark.parametrize("choice", UNSTORABLE, ids=lambda choice: type(choice).__name__)
+@pytest.mark.parametrize("where", ["always", "in a rare branch", "before a bug"])
+def test_a_choice_that_the_study_can_not_keep_is_refused_in_one_line(
+    choice: object, where: str, recwarn: pytest.WarningsRecorder
+) -> None:
+    def odd(trial: optuna.Trial) -> TrialConfig:
+        rare = trial.suggest_float("dropout", 0.0, 1.0)
+        if where != "in a rare branch" or rare > 0.99:
+            trial.suggest_categorical("lr_wd", [None, True, 1, 0.5, "adamw", choice])
+            if where == "before a bug":
+                raise IndexError(0)
+        return TrialConfig()
+
+    with pytest.raises(UserError) as caught:
+        sample_space(Space("odd", odd, (), ""), SearchOptions())
+    said = str(caught.value)
+    assert said.startswith(f"space odd: lr_wd has the choice {choice!r}; allowed are None, bool,")
+    assert "\n" not in said and not recwarn.list
+
+    baselines = ({"dropout": 0.995, "lr_wd": choice},)
+    with pytest.raises(UserError, match="lr_wd has the choice") as caught:
+        check_baselines(Space("odd", odd, baselines, ""))
+    assert not recwarn.list
+
+
+def test_choices_of_the_allowed_types_come_back_from_a_study_on_disk(tmp_path: Path) -> None:
+    class Loss(StrEnum):
+        CE = "ce"
+
+    choices = [None, True, 3, 0.5, math.nan, math.inf, "adamw", Loss.CE, np.float64(1.5)]
+
+    def every(trial: optuna.Trial) -> TrialConfig:
+        trial.suggest_categorical("any", choices)
+        return TrialConfig()
+
+    for _ in range(2):  # as by a search that is resumed
+        storage = JournalStorage(JournalFileBackend(str(tmp_path / "study.journal")))
+        study = optuna.create_study(study_name="s", storage=storage, load_if_exists=True)
+        for _ in range(4):
+            trial = study.ask()
+            Space("all", every, (), "").sample(trial)
+            study.tell(trial, 0.5)
+    assert len(study.trials) == 8
+
+
+def test_a_branch_of_the_space_that_is_seldom_taken_is_sampled_on() -> None:
+    def deep(trial: optuna.Trial) -> TrialConfig:
+        depth = 0
+        while depth < 7 and trial.suggest_categorical(f"deeper_{depth}", [False, True]):
+            depth += 1
+        return TrialConfig(loss="focal" if depth == 7 else "ce")
+
+    found = sample_space(Space("deep", deep, (), ""), SearchOptions())
+    assert {config.loss for config in found} == {"ce", "focal"}

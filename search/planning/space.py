@@ -5,8 +5,10 @@ import inspect
 import itertools
 import math
 import random
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from types import NoneType
 from typing import Any
 
 import optuna
@@ -34,6 +36,12 @@ MAX_SAMPLES = 5_000
 MAX_TRIALS = 1_000_000
 """Two searches with different seeds share no trial's seed, below this number of trials."""
 
+_STORABLE_TYPES = (NoneType, bool, int, float, str)
+_STORABLE = (
+    "allowed are None, bool, int, float and str, which come back from the study's file as they "
+    "were; choose a name, and look up in the space what it stands for"
+)
+
 SpaceFunction = Callable[[BaseTrial], TrialConfig]
 
 
@@ -52,16 +60,23 @@ class Space:
         try:
             config = self.function(trial)
         except Exception as error:
+            self._check_choices(trial)  # what Optuna or the function says of one is no help
             sampled = ", ".join(f"{name} = {value!r}" for name, value in trial.params.items())
             raise UserError(
                 f"space {self.path}: {_reason(error)}; sampled so far: {sampled or 'nothing'}; "
                 "mend the space for these values"
             ) from error
+        self._check_choices(trial)
         if not isinstance(config, TrialConfig):
             raise UserError(
                 f"space {self.path}: gave {type(config).__name__}; it must return a TrialConfig"
             )
         return config
+
+    def _check_choices(self, trial: BaseTrial) -> None:
+        for name, distribution in trial.distributions.items():
+            for choice in _unstorable(getattr(distribution, "choices", ())):
+                raise UserError(f"space {self.path}: {name} has the choice {choice!r}; {_STORABLE}")
 
 
 def finish(options: SearchOptions, config: TrialConfig, number: int) -> TrialConfig:
@@ -124,12 +139,24 @@ def sample_space(space: Space, options: SearchOptions) -> list[TrialConfig]:
     finest and coarsest scales. Of those alike, the one with the smallest batch that sampling found
     is there, because small batches are the hardest for batch normalisation.
     """
+    with warnings.catch_warnings():
+        # Of choices that ``Space.sample`` refuses.
+        warnings.filterwarnings("ignore", message="Choices for a categorical distribution")
+        return _sample_all(space, options)
+
+
+def _sample_all(space: Space, options: SearchOptions) -> list[TrialConfig]:
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     study = optuna.create_study(sampler=_BoundsSampler())
     found: dict[object, TrialConfig] = {}
+    parameters: set[str] = set()
     last_news = 0
     for count in range(MAX_SAMPLES):
-        config = finish(options, space.sample(study.ask()), 0)
+        trial = study.ask()
+        config = finish(options, space.sample(trial), 0)
+        if not trial.params.keys() <= parameters:  # a branch of the space that was not seen yet
+            parameters |= trial.params.keys()
+            last_news = count
         for named in _named_by(config):
             if named not in found:
                 last_news = count
@@ -238,6 +265,8 @@ class _BaselineTrial(optuna.trial.FixedTrial):
         return super().suggest_int(name, low, high, **kwargs)
 
     def suggest_categorical(self, name: str, choices: Sequence[Any]) -> Any:
+        for choice in _unstorable(choices):
+            raise _MisfitError(f"{name} has the choice {choice!r}", _STORABLE)
         self._check(name, CategoricalDistribution(choices))
         return super().suggest_categorical(name, choices)
 
@@ -257,6 +286,11 @@ class _BaselineTrial(optuna.trial.FixedTrial):
         except (TypeError, ValueError) as error:
             what, mend = f"{name} = {value!r}", f"allowed: {_allowed(distribution)}"
             raise _MisfitError(what, mend) from error
+
+
+def _unstorable(choices: Sequence[object]) -> list[object]:
+    """The choices that JSON changes, or can't hold: a tuple would come back as a list."""
+    return [choice for choice in choices if not isinstance(choice, _STORABLE_TYPES)]
 
 
 def _allowed(distribution: BaseDistribution) -> str:

@@ -115,12 +115,19 @@ def result_text(result: SearchResult) -> str:
 
 
 def next_steps(
-    run: str, *, report: str, compare: str, trials_url: str | None, unsent: int, serve: str
+    run: str,
+    *,
+    report: str,
+    compare: str,
+    trials_url: str | None,
+    unsent: int,
+    serve: str,
+    refused: str | None = None,
 ) -> str:
     """The commands with which a person goes on after a search; ``run`` is the run's address.
 
     ``unsent`` is how many records have not reached MLflow; ``trials_url`` is None before the first
-    of them has.
+    of them has. ``refused`` is why MLflow did not register the ensemble, so that it serves none.
     """
     lines = [f"Report          {run}/{report}"]
     if trials_url is not None:
@@ -130,8 +137,9 @@ def next_steps(
             f"MLflow          has yet to get {unsent} records; deliver them when it answers:",
             f"                python -m search.run --resume {run}",
         ]
-    lines += [
-        f"Predict         python -m search.predict {run}/ensemble PHOTOS --overlay",
-        f"Serve           {serve}",
-    ]
+    lines.append(f"Predict         python -m search.predict {run}/ensemble PHOTOS --overlay")
+    if refused is None:
+        lines.append(f"Serve           {serve}")
+    else:
+        lines.append(f"MLflow          did not register the ensemble, so can't serve it: {refused}")
     return "\n".join(lines)

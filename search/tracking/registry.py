@@ -7,7 +7,9 @@ package), and the list of pinned packages that predicting needs. It runs without
 import base64
 import importlib.util
 import io
+import re
 import tempfile
+import unicodedata
 from importlib import metadata
 from pathlib import Path
 
@@ -35,6 +37,19 @@ REQUIREMENTS = (
 
 BUNDLE_TAG = "segsearch.bundle"
 """A tag of the search and the content of its bundle, by which a version is found again."""
+
+
+def model_name(data: str) -> str:
+    """The registered model of a data set: letters (of any script), digits, "-" and "_" only.
+
+    MLflow refuses others in names of models, cuts them off in models:/ addresses, or takes them for
+    the end of a name in a query. It keeps 256 characters.
+    """
+    kept = "".join(
+        character if unicodedata.category(character)[0] in "LMN" or character == "_" else "-"
+        for character in unicodedata.normalize("NFC", data)
+    )
+    return f"segsearch-{re.sub('-+', '-', kept).strip('-') or 'data'}"[:200]
 
 
 def model_record(name: str, bundle: Path, result: SearchResult) -> Record:

@@ -58,6 +58,8 @@ class Tracker:
         self._status: dict[int | None, str] = {}
         for record in read_records(outbox):
             self._note(record)
+        self.refusals: dict[str, str] = {}
+        """Why MLflow refused records, by their kinds; the last reason of each."""
         self._abandoned = threading.Event()
         self._thread = threading.Thread(target=self._deliver_all, name="mlflow", daemon=True)
         self._thread.start()
@@ -183,8 +185,10 @@ class Tracker:
         except Exception as error:
             if not is_refusal(error):
                 raise
-            self._outbox.refuse(group, without_credentials(str(error)))
+            reason = without_credentials(str(error))
+            self._outbox.refuse(group, reason)
             self.refused += len(group)
+            self.refusals[group[0]["kind"]] = reason.partition("\n")[0]
 
     def _insist(self, step: Callable[[], None]) -> None:
         """Repeat a step until it succeeds, or the tracker was closed meanwhile."""

@@ -4,11 +4,11 @@ Only the names of files are looked at here. ``segcore.data.preparing`` looks int
 draws the splits that are given as fractions.
 """
 
+import contextlib
 import difflib
 import glob
 import os
 import re
-from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -16,6 +16,7 @@ from pathlib import Path, PurePosixPath
 from segcore.data.spec import DatasetSpec, SplitSpec, load_spec
 from segcore.data.splits import SPLITS, Split
 from segcore.errors import Problem, ProblemsError
+from segcore.folders import Finder, Names, decode, normal
 
 SPEC_NAME = "dataset.yaml"
 
@@ -25,7 +26,7 @@ class Photo:
     """A photograph with its mask."""
 
     name: str
-    """Its path relative to dataset.yaml, with forward slashes."""
+    """Its path relative to dataset.yaml, with forward slashes and in Unicode's composed form."""
     path: Path
     mask_path: Path
     group: str
@@ -61,22 +62,23 @@ def scan_dataset(folder: Path) -> tuple[Dataset, list[Problem]]:
     """Like ``load_dataset``, but give back the pairs that are right together with the problems."""
     spec = load_spec(folder / SPEC_NAME)
     problems: list[Problem] = []
-    images = _find_images(folder, spec.images, problems)
-    masks = {name: _mask_path(folder, spec.masks, name) for name in images}
+    finder = Finder()
+    images = _find_images(folder, spec.images, finder, problems)
+    masks = {name: _mask_paths(folder, spec.masks, name, finder) for name in images}
     problems += _mask_problems(masks)
-    groups = _group(images, spec.group, problems)
-    splits = _listed_splits(folder, spec.split, images, problems)
+    groups = _group([*images], spec.group, problems)
+    splits = _listed_splits(folder, spec.split, [*images], finder, problems)
     problems += _divided_groups(splits, groups)
-    notes = _notes_on_masks(folder, spec.masks, masks)
+    notes = _notes_on_masks(folder, spec.masks, masks, finder)
     if isinstance(spec.split.train, list | str):
         if unlisted := [name for name in images if name not in splits]:
             notes.append(f"{_some_of(unlisted)}: in no list of the split, so not used")
-        images = [name for name in images if name in splits]
+        images = {name: path for name, path in images.items() if name in splits}
     split_of_group = {groups[name]: split for name, split in splits.items()}
     photos = tuple(
-        Photo(name, folder / name, masks[name], groups[name], split_of_group.get(groups[name]))
-        for name in images
-        if masks[name].is_file()
+        Photo(name, path, masks[name][0], groups[name], split_of_group.get(groups[name]))
+        for name, path in images.items()
+        if masks[name][0].is_file()
     )
     return Dataset(folder, spec, photos, tuple(notes)), problems
 
@@ -87,60 +89,89 @@ def problems_error(folder: Path, problems: Sequence[Problem]) -> ProblemsError:
     return ProblemsError(f"{folder}: {count}", problems)
 
 
-def _find_images(folder: Path, pattern: str, problems: list[Problem]) -> list[str]:
-    """Relative names of what the glob finds; hidden files are left out, as a shell does."""
+def _find_images(
+    folder: Path, pattern: str, finder: Finder, problems: list[Problem]
+) -> dict[str, Path]:
+    """What the glob finds, in the order of names."""
     try:
-        found = [path for path in folder.glob(pattern) if not path.name.startswith(".")]
-    except (ValueError, NotImplementedError, OSError, RuntimeError) as error:
+        found = finder.matching(folder, pattern)
+    except ValueError as error:
         problems.append(Problem(SPEC_NAME, f"images: {pattern!r}: {error}", "correct the glob"))
-        return []
-    names = sorted(_relative(path, folder) for path in found if not path.is_dir())
-    if not names:
+        return {}
+    except OSError as error:
+        what = f"images: {pattern!r}: {error.filename} can't be read: {error.strerror}"
+        problems.append(Problem(SPEC_NAME, what, "make it readable, or correct the glob"))
+        return {}
+    images: dict[str, Path] = {}
+    for path in found:
+        name = _relative(path, folder)
+        if not _is_unicode(name):
+            what = "its name is no UTF-8"
+            problems.append(Problem(ascii(name), what, "rename it (convmv renames many)"))
+        elif (other := images.setdefault(name, path)) != path:
+            what = f"two files differ only in Unicode's normal form: {other!a} and {path!a}"
+            problems.append(Problem(name, what, "rename or remove one"))
+    if not found:
         nearby = (path for depth in ("*", "*/*", "*/*/*") for path in folder.glob(depth))
         endings = sorted({path.suffix for path in nearby if path.suffix and path.is_file()})
         what = f"images: {pattern!r} finds nothing in {folder}"
         there = f"case counts; endings there: {', '.join(endings) or 'none'}"
         problems.append(Problem(SPEC_NAME, what, f"correct the glob ({there})"))
-    return names
+    return dict(sorted(images.items()))
 
 
 def _relative(path: Path | str, folder: Path) -> str:
-    return Path(os.path.relpath(path, folder)).as_posix()
+    return normal(Path(os.path.relpath(path, folder)).as_posix())
+
+
+def _is_unicode(name: str) -> bool:
+    """Whether a name can be printed: Linux takes any bytes, and Python gives them as surrogates."""
+    return not any("\ud800" <= character <= "\udfff" for character in name)
 
 
 def _filled(template: str, folder: str, stem: str) -> str:
     return os.path.normpath(template.replace("{folder}", folder).replace("{stem}", stem))
 
 
-def _mask_path(folder: Path, template: str, name: str) -> Path:
+def _mask_paths(folder: Path, template: str, name: str, finder: Finder) -> list[Path]:
+    """The files that may be a photograph's mask; where there is none, the path that is missing."""
     image = PurePosixPath(name)
-    return Path(os.path.normpath(folder / _filled(template, str(image.parent), image.stem)))
+    path = Path(os.path.normpath(folder / _filled(template, str(image.parent), image.stem)))
+    return finder.named(path) or [path]
 
 
-def _mask_problems(masks: Mapping[str, Path]) -> Iterator[Problem]:
-    """Photographs without a mask, and masks that two photographs claim."""
+def _mask_problems(masks: Mapping[str, Sequence[Path]]) -> Iterator[Problem]:
+    """Photographs without a mask or with two, and masks that two photographs claim."""
     owners: dict[Path, str] = {}
-    for name, mask in masks.items():
+    for name, (mask, *others) in masks.items():
         if mask in owners:
             what = f"has the same mask as {owners[mask]}: {mask}"
             yield Problem(name, what, "rename one photograph, or use {folder} in masks")
         elif not mask.is_file():
             yield Problem(name, f"its mask {mask} does not exist", "add the mask, or correct masks")
+        elif others:
+            what = f"two masks differ only in Unicode's normal form: {mask!a} and {others[0]!a}"
+            yield Problem(name, what, "rename or remove one")
         owners.setdefault(mask, name)
 
 
-def _notes_on_masks(folder: Path, template: str, masks: Mapping[str, Path]) -> list[str]:
+def _notes_on_masks(
+    folder: Path, template: str, masks: Mapping[str, Sequence[Path]], finder: Finder
+) -> list[str]:
     """One note on the masks that belong to no photograph, if there are any."""
     patterns = {
-        _filled(template, glob.escape(str(PurePosixPath(name).parent)), "*") for name in masks
+        _filled(glob.escape(template), glob.escape(str(PurePosixPath(name).parent)), "*")
+        for name in masks
     }
-    there = {
-        Path(os.path.normpath(path))
-        for pattern in patterns
-        # Path.glob would refuse an absolute pattern.
-        for path in glob.iglob(str(Path(glob.escape(str(folder)), pattern)))  # noqa: PTH207
-    }
-    extra = sorted(_relative(path, folder) for path in there - set(masks.values()))
+    there: set[Path] = set()
+    for pattern in patterns:
+        start = Path(Path(pattern).anchor or folder)
+        with contextlib.suppress(OSError):  # a folder with masks need not be listed
+            found = finder.matching(start, pattern.lstrip("/"))
+            there |= {Path(os.path.normpath(path)) for path in found}
+    extra = sorted(
+        _relative(path, folder) for path in there - {m for ms in masks.values() for m in ms}
+    )
     return [f"{_some_of(extra)}: masks without a photograph"] if extra else []
 
 
@@ -148,7 +179,7 @@ def _group(images: Sequence[str], pattern: str | None, problems: list[Problem]) 
     """The group of each photograph; its own name where the expression doesn't match."""
     groups = {name: name for name in images}
     for name in images if pattern is not None else ():
-        match = re.search(pattern or "", name)
+        match = re.search(normal(pattern or ""), name)
         if match is None:
             what = f"group {pattern!r} doesn't match it"
             problems.append(Problem(name, what, "correct the expression"))
@@ -158,44 +189,56 @@ def _group(images: Sequence[str], pattern: str | None, problems: list[Problem]) 
 
 
 def _listed_splits(
-    folder: Path, spec: SplitSpec, images: Sequence[str], problems: list[Problem]
+    folder: Path, spec: SplitSpec, images: Sequence[str], finder: Finder, problems: list[Problem]
 ) -> dict[str, Split]:
     """The splits of the photographs that the spec lists by name."""
-    names_of_key: dict[str, list[str]] = defaultdict(list)
-    for name in images:
-        image = PurePosixPath(name)
-        for key in {name, str(image.with_suffix("")), image.name, image.stem}:
-            names_of_key[key].append(name)
-
+    meant = Names(folder, images)
     splits: dict[str, Split] = {}
     for split in SPLITS:
-        for key in _listed_names(folder, split, getattr(spec, split), problems):
-            names = names_of_key.get(key, [])
+        source = getattr(spec, split)
+        if isinstance(source, str):
+            source = _read_list(folder, split, source, meant, finder, problems)
+        if source == []:
+            problems.append(Problem(SPEC_NAME, f"split.{split} lists nothing", "name a photograph"))
+        for entry in source if isinstance(source, list) else ():
+            names = meant.by(entry)
             if len(names) != 1:
-                problems.append(_unclear_name(split, key, names, names_of_key))
+                problems.append(_unclear_name(split, entry, names, meant.keys))
             elif splits.setdefault(names[0], split) != split:
                 what = f"is in {splits[names[0]]} and in {split}"
                 problems.append(Problem(names[0], what, "keep it in one"))
     return splits
 
 
-def _listed_names(
-    folder: Path, split: Split, source: float | list[str] | str | None, problems: list[Problem]
-) -> Sequence[str]:
-    """The photographs of a list, or of a text file (one per line, # for comments)."""
-    if source is None or isinstance(source, float):
-        return []
-    if isinstance(source, str):
+def _read_list(
+    folder: Path,
+    split: Split,
+    source: str,
+    meant: Names,
+    finder: Finder,
+    problems: list[Problem],
+) -> list[str] | None:
+    """The entries of a text file, one per line; # begins a comment, unless a photograph's name."""
+    mend = "a text file with one photograph per line, in UTF-8"
+    try:
+        content = (finder.named(folder / source) or [folder / source])[0].read_bytes()
         try:
-            lines = (folder / source).read_text(encoding="utf-8").splitlines()
-        except (OSError, UnicodeDecodeError, ValueError) as error:
-            what = f"split.{split}: {source} can't be read: {error}"
-            problems.append(Problem(SPEC_NAME, what, "a text file with one photograph per line"))
-            return []
-        source = [line.strip() for line in lines if line.strip() and not line.startswith("#")]
-    if not source:
-        problems.append(Problem(SPEC_NAME, f"split.{split} lists nothing", "name a photograph"))
-    return source
+            text, is_guess = decode(content), False
+        except UnicodeDecodeError:
+            text, is_guess = content.decode("cp1252"), True  # an old editor of Windows
+    except (OSError, ValueError) as error:
+        what = f"split.{split}: {source} can't be read: {error}"
+        problems.append(Problem(SPEC_NAME, what, mend))
+        return None
+    lines = [line for line in re.split(r"[\r\n]+", text) if line.strip("\ufeff \t")]
+    entries = [
+        line for line in lines if not line.lstrip("\ufeff ").startswith("#") or meant.by(line)
+    ]
+    if is_guess and not all(map(meant.by, entries)):
+        what = f"split.{split}: {source} is no UTF-8, and its names are not those of photographs"
+        problems.append(Problem(SPEC_NAME, what, f"save it as {mend}"))
+        return None
+    return entries
 
 
 def _unclear_name(

@@ -39,7 +39,7 @@ from segcore.data.prepared import (
     open_prepared,
     prepared_folder,
 )
-from segcore.data.splits import Split, assign_splits
+from segcore.data.splits import Split, assign_splits, notes_on_classes
 from segcore.data.windows import (
     Grid,
     count_classes,
@@ -217,22 +217,13 @@ def _complete_bands(job: _Job, crew: _Crew) -> Bands:
     looked = _without_problems(dataset, crew.do("Looking", has_8_bits, dataset.photos))
     if all(looked) and bands.numbers is None:
         return bands
-    if bands.ranges is None and any(looked) and not all(looked):
-        rarer = sum(looked) <= len(looked) / 2
-        problems = [
-            Problem(
-                str(photo.path),
-                f"has {'8 bits' if rarer else 'more than 8 bits'} a sample, unlike others",
-                "convert it, or say in dataset.yaml what all values mean: range: [0, 65535]",
-            )
-            for photo, eight in zip(dataset.photos, looked, strict=True)
-            if eight == rarer
-        ]
-        raise problems_error(dataset.folder, problems)
     pixels_PK = np.array(_without_problems(dataset, crew.do("Counting", count, dataset.photos)))
     splits = _draw_splits(dataset, pixels_PK)
-    training = [p.path for p, split in zip(dataset.photos, splits, strict=True) if split == "train"]
-    return complete_bands(bands, training)
+    paths = [photo.path for photo in dataset.photos]
+    training = [path for path, split in zip(paths, splits, strict=True) if split == "train"]
+    # Where only other photographs have more than 8 bits, they alone can tell the range.
+    only_others = all(eight for path, eight in zip(paths, looked, strict=True) if path in training)
+    return complete_bands(bands, paths if only_others and not all(looked) else training)
 
 
 def _without_problems(dataset: Dataset, results: Sequence[Result | Problem]) -> list[Result]:
@@ -335,10 +326,12 @@ def _describe(job: _Job, facts: Sequence[PhotoFacts]) -> dict[str, Any]:
     names, groups = [photo.name for photo in photos], [photo.group for photo in photos]
     class_pixels_PK = np.array([fact.class_pixels for fact in facts], np.int64)
     splits = _draw_splits(job.dataset, class_pixels_PK)
+    contents = [job.states[photo.path].sha256 for photo in photos]
     notes = [
+        *notes_on_classes(spec.class_names, class_pixels_PK, splits),
         *job.dataset.notes,
+        *notes_on_duplicates(names, [fact.look for fact in facts], splits, contents),
         *(f"{name}: {fact.note}" for name, fact in zip(names, facts, strict=True) if fact.note),
-        *notes_on_duplicates(names, [fact.look for fact in facts], splits),
     ]
     return {
         "format": CACHE_FORMAT,

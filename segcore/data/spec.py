@@ -15,6 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from segcore.config import IGNORE_INDEX, describe_validation_error
 from segcore.data.splits import Split
 from segcore.errors import UserError
+from segcore.folders import decode, normal
 from segcore.reading.bands import Bands
 from segcore.reading.masks import MaskCoding
 
@@ -210,11 +211,13 @@ class DatasetSpec(BaseModel):
 def load_spec(path: Path) -> DatasetSpec:
     """Read a ``dataset.yaml``. Raises ``UserError`` saying what is wrong with it."""
     try:
-        text = path.read_text(encoding="utf-8")
+        text = normal(decode(path.read_bytes()))
         values = yaml.load(text, Loader=_UniqueKeyLoader)  # noqa: S506 (a SafeLoader)
     except FileNotFoundError as error:
         raise UserError(f"{path} does not exist; write one (README: your own data)") from error
-    except (OSError, UnicodeDecodeError) as error:
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path} can't be read: {error}; save it as UTF-8") from error
+    except OSError as error:
         raise UserError(f"{path} can't be read: {error}") from error
     # YAML's own error, and what its constructors raise on numbers, dates and depths out of range.
     except (yaml.YAMLError, ValueError, OverflowError, RecursionError, TypeError) as error:

@@ -67,6 +67,28 @@ def assign_folds(
     return [drawn[int(group)] for group in group_P]
 
 
+def notes_on_classes(
+    class_names: Sequence[str], class_pixels_PK: NDArray[np.int64], splits: Sequence[Split]
+) -> list[str]:
+    """Which classes can't be learnt, or can't be scored, because no photograph holds them."""
+    held_PK, split_P = class_pixels_PK > 0, np.array(splits)
+    held_by = {
+        split: set(np.flatnonzero(held_PK[split_P == split].any(axis=0)).tolist())
+        for split in SPLITS
+    }
+    anywhere = set[int]().union(*held_by.values())
+
+    def named(classes: set[int]) -> str:
+        return ", ".join(class_names[k] for k in sorted(classes))
+
+    nowhere = {*range(len(class_names))} - anywhere
+    notes = [f"in no photograph: {named(nowhere)}"] if nowhere else []
+    for split, held in held_by.items():
+        if missing := anywhere - held:
+            notes.append(f"not in {split}, though elsewhere: {named(missing)}")
+    return notes
+
+
 def _weigh(
     class_pixels_PK: NDArray[np.int64], groups: Sequence[str]
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:

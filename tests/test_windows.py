@@ -94,6 +94,14 @@ def test_quarter_turns_and_flips_move_pixels_and_change_none(quarter: int, flip:
     assert len(found) == 1
 
 
+def test_a_window_may_be_written_to() -> None:
+    image = np.zeros((20, 20, 3), np.uint8)
+    image.setflags(write=False)
+    for window in (Window(20, 20, (0.5, 0.5), (20, 20)), Window(9, 9, (0.5, 0.5), (20, 20), 0.3)):
+        for part in cut_window([image], image[..., 0], window):
+            part[:] = 1
+
+
 def test_the_eight_symmetries_are_all_different() -> None:
     image = np.arange(27, dtype=np.uint8).reshape(3, 3, 3)
     cuts = {

@@ -201,8 +201,10 @@ def _move(source_HWC: Samples, window: Window, outside: int) -> Samples:
         piece_HWC = padded_HWC
     (xx, xy), (yx, yy) = onto[:, :2].tolist()
     if xx == 0:  # A column of the window is a row of the image.
-        return np.ascontiguousarray(piece_HWC.swapaxes(0, 1)[::xy, ::yx])
-    return np.ascontiguousarray(piece_HWC[::yy, ::xx])
+        piece_HWC = piece_HWC.swapaxes(0, 1)[::xy, ::yx]
+    else:
+        piece_HWC = piece_HWC[::yy, ::xx]
+    return np.array(piece_HWC, order="C")  # A copy: the cache is mapped read-only.
 
 
 def count_classes(mask_HW: NDArray[np.uint8], num_classes: int) -> NDArray[np.int64]:

@@ -88,13 +88,13 @@ def main(options: Options) -> None:
     for steps in options.steps:
         found: dict[str, list[Trained]] = defaultdict(list)
         for seed in range(options.seeds):
-            for name, trained in core_sides(options, folder, photos, steps, seed):
+            for name, trained in train_sides(options, folder, photos, steps, seed):
                 found[name].append(trained)
                 print(json.dumps({"side": name, "seed": seed} | asdict(trained)), flush=True)
         print_table(steps, found)
 
 
-def core_sides(
+def train_sides(
     options: Options, folder: Path, photos: Photos, steps: int, seed: int
 ) -> Iterator[tuple[str, Trained]]:
     """All trainings of one seed; the first one's speed sets what equal seconds are."""

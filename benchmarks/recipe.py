@@ -33,12 +33,12 @@ from scipy import stats  # type: ignore[import-untyped]
 from torch import nn
 
 from benchmarks.plain_loop import ENCODER, Photo, Settings, train
-from segcore.config import Preparation, TrialConfig
+from segcore.config import TrialConfig
 from segcore.data.dataset import load_dataset
-from segcore.data.masks import read_pair
 from segcore.data.prepared import PreparedData
 from segcore.data.preparing import prepare_data
 from segcore.networks.models import build_network
+from segcore.reading.masks import read_pair
 from segcore.scenes import default_scenes
 from segcore.scores.metrics import score
 from segcore.training.checkpoint import load_model_tensors
@@ -83,7 +83,8 @@ def main(options: Options) -> None:
     """Print a line for each training, and a table for each number of steps."""
     torch.set_num_threads(options.threads)
     folder = options.data or default_scenes()
-    photos = read_photos(folder, prepared(folder, config_of("same", options)))
+    view = config_of("same", options).view
+    photos = read_photos(folder, prepare_data(folder, (view,), progress=False))
     print(f"{folder}: {len(photos.train)} photographs to train on, {len(photos.val)} to validate")
     for steps in options.steps:
         found: dict[str, list[Trained]] = defaultdict(list)
@@ -115,17 +116,17 @@ def plain(options: Options, photos: Photos, steps: int, seed: int) -> Trained:
     return scored(network, photos, steps, time.process_time() - started)
 
 
-# Our side. TO ADAPT where marked NEW as soon as windows are cut at draw time. Until then "same" and
-# "ours" can't run; nothing else depends on that.
+def config_of(side: Side, options: Options, steps: int = 1, seed: int = 0) -> TrialConfig:
+    """``fit``'s settings: the plain loop's, or the defaults beyond network, loss and windows.
 
-
-def config_of(side: Side, options: Options, epochs: int = 1, seed: int = 0) -> TrialConfig:
-    """``fit``'s settings: the plain loop's, or the defaults beyond network, loss and windows."""
+    All steps are one epoch, so their number is exact and there is one validation.
+    """
     settings: dict[str, Any] = {
-        "height_px": options.side_px, "width_px": options.side_px,  # NEW: "scale": 1.0
+        "height_px": options.side_px, "width_px": options.side_px, "scale": 1.0,
         "architecture": "fpn", "encoder": ENCODER, "encoder_weights": str(options.weights),
         "loss": options.loss, "optimizer": "adam", "weight_decay": 0.0, "lr": options.lr,
-        "batch_size": options.batch_size, "max_epochs": epochs, "seed": seed,
+        "batch_size": options.batch_size, "seed": seed, "max_epochs": 1,
+        "epoch_mpx": steps * options.batch_size * options.side_px**2 / 1e6,
     }  # fmt: skip
     if side == "same":
         settings |= {"schedule": options.schedule, "warmup_epochs": 0.0, "ema_decay": None}
@@ -133,35 +134,20 @@ def config_of(side: Side, options: Options, epochs: int = 1, seed: int = 0) -> T
     return TrialConfig(**settings)
 
 
-def prepared(folder: Path, config: TrialConfig) -> PreparedData:
-    """The data as ``fit`` reads them; they also say which photographs are in which split."""
-    # NEW: return prepare_data(folder, (config.view,), progress=False)
-    whole = Preparation(config.height_px, config.width_px, None)
-    return prepare_data(folder, whole, progress=False)
-
-
 def ours(
     side: Side, options: Options, folder: Path, photos: Photos, steps: int, seed: int
 ) -> Trained:
-    """``fit`` for the number of epochs that comes nearest to ``steps``."""
-    if "scale" not in TrialConfig.model_fields:
-        raise SystemExit("fit can't cut windows at draw time yet: use --sides plain")
-    epoch_steps = math.ceil(len(photos.train) / options.batch_size)  # NEW: as fit counts them
-    config = config_of(side, options, max(1, round(steps / epoch_steps)), seed)
-    core_s, started = 0.0, time.process_time()
+    """``fit``."""
+    config = config_of(side, options, steps, seed)
+    data = prepare_data(folder, (config.view,), progress=False)
     with tempfile.TemporaryDirectory() as checkpoint:
-        for epoch in fit(config, prepared(folder, config), device=torch.device("cpu")):
-            training_s = epoch_steps * options.batch_size / epoch.images_per_s
-            core_s += (time.process_time() - started) * training_s / epoch.epoch_s
-            if epoch.finished:
-                epoch.save(Path(checkpoint))
-            started = time.process_time()
-        network = build_network(config, len(photos.rare_K))
+        started = time.process_time()
+        (epoch,) = fit(config, data, device=torch.device("cpu"))
+        core_s = (time.process_time() - started) * (1 - epoch.val_s / epoch.epoch_s)
+        epoch.save(Path(checkpoint))
+        network = build_network(config, data.num_classes)
         network.load_state_dict(load_model_tensors(Path(checkpoint)))
-    return scored(network, photos, config.max_epochs * epoch_steps, core_s)
-
-
-# What both sides share.
+    return scored(network, photos, steps, core_s)
 
 
 def read_photos(folder: Path, data: PreparedData) -> Photos:

@@ -17,9 +17,9 @@ from segcore.reading.bands import to_tensor
 from segcore.scores.metrics import Scores
 from segcore.training.microbatches import MicroBatches
 
-OVERLAP = 0.125
-"""The least share of a window's side in common with the next. Predictions have more, but with this
-validation takes less of an epoch's time, and trials keep their ranks (benchmarks/README.md)."""
+OVERLAP = 0.0
+"""The least share of a window's side in common with the next. Predictions have more, but without
+validation takes far less of an epoch's time, and trials keep their ranks (benchmarks/README.md)."""
 
 
 @torch.inference_mode()

@@ -200,10 +200,8 @@ def _move(source_HWC: Samples, window: Window, outside: int) -> Samples:
         padded_HWC[rows, columns] = piece_HWC
         piece_HWC = padded_HWC
     (xx, xy), (yx, yy) = onto[:, :2].tolist()
-    if xx == 0:  # A column of the window is a row of the image.
-        piece_HWC = piece_HWC.swapaxes(0, 1)[::xy, ::yx]
-    else:
-        piece_HWC = piece_HWC[::yy, ::xx]
+    # Where x goes along y, a column of the window is a row of the image.
+    piece_HWC = piece_HWC[::yy, ::xx] if xx else piece_HWC.swapaxes(0, 1)[::xy, ::yx]
     return np.array(piece_HWC, order="C")  # A copy: the cache is mapped read-only.
 
 

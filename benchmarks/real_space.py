@@ -1,6 +1,8 @@
-"""The space of the search on real photographs (benchmarks/README.md): small pretrained encoders.
+"""Spaces of the searches on real photographs (benchmarks/README.md): small pretrained encoders.
 
-The environment variable WEIGHTS names the folder of the two encoders' files, ENCODER.pth.
+``space`` samples the scale at which windows of 192 px are cut; ``whole`` squeezes each photograph
+to 320×320 px, as every search did before. All else is equal. The environment variable WEIGHTS names
+the folder of the two encoders' files, ENCODER.pth.
 """
 
 import os
@@ -11,12 +13,23 @@ from segcore.config import TrialConfig
 
 
 def space(trial: BaseTrial) -> TrialConfig:
-    """Windows of 192 px at 0.3 of the photographs' resolution."""
+    """Windows of 192 px, anywhere, at 0.15 to 0.6 of the photographs' resolution."""
+    scale = trial.suggest_float("scale", 0.15, 0.6, log=True)
+    rare_crop_prob = trial.suggest_float("rare_crop_prob", 0.0, 0.4)
+    view = {"height_px": 192, "width_px": 192, "scale": scale, "rare_crop_prob": rare_crop_prob}
+    return _training(trial).model_copy(update=view)
+
+
+def whole(trial: BaseTrial) -> TrialConfig:
+    """Whole photographs, squeezed."""
+    rare_crop_prob = trial.suggest_float("rare_crop_prob", 0.0, 0.4)
+    view = {"height_px": 320, "width_px": 320, "rare_crop_prob": rare_crop_prob}
+    return _training(trial).model_copy(update=view)
+
+
+def _training(trial: BaseTrial) -> TrialConfig:
     encoder = trial.suggest_categorical("encoder", ["tu-tf_efficientnet_lite0", "mobilenet_v2"])
     return TrialConfig(
-        height_px=192,
-        width_px=192,
-        scale=0.3,
         architecture=trial.suggest_categorical(
             "architecture", ["unet", "fpn", "linknet", "deeplabv3plus", "pspnet"]
         ),
@@ -27,10 +40,8 @@ def space(trial: BaseTrial) -> TrialConfig:
         lr=trial.suggest_float("lr", 1e-4, 5e-3, log=True),
         encoder_lr_factor=trial.suggest_float("encoder_lr_factor", 0.1, 1.0, log=True),
         schedule="cosine",
-        warmup_epochs=0.5,
         clip_norm=1.0,
         batch_size=8,
         augment_strength=trial.suggest_float("augment_strength", 0.0, 0.8),
         oversample_ratio=trial.suggest_float("oversample_ratio", 1.0, 4.0, log=True),
-        rare_crop_prob=trial.suggest_float("rare_crop_prob", 0.0, 0.4),
     )

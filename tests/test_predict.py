@@ -202,6 +202,18 @@ def test_the_overlay_of_a_mosaic_is_smaller_and_shows_the_mask(
     assert np.abs(drawn - expected).mean() < 12, "JPEG's losses"
 
 
+@pytest.mark.parametrize("kind", ["gpkg", "geojson"])
+def test_a_photograph_of_any_name_gets_its_polygons(
+    bundle: Path, tmp_path: Path, kind: str
+) -> None:
+    photo = tmp_path / "semi;colon: 50% [1] #2?=x.png"
+    Image.fromarray(scene()).save(photo)
+    assert run(bundle, photo, "--out", tmp_path / "out", "--polygons", kind) == 0
+    (written,) = (tmp_path / "out" / "polygons").iterdir()
+    assert written.name == photo.with_suffix(f".{kind}").name
+    assert written.stat().st_size > 0
+
+
 def test_polygons_are_the_regions_of_the_mask(bundle: Path, photos: Path) -> None:
     out = photos.parent / "out"
     assert run(bundle, photos, "--out", out, "--polygons", "gpkg") == 0

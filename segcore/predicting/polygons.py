@@ -1,5 +1,6 @@
 """Polygons of the regions of a mask, for a GIS: GeoPackage or GeoJSON."""
 
+import io
 import itertools
 import warnings
 from collections.abc import Iterator, Sequence
@@ -41,8 +42,9 @@ def write_polygons(path: Path, mask_path: Path, class_names: Sequence[str]) -> i
     try:
         with warnings.catch_warnings(), whole_file(path) as unfinished:
             warnings.filterwarnings("ignore", message="'crs' was not provided")
+            file = io.BytesIO()  # GDAL would take some names of files for addresses.
             pyogrio.raw.write(
-                unfinished,
+                file,
                 geometry,
                 field_data=[classes, np.array(class_names, object)[classes], area],
                 fields=["class", "name", "area"],
@@ -52,6 +54,7 @@ def write_polygons(path: Path, mask_path: Path, class_names: Sequence[str]) -> i
                 crs=crs.to_wkt() if crs else None,
                 layer_options={"RFC7946": "YES"} if crs and path.suffix == ".geojson" else None,
             )
+            unfinished.write_bytes(file.getbuffer())
     except (OSError, pyogrio.errors.DataSourceError, pyogrio.errors.DataLayerError) as error:
         raise UserError(f"{path} can't be written: {error}") from error
     return len(classes)

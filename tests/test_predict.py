@@ -9,7 +9,6 @@ import sys
 import time
 import unicodedata
 import warnings
-from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -48,7 +47,7 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
             model_kwargs={"base_channels": 4, "depth": 2}, batch_size=2, max_epochs=20, lr=0.01,
             augment_strength=0.0, seed=seed,
         )  # fmt: skip
-        data = replace(make_data(), view=config.view)
+        data = make_data()
         *_, last = fit(config, data)
         last.save(folder / str(seed))
         members.append((folder / str(seed), 1.0 + seed))

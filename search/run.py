@@ -22,7 +22,7 @@ def main(arguments: Sequence[str] | None = None, prog: str = "python -m search.r
 
         if options.dry_run:
             console = Console(highlight=False)
-            console.print(f"\n{check(options, progress=True)}", markup=False)
+            console.print(f"\n{check(options, progress=True)}", markup=False, soft_wrap=True)
             console.print("\nAll checks passed. Nothing was trained; leave out --dry-run to start.")
         else:
             search(options, progress=True)

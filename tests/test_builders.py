@@ -73,7 +73,7 @@ CHANGES: dict[str, Any] = {
     "model_kwargs": {"width": 5}, "loss": "dice_ce",
     "optimizer": "adamw", "lr": 0.03, "encoder_lr_factor": 1.0, "weight_decay": 0.0,
     "momentum": 0.5, "schedule": "cosine", "warmup_epochs": 0.0, "batch_size": 2, "max_epochs": 3,
-    "clip_norm": 0.2, "ema_decay": 0.8, "augmentation": "none", "augment_strength": 0.9,
+    "clip_norm": 0.2, "ema_decay": 0.15, "augmentation": "none", "augment_strength": 0.9,
     "oversample_ratio": 1.0, "rare_crop_prob": 0.0, "seed": 8, "fold": 0, "folds": 2,
     "height_px": 64, "width_px": 64, "scale": 0.5, "epoch_mpx": 0.04,
 }  # fmt: skip

@@ -17,6 +17,7 @@ from search.tracking.check import check
 from search.tracking.tracker import Tracker
 from segcore.config import Scalar
 from spaces.aerial import space
+from tests.conftest import FACTS
 from tests.machinery import chromium, free_port, needs_browser, serving
 
 pytestmark = needs_browser
@@ -39,7 +40,7 @@ def search(tmp_path_factory: pytest.TempPathFactory) -> LoggedSearch:
     uri = default_uri(runs)
     check(uri, "segsearch")
     study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=3))
-    configs = [space(study.ask()) for _ in range(TRIALS)]
+    configs = [space(study.ask(), FACTS) for _ in range(TRIALS)]
     with Tracker(
         uri,
         experiment="segsearch",

@@ -179,4 +179,4 @@ def test_other_data_and_no_run_are_refused(
         assert replay.main([str(run.path), "0"]) == 2
     finally:
         run.search_json.write_text(json.dumps(record))
-    assert "instead of ffffffffffff" in capsys.readouterr().err
+    assert "instead of ffffffff…ffffffff" in capsys.readouterr().err

@@ -116,6 +116,7 @@ def test_pictures_and_report_are_there(result: SearchResult, run: RunFolder) -> 
     assert "scale" in page
 
 
+@pytest.mark.slow  # test_search.py resumes searches by default
 def test_it_is_resumed_after_ctrl_c(blocks: Path, tmp_path: Path) -> None:
     arguments = ["--data", str(blocks), "--space", "tests.views_space:slow_space", "--trials", "4",
                  "--max-epochs", "2", "--grace-epochs", "1", "--name", "views",

@@ -10,6 +10,7 @@ a strip at a time.
 import itertools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -180,20 +181,21 @@ def _blended_rows(
         if left < columns.stop and left + width > columns.start
     ]
     sum_KHW: Tensor | None = None
+    predicted = _predicted_windows(looker, image, tops, lefts, batch_size)
+    window = next(predicted, None)
     for top, next_top in zip(tops, [*tops[1:], image.grid.height_px], strict=True):
-        windows = _whole_windows(image, top, lefts, looker.view)
-        while batch := list(itertools.islice(windows, batch_size)):
-            probs_NKHW = looker.predict(torch.stack([window_CHW for _, window_CHW in batch]))
+        while window is not None and window.top == top:
+            probs_KHW, left = window.probs_KHW, window.left
             if sum_KHW is None:
-                device = probs_NKHW.device
+                device = probs_KHW.device
                 sum_KHW = torch.zeros(num_classes + 1, height, panel_width, device=device)
                 bell_HW = _gaussian_bell(height, width).to(device)
-            for (left, _), probs_KHW in zip(batch, probs_NKHW, strict=True):
-                shared = slice(max(left, columns.start), min(left + width, columns.stop))
-                into = sum_KHW[..., shared.start - columns.start : shared.stop - columns.start]
-                here = slice(shared.start - left, shared.stop - left)
-                into[:-1] += probs_KHW[..., here] * bell_HW[:, here]
-                into[-1] += bell_HW[:, here]
+            shared = slice(max(left, columns.start), min(left + width, columns.stop))
+            into = sum_KHW[..., shared.start - columns.start : shared.stop - columns.start]
+            here = slice(shared.start - left, shared.stop - left)
+            into[:-1] += probs_KHW[..., here] * bell_HW[:, here]
+            into[-1] += bell_HW[:, here]
+            window = next(predicted, None)
         done = next_top - top
         if sum_KHW is None:  # no data so far
             yield torch.zeros(num_classes, done, panel_width)
@@ -201,6 +203,29 @@ def _blended_rows(
         yield sum_KHW[:-1, :done] / sum_KHW[-1, :done].clamp_min(1e-12)
         sum_KHW[:, : height - done] = sum_KHW[:, done:].clone()
         sum_KHW[:, height - done :] = 0
+
+
+class _Predicted(NamedTuple):
+    """A window of the working grid, and what was predicted for it."""
+
+    top: int
+    left: int
+    probs_KHW: Tensor
+
+
+def _predicted_windows(
+    looker: Looker, image: GridImage, tops: list[int], lefts: list[int], batch_size: int
+) -> Iterator[_Predicted]:
+    """All windows that hold data, row by row; a batch may hold windows of several rows."""
+    windows = (
+        (top, left, window_CHW)
+        for top in tops
+        for left, window_CHW in _whole_windows(image, top, lefts, looker.view)
+    )
+    while batch := list(itertools.islice(windows, batch_size)):
+        probs_NKHW = looker.predict(torch.stack([window_CHW for *_, window_CHW in batch]))
+        for (top, left, _), probs_KHW in zip(batch, probs_NKHW, strict=True):
+            yield _Predicted(top, left, probs_KHW)
 
 
 def _whole_windows(

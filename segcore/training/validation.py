@@ -18,8 +18,8 @@ from segcore.scores.metrics import Scores
 from segcore.training.microbatches import MicroBatches
 
 OVERLAP = 0.0
-"""The least share of a window's side in common with the next. Predictions have more, but without
-validation takes far less of an epoch's time, and trials keep their ranks (benchmarks/README.md)."""
+"""The least share of a window's side in common with the next. Predictions have more, which costs
+several times as much (benchmarks/README.md)."""
 
 
 @torch.inference_mode()

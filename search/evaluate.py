@@ -133,7 +133,7 @@ def _score(
     """Scores of the photographs that could be read, and their names."""
     import torch
 
-    from segcore.reading.images import ImageError
+    from segcore.reading.headers import ImageError
     from segcore.scores.metrics import Prediction, score
 
     scored: list[str] = []
@@ -164,16 +164,19 @@ def _compare(
     """
     import torch
 
-    from segcore.config import View
+    from segcore.config import IGNORE_INDEX, View
     from segcore.data.windows import plan_grid, scale_mask
     from segcore.inference.photographs import Photograph
-    from segcore.reading.masks import read_pair
+    from segcore.reading.headers import read_header
+    from segcore.reading.masks import read_mask_of
 
-    # Of the photograph only the size and orientation matter here: it may be decoded small.
-    pair = read_pair(photo.path, photo.mask_path, dataset.spec.coding, (1, 1), ensemble.bands)
-    grid = plan_grid(pair.mask_HW.shape, View(1, 1, options.score_scale or 1.0))
-    truth_HW = torch.from_numpy(scale_mask(pair.mask_HW, grid))
     with Photograph.open(photo.path, ensemble.bands) as image:
+        mask_HW, _ = read_mask_of(read_header(photo.path), photo.mask_path, dataset.spec.coding)
+        if image.has_holes:
+            whole = slice(0, image.height_px), slice(0, image.width_px)
+            mask_HW[~image.valid(*whole)] = IGNORE_INDEX
+        grid = plan_grid(image.size_px, View(1, 1, options.score_scale or 1.0))
+        truth_HW = torch.from_numpy(scale_mask(mask_HW, grid))
         strips = ensemble.strips(
             image, size_px=grid, tta=options.tta, batch_size=options.batch_size
         )

@@ -230,7 +230,7 @@ def _predict_all(
 ) -> int:
     """Predict, keep a record of each photograph, and return how many pixels they had."""
     from segcore.inference.photographs import Photograph
-    from segcore.reading.images import ImageError, naming
+    from segcore.reading.headers import ImageError, naming
 
     pixels = 0
     with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
@@ -253,7 +253,7 @@ def _predict_all(
 
 def _warn_of_shrinking(photo: "Photograph", products: "Products", console: Console) -> None:
     views = [member.view for member in products.ensemble.members]
-    squeezed = [view for view in views if view.scale is None and view.metres_per_px is None]
+    squeezed = [view for view in views if view.is_whole]
     if photo.is_mosaic and squeezed and products.scale is None:
         view = squeezed[0]
         size = f"{view.height_px}×{view.width_px}"

@@ -6,6 +6,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -53,13 +54,12 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("user")
 
 
-@pytest.fixture(scope="module")
-def output(folder: Path, blocks: Path) -> str:
-    """What a user sees of a search that was interrupted with Ctrl-C, and then resumed."""
-    arguments = ["--data", str(blocks), "--space", "tests.tiny_space:slow_space", "--trials", "4",
-                 "--max-epochs", "3", "--grace-epochs", "1", "--name", "road"]  # fmt: skip
+def interrupted(
+    cwd: Path, arguments: Sequence[str], when: Callable[[], None] = lambda: None
+) -> str:
+    """What a search says that gets Ctrl-C when its first trial has ended, and then ``when`` did."""
     with subprocess.Popen(
-        [*SEARCH, *arguments], cwd=folder, env=environment(), text=True, stdout=subprocess.PIPE,
+        [*SEARCH, *arguments], cwd=cwd, env=environment(), text=True, stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
     ) as process:  # fmt: skip
         assert process.stdout is not None
@@ -67,12 +67,24 @@ def output(folder: Path, blocks: Path) -> str:
         for line in process.stdout:
             seen += line
             if line.startswith("trial "):
-                wait_until(lambda: is_in_midst_of_a_trial(folder / "runs/road"), timeout_s=60)
+                when()
                 process.send_signal(signal.SIGINT)
                 break
         seen += process.stdout.read()
         process.wait(timeout=120)
     assert process.returncode == 130, seen
+    return seen
+
+
+@pytest.fixture(scope="module")
+def output(folder: Path, blocks: Path) -> str:
+    """What a user sees of a search that was interrupted with Ctrl-C, and then resumed."""
+    arguments = ["--data", str(blocks), "--space", "tests.tiny_space:slow_space", "--trials", "4",
+                 "--max-epochs", "3", "--grace-epochs", "1", "--name", "road"]  # fmt: skip
+    seen = interrupted(
+        folder, arguments,
+        when=lambda: wait_until(lambda: is_in_midst_of_a_trial(folder / "runs/road"), timeout_s=60),
+    )  # fmt: skip
     assert "python -m search.run --resume runs/road" in seen
     resumed = search(folder, "--resume", "runs/road")
     assert resumed.returncode == 0, resumed.stdout + resumed.stderr

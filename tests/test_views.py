@@ -1,8 +1,6 @@
 """A search whose trials look at photographs at different scales, through windows of any size."""
 
 import json
-import signal
-import subprocess
 from pathlib import Path
 
 import numpy as np
@@ -23,7 +21,7 @@ from segcore.data.prepared import PreparedData, find_prepared
 from segcore.predicting.ensemble import write_bundle
 from segcore.training.loading import windows_per_epoch
 from tests.test_api import options
-from tests.test_search import SEARCH, environment, search, study_of
+from tests.test_search import interrupted, search, study_of
 
 
 @pytest.fixture(scope="module")
@@ -121,20 +119,7 @@ def test_it_is_resumed_after_ctrl_c(blocks: Path, tmp_path: Path) -> None:
     arguments = ["--data", str(blocks), "--space", "tests.views_space:slow_space", "--trials", "4",
                  "--max-epochs", "2", "--grace-epochs", "1", "--name", "views",
                  "--score-scale", "0.5", "--epoch-megapixels", "0.03"]  # fmt: skip
-    with subprocess.Popen(
-        [*SEARCH, *arguments], cwd=tmp_path, env=environment(), text=True, stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-    ) as process:  # fmt: skip
-        assert process.stdout is not None
-        seen = ""
-        for line in process.stdout:
-            seen += line
-            if line.startswith("trial "):
-                process.send_signal(signal.SIGINT)
-                break
-        seen += process.stdout.read()
-        process.wait(timeout=120)
-    assert process.returncode == 130, seen
+    seen = interrupted(tmp_path, arguments)
     assert "0.03 megapixels an epoch" in seen
     other = search(tmp_path, "--resume", "runs/views", "--score-scale", "1")
     assert other.returncode == 2 and "its trials could not be compared: data: was" in other.stderr

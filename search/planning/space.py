@@ -101,7 +101,8 @@ def load_space(path: str, look: Callable[[], DataFacts]) -> Space:
     """
     path = path if ":" in path else f"{path}:space"
     function = import_attribute("space", path)
-    if not callable(function) or len(inspect.signature(function).parameters) not in (1, 2):
+    arguments = len(inspect.signature(function).parameters) if callable(function) else 0
+    if arguments not in (1, 2):
         raise UserError(
             f"space {path!r}: must be a function of one Optuna trial → TrialConfig; a second "
             "argument gets the data set's DataFacts"
@@ -109,7 +110,7 @@ def load_space(path: str, look: Callable[[], DataFacts]) -> Space:
     module = inspect.getmodule(function)
     source = inspect.getsource(module) if module else ""
     baselines = getattr(module, "BASELINES", ())
-    if len(inspect.signature(function).parameters) == 2:
+    if arguments == 2:
         facts = look()
         function = _OfData(function, facts)
         baselines = baselines(facts) if callable(baselines) else baselines

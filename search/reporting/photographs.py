@@ -64,9 +64,7 @@ def galleries(
 def _example(photo: PhotoScore, data: PreparedData, ensemble: Ensemble) -> Example:
     grid = data.plans[photo.photo].score_grid.within(LONGER_SIDE_PX)
     image_HWC, truth_HW = prepared_picture(data, photo.photo, grid)
-    predicted_HW = np.zeros(grid, np.uint8)
-    for strip in ensemble.strips(prepared_photograph(data, photo.photo), size_px=grid):
-        predicted_HW[strip.rows, strip.columns] = strip.probs_KHW.argmax(dim=0).cpu().numpy()
+    predicted_HW = ensemble.classes(prepared_photograph(data, photo.photo), grid)
     pixels_K = np.bincount(truth_HW[truth_HW != IGNORE_INDEX], minlength=data.num_classes)
     pixels_K += np.bincount(predicted_HW.ravel(), minlength=data.num_classes)
     order = np.argsort(-pixels_K, kind="stable")

@@ -84,7 +84,7 @@ def _distinct_looks(views: Sequence[View]) -> list[View]:
     """
     scales = sorted({view.scale for view in views if view.scale is not None})
     ground = sorted({view.metres_per_px for view in views if view.metres_per_px is not None})
-    squeezed = {view for view in views if view.scale is None and view.metres_per_px is None}
+    squeezed = {view for view in views if view.is_whole}
     return [
         *sorted(squeezed, key=lambda view: view[:2]),
         *(View(0, 0, scale) for scale in scales[:: max(1, len(scales) - 1)]),

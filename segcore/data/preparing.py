@@ -100,9 +100,18 @@ class _Crew:
     pool: ThreadPoolExecutor
     bar: Progress
 
-    def do(self, title: str, work: Callable[[Item], Result], items: Sequence[Item]) -> list[Result]:
-        """The results of ``work``, in the order of the items."""
-        results = self.pool.map(work, items)
+    def do(
+        self, title: str, work: Callable[[Item], Result], items: Sequence[Item]
+    ) -> list[Result | Problem]:
+        """The results of ``work``, in the order of the items, or the problems of their files."""
+
+        def attempt(item: Item) -> Result | Problem:
+            try:
+                return work(item)
+            except ImageError as error:
+                return error.problem
+
+        results = self.pool.map(attempt, items)
         return list(self.bar.track(results, total=len(items), description=title))
 
 
@@ -137,7 +146,7 @@ def prepare_data(
         states, unreadable = _find_states(dataset, cache_dir, crew)
         if problems or unreadable:
             checked = crew.do("Checking", partial(_check_photo, dataset), dataset.photos)
-            problems += [problem for problem in checked if problem is not None]
+            problems += [problem for problem in checked if isinstance(problem, Problem)]
             told = {problem.where for problem in problems}
             problems += [problem for problem in unreadable if problem.where not in told]
             raise problems_error(dataset.folder, problems)
@@ -173,13 +182,9 @@ def _find_states(
     return states, [problem for problem in found if isinstance(problem, Problem)]
 
 
-def _check_photo(dataset: Dataset, photo: Photo) -> Problem | None:
-    """Read a photograph and its mask only to see whether they can be used."""
-    try:
-        read_pair(photo.path, photo.mask_path, dataset.spec.coding, at_least_px=(1, 1))
-    except ImageError as error:
-        return error.problem
-    return None
+def _check_photo(dataset: Dataset, photo: Photo) -> None:
+    """Raise ``ImageError`` where a photograph or its mask can't be used."""
+    read_pair(photo.path, photo.mask_path, dataset.spec.coding, at_least_px=(1, 1))
 
 
 def _size_of(photo: Photo, on_ground: bool) -> tuple[Grid, float | None]:
@@ -201,29 +206,23 @@ def _complete_bands(job: _Job, crew: _Crew) -> Bands:
     """
     dataset, bands = job.dataset, job.bands
 
-    def has_8_bits(photo: Photo) -> bool | Problem:
-        try:
-            return check_bands(photo.path, bands)
-        except ImageError as error:
-            return error.problem
+    def has_8_bits(photo: Photo) -> bool:
+        return check_bands(photo.path, bands)
 
-    def count(photo: Photo) -> list[int] | Problem:
-        try:
-            mask_HW = read_mask(photo.mask_path, dataset.spec.coding)
-        except ImageError as error:
-            return error.problem
+    def count(photo: Photo) -> list[int]:
+        mask_HW = read_mask(photo.mask_path, dataset.spec.coding)
         return count_classes(mask_HW, job.num_classes).tolist()
 
     looked = _without_problems(dataset, crew.do("Looking", has_8_bits, dataset.photos))
     if all(looked) and bands.numbers is None:
         return bands
     pixels_PK = np.array(_without_problems(dataset, crew.do("Counting", count, dataset.photos)))
-    splits = _draw_splits(dataset, pixels_PK)
-    paths = [photo.path for photo in dataset.photos]
-    training = [path for path, split in zip(paths, splits, strict=True) if split == "train"]
+    every = list(zip(dataset.photos, looked, _draw_splits(dataset, pixels_PK), strict=True))
+    training = [(photo, eight) for photo, eight, split in every if split == "train"]
     # Where only other photographs have more than 8 bits, they alone can tell the range.
-    only_others = all(eight for path, eight in zip(paths, looked, strict=True) if path in training)
-    return complete_bands(bands, paths if only_others and not all(looked) else training)
+    only_others = not all(looked) and all(eight for _, eight in training)
+    chosen = dataset.photos if only_others else [photo for photo, _ in training]
+    return complete_bands(bands, [photo.path for photo in chosen])
 
 
 def _without_problems(dataset: Dataset, results: Sequence[Result | Problem]) -> list[Result]:
@@ -282,18 +281,15 @@ class _Places(NamedTuple):
 
 def _fill_photo(
     job: _Job, places: _Places, arrays: Mapping[str, NDArray[Any]], number: int
-) -> PhotoFacts | Problem:
-    """Decode one photograph into its places in the arrays."""
+) -> PhotoFacts:
+    """Decode one photograph into its places in the arrays. Raises ``ImageError``."""
     photo, plan = job.dataset.photos[number], job.kept.plans[number]
-    try:
-        coding = job.dataset.spec.coding
-        pair = read_pair(photo.path, photo.mask_path, coding, plan.levels[0], job.bands)
-    except ImageError as error:
-        return error.problem
+    coding = job.dataset.spec.coding
+    pair = read_pair(photo.path, photo.mask_path, coding, plan.levels[0], job.bands)
     for path in (photo.path, photo.mask_path):
         if not path.exists() or not job.states[path].is_of(path):
             what = "changed while it was being prepared"
-            return Problem(str(path), what, "prepare again when nothing writes to it")
+            raise ImageError(path, what, "prepare again when nothing writes to it")
 
     def put(name: str, first: int, pixels: NDArray[Any]) -> int:
         end = first + pixels.size

@@ -1,6 +1,6 @@
 """Scores of prepared photographs, whatever predicts them."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 import numpy as np
 import torch
@@ -32,23 +32,24 @@ def prepared_picture(
 
 
 def score_strips(
-    strips: Iterable[tuple[int, Strip]], data: PreparedData, device: torch.device
+    strips: Iterable[tuple[int, Strip]],
+    data: PreparedData,
+    device: torch.device,
+    observe: Callable[[Strip, Tensor], None] | None = None,
 ) -> Scores:
     """Scores of photographs, given as the strips that cover their score grids.
 
-    Each strip comes with the number of its photograph.
+    Each strip comes with the number of its photograph. ``observe`` gets each one with the classes
+    that it should have (HW, uint8).
     """
 
     def predictions() -> Iterator[Prediction]:
         for number, strip in strips:
-            truth_HW = truth_of(data, number, strip, device)
+            # torch wants memory that it may write, but the cache is mapped read-only: so a copy.
+            truth = np.array(data.score_mask(number)[strip.rows, strip.columns])
+            truth_HW = torch.from_numpy(truth).to(device)
+            if observe is not None:
+                observe(strip, truth_HW)
             yield strip.probs_KHW.argmax(dim=0)[None], truth_HW[None], torch.tensor([number])
 
     return score(predictions(), data.num_classes, len(data.photos), device)
-
-
-def truth_of(data: PreparedData, number: int, strip: Strip, device: torch.device) -> Tensor:
-    """The classes that a strip of a photograph should have (HW, uint8)."""
-    # torch wants memory that it may write, but the cache is mapped read-only: hence the copy.
-    truth_HW = np.array(data.score_mask(number)[strip.rows, strip.columns])
-    return torch.from_numpy(truth_HW).to(device)

@@ -197,17 +197,18 @@ class Ensemble:
         ``IGNORE_INDEX``.
         """
         photo = image if isinstance(image, Photograph) else Photograph.in_memory(image)
-        mask_HW = np.empty(photo.size_px, np.uint8)
-        for strip in self.strips(photo):
-            here = strip.rows, strip.columns
-            mask_HW[here] = strip.probs_KHW.argmax(dim=0).cpu().numpy()
-            if photo.has_holes:
-                mask_HW[here][~photo.valid(*here)] = IGNORE_INDEX
+        mask_HW = self.classes(photo, photo.size_px)
+        if photo.has_holes:
+            height_px, width_px = photo.size_px
+            mask_HW[~photo.valid(slice(0, height_px), slice(0, width_px))] = IGNORE_INDEX
         return mask_HW
 
-    def batch_probs(self, image_NCHW: torch.Tensor, *, tta: bool = False) -> torch.Tensor:
-        """``probs_NKHW`` float32 on the ensemble's device, of windows that all members see."""
-        return _mean_probs(self.members, image_NCHW, device=self.device, tta=tta)
+    def classes(self, photo: Photograph, size_px: tuple[int, int]) -> NDArray[np.uint8]:
+        """``mask_HW`` of class indices on a grid of ``size_px``, also where there are no data."""
+        mask_HW = np.empty(size_px, np.uint8)
+        for strip in self.strips(photo, size_px=size_px):
+            mask_HW[strip.rows, strip.columns] = strip.probs_KHW.argmax(dim=0).cpu().numpy()
+        return mask_HW
 
 
 def _mean_probs(

@@ -66,7 +66,7 @@ class Bands:
         self._check_show()
 
     def _check_show(self) -> None:
-        known = (1, 2, 3) if self.numbers is None else self.numbers
+        known = self._names
         if self.show is None:
             return
         if len(self.show) not in (1, 3):
@@ -74,6 +74,11 @@ class Bands:
         if missing := [number for number in self.show if number not in known]:
             allowed = ", ".join(map(str, known))
             raise ValueError(f"show: {missing[0]!r} is none of the bands; allowed: {allowed}")
+
+    @property
+    def _names(self) -> tuple[int | str, ...]:
+        """The bands that ``show`` may choose from."""
+        return self.numbers or (1, 2, 3)
 
     @property
     def channels(self) -> int:
@@ -90,9 +95,8 @@ class Bands:
     @property
     def shown(self) -> tuple[int, ...]:
         """The three channels that people see as RGB, or the one that they see as grey."""
-        numbers = (1, 2, 3) if self.numbers is None else self.numbers
         if self.show is not None:
-            return tuple(numbers.index(number) for number in self.show)
+            return tuple(self._names.index(name) for name in self.show)
         if {0, 1, 2} <= set(self.channel_colors):
             return tuple(self.channel_colors.index(color) for color in range(3))
         return (0, 1, 2) if self.channels >= 3 else (0,)

@@ -16,29 +16,9 @@ from PIL import Image
 from segcore.errors import UserError
 from segcore.files import whole_file
 from segcore.reading.bands import RGB, Bands, to_rgb8
-from segcore.reading.headers import (
-    MAX_PIXELS,
-    ImageError,
-    check_end,
-    image_size_px,
-    naming,
-    open_raster,
-    read_header,
-    turn,
-)
+from segcore.reading.headers import Header, check_end, naming, open_raster, read_header, turn
 from segcore.reading.measuring import own_bands
-from segcore.reading.samples import (
-    Picture,
-    decode_raw,
-    encode,
-    read_window,
-    upright,
-)
-
-__all__ = [
-    "MAX_PIXELS", "ImageError", "Picture", "image_size_px", "naming", "open_raster",
-    "read_header", "read_image", "read_picture", "write_image",
-]  # fmt: skip
+from segcore.reading.samples import Picture, decode_raw, encode, read_window, upright
 
 
 def read_picture(
@@ -52,11 +32,17 @@ def read_picture(
     Raises ``ImageError`` where the file is missing, damaged, too large, lacks a band, or has other
     samples than 8 bits although ``bands`` has no ranges.
     """
-    with naming(path):
-        header = read_header(path)
+    return read_pixels(read_header(path), bands, at_least_px)
+
+
+def read_pixels(
+    header: Header, bands: Bands = RGB, at_least_px: tuple[int, int] | None = None
+) -> Picture:
+    """The same of a file whose header was read already."""
+    with naming(header.path):
         if header.pillow is None:
-            check_end(path)
-            with open_raster(path) as raster:
+            check_end(header.path)
+            with open_raster(header.path) as raster:
                 picture = read_window(raster, bands)
                 if header.orientation == 1:
                     return picture

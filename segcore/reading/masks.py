@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from segcore.config import IGNORE_INDEX
 from segcore.reading.bands import RGB, Bands, Samples
 from segcore.reading.headers import (
+    Header,
     ImageError,
     check_end,
     naming,
@@ -19,7 +20,7 @@ from segcore.reading.headers import (
     read_header,
     turn,
 )
-from segcore.reading.images import read_picture
+from segcore.reading.images import read_pixels
 from segcore.reading.samples import decode_raw, read_raw, read_window, upright
 
 _UNKNOWN = -1
@@ -75,19 +76,9 @@ def read_pair(
     drawn on the photograph as stored, before its EXIF rotation, is turned with it.
     Raises ``ImageError`` where either can't be used or their sizes don't belong together.
     """
-    picture = read_picture(image_path, bands, at_least_px)
-    mask_HW = read_mask(mask_path, coding)
-    header, note = read_header(image_path), None
-    if mask_HW.shape != header.size_px and mask_HW.shape == header.stored_px:
-        mask_HW = turn(mask_HW, header.orientation)
-        note = "the photograph is turned by its EXIF orientation; its mask was turned with it"
-    if mask_HW.shape != header.size_px:
-        raise ImageError(
-            mask_path,
-            f"has {mask_HW.shape[0]}×{mask_HW.shape[1]} px, "
-            f"but its photograph {image_path.name} has {header.size_px[0]}×{header.size_px[1]}",
-            "export the mask again at the photograph's size",
-        )
+    header = read_header(image_path)
+    picture = read_pixels(header, bands, at_least_px)
+    mask_HW, note = read_mask_of(header, mask_path, coding)
     if picture.valid_HW is not None:
         size = mask_HW.shape[::-1]  # The photograph may be decoded at a reduced size.
         valid_HW = cv2.resize(
@@ -95,6 +86,27 @@ def read_pair(
         )
         mask_HW[valid_HW == 0] = IGNORE_INDEX
     return Pair(picture.blanked(), mask_HW, note)
+
+
+def read_mask_of(
+    header: Header, mask_path: Path, coding: MaskCoding
+) -> tuple[NDArray[np.uint8], str | None]:
+    """The mask of the photograph with this header (HW, upright), and what has been put right.
+
+    Raises ``ImageError`` where it can't be read, or where their sizes don't belong together.
+    """
+    mask_HW, note = read_mask(mask_path, coding), None
+    if mask_HW.shape != header.size_px and mask_HW.shape == header.stored_px:
+        mask_HW = turn(mask_HW, header.orientation)
+        note = "the photograph is turned by its EXIF orientation; its mask was turned with it"
+    if mask_HW.shape != header.size_px:
+        raise ImageError(
+            mask_path,
+            f"has {mask_HW.shape[0]}×{mask_HW.shape[1]} px, "
+            f"but its photograph {header.path.name} has {header.size_px[0]}×{header.size_px[1]}",
+            "export the mask again at the photograph's size",
+        )
+    return mask_HW, note
 
 
 def _read_stored(path: Path, bands: Bands | None) -> tuple[NDArray[Any], float | None]:

@@ -85,8 +85,7 @@ def read_raw(
             "allowed: integers and floating-point numbers; convert it",
         )  # fmt: skip
     missing: list[NDArray[np.bool_]] = []
-    if any(not {MaskFlags.all_valid, MaskFlags.alpha} & set(raster.mask_flag_enums[index - 1])
-           for index in indexes):  # fmt: skip
+    if _has_mask(raster, indexes):
         missing.append((raster.read_masks(indexes, window=window) == 0).all(0))
     if alpha is not None:
         missing.append(raster.read(alpha, window=window) == 0)
@@ -133,13 +132,17 @@ def decode_raw(
 def may_have_holes(raster: rasterio.DatasetReader, bands: Bands) -> bool:
     """Whether pixels may hold no data, by a value, a mask, transparency, or as NaN."""
     indexes, alpha = _choose(raster, bands)
-    flags = [raster.mask_flag_enums[index - 1] for index in indexes]
-    masked = any(not {MaskFlags.all_valid, MaskFlags.alpha} & set(band) for band in flags)
     kinds = {np.dtype(raster.dtypes[index - 1]).kind for index in indexes}
     known = bands.nodata is not None or "f" in kinds
     palette = raster.colorinterp[0] == ColorInterp.palette
     clear = palette and bool((_palette(raster)[:, 3] == 0).any())
-    return masked or alpha is not None or known or clear
+    return _has_mask(raster, indexes) or alpha is not None or known or clear
+
+
+def _has_mask(raster: rasterio.DatasetReader, indexes: Sequence[int]) -> bool:
+    """Whether a mask, or a value for no data, says which pixels hold data; alpha does not count."""
+    flags = (raster.mask_flag_enums[index - 1] for index in indexes)
+    return any(not {MaskFlags.all_valid, MaskFlags.alpha} & set(of_band) for of_band in flags)
 
 
 def choose(

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from segcore.config import TrialConfig
 from segcore.data.prepared import PreparedData
 from segcore.data.windows import scale_image
-from segcore.inference.blending import Looker, Strip, batch_probs, predict_strips
-from segcore.inference.scoring import prepared_photograph, score_strips, truth_of
+from segcore.inference.blending import Looker, Predict, Strip, batch_probs, predict_strips
+from segcore.inference.scoring import prepared_photograph, score_strips
 from segcore.networks.models import SegmentationNetwork
 from segcore.reading.bands import to_tensor
 from segcore.scores.metrics import Scores
@@ -39,18 +39,16 @@ def validate(
     """
     total, labelled = torch.zeros((), device=device), torch.zeros((), device=device)
 
-    def strips() -> Iterator[tuple[int, Strip]]:
+    def add_loss(strip: Strip, truth_HW: Tensor) -> None:
         nonlocal total, labelled
-        predict = partial(_predict, network, device, micro_batches)
-        for number, strip in _predict_split(predict, data, config):
-            truth_1HW = truth_of(data, number, strip, device)[None].long()
-            logits_1KHW = strip.probs_KHW[None].clamp_min(1e-12).log()
-            pixels = (truth_1HW < data.num_classes).sum()
-            total += loss(logits_1KHW, truth_1HW) * pixels
-            labelled += pixels
-            yield number, strip
+        truth_1HW = truth_HW[None].long()
+        logits_1KHW = strip.probs_KHW[None].clamp_min(1e-12).log()
+        pixels = (truth_1HW < data.num_classes).sum()
+        total += loss(logits_1KHW, truth_1HW) * pixels
+        labelled += pixels
 
-    scores = score_strips(strips(), data, device)
+    predict = partial(_predict, network, device, micro_batches)
+    scores = score_strips(_strips(predict, data, config), data, device, add_loss)
     return scores, float(total / labelled) if labelled else math.nan
 
 
@@ -69,31 +67,38 @@ def _predict(
     return micro_batches.attempt(work)
 
 
-def _predict_split(
-    predict: "partial[Tensor]", data: PreparedData, config: TrialConfig
+def _strips(
+    predict: Predict, data: PreparedData, config: TrialConfig
 ) -> Iterator[tuple[int, Strip]]:
-    """Strips of the photographs. Of squeezed ones a batch goes through the network at once."""
+    for number, look in _looks(predict, data, config):
+        strips = predict_strips(
+            [Looker(look, config.view)],
+            data.num_classes,
+            prepared_photograph(data, number),
+            size_px=data.plans[number].score_grid,
+            overlap=OVERLAP,
+            batch_size=config.batch_size,
+        )
+        yield from ((number, strip) for strip in strips)
+
+
+def _looks(
+    predict: Predict, data: PreparedData, config: TrialConfig
+) -> Iterator[tuple[int, Predict]]:
+    """Each photograph with what predicts its windows.
+
+    Squeezed ones have a single window each, so a batch of them goes through the network at once.
+    """
     photos = data.of_split("val").tolist()
-    step = config.batch_size if config.view.is_whole else 1
-    for first in range(0, len(photos), step):
-        batch = photos[first : first + step]
-        ready: Iterator[Tensor] = iter(())
-        if config.view.is_whole:
-            squeezed = [scale_image(data.image(p), data.grid(p, config.view)) for p in batch]
-            ready = iter(predict(torch.stack([to_tensor(image) for image in squeezed])))
-        for number in batch:
-            known = next(ready)[None] if config.view.is_whole else None
-            look = predict if known is None else partial(_recall, known)
-            strips = predict_strips(
-                [Looker(look, config.view, 1.0)],
-                data.num_classes,
-                prepared_photograph(data, number),
-                size_px=data.plans[number].score_grid,
-                overlap=OVERLAP,
-                batch_size=config.batch_size,
-            )
-            for strip in strips:
-                yield number, strip
+    if not config.view.is_whole:
+        yield from ((number, predict) for number in photos)
+        return
+    for first in range(0, len(photos), config.batch_size):
+        batch = photos[first : first + config.batch_size]
+        squeezed = [scale_image(data.image(p), data.grid(p, config.view)) for p in batch]
+        probs_NKHW = predict(torch.stack([to_tensor(image_HWC) for image_HWC in squeezed]))
+        for number, probs_KHW in zip(batch, probs_NKHW, strict=True):
+            yield number, partial(_recall, probs_KHW[None])
 
 
 def _recall(probs_1KHW: Tensor, image_1CHW: Tensor) -> Tensor:

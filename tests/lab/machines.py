@@ -30,10 +30,11 @@ def why_not() -> str | None:
     missing = [name for name in NEEDED if shutil.which(name, path=path) is None]
     if missing:
         return f"missing: {', '.join(missing)} (openssh-server, iproute2, rsync, procps)"
-    made = subprocess.run(["ip", "netns", "add", "lab-trial"], capture_output=True, text=True)
+    trial = _space("trial")
+    made = subprocess.run(["ip", "netns", "add", trial], capture_output=True, text=True)
     if made.returncode != 0:
         return f"no network namespaces here: {made.stderr.strip()}"
-    subprocess.run(["ip", "netns", "delete", "lab-trial"], check=True)
+    subprocess.run(["ip", "netns", "delete", trial], check=True)
     return None
 
 
@@ -53,6 +54,7 @@ class Lab:
         return f"{NETWORK}.{10 + self.names.index(name)}"
 
     def __enter__(self) -> "Lab":
+        _remove_spaces_of_killed_labs()
         self.folder.mkdir(parents=True)
         for key in ("user_key", "host_key"):
             _do("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", self.folder / key)
@@ -192,8 +194,20 @@ while true; do wait -n || sleep 1; done
 
 
 def _space(name: str) -> str:
-    return f"lab-{name}"
+    """A machine's network namespace; the process id keeps labs that run side by side apart."""
+    return f"lab-{os.getpid()}-{name}"
+
+
+def _remove_spaces_of_killed_labs() -> None:
+    """A lab that was killed could not remove its namespaces, and their names outlive a reboot."""
+    for space in Path("/run/netns").glob("lab-*"):
+        owner = space.name.split("-")[1]
+        if not (owner.isdigit() and Path("/proc", owner).exists()):
+            subprocess.run(["ip", "netns", "delete", space.name], capture_output=True)
 
 
 def _do(*command: str | Path) -> None:
-    subprocess.run([str(word) for word in command], check=True, capture_output=True)
+    words = [str(word) for word in command]
+    done = subprocess.run(words, capture_output=True, text=True)
+    if done.returncode != 0:
+        raise RuntimeError(f"{' '.join(words)}: {done.stderr.strip()}")

@@ -54,12 +54,17 @@ class PlainNetwork(nn.Module):
 
 
 def train(
-    photos: Sequence[Photo], num_classes: int, settings: Settings, steps: int, seed: int
+    photos: Sequence[Photo],
+    num_classes: int,
+    settings: Settings,
+    steps: int,
+    seed: int,
+    device: torch.device,
 ) -> nn.Module:
     """Train a network; a photograph is drawn as often as its area says."""
     torch.manual_seed(seed)
     rng = np.random.default_rng(seed)
-    network = PlainNetwork(num_classes, settings.weights).train()
+    network = PlainNetwork(num_classes, settings.weights).to(device).train()
     optimizer = torch.optim.Adam(network.parameters(), lr=settings.lr)
     area = np.array([mask_HW.size for _, mask_HW in photos], np.float64)
     for step in range(steps):
@@ -70,6 +75,7 @@ def train(
         if settings.schedule == "cosine":
             falling = (1 + math.cos(math.pi * step / steps)) / 2
             optimizer.param_groups[0]["lr"] = settings.lr * (0.01 + 0.99 * falling)
+        image_NCHW, mask_NHW = image_NCHW.to(device), mask_NHW.to(device)
         logits_NKHW = network(image_NCHW)
         loss = F.cross_entropy(logits_NKHW, mask_NHW, ignore_index=IGNORED)
         if settings.loss == "dice_ce":

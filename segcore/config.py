@@ -105,7 +105,7 @@ class TrialConfig(BaseModel):
     seed: Annotated[int, Field(ge=0)] = 0
     epoch_mpx: Positive | None = None
     """Megapixels that go through the network in an epoch, whatever the view. None: as many as the
-    training photographs have in the finest view of the search."""
+    training photographs have in the finest view of the search (``PreparedData.epoch_px``)."""
     fold: Annotated[int, Field(ge=0)] | None = None
     """The fold (0…``folds``−1) to validate on; None: the data's own split."""
     folds: Annotated[int, Field(ge=2)] | None = None

@@ -39,6 +39,10 @@ CONTENT_DIGITS = 64
 
 _BANDS = TypeAdapter(Bands)
 
+PER_VALIDATION = 3
+"""An epoch of windows has so many times the pixels of a validation, each of which costs about a
+third of one to train on (benchmarks/README.md)."""
+
 
 @dataclass(frozen=True)
 class PreparedData:
@@ -137,8 +141,16 @@ class PreparedData:
         return cut_window(self.levels(photo), self.mask(photo), window)
 
     def epoch_px(self) -> int:
-        """Pixels that the photographs of "train" have in the finest view."""
-        return sum(self.grid(photo, self.finest).area_px for photo in self.of_split("train"))
+        """Pixels of an epoch by default: those of the photographs of "train" in the finest view.
+
+        With windows they are at least ``PER_VALIDATION`` times those of "val", so that validation
+        takes a small part of an epoch.
+        """
+        train_px, val_px = (
+            sum(self.grid(photo, self.finest).area_px for photo in self.of_split(split))
+            for split in SPLITS[:2]
+        )
+        return train_px if self.finest.is_whole else max(train_px, PER_VALIDATION * val_px)
 
     def divided_for(self, config: TrialConfig) -> "PreparedData":
         """The same data with the splits that a configuration trains and validates on.

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from segcore.data.prepared import PreparedData
 from segcore.data.windows import Grid, scale_image, scale_mask
+from segcore.devices import send
 from segcore.inference.blending import Strip
 from segcore.inference.photographs import Photograph
 from segcore.reading.bands import to_rgb8
@@ -47,7 +48,7 @@ def score_strips(
         for number, strip in strips:
             # torch wants memory that it may write, but the cache is mapped read-only: so a copy.
             truth = np.array(data.score_mask(number)[strip.rows, strip.columns])
-            truth_HW = torch.from_numpy(truth).to(device)
+            truth_HW = send(torch.from_numpy(truth), device)
             if observe is not None:
                 observe(strip, truth_HW)
             yield strip.probs_KHW.argmax(dim=0)[None], truth_HW[None], torch.tensor([number])

@@ -103,7 +103,8 @@ def train_sides(options: Options, folder: Path, steps: int, seed: int) -> list[t
     """All trainings of one seed; the first one's speed sets what equal seconds are."""
     torch.set_num_threads(options.threads)
     photos = read_photos(folder, options)
-    plain(options, photos, 3, seed)  # the first steps on a GPU are slow
+    plain(options, photos, 3, seed)  # The first steps on a GPU are slow, in each precision.
+    ours("same", options, folder, photos, 3, seed)
     trainings: list[tuple[str, Trained]] = []
 
     def add(name: str, trained: Trained) -> Trained:

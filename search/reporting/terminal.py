@@ -7,7 +7,7 @@ from rich.markup import escape
 from rich.padding import Padding
 from rich.text import Text
 
-from search.runs.result import SearchResult
+from search.runs.result import ScoredModel, SearchResult
 from search.runs.rows import (
     TrialRow,
     like_the_best,
@@ -106,12 +106,19 @@ def result_text(result: SearchResult) -> str:
             f"  {metric} on {chosen.test.photos} test images that nothing before has seen (95 % "
             f"interval), and on the {chosen.val.photos} validation images{held_out}:",
             *lines,
+            *(f"  {sentence}" for sentence in cautions(chosen)),
             f"  By the validation images it was chosen: there it scores "
             f"{abs(result.optimism):.4f} {'higher' if result.optimism > 0 else 'lower'};",
             f"  {gain}.",
             *(f"  [red]{escape(sentence)}[/]" for sentence in result.left_out),
         ]
     )
+
+
+def cautions(model: ScoredModel) -> list[str]:
+    """Where the intervals of a model's scores are a guess, and why."""
+    sides = (("Test", model.test), ("Validation", model.val))
+    return [f"{name}: {side.caution}" for name, side in sides if side.caution]
 
 
 def next_steps(

@@ -52,4 +52,4 @@ def score_strips(
                 observe(strip, truth_HW)
             yield strip.probs_KHW.argmax(dim=0)[None], truth_HW[None], torch.tensor([number])
 
-    return score(predictions(), data.num_classes, len(data.photos), device)
+    return score(predictions(), data.num_classes, data.photo_groups, device)

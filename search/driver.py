@@ -39,13 +39,11 @@ from search.trials.session import open_plan_study, run_trials
 from segcore.data.prepared import read_survey
 from segcore.data.splits import SPLITS
 from segcore.errors import DISK_FULL, UserError
+from segcore.inference.scoring import unit_notes
 from segcore.versions import versions
 
 EXPERIMENT = "segsearch"
 """MLflow's experiment: the searches of one tracking server stand in it side by side."""
-
-SHOWN_NOTES = 20
-"""How many notes on the data are printed; there may be one for each photograph."""
 
 
 def search(options: SearchOptions, *, progress: bool = False) -> SearchResult:
@@ -132,12 +130,9 @@ def _opened(options: SearchOptions, console: Console) -> Iterator[_Setup]:
 
 def _show_notes(plan: Plan, console: Console) -> None:
     """What is odd about the data, before hours are spent on them."""
-    notes = read_survey(plan.data.folder).notes
-    for note in notes[:SHOWN_NOTES]:
+    for note in (*read_survey(plan.data.folder).notes, *unit_notes(plan.data)):
         console.print(Text(f"! {note}", style="yellow"), soft_wrap=True)
-    if (more := len(notes) - SHOWN_NOTES) > 0:
-        command = f"python -m segcore.prepare {plan.data_folder}"
-        console.print(Text(f"! … and {more} more; {command} shows all", "yellow"), soft_wrap=True)
+    console.print(plan.data.units_text, soft_wrap=True)
 
 
 def _open_run(options: SearchOptions) -> tuple[RunFolder, RunRecord | None]:
@@ -185,8 +180,12 @@ def _search(setup: _Setup) -> SearchResult:
         rows = _run_study(setup, open_plan_study(plan), tracker)
         console.print()
         console.print(leaderboard_table(rows, plan.options.metric))
-        folded = plan.options.folds > 1
-        models = _train_folds(setup, rows) if folded else best_trials(plan, rows)
+        trackers = [tracker]
+        if plan.options.folds > 1:
+            models, fold_tracker = _train_folds(setup, rows)
+            trackers.append(fold_tracker)
+        else:
+            models = best_trials(plan, rows)
         console.print("Choosing an ensemble …")
         built = build_ensemble(plan, models, setup.slots)
         model = _model_name(plan.options.data)
@@ -200,9 +199,10 @@ def _search(setup: _Setup) -> SearchResult:
         report=REPORT,
         compare=ui_command(setup.tracking_uri),
         trials_url=tracker.trials_url,
-        unsent=tracker.unsent,
+        unsent=sum(each.unsent for each in trackers),
         serve=serve_command(setup.tracking_uri, model),
         refused=tracker.refusals.get("model"),
+        others_refused=sum(each.refused for each in trackers) - ("model" in tracker.refusals),
     )
     console.print(f"\n{steps}", markup=False, soft_wrap=True)
     return built.result
@@ -283,7 +283,7 @@ def _run_study(setup: _Setup, study: SearchStudy, tracker: Tracker) -> list[Tria
     return rows
 
 
-def _train_folds(setup: _Setup, rows: Sequence[TrialRow]) -> list[Model]:
+def _train_folds(setup: _Setup, rows: Sequence[TrialRow]) -> tuple[list[Model], Tracker]:
     """Train the best trials on every fold: in a run of their own, in MLflow too."""
     setup.console.print(f"Training the best trials on {setup.plan.options.folds} folds …")
     fold_plan, study = open_folds(setup.plan, rows)
@@ -292,7 +292,7 @@ def _train_folds(setup: _Setup, rows: Sequence[TrialRow]) -> list[Model]:
     with _tracked(fold_setup) as tracker:
         _run_study(fold_setup, study, tracker)
         tracker.end_search("finished")
-    return folded_trials(fold_plan, study, rows)
+    return folded_trials(fold_plan, study, rows), tracker
 
 
 def _log_best_trials(plan: Plan, built: BuiltEnsemble, tracker: Tracker) -> None:

@@ -130,11 +130,13 @@ def next_steps(
     unsent: int,
     serve: str,
     refused: str | None = None,
+    others_refused: int = 0,
 ) -> str:
     """The commands with which a person goes on after a search; ``run`` is the run's address.
 
     ``unsent`` is how many records have not reached MLflow; ``trials_url`` is None before the first
-    of them has. ``refused`` is why MLflow did not register the ensemble, so that it serves none.
+    of them has. ``refused`` is why MLflow did not register the ensemble, so that it serves none;
+    ``others_refused`` counts the other records that it will never take.
     """
     lines = [f"Report          {run}/{report}"]
     if trials_url is not None:
@@ -144,9 +146,16 @@ def next_steps(
             f"MLflow          has yet to get {unsent} records; deliver them when it answers:",
             f"                python -m search.run --resume {run}",
         ]
+    if others_refused:
+        lines.append(
+            f"MLflow          refused {others_refused} records for good; each is kept with the "
+            f"reason in {run}/tracking.jsonl.refused"
+        )
     lines.append(f"Predict         python -m search.predict {run}/ensemble PHOTOS --overlay")
-    if refused is None:
+    if refused is not None:
+        lines.append(f"MLflow          did not register the ensemble, so can't serve it: {refused}")
+    elif not unsent and trials_url is not None:
         lines.append(f"Serve           {serve}")
     else:
-        lines.append(f"MLflow          did not register the ensemble, so can't serve it: {refused}")
+        lines.append("Serve           once MLflow has all records; the resumed search prints how")
     return "\n".join(lines)

@@ -88,6 +88,8 @@ def output(folder: Path, blocks: Path) -> str:
     assert "python -m search.run --resume runs/road" in seen
     resumed = search(folder, "--resume", "runs/road")
     assert resumed.returncode == 0, resumed.stdout + resumed.stderr
+    told = seen + resumed.stdout + resumed.stderr
+    assert "Warning" not in told, "nobody can mend what a library warns of"
     return resumed.stdout
 
 

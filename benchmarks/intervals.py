@@ -34,7 +34,7 @@ from scipy.stats import norm  # type: ignore[import-untyped]
 from scipy.stats import t as student_t
 
 from segcore.config import MetricName
-from segcore.scores.intervals import LeftOut, score_interval
+from segcore.scores.intervals import Jackknife, score_interval
 from segcore.scores.metrics import (
     CLASS_MEANS,
     METRICS,
@@ -169,12 +169,12 @@ def measure(options: Options, classes: int, units: int, unit_photos: int) -> Hel
             for split in range(options.splits):
                 interval = score_interval(ours[split], metric, groups)
                 note("ours", metric, interval.low <= truth <= interval.high)
-                model = LeftOut.of(ours[split], metric, groups)
+                model = Jackknife.of(ours[split], metric, groups)
                 for name, counts, expected in (
                     ("ours, pairs of equal models", equal, truth - equal_truth),
                     ("ours, pairs of other models", other, truth - other_truth),
                 ):
-                    apart = model.minus(LeftOut.of(counts[split], metric, groups))
+                    apart = model.minus(Jackknife.of(counts[split], metric, groups))
                     note(name, metric, apart.low <= expected <= apart.high)
                 if unit_photos > 1:
                     interval = score_interval(ours[split], metric)

@@ -106,6 +106,8 @@ class _Setup:
     checkpoints_bytes: int
     """How much checkpoints may take at most."""
     console: Console
+    trackers: list[Tracker] = dataclasses.field(default_factory=list)
+    """Of the search, and of the trainings on folds that follow it."""
 
 
 @contextmanager
@@ -180,12 +182,8 @@ def _search(setup: _Setup) -> SearchResult:
         rows = _run_study(setup, open_plan_study(plan), tracker)
         console.print()
         console.print(leaderboard_table(rows, plan.options.metric))
-        trackers = [tracker]
-        if plan.options.folds > 1:
-            models, fold_tracker = _train_folds(setup, rows)
-            trackers.append(fold_tracker)
-        else:
-            models = best_trials(plan, rows)
+        folded = plan.options.folds > 1
+        models = _train_folds(setup, rows) if folded else best_trials(plan, rows)
         console.print("Choosing an ensemble …")
         built = build_ensemble(plan, models, setup.slots)
         model = _model_name(plan.options.data)
@@ -199,10 +197,10 @@ def _search(setup: _Setup) -> SearchResult:
         report=REPORT,
         compare=ui_command(setup.tracking_uri),
         trials_url=tracker.trials_url,
-        unsent=sum(each.unsent for each in trackers),
+        unsent=sum(each.unsent for each in setup.trackers),
         serve=serve_command(setup.tracking_uri, model),
         refused=tracker.refusals.get("model"),
-        others_refused=sum(each.refused for each in trackers) - ("model" in tracker.refusals),
+        others_refused=sum(each.refused for each in setup.trackers) - ("model" in tracker.refusals),
     )
     console.print(f"\n{steps}", markup=False, soft_wrap=True)
     return built.result
@@ -225,6 +223,7 @@ def _tracked(setup: _Setup) -> Iterator[Tracker]:
             score=setup.plan.options.score_key,
             outbox=run.outbox,
         ) as tracker:
+            setup.trackers.append(tracker)
             try:
                 yield tracker
             except KeyboardInterrupt:
@@ -283,7 +282,7 @@ def _run_study(setup: _Setup, study: SearchStudy, tracker: Tracker) -> list[Tria
     return rows
 
 
-def _train_folds(setup: _Setup, rows: Sequence[TrialRow]) -> tuple[list[Model], Tracker]:
+def _train_folds(setup: _Setup, rows: Sequence[TrialRow]) -> list[Model]:
     """Train the best trials on every fold: in a run of their own, in MLflow too."""
     setup.console.print(f"Training the best trials on {setup.plan.options.folds} folds …")
     fold_plan, study = open_folds(setup.plan, rows)
@@ -292,7 +291,7 @@ def _train_folds(setup: _Setup, rows: Sequence[TrialRow]) -> tuple[list[Model], 
     with _tracked(fold_setup) as tracker:
         _run_study(fold_setup, study, tracker)
         tracker.end_search("finished")
-    return folded_trials(fold_plan, study, rows), tracker
+    return folded_trials(fold_plan, study, rows)
 
 
 def _log_best_trials(plan: Plan, built: BuiltEnsemble, tracker: Tracker) -> None:

@@ -139,9 +139,7 @@ def test_what_is_odd_about_the_data_is_shown_before_anything_is_trained(
     split = "{val: [photo_01, photo_02, photo_03], test: [photo_05, photo_06, photo_07]}"
     spec = (folder / "dataset.yaml").read_text().replace("{val: 0.25, test: 0.25}", split)
     (folder / "dataset.yaml").write_text(spec)
-    with pytest.raises(
-        UserError, match=r"has Pool: 1 of the 1 rare.*--allow-missing-classes"
-    ):
+    with pytest.raises(UserError, match=r"has Pool: 1 of the 1 rare.*--allow-missing-classes"):
         search.check(options(folder, tmp_path))
     search.check(options(folder, tmp_path, allow_missing_classes=True), progress=True)
     told = capfd.readouterr().out

@@ -11,7 +11,7 @@ from segcore.config import MetricName
 from segcore.scores.intervals import (
     MOST_UNITS,
     Evaluation,
-    LeftOut,
+    Jackknife,
     score_interval,
     scores_without_each,
     unit_numbers,
@@ -35,7 +35,7 @@ def random_counts(rng: np.random.Generator, photos: int = 12, classes: int = 4) 
 
 
 def may_be_equal(counts_a: np.ndarray, counts_b: np.ndarray, metric: MetricName) -> bool:
-    return LeftOut.of(counts_a, metric).may_equal(LeftOut.of(counts_b, metric))
+    return Jackknife.of(counts_a, metric).may_equal(Jackknife.of(counts_b, metric))
 
 
 @pytest.mark.parametrize("photos", [5, 40])
@@ -43,7 +43,7 @@ def test_the_interval_of_a_difference_of_means_is_students(photos: int) -> None:
     rng = np.random.default_rng(0)
     a_P, b_P = (np.round(rng.uniform(0.6, 0.8, photos), 3) for _ in range(2))
     metric: MetricName = "dice_per_image"
-    interval = LeftOut.of(counts_of(a_P), metric).minus(LeftOut.of(counts_of(b_P), metric))
+    interval = Jackknife.of(counts_of(a_P), metric).minus(Jackknife.of(counts_of(b_P), metric))
     expected = stats.ttest_rel(a_P, b_P).confidence_interval(0.95)
     assert (interval.low, interval.high) == pytest.approx(tuple(expected), abs=1e-3)
 
@@ -142,7 +142,7 @@ def test_very_many_photographs_are_dealt_out_to_fewer_hands() -> None:
     interval = score_interval(counts_of(accuracy_P), "dice_per_image")
     half = 1.96 * accuracy_P.std() / math.sqrt(len(accuracy_P))
     assert interval.high - interval.low == pytest.approx(2 * half, rel=0.1)
-    assert len(LeftOut.of(counts_of(accuracy_P), "dice").score_U) == MOST_UNITS
+    assert len(Jackknife.of(counts_of(accuracy_P), "dice").score_U) == MOST_UNITS
     assert unit_numbers(["b", "a", "b"]).tolist() == [1, 0, 1]
 
 
@@ -152,7 +152,7 @@ def test_what_photographs_share_falls_out_of_a_comparison() -> None:
     worse = counts_of(0.7 + difficulty_P)
     better = counts_of(0.72 + difficulty_P + rng.normal(0, 0.005, 40))
     alone = score_interval(better, "dice")
-    both = LeftOut.of(better, "dice").minus(LeftOut.of(worse, "dice"))
+    both = Jackknife.of(better, "dice").minus(Jackknife.of(worse, "dice"))
     assert alone.low < 0.7 < alone.high  # by itself it doesn't say that it is better
     assert 0.015 < both.low < both.value < both.high < 0.025
     assert not may_be_equal(worse, better, "dice")

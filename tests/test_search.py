@@ -108,7 +108,7 @@ def test_an_interrupted_search_ends_with_exactly_the_planned_trials(
 
 def test_every_trial_can_be_compared_with_the_best(folder: Path, output: str) -> None:
     rows = read_rows(study_of(folder / "runs" / "road"))
-    assert all(row.left_out is not None and len(row.left_out.score_U) > 1 for row in rows)
+    assert all(row.jackknife is not None and len(row.jackknife.score_U) > 1 for row in rows)
     assert all(row.interval[0] <= row.score <= row.interval[1] for row in rows)  # type: ignore
 
 
@@ -199,7 +199,7 @@ def test_a_trial_that_can_not_predict_is_no_candidate_and_the_others_are(
     assert f"trial {best} could not predict, and is no candidate: " in again.stdout
     result = SearchResult.read(folder / "damaged/road")
     assert result is not None and best not in result.candidates
-    assert result.single.number != best and result.left_out
+    assert result.single.number != best and result.jackknife
 
 
 def test_a_finished_run_can_get_more_trials_until_its_time_is_up(folder: Path, output: str) -> None:

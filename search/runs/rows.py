@@ -11,7 +11,7 @@ import optuna
 from optuna.trial import FrozenTrial, TrialState
 
 from segcore.config import TrialConfig
-from segcore.scores.intervals import LeftOut
+from segcore.scores.intervals import Jackknife
 
 STATUS = {
     TrialState.COMPLETE: "finished",
@@ -48,8 +48,8 @@ class TrialRow:
     """The best over its epochs, on the validation split; None before the first."""
     interval: tuple[float, float] | None
     """The ends of its 95 % interval."""
-    plain_left_out: Sequence[float] | None
-    """As ``search.trials.worker.LEFT_OUT`` says; None before the first epoch."""
+    plain_jackknife: Sequence[float] | None
+    """As ``search.trials.worker.JACKKNIFE`` says; None before the first epoch."""
     epochs: int
     duration: timedelta | None
     plain_config: Mapping[str, Any] | None
@@ -62,11 +62,11 @@ class TrialRow:
         return TrialConfig.from_dict(self.plain_config) if self.plain_config else None
 
     @cached_property
-    def left_out(self) -> LeftOut | None:
+    def jackknife(self) -> Jackknife | None:
         """What it takes to compare the score with that of another trial."""
-        if self.score is None or self.plain_left_out is None:
+        if self.score is None or self.plain_jackknife is None:
             return None
-        return LeftOut(self.score, np.array(self.plain_left_out))
+        return Jackknife(self.score, np.array(self.plain_jackknife))
 
 
 def read_rows(study: optuna.Study) -> list[TrialRow]:
@@ -82,7 +82,7 @@ def _row(trial: FrozenTrial) -> TrialRow:
         status=STATUS[trial.state],
         score=max(values.values(), default=None),
         interval=tuple(trial.user_attrs["interval"]) if "interval" in trial.user_attrs else None,
-        plain_left_out=trial.user_attrs.get("left_out"),
+        plain_jackknife=trial.user_attrs.get("jackknife"),
         epochs=max(values, default=0),
         duration=trial.duration,
         plain_config=trial.user_attrs.get("config"),
@@ -96,7 +96,7 @@ def like_the_best(rows: Sequence[TrialRow]) -> set[int]:
     For these, the 95 % interval of the difference to the best score holds 0. Trials of another fold
     have other photographs, and can't be compared.
     """
-    known = [(row, row.left_out) for row in rows if row.left_out is not None]
+    known = [(row, row.jackknife) for row in rows if row.jackknife is not None]
     if not known:
         return set()
     best, best_score = max(known, key=lambda pair: (pair[1].value, -pair[0].number))

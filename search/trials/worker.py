@@ -23,7 +23,7 @@ from segcore.config import MetricName
 from segcore.data.prepared import open_prepared
 from segcore.devices import choose_device
 from segcore.errors import DISK_FULL, StorageError, TrainingFailedError, UserError
-from segcore.scores.intervals import LeftOut, score_interval
+from segcore.scores.intervals import Jackknife, score_interval
 from segcore.scores.metrics import METRICS
 from segcore.training import checkpoint
 from segcore.training.checkpoint import CheckpointInfo
@@ -32,7 +32,7 @@ from segcore.training.fit import EpochResult, fit
 RESULTS = "results.json"
 """Beside a checkpoint, everything that was reported up to its epoch."""
 
-LEFT_OUT = "left_out"
+JACKKNIFE = "jackknife"
 """In a result that is the best so far: the score without each independent photograph or group, by
 which ``search.leaderboard`` compares trials."""
 
@@ -226,7 +226,7 @@ def add_result(
     """Add an epoch's result to those before.
 
     Beside ``epoch_metrics``, "…_low" and "…_high" are the ends of the 95 % interval of the score
-    that is maximised. Only the best result keeps ``LEFT_OUT``: those of all would fill the disk.
+    that is maximised. Only the best result keeps ``JACKKNIFE``: those of all would fill the disk.
     """
     scores = epoch.scores
     interval = score_interval(scores.counts_P3K, metric, scores.groups)
@@ -243,14 +243,14 @@ def add_result(
     )
     if is_best:
         for result in results:
-            result.pop(LEFT_OUT, None)
-        left_out = LeftOut.of(scores.counts_P3K, metric, scores.groups)
-        results[-1][LEFT_OUT] = plain_left_out(left_out)
+            result.pop(JACKKNIFE, None)
+        jackknife = Jackknife.of(scores.counts_P3K, metric, scores.groups)
+        results[-1][JACKKNIFE] = plain_jackknife(jackknife)
 
 
-def plain_left_out(left_out: LeftOut) -> list[float]:
-    """What a result has under ``LEFT_OUT``."""
-    return left_out.score_U.round(7).tolist()
+def plain_jackknife(jackknife: Jackknife) -> list[float]:
+    """What a result has under ``JACKKNIFE``."""
+    return jackknife.score_U.round(7).tolist()
 
 
 def epoch_metrics(epoch: EpochResult, class_names: Sequence[str]) -> dict[str, float]:

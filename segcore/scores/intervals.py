@@ -116,7 +116,7 @@ def unit_numbers(groups: Sequence[str]) -> NDArray[np.int64]:
 
 
 @dataclass(frozen=True, eq=False)
-class LeftOut:
+class Jackknife:
     """A score, and the score without each unit: all that a comparison with another model needs.
 
     Both models must have been scored on the same photographs. A class that is gone with a unit
@@ -130,12 +130,12 @@ class LeftOut:
     @classmethod
     def of(
         cls, counts_P3K: Counts, metric: MetricName, groups: Sequence[str] | None = None
-    ) -> "LeftOut":
+    ) -> "Jackknife":
         """Score photographs, and all of them but each group; without groups, but each alone."""
         score_U = scores_without_each(counts_P3K, metric, groups, keep_classes=True)
         return cls(metric_of_counts(metric, counts_P3K), score_U)
 
-    def minus(self, other: "LeftOut") -> Interval:
+    def minus(self, other: "Jackknife") -> Interval:
         """How much better this is than another model on the same photographs.
 
         A photograph that is hard for one model is mostly hard for the other one too, so the
@@ -147,7 +147,7 @@ class LeftOut:
         half = _half_width(self.score_U - other.score_U)
         return Interval(value, value - half, value + half)
 
-    def may_equal(self, other: "LeftOut") -> bool:
+    def may_equal(self, other: "Jackknife") -> bool:
         """Whether the interval of their difference holds 0, so that either may be better."""
         difference = self.minus(other)
         return difference.low <= 0 <= difference.high
@@ -202,19 +202,25 @@ def scores_without_each(
     return np.where(np.isnan(score_UK), whole_K[occurs_K], score_UK).mean(axis=1)
 
 
+def standard_error(score_U: NDArray[np.float64]) -> float:
+    """The error of a score, or of a difference of scores, that is this without each unit.
+
+    The delete-one jackknife (Efron and Stein 1981, "The jackknife estimate of variance").
+    """
+    return math.sqrt((len(score_U) - 1) * float(score_U.var()))
+
+
 def _half_width(score_U: NDArray[np.float64]) -> float:
-    """Half of the interval of a value of which this is left without each unit."""
-    units = len(score_U)
-    square_U = (score_U - score_U.mean()) ** 2
-    total = float(square_U.sum())
-    if total == 0 or math.isnan(total):
-        return total
+    """Half of the interval of a value that is this without each unit."""
+    units, error = len(score_U), standard_error(score_U)
+    if error == 0 or math.isnan(error):
+        return error
     # The variance of an estimated variance is s⁴ (2 / (n−1) + kurtosis / n), and that of one with f
     # degrees of freedom 2 s⁴ / f.
-    kurtosis = max(0.0, units * float((square_U**2).sum()) / total**2 - 3)
+    far_U = (score_U - score_U.mean()) / score_U.std()
+    kurtosis = max(0.0, float((far_U**4).mean()) - 3)
     freedom = max(1.0, 2 / (2 / (units - 1) + kurtosis / units))
-    quantile = float(stdtrit(freedom, (1 + CONFIDENCE) / 2))
-    return quantile * math.sqrt((units - 1) / units * total)
+    return float(stdtrit(freedom, (1 + CONFIDENCE) / 2)) * error
 
 
 def _ratio(sum_U: NDArray[np.float64], count_U: NDArray[np.int64]) -> NDArray[np.float64]:

@@ -196,7 +196,7 @@ def scored(network: nn.Module, photos: Photos, steps: int, train_s: float) -> Tr
         image_NCHW = torch.from_numpy(image_HWC.copy()).permute(2, 0, 1)[None].to(device)
         class_NHW = network(image_NCHW).argmax(dim=1).to(torch.uint8).cpu()
         predictions.append((class_NHW, torch.from_numpy(mask_HW)[None], torch.tensor([number])))
-    scores = score(predictions, len(photos.rare_K), len(photos.val), "cpu")
+    scores = score(predictions, len(photos.rare_K), [str(n) for n in range(len(photos.val))], "cpu")
     rare_K = scores.class_dice_K[photos.rare_K & ~np.isnan(scores.class_dice_K)]
     rare_dice = float(rare_K.mean()) if len(rare_K) else math.nan
     return Trained(scores.dice, rare_dice, steps, train_s)

@@ -21,7 +21,7 @@ from search.predicting.prediction_log import (
     write_uncertainty,
 )
 from search.reporting.command_line import run_command
-from segcore.errors import UserError
+from segcore.errors import UserError, is_disk_full
 from segcore.folders import Finder, normal
 
 if TYPE_CHECKING:
@@ -98,7 +98,7 @@ def _refuse_old_spelling() -> int:
 
 
 def predict(options: PredictOptions, console: Console) -> list[Path]:
-    """Predict all photographs that aren't done; return those that can't be read, and name them."""
+    """Predict all photographs that aren't done; name those that fail, and return them."""
     # Imported here because torch takes seconds, and --help does without it.
     from search.predicting.products import Products
     from search.predicting.submission import write_submission
@@ -245,10 +245,20 @@ def _predict_all(
                 pixels += photo.height_px * photo.width_px
                 places = {str(kind): str(at.relative_to(log.folder)) for kind, at in files.items()}
                 log.add(Predicted(str(path.absolute()), settings, state, places, uncertainty))
-            except ImageError as error:
-                console.print(f"skipped: {error}", style="red", markup=False, soft_wrap=True)
+            except Exception as error:  # whatever it is, the other photographs may be well
+                if is_disk_full(error):
+                    raise UserError(
+                        f"{products.folder}: the disk is full; make room, then predict again: what "
+                        "is done is not done again"
+                    ) from error
+                why = error if isinstance(error, ImageError) else f"{path}: {_in_short(error)}"
+                console.print(f"skipped: {why}", style="red", markup=False, soft_wrap=True)
             bar.update(task, completed=number)
     return pixels
+
+
+def _in_short(error: Exception) -> str:
+    return str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
 
 
 def _warn_of_shrinking(photo: "Photograph", products: "Products", console: Console) -> None:

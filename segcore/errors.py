@@ -1,11 +1,23 @@
 """Errors that a user can mend. Command lines print them without a traceback."""
 
 import errno
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 DISK_FULL = {errno.ENOSPC, errno.EDQUOT}
 """Values of ``OSError.errno`` that mean a full disk."""
+
+
+def is_disk_full(error: BaseException | None) -> bool:
+    """Whether an error, or one that led to it, is that of a full disk; GDAL has only its words."""
+    while error is not None:
+        if isinstance(error, OSError) and error.errno in DISK_FULL:
+            return True
+        if any(os.strerror(code) in str(error) for code in DISK_FULL):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
 
 
 class UserError(Exception):

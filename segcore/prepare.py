@@ -23,6 +23,7 @@ from segcore.data.splits import SPLITS, Split
 from segcore.data.windows import Grid
 from segcore.errors import UserError
 from segcore.facts import VISIBLE_PX, ObjectSizes
+from segcore.inference.scoring import unit_notes
 
 
 @dataclass(frozen=True)
@@ -95,11 +96,12 @@ def _show(data: PreparedData, survey: Survey, console: Console) -> None:
     console.print(f"{len(data.photos)} photographs (height×width): {sizes}", soft_wrap=True)
     counts = Counter(data.photo_splits)
     console.print("Split: " + ", ".join(f"{counts[split]} {split}" for split in SPLITS))
+    console.print(data.units_text)
     class_pixels_PK = np.array([facts.class_pixels for facts in survey.photos])
     splits_P = np.array(data.photo_splits)
     holders_SK = {split: (class_pixels_PK[splits_P == split] > 0).sum(axis=0) for split in SPLITS}
     console.print(_class_table(data, class_pixels_PK.sum(axis=0), holders_SK))
-    for note in survey.notes:
+    for note in (*survey.notes, *unit_notes(data)):
         console.print(Text(f"! {note}", style="yellow"), soft_wrap=True)
 
 

@@ -11,7 +11,13 @@ from PIL import Image, ImageOps
 
 from segcore.config import IGNORE_INDEX
 from segcore.reading.bands import Bands
-from segcore.reading.headers import MAX_PIXELS, ImageError, image_size_px
+from segcore.reading.headers import (
+    MAX_PIXELS,
+    ImageError,
+    create_raster,
+    image_size_px,
+    open_raster,
+)
 from segcore.reading.images import read_image, read_picture, write_image
 from segcore.reading.masks import MaskCoding, read_mask, read_pair
 
@@ -268,3 +274,13 @@ def test_written_masks_read_back(tmp_path: Path) -> None:
     write_image(tmp_path / "mask.png", INDEX_HW)
     np.testing.assert_array_equal(read_mask(tmp_path / "mask.png", INDICES), CLASS_HW)
     assert [path.name for path in tmp_path.iterdir()] == ["mask.png"]
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_picture_without_a_place_on_earth_is_opened_without_a_warning(tmp_path: Path) -> None:
+    # The filter of this test stands in front of ours, as that of a library imported later does.
+    size = {"width": 8, "height": 6, "count": 1, "dtype": "uint8"}
+    with create_raster(tmp_path / "new.tif", driver="GTiff", **size) as raster:
+        raster.write(np.ones((1, 6, 8), np.uint8))
+    with open_raster(tmp_path / "new.tif") as raster:
+        assert raster.read(1).all()

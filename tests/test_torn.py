@@ -1,5 +1,6 @@
 """A run's three state files, cut off at any byte by a disk: what is whole is read, and goes on."""
 
+import json
 import random
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -74,6 +75,17 @@ def test_where_both_are_cut_off_the_error_is_of_the_record(tmp_path: Path) -> No
         path.write_bytes(path.read_bytes()[:40])
     with pytest.raises(UserError, match=r"not the folder of a run \(search.json: "):
         run.read()
+
+
+def test_a_run_of_another_version_is_named_as_such(tmp_path: Path) -> None:
+    run = RunFolder(tmp_path)
+    run.write(records()[0])
+    values = json.loads(run.search_json.read_text())
+    del values["format"]  # as it was before there were formats
+    run.search_json.write_text(json.dumps(values))
+    with pytest.raises(UserError, match=f"{tmp_path}: a run of another version") as found:
+        run.read()
+    assert "\n" not in str(found.value)
 
 
 def space(trial: optuna.Trial) -> TrialConfig:

@@ -12,6 +12,9 @@ from search.runs.storage import Location
 from segcore.errors import UserError
 from segcore.files import digest, user_cache
 
+FORMAT = 2
+"""Of a run's record. 2: the study has what each trial scores without each photograph or group."""
+
 
 @dataclass(frozen=True)
 class RunRecord:
@@ -26,6 +29,7 @@ class RunRecord:
     def to_json(self) -> bytes:
         """The content of search.json."""
         values = {
+            "format": FORMAT,
             "search_id": self.search_id,
             "options": self.options.to_dict(),
             "identity": self.identity,
@@ -34,9 +38,19 @@ class RunRecord:
 
     @classmethod
     def from_json(cls, content: bytes) -> "RunRecord":
-        """The inverse of ``to_json``. Raises ``ValueError`` where the content is damaged."""
+        """The inverse of ``to_json``.
+
+        Raises ``ValueError`` where the content is damaged, and ``UserError`` where it is of another
+        version.
+        """
+        values = json.loads(content)
+        if isinstance(values, dict) and "search_id" in values and values.get("format") != FORMAT:
+            raise UserError(
+                "a run of another version, whose scores have other intervals: its ensemble predicts"
+                " as before, but to go on with it, or to list or report it, needs the version that "
+                "made it"
+            )
         try:
-            values = json.loads(content)
             options = SearchOptions.from_dict(values["options"])
             return cls(values["search_id"], options, dict(values["identity"]))
         except (KeyError, TypeError, AttributeError, UserError) as error:
@@ -183,6 +197,8 @@ class RunFolder:
             except ValueError as error:
                 problem = problem or error
                 continue
+            except UserError as error:
+                raise UserError(f"{self.address}: {error}") from error
             if problem is not None:
                 _warn_once(
                     f"{self.address}: {self.search_json.name} is damaged ({problem}); going on "

@@ -39,6 +39,9 @@ class SearchOptions:
     score_scale: float | None = None
     """Share of the photographs' own resolution, up to 1, at which all trials are scored, whatever
     their own. Default: the finest that the space names."""
+    allow_missing_classes: bool = False
+    """Search although most of the rare classes are in no photograph of the validation split, so
+    that nothing is chosen by how well they are found."""
     metric: MetricName = "dice"
     """The score to maximise, on the validation split. README defines each."""
     gpus_per_trial: float | None = None

@@ -4,8 +4,8 @@ Optuna's states say how a trial ended: COMPLETE, its training ended by itself; P
 stopped it; FAIL, it broke, and the user attribute ``failure`` says why; RUNNING, it is training, or
 it was when its session ended (killed, interrupted, out of time), and the next session goes on with
 it. The user attribute ``config`` holds the TrialConfig, the intermediate values every (epoch,
-score) pair, ``interval`` the ends of the best score's 95 % interval, and ``resampled`` what it
-takes to compare that score with other trials' (``search.trials.worker.RESAMPLED``).
+score) pair, ``interval`` the ends of the best score's 95 % interval, and ``jackknife`` what it
+takes to compare that score with other trials' (``search.trials.worker.JACKKNIFE``).
 """
 
 import math
@@ -138,7 +138,7 @@ class StudySearcher(Searcher):  # type: ignore[misc]  # Ray has no types
             ends = [result.get(f"{self.metric}_{end}", math.nan) for end in ("low", "high")]
             if is_best and all(map(math.isfinite, ends)):
                 live.trial.set_user_attr("interval", ends)
-                live.trial.set_user_attr("resampled", result.get("resampled"))
+                live.trial.set_user_attr("jackknife", result.get("jackknife"))
 
     def on_trial_complete(
         self, trial_id: str, result: Mapping[str, Any] | None = None, error: bool = False

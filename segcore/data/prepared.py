@@ -101,6 +101,17 @@ class PreparedData:
         of_split_P = np.array([own == split for own in self.photo_splits])
         return np.flatnonzero(of_split_P & self.class_pixels_PK.any(axis=1))
 
+    def units(self, split: Split) -> int:
+        """How many photographs of a split, or groups of them, are independent of each other."""
+        return len({self.photo_groups[photo] for photo in self.of_split(split)})
+
+    @property
+    def units_text(self) -> str:
+        """Such as ``Independent groups of photographs: 7 in train, 2 in val, 2 in test``."""
+        grouped = len(set(self.photo_groups)) < len(self.photo_groups)
+        counts = ", ".join(f"{self.units(split)} in {split}" for split in SPLITS)
+        return f"Independent {'groups of photographs' if grouped else 'photographs'}: {counts}"
+
     def class_pixels(self, split: Split) -> NDArray[np.int64]:
         """Labelled pixels of each class (K) in a split."""
         return np.asarray(self.class_pixels_PK[self.of_split(split)].sum(axis=0), np.int64)

@@ -327,7 +327,7 @@ def _describe(job: _Job, facts: Sequence[PhotoFacts]) -> dict[str, Any]:
         *notes_on_classes(spec.class_names, class_pixels_PK, splits),
         *job.dataset.notes,
         *notes_on_duplicates(names, [fact.look for fact in facts], splits, contents),
-        *(f"{name}: {fact.note}" for name, fact in zip(names, facts, strict=True) if fact.note),
+        *_notes_on_photos(names, facts),
     ]
     return {
         "format": CACHE_FORMAT,
@@ -343,6 +343,15 @@ def _describe(job: _Job, facts: Sequence[PhotoFacts]) -> dict[str, Any]:
         "photo_groups": groups,
         "survey": asdict(Survey(tuple(facts), tuple(notes))),
     }
+
+
+def _notes_on_photos(names: Sequence[str], facts: Sequence[PhotoFacts]) -> list[str]:
+    """What is odd about single photographs; those with the same note stand in one line."""
+    found: dict[str, list[str]] = {}
+    for name, fact in zip(names, facts, strict=True):
+        if fact.note:
+            found.setdefault(fact.note, []).append(name)
+    return [f"{', '.join(noted)}: {note}" for note, noted in found.items()]
 
 
 @contextmanager

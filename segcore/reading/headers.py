@@ -24,7 +24,6 @@ from segcore.errors import Problem, UserError
 MAX_PIXELS = 1_000_000_000
 """Larger pictures are taken for decompression bombs: decoded, they fill several gigabytes."""
 
-warnings.filterwarnings("ignore", category=rasterio.errors.NotGeoreferencedWarning)
 Image.MAX_IMAGE_PIXELS = None  # Pillow's own limit of 0.18 gigapixels refuses real mosaics.
 
 _DRIVERS = {
@@ -120,7 +119,22 @@ def open_raster(path: Path) -> rasterio.DatasetReader:
     driver = _driver(path)
     if driver is None:
         raise UnidentifiedImageError(str(path))
+    _silence_rasterio()
     return rasterio.open(path, driver=driver)
+
+
+def create_raster(path: Path, **profile: Any) -> rasterio.io.DatasetWriter:
+    """Open a new file to write it with GDAL. Raises ``RasterioIOError``."""
+    _silence_rasterio()
+    return rasterio.open(path, "w", **profile)
+
+
+def _silence_rasterio() -> None:
+    """Most photographs have no place on earth, and rasterio warns of each one.
+
+    At each opening, because libraries that are imported later put filters of their own in front.
+    """
+    warnings.filterwarnings("ignore", category=rasterio.errors.NotGeoreferencedWarning)
 
 
 def check_end(path: Path) -> None:

@@ -21,7 +21,7 @@ from segcore.data.prepared import PreparedData, Survey, read_survey
 from segcore.data.preparing import prepare_data
 from segcore.data.splits import SPLITS, Split
 from segcore.data.windows import Grid
-from segcore.errors import UserError
+from segcore.errors import ProblemsError, UserError
 from segcore.facts import VISIBLE_PX, ObjectSizes
 
 
@@ -40,6 +40,8 @@ class Options:
     size, instead of squeezing them."""
     workers: int | None = None
     """Photographs decoded at the same time (default: as many as there are cores)."""
+    all: bool = False
+    """Name each file that has a problem, not only the first ones of each kind."""
 
     def check(self) -> None:
         """Raise ``UserError`` where a value is out of range."""
@@ -67,13 +69,14 @@ def main(arguments: Sequence[str] | None = None, prog: str = "python -m segcore.
         survey = read_survey(data.folder)
         objects = measure_objects(options.folder, data.folder)
     except UserError as error:
-        errors.print(Text(str(error)), soft_wrap=True)
+        each = options.all and isinstance(error, ProblemsError)
+        errors.print(Text(error.each() if each else str(error)), soft_wrap=True)
         return 1
     except KeyboardInterrupt:
         errors.print("stopped; what was half prepared has been removed")
         return 130
     elapsed_s = time.perf_counter() - begin_s
-    _show(data, survey, console)
+    _show(data, survey, console, options.all)
     _show_objects(data, objects, view, console)
     console.print(
         f"\nPrepared {_sizes(plan.levels[0] for plan in data.plans)} "
@@ -90,7 +93,7 @@ def _sizes(grids: Iterable[Grid]) -> str:
     return f"{common} px" + (f", and {len(sizes) - 4} other sizes" if len(sizes) > 4 else "")
 
 
-def _show(data: PreparedData, survey: Survey, console: Console) -> None:
+def _show(data: PreparedData, survey: Survey, console: Console, every: bool) -> None:
     sizes = _sizes(plan.size_px for plan in data.plans)
     console.print(f"{len(data.photos)} photographs (height×width): {sizes}", soft_wrap=True)
     counts = Counter(data.photo_splits)
@@ -100,7 +103,10 @@ def _show(data: PreparedData, survey: Survey, console: Console) -> None:
     holders_SK = {split: (class_pixels_PK[splits_P == split] > 0).sum(axis=0) for split in SPLITS}
     console.print(_class_table(data, class_pixels_PK.sum(axis=0), holders_SK))
     for note in survey.notes:
-        console.print(Text(f"! {note}", style="yellow"), soft_wrap=True)
+        for line in note.each() if every else [str(note)]:
+            console.print(Text(f"! {line}", style="yellow"), soft_wrap=True)
+    if not every and any(len(note.each()) > len(note.files[:5]) > 0 for note in survey.notes):
+        console.print("  --all names each file", style="yellow")
 
 
 SHOWN_SCALES = (0.5, 0.25, 0.1)

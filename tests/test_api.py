@@ -143,9 +143,10 @@ def test_what_is_odd_about_the_data_is_shown_before_anything_is_trained(
     notes = [line for line in capfd.readouterr().out.splitlines() if line.startswith("!")]
     assert "! not in test, though elsewhere: Pool" in notes
     assert "! masks/extra.png: masks without a photograph" in notes
-    # There may be a note for each photograph.
-    assert len(notes) == 21
-    assert notes[-1].endswith(f"more; python -m segcore.prepare {folder} shows all")
+    # What is odd about many photographs is told once.
+    (unlabelled,) = [note for note in notes if note.endswith("nothing is labelled, so it is not used")]
+    assert unlabelled.startswith("! images/photo_10.png, ")
+    assert "photo_14.png and 25 more: " in unlabelled
 
 
 def test_an_end_without_mlflow_says_how_its_records_are_delivered() -> None:

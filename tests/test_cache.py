@@ -154,7 +154,7 @@ def test_photographs_without_labels_are_in_no_split(folder: Path) -> None:
     data = run(folder, View(32, 32, 0.5))
     used = np.concatenate([data.of_split(split) for split in ("train", "val", "test")])
     assert sorted(used) == [0, 2, 3, 4, 5, 6, 7]
-    notes = read_survey(data.folder).notes
+    notes = [str(note) for note in read_survey(data.folder).notes]
     assert "images/photo 1.jpg: nothing is labelled, so it is not used" in notes
 
 
@@ -386,7 +386,7 @@ def test_nearly_alike_photographs_on_two_sides_are_reported_with_a_mend(folder: 
         write_pair(folder, stem, seed=ord(stem[0]))
     photo.save(folder / "images" / "a_001.jpg")
     photo.point(lambda value: value * 0.9 + 5).save(folder / "images" / "a_002.jpg", quality=60)
-    notes = read_survey(run(folder).folder).notes
+    notes = [str(note) for note in read_survey(run(folder).folder).notes]
     assert "images/a_001.jpg (train) and images/a_002.jpg (val) look nearly alike" in notes
     assert any(r"group: '^(.*?)\d+\D*$'" in note for note in notes)
 
@@ -397,7 +397,7 @@ def test_the_same_file_on_two_sides_is_reported_and_blank_chips_are_not(folder: 
         Image.new("RGB", (120, 80), (0, 0, 60)).save(folder / "images" / f"photo {number}.jpg")
     split = {"val": ["photo 1", "photo 7"], "test": ["photo 2", "photo 5"]}
     (folder / "dataset.yaml").write_text(yaml.safe_dump(SPEC | {"split": split}))
-    notes = read_survey(run(folder).folder).notes
+    notes = [str(note) for note in read_survey(run(folder).folder).notes]
     assert [note for note in notes if "photo" in note] == [
         "images/photo 0.jpg (train) and images/photo 7.jpg (val) are the same file",
         "keep them in one split: list photo 0, photo 7 under split in dataset.yaml",

@@ -19,7 +19,7 @@ from rich.progress import Progress
 
 from segcore.config import View
 from segcore.data.dataset import Dataset, Photo, problems_error, scan_dataset
-from segcore.data.duplicates import difference_hash, notes_on_duplicates
+from segcore.data.duplicates import difference_hash, notes_on_copies, notes_on_duplicates
 from segcore.data.fingerprint import FileState, find_state, recall_states, remember_states
 from segcore.data.plans import (
     LOCATIONS,
@@ -48,7 +48,7 @@ from segcore.data.windows import (
     scale_mask,
 )
 from segcore.devices import usable_cores
-from segcore.errors import DISK_FULL, Problem, StorageError, UserError
+from segcore.errors import DISK_FULL, Note, Problem, StorageError, UserError
 from segcore.files import digest, locked, reserve, sync_folder, user_cache, whole_folder
 from segcore.reading.bands import Bands, to_rgb8
 from segcore.reading.ground import metres_per_px
@@ -323,11 +323,13 @@ def _describe(job: _Job, facts: Sequence[PhotoFacts]) -> dict[str, Any]:
     class_pixels_PK = np.array([fact.class_pixels for fact in facts], np.int64)
     splits = _draw_splits(job.dataset, class_pixels_PK)
     contents = [job.states[photo.path].sha256 for photo in photos]
+    looks = [fact.look for fact in facts]
     notes = [
-        *notes_on_classes(spec.class_names, class_pixels_PK, splits),
+        *map(Note, notes_on_classes(spec.class_names, class_pixels_PK, splits)),
         *job.dataset.notes,
-        *notes_on_duplicates(names, [fact.look for fact in facts], splits, contents),
-        *(f"{name}: {fact.note}" for name, fact in zip(names, facts, strict=True) if fact.note),
+        *map(Note, notes_on_duplicates(names, looks, splits, contents)),
+        *notes_on_copies(names, looks, splits, contents),
+        *_notes_on_photos(names, facts),
     ]
     return {
         "format": CACHE_FORMAT,
@@ -343,6 +345,15 @@ def _describe(job: _Job, facts: Sequence[PhotoFacts]) -> dict[str, Any]:
         "photo_groups": groups,
         "survey": asdict(Survey(tuple(facts), tuple(notes))),
     }
+
+
+def _notes_on_photos(names: Sequence[str], facts: Sequence[PhotoFacts]) -> list[Note]:
+    """What was odd about single photographs, each kind once."""
+    files: dict[str, list[str]] = {}
+    for name, fact in zip(names, facts, strict=True):
+        if fact.note is not None:
+            files.setdefault(fact.note, []).append(name)
+    return [Note(what, tuple(found)) for what, found in files.items()]
 
 
 @contextmanager

@@ -1,7 +1,7 @@
 """Where on earth a photograph's pixels lie, and how large they are there."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,7 @@ import rasterio
 import rasterio.transform
 import rasterio.warp
 from numpy.typing import NDArray
-from PIL import UnidentifiedImageError
+from PIL import ExifTags, Image, UnidentifiedImageError
 from rasterio.control import GroundControlPoint
 
 from segcore.reading.headers import naming, open_raster
@@ -106,6 +106,62 @@ def ground_size_m(place: Georeference | None, size_px: tuple[int, int]) -> float
         _, (latitude,) = rasterio.warp.transform(place.crs, _WGS84, [x], [y])
         unit_m *= math.cos(math.radians(latitude))
     return float(size * unit_m)
+
+
+def middle_of(path: Path) -> tuple[float, float] | None:
+    """(longitude, latitude) of a photograph's middle, or of the camera where only EXIF tells it.
+
+    None where the file doesn't tell. Raises ``ImageError``.
+    """
+    with naming(path):
+        try:
+            with open_raster(path) as raster:
+                place, size_px = georeference_of(raster), (raster.height, raster.width)
+        except UnidentifiedImageError:
+            return None
+        placed = None if place is None else _middle(place, size_px)
+        return placed or _camera(path)
+
+
+def cell_of(place: tuple[float, float], cell_m: float) -> tuple[int, int]:
+    """(row, column) of the square cell of the ground in which a longitude and latitude lie."""
+    longitude, latitude = place
+    row = math.floor(latitude * _METRES_PER_DEGREE / cell_m)
+    # All of a row has one length of a degree, so that cells lie side by side.
+    row_latitude = row * cell_m / _METRES_PER_DEGREE
+    degree_m = _METRES_PER_DEGREE * math.cos(math.radians(row_latitude))
+    return row, math.floor(longitude * degree_m / cell_m)
+
+
+def _middle(place: Georeference, size_px: tuple[int, int]) -> tuple[float, float] | None:
+    crs, middle = placed_crs(place), np.array([[size_px[1] / 2, size_px[0] / 2]])
+    by_points = placing(place)
+    if crs is None or (by_points is None and place.transform.is_identity):
+        return None
+    x, y = place.transform @ tuple(middle[0]) if by_points is None else by_points(middle)[0]
+    (longitude,), (latitude,) = rasterio.warp.transform(crs, _WGS84, [x], [y])
+    return (longitude, latitude) if math.isfinite(longitude + latitude) else None
+
+
+def _camera(path: Path) -> tuple[float, float] | None:
+    """Where EXIF says that the camera was."""
+    if path.suffix.lower() not in {".jpg", ".jpeg"}:
+        return None
+    with Image.open(path) as image:
+        said = Image.Image.getexif(image).get_ifd(ExifTags.IFD.GPSInfo)
+    tags = ExifTags.GPS
+    try:
+        longitude = _degrees(said[tags.GPSLongitude], said.get(tags.GPSLongitudeRef) == "W")
+        latitude = _degrees(said[tags.GPSLatitude], said.get(tags.GPSLatitudeRef) == "S")
+    except (KeyError, ValueError, TypeError, ZeroDivisionError):
+        return None
+    known = math.isfinite(longitude + latitude) and (longitude, latitude) != (0, 0)
+    return (longitude, latitude) if known else None
+
+
+def _degrees(parts: Sequence[Any], is_negative: bool) -> float:
+    degrees, minutes, seconds = map(float, parts)
+    return (-1 if is_negative else 1) * (degrees + minutes / 60 + seconds / 3600)
 
 
 Placing = Callable[[NDArray[np.float64]], NDArray[np.float64]]

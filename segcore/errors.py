@@ -11,6 +11,10 @@ DISK_FULL = {errno.ENOSPC, errno.EDQUOT}
 class UserError(Exception):
     """Bad input. ``str()`` says what is wrong, where, what is allowed, and how to mend it."""
 
+    def each(self) -> str:
+        """The message, with all that it may hold of one kind."""
+        return str(self)
+
 
 @dataclass(frozen=True)
 class Problem:

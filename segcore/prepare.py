@@ -1,6 +1,8 @@
 """python -m segcore.prepare DIR: check a data set, show what is in it, and decode it once."""
 
+import os
 import sys
+import textwrap
 import time
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -16,13 +18,16 @@ from rich.table import Table
 from rich.text import Text
 
 from segcore.config import View
+from segcore.data.dataset import SPEC_NAME
 from segcore.data.objects import measure_objects
 from segcore.data.prepared import PreparedData, Survey, read_survey
 from segcore.data.preparing import prepare_data
 from segcore.data.splits import SPLITS, Split
 from segcore.data.windows import Grid
-from segcore.errors import ProblemsError, UserError
+from segcore.errors import UserError
 from segcore.facts import VISIBLE_PX, ObjectSizes
+from segcore.files import whole_file
+from segcore.guessing.writing import guess_dataset
 
 
 @dataclass(frozen=True)
@@ -30,7 +35,7 @@ class Options:
     """Check a data set, show what is in it, and decode it once into the cache that trials read."""
 
     folder: tyro.conf.Positional[Annotated[Path, tyro.conf.arg(metavar="DIR")]]
-    """The folder that holds dataset.yaml."""
+    """The folder that holds dataset.yaml; without one, it is looked at and one is written."""
     height_px: int = 368
     """Height to which whole photographs are squeezed, in pixels (32 or more)."""
     width_px: int = 368
@@ -62,6 +67,12 @@ def main(arguments: Sequence[str] | None = None, prog: str = "python -m segcore.
     except UserError as error:
         errors.print(Text(str(error)))
         return 2
+    try:
+        if not os.path.lexists(options.folder / SPEC_NAME):
+            _write_guess(options, console)
+    except UserError as error:
+        errors.print(Text(str(error)), soft_wrap=True)
+        return 1
     view = View(options.height_px, options.width_px, options.scale)
     begin_s = time.perf_counter()
     try:
@@ -69,8 +80,7 @@ def main(arguments: Sequence[str] | None = None, prog: str = "python -m segcore.
         survey = read_survey(data.folder)
         objects = measure_objects(options.folder, data.folder)
     except UserError as error:
-        each = options.all and isinstance(error, ProblemsError)
-        errors.print(Text(error.each() if each else str(error)), soft_wrap=True)
+        errors.print(Text(error.each() if options.all else str(error)), soft_wrap=True)
         return 1
     except KeyboardInterrupt:
         errors.print("stopped; what was half prepared has been removed")
@@ -84,6 +94,29 @@ def main(arguments: Sequence[str] | None = None, prog: str = "python -m segcore.
         soft_wrap=True,
     )
     return 0
+
+
+def _write_guess(options: Options, console: Console) -> None:
+    """Write dataset.yaml, and show it. Raises ``UserError`` where there is nothing to go by."""
+    if not options.folder.is_dir():
+        raise UserError(f"{options.folder} is no folder; name the one that holds the photographs")
+    guess = guess_dataset(options.folder, workers=options.workers)
+    path = options.folder / SPEC_NAME
+    try:
+        with whole_file(path) as unfinished:
+            unfinished.write_text(guess.text, encoding="utf-8")
+    except OSError as error:
+        raise UserError(
+            f"{path} can't be written: {error.strerror or error}; make the folder writable, or "
+            f"link its folders into one that is. It would say:\n{guess.text}"
+        ) from error
+    console.print(f"There was no dataset.yaml. Wrote {path}:\n", soft_wrap=True)
+    console.print(Text(textwrap.indent(guess.text, "    ")), soft_wrap=True)
+    if guess.checks:
+        console.print("Please check, and correct there what is wrong:")
+        for check in guess.checks:
+            console.print(Text(f"  - {check}"), soft_wrap=True)
+    console.print()
 
 
 def _sizes(grids: Iterable[Grid]) -> str:

@@ -144,7 +144,9 @@ def test_what_is_odd_about_the_data_is_shown_before_anything_is_trained(
     assert "! not in test, though elsewhere: Pool" in notes
     assert "! masks/extra.png: masks without a photograph" in notes
     # What is odd about many photographs is told once.
-    (unlabelled,) = [note for note in notes if note.endswith("nothing is labelled, so it is not used")]
+    (unlabelled,) = [
+        note for note in notes if note.endswith("nothing is labelled, so it is not used")
+    ]
     assert unlabelled.startswith("! images/photo_10.png, ")
     assert "photo_14.png and 25 more: " in unlabelled
 

@@ -42,6 +42,10 @@ def problems_of(folder: Path) -> list[str]:
     return [str(problem) for problem in caught.value.problems]
 
 
+def notes_of(dataset: Dataset) -> list[str]:
+    return [str(note) for note in dataset.notes]
+
+
 def splits_of(dataset: Dataset) -> dict[str, str | None]:
     return {photo.path.stem: photo.split for photo in dataset.photos}
 
@@ -88,13 +92,13 @@ def test_with_all_splits_listed_the_others_are_left_out_with_a_note(tmp_path: Pa
     split = {"train": ["a"], "val": ["b"], "test": ["c"]}
     dataset = load_dataset(make(tmp_path, split=split))
     assert splits_of(dataset) == {"a": "train", "b": "val", "c": "test"}
-    assert [str(note) for note in dataset.notes] == ["images/d.jpg: in no list of the split, so not used"]
+    assert notes_of(dataset) == ["images/d.jpg: in no list of the split, so not used"]
 
 
 def test_masks_without_a_photograph_are_a_note(tmp_path: Path) -> None:
     make(tmp_path)
     (tmp_path / "masks" / "extra.png").touch()
-    assert [str(note) for note in load_dataset(tmp_path).notes] == ["masks/extra.png: masks without a photograph"]
+    assert notes_of(load_dataset(tmp_path)) == ["masks/extra.png: masks without a photograph"]
 
 
 def test_masks_may_lie_in_another_place_that_is_named_in_full(tmp_path: Path) -> None:
@@ -104,7 +108,7 @@ def test_masks_may_lie_in_another_place_that_is_named_in_full(tmp_path: Path) ->
     make(tmp_path / "data", masks=f"{masks}/{{stem}}.png")
     dataset = load_dataset(tmp_path / "data")
     assert [photo.mask_path for photo in dataset.photos] == [masks / f"{k}.png" for k in "abcd"]
-    assert [str(note) for note in dataset.notes] == ["../masks elsewhere/extra.png: masks without a photograph"]
+    assert notes_of(dataset) == ["../masks elsewhere/extra.png: masks without a photograph"]
 
 
 def test_every_problem_is_told_at_once_with_its_mend(tmp_path: Path) -> None:

@@ -11,8 +11,8 @@ WINGS = ("segcore", "search", "spaces")
 MODULES = [path for wing in WINGS for path in (ROOT / wing).rglob("*.py")]
 
 # Each part may import those before it in its own wing. The modules that lie flat have no part.
-SEGCORE = ("scenes", "reading", "data", "networks", "scores", "inference", "training", "choosing",
-           "predicting")  # fmt: skip
+SEGCORE = ("scenes", "reading", "data", "guessing", "networks", "scores", "inference",
+           "training", "choosing", "predicting")  # fmt: skip
 SEGCORE_FLAT = {"config", "devices", "errors", "facts", "files", "folders", "plugins", "versions"}
 SEGCORE_COMMANDS = {"prepare", "weights"}
 SEARCH = ("runs", "predicting", "planning", "tracking", "reporting", "trials", "ensembles")

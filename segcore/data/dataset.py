@@ -17,7 +17,7 @@ from pathlib import Path
 from segcore.data.spec import AreaGroup, DatasetSpec, SplitSpec, load_spec
 from segcore.data.splits import SPLITS, Split
 from segcore.errors import Note, Problem, ProblemsError, some_of
-from segcore.folders import Finder, Names, decode, normal
+from segcore.folders import Finder, Names, decode, is_unicode, normal
 from segcore.reading.ground import cell_of, middle_of
 from segcore.reading.headers import ImageError
 
@@ -101,7 +101,9 @@ def _find_pairs(
     images = dict(sorted(images.items()))
     masks = {name: _mask_paths(folder, spec, name, finder) for name in images}
     own = {name: os.path.normpath(path) for name, path in images.items()}
-    claimed = {str(mask) for name, found in masks.items() for mask in found if str(mask) != own[name]}
+    claimed = {
+        str(mask) for name, found in masks.items() for mask in found if str(mask) != own[name]
+    }
     images = {name: path for name, path in images.items() if own[name] not in claimed}
     masks = {name: masks[name] for name in images}
     for name in [name for name, found in masks.items() if not found]:
@@ -134,7 +136,7 @@ def _find_images(
     images: dict[str, Path] = {}
     for path in found:
         name = _relative(path, folder)
-        if not _is_unicode(name):
+        if not is_unicode(name):
             what = "its name is no UTF-8"
             problems.append(Problem(ascii(name), what, "rename it (convmv renames many)"))
         elif (other := images.setdefault(name, path)) != path:
@@ -151,11 +153,6 @@ def _find_images(
 
 def _relative(path: Path | str, folder: Path) -> str:
     return normal(Path(os.path.relpath(path, folder)).as_posix())
-
-
-def _is_unicode(name: str) -> bool:
-    """Whether a name can be printed: Linux takes any bytes, and Python gives them as surrogates."""
-    return not any("\ud800" <= character <= "\udfff" for character in name)
 
 
 def _mask_paths(folder: Path, spec: DatasetSpec, name: str, finder: Finder) -> list[Path]:

@@ -195,6 +195,10 @@ class PhotoFacts:
     look: int
     """``segcore.data.duplicates.difference_hash`` of the photograph."""
     note: str | None
+    moved_px: int = 0
+    """Pixels of its mask that have no class's value, and were snapped or ignored."""
+    doubtful_px: int = 0
+    """Those of them that aren't clearly nearest to one class."""
 
 
 @dataclass(frozen=True)

@@ -57,6 +57,9 @@ from segcore.reading.masks import read_mask, read_pair
 from segcore.reading.measuring import complete_bands
 from segcore.reading.samples import check_bands
 
+MANY_DOUBTFUL = 0.05
+"""More of a mask's pixels than smoothed edges have."""
+
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
@@ -85,7 +88,7 @@ class _Job:
             )
             for photo in self.dataset.photos
         ]
-        spec = self.dataset.spec.model_dump(mode="json")
+        spec = self.dataset.spec.model_dump(mode="json", exclude=self.dataset.spec.unset())
         content = digest(json.dumps({"spec": spec, "photos": photos}))
         return content + digest(json.dumps(self.kept, default=astuple))[:16]
 
@@ -313,7 +316,8 @@ def _fill_photo(
     note = pair.note or (None if class_pixels_K.any() else "nothing is labelled, so it is not used")
     height_px, width_px = pair.mask_HW.shape
     look = difference_hash(to_rgb8(pair.image_HWC, job.bands))
-    return PhotoFacts(height_px, width_px, tuple(class_pixels_K.tolist()), look, note)
+    pixels = tuple(class_pixels_K.tolist())
+    return PhotoFacts(height_px, width_px, pixels, look, note, *pair.snapped)
 
 
 def _describe(job: _Job, facts: Sequence[PhotoFacts]) -> dict[str, Any]:
@@ -353,7 +357,19 @@ def _notes_on_photos(names: Sequence[str], facts: Sequence[PhotoFacts]) -> list[
     for name, fact in zip(names, facts, strict=True):
         if fact.note is not None:
             files.setdefault(fact.note, []).append(name)
-    return [Note(what, tuple(found)) for what, found in files.items()]
+    notes = [Note(what, tuple(found)) for what, found in files.items()]
+    moved_px = sum(fact.moved_px for fact in facts)
+    if moved_px:
+        share = moved_px / sum(fact.height_px * fact.width_px for fact in facts)
+        masks = sum(fact.moved_px > 0 for fact in facts)
+        what = f"snap: {moved_px:,} pixels ({share:.2%}) of {masks} masks had no class's value"
+        notes.append(Note(what))
+    shares = [fact.doubtful_px / (fact.height_px * fact.width_px) for fact in facts]
+    worst = sorted(zip(shares, names, strict=True), reverse=True)
+    if many := [f"{name} ({share:.0%})" for share, name in worst if share > MANY_DOUBTFUL]:
+        what = "more than 5 % of the mask lies between classes; does a class lack its value?"
+        notes.append(Note(what, tuple(many)))
+    return notes
 
 
 @contextmanager

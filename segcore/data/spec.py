@@ -93,6 +93,15 @@ class MaskRule(BaseModel):
         return [*map(str, range(1, expression.groups + 1)), *expression.groupindex]
 
 
+class Snap(BaseModel):
+    """Which values of masks are too far from those of classes to mean one."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    ignore: float = Field(gt=0, lt=0.5)
+    """Ignored is what is farther from the nearest class than this share of the way to the next."""
+
+
 class AreaGroup(BaseModel):
     """Photographs whose middles lie in one square cell of the ground are one group."""
 
@@ -118,6 +127,12 @@ class DatasetSpec(BaseModel):
     """Names of the index values 0, 1, …; or the index value of each name; or its colour."""
     ignore_index: Annotated[int, Field(ge=0, le=255)] | None = None
     ignore_colors: list[Color] = Field(default_factory=list)
+    snap: Literal["nearest"] | Snap | None = None
+    """What happens to values of masks that are no class's but near one: they go to the nearest, or
+    the doubtful ones are ignored. Otherwise they are a problem."""
+    fit: Literal["crop"] | None = None
+    """Whether masks that are a pixel or two larger or smaller than their photographs are fitted at
+    the upper left corner. Otherwise they are a problem."""
     group: str | AreaGroup | None = None
     """A regular expression that is searched in the photograph's relative path. What its first group
     (or all of it) matches is the name of a group of photographs that stay in one split. Or the size
@@ -185,8 +200,8 @@ class DatasetSpec(BaseModel):
         return _checked_expression(value) if isinstance(value, str) else value
 
     def _check_masks(self) -> None:
-        rule = self.masks if isinstance(self.masks, MaskRule) else None
-        path, groups = (self.masks, []) if rule is None else (rule.path, rule.groups)
+        groups = self.masks.groups if isinstance(self.masks, MaskRule) else []
+        path = self.masks.path if isinstance(self.masks, MaskRule) else self.masks
         telling = [f"{{{name}}}" for name in ("stem", *groups)]
         if not any(name in path for name in telling):
             needed = " or ".join(telling)
@@ -214,6 +229,10 @@ class DatasetSpec(BaseModel):
             values |= {str(n): text for n, text in enumerate(match.groups(), 1)}
         filled = re.sub(r"\{(\w+)\}", lambda found: values[found[1]] or "", path)
         return os.path.normpath(filled)
+
+    def unset(self) -> set[str]:
+        """Fields without a value that older versions didn't have: they are no part of a hash."""
+        return {name for name in ("without_mask", "snap", "fit") if getattr(self, name) is None}
 
     @property
     def class_names(self) -> tuple[str, ...]:
@@ -244,7 +263,9 @@ class DatasetSpec(BaseModel):
     def coding(self) -> MaskCoding:
         """What the values of masks mean."""
         ignored = [(value, IGNORE_INDEX) for value in self._ignored_values()]
-        return MaskCoding(self.by_color, (*self._class_values(), *ignored))
+        classes = (*self._class_values(), *ignored)
+        snap = self.snap.ignore if isinstance(self.snap, Snap) else self.snap and 0.5
+        return MaskCoding(self.by_color, classes, snap, fit=self.fit is not None)
 
     @property
     def class_colors(self) -> tuple[tuple[int, int, int], ...]:

@@ -15,7 +15,7 @@ import pytest
 import yaml
 from PIL import Image
 
-import segcore.data.preparing
+import segcore.data.building
 from segcore import prepare as command
 from segcore import scenes
 from segcore.config import IGNORE_INDEX, TrialConfig, View
@@ -165,7 +165,7 @@ def test_a_ground_size_needs_a_georeference(folder: Path) -> None:
 
 def test_a_second_run_reads_no_photograph(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     first = run(folder)
-    monkeypatch.setattr(segcore.data.preparing, "read_pair", None)
+    monkeypatch.setattr(segcore.data.building, "read_pair", None)
     again = run(folder)
     assert again.folder == first.folder
     np.testing.assert_array_equal(again.masks, first.masks)
@@ -334,7 +334,7 @@ def test_a_photograph_that_changes_meanwhile_is_an_error(
             image.write_bytes(image.read_bytes() + b"\0")
         return pair
 
-    monkeypatch.setattr(segcore.data.preparing, "read_pair", read_while_someone_writes)
+    monkeypatch.setattr(segcore.data.building, "read_pair", read_while_someone_writes)
     with pytest.raises(ProblemsError, match=r"photo 5\.jpg: changed while it was being prepared"):
         run(folder)
 
@@ -424,7 +424,7 @@ def test_the_command_shows_classes_and_oddities(
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [
-        (["gone"], 1, "dataset.yaml does not exist"),
+        (["gone"], 1, "gone is no folder"),
         ([".", "--height-px", "8"], 2, "32 px or more"),
         ([".", "--scale", "3"], 2, "above 0, up to 1"),
     ],

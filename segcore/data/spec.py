@@ -298,7 +298,8 @@ def load_spec(path: Path) -> DatasetSpec:
         text = normal(decode(path.read_bytes()))
         values = yaml.load(text, Loader=_UniqueKeyLoader)  # noqa: S506 (a SafeLoader)
     except FileNotFoundError as error:
-        raise UserError(f"{path} does not exist; write one (README: your own data)") from error
+        what = f"{path} does not exist; python -m segcore.prepare {path.parent} writes one"
+        raise UserError(what) from error
     except UnicodeDecodeError as error:
         raise UserError(f"{path} can't be read: {error}; save it as UTF-8") from error
     except OSError as error:

@@ -51,9 +51,8 @@ def find_legends(folder: Path, files: Sequence[str]) -> Iterator[Legend]:
         except (OSError, ValueError, TypeError, AttributeError, csv.Error, RecursionError):
             continue  # It is some other file.
         for by_color in (False, True):
-            values = [entry[2 if by_color else 1] for entry in entries]
-            texts = [entry[0].strip() for entry in entries]
-            named = {v: text for v, text in zip(values, texts, strict=True) if v is not None}
+            valued = [(text, color if by_color else number) for text, number, color in entries]
+            named = {value: text.strip() for text, value in valued if value is not None}
             if len(named) >= 2 and len({*named.values()}) == len(named) and all(named.values()):
                 yield Legend(name, by_color, named)
 

@@ -18,6 +18,8 @@ from segcore.reading.masks import read_stored
 FLAT = 16
 """Levels (of 255) by which neighbours may differ where nothing but JPEG's noise is."""
 
+_LARGE_PX = 4_000_000
+
 RGB8 = tuple[int, int, int]
 
 
@@ -79,15 +81,10 @@ def look_at_mask(path: Path) -> MaskLook:
                 if raster.colorinterp[0] == ColorInterp.palette:
                     colors = raster.colormap(1).items()
                     palette = {index: (r, g, b) for index, (r, g, b, _) in colors}
-        if stored_HWC.shape[2] > 1 and (stored_HWC != stored_HWC[..., :1]).any():
-            rgb_HWC = read_stored(path, RGB)[0]
-            red_HW, green_HW, blue_HW = rgb_HWC.astype(np.int32).transpose(2, 0, 1)
-            color_HW = red_HW << 16 | green_HW << 8 | blue_HW
-            inner = _count(color_HW[_is_inner(rgb_HWC)])
-            return MaskLook(True, _count(color_HW), inner, {}, nodata, header.size_px)
-        value_HW = np.ascontiguousarray(stored_HWC[..., 0])
-        inner = _count(value_HW[_is_inner(value_HW)]) if value_HW.dtype == np.uint8 else {}
-        return MaskLook(False, _count(value_HW), inner, palette, nodata, header.size_px)
+        by_color = stored_HWC.shape[2] > 1 and bool((stored_HWC != stored_HWC[..., :1]).any())
+        picture = read_stored(path, RGB)[0] if by_color else stored_HWC[..., :1]
+        pixels, inner = _count(picture)
+    return MaskLook(by_color, pixels, inner, palette, nodata, header.size_px)
 
 
 def looks_like_mask(path: Path) -> bool:
@@ -115,23 +112,36 @@ def look_at_photo(path: Path) -> PhotoLook:
             )
 
 
-def _is_inner(value_HW: NDArray[np.uint8]) -> NDArray[np.bool_]:
-    """Where all eight neighbours have nearly the same value, in all channels of HWC."""
+def _count(picture_HWC: NDArray[Any]) -> tuple[dict[float, int], dict[float, int]]:
+    """The pixels of each finite value, and those of them whose neighbours are nearly the same.
+
+    Of large pictures every second row and column is counted, for two by two pixels.
+    """
+    step = 2 if picture_HWC[..., 0].size > _LARGE_PX else 1
+    part_HWC = picture_HWC[::step, ::step]
+    if picture_HWC.dtype != np.uint8:
+        return _counted(part_HWC[..., 0].ravel(), step), {}
     square = np.ones((3, 3), np.uint8)
-    span_HW = np.asarray(cv2.dilate(value_HW, square) - cv2.erode(value_HW, square))
-    return np.asarray((span_HW.max(axis=2) if span_HW.ndim == 3 else span_HW) <= FLAT, bool)
+    span_HWC = cv2.subtract(cv2.dilate(picture_HWC, square), cv2.erode(picture_HWC, square))
+    is_inner_HW = span_HWC.reshape(picture_HWC.shape)[::step, ::step].max(axis=2) <= FLAT
+    code_HW = np.zeros(part_HWC.shape[:2], np.int32)
+    for channel in range(part_HWC.shape[2]):
+        code_HW <<= 8
+        code_HW |= part_HWC[..., channel]
+    code_HW <<= 1
+    code_HW |= is_inner_HW
+    pixels, inner = Counter[float](), Counter[float]()
+    for code, count in _counted(code_HW.ravel(), step).items():
+        pixels[int(code) >> 1] += count
+        inner[int(code) >> 1] += count * (int(code) & 1)
+    return dict(pixels), dict(+inner)
 
 
-def _count(value_HW: NDArray[Any]) -> dict[float, int]:
-    """The pixels of each finite value."""
-    if value_HW.dtype == np.uint8:
-        count_V = np.bincount(value_HW.ravel(), minlength=256)
-        return {int(v): int(count_V[v]) for v in np.flatnonzero(count_V)}
-    value_N = value_HW.ravel()
+def _counted(value_N: NDArray[Any], step: int) -> dict[float, int]:
     # Neighbours are mostly alike: only where a run of them begins is worth sorting.
     start_R = np.flatnonzero(np.append(True, value_N[1:] != value_N[:-1]))
     length_R = np.diff(np.append(start_R, value_N.size))
     value_V, of_run_R = np.unique(value_N[start_R], return_inverse=True)
-    count_V = np.bincount(of_run_R, weights=length_R)
+    count_V = np.bincount(of_run_R, weights=length_R) * step**2
     pairs = zip(value_V.tolist(), count_V.astype(int).tolist(), strict=True)
     return {value: count for value, count in pairs if np.isfinite(value)}

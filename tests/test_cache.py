@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import rasterio
 import yaml
 from PIL import Image
 
@@ -443,3 +444,47 @@ def test_real_photographs_are_prepared(name: str, groups: int, tmp_path: Path) -
     assert len(data.photos) == groups
     assert all(len(data.of_split(split)) > 0 for split in ("train", "val", "test"))
     assert data.samples.std() > 20
+
+
+def test_bands_beyond_the_third_are_not_dropped_in_silence(folder: Path) -> None:
+    rng = np.random.default_rng(0)
+    (folder / "images" / "photo 1.jpg").unlink()
+    with rasterio.open(
+        folder / "images" / "photo 1.tif", "w", driver="GTiff", height=80, width=120, count=4,
+        dtype="uint8", photometric="MINISBLACK", alpha="NO",
+    ) as raster:  # fmt: skip
+        raster.write(rng.integers(0, 255, (4, 80, 120), np.uint8))
+    notes = [str(note) for note in read_survey(run(folder).folder).notes]
+    assert [note for note in notes if "bands" in note] == [
+        "images/photo 1.tif: of 4 bands the first three are used; name others by `bands` in "
+        "dataset.yaml"
+    ]
+    (folder / "dataset.yaml").write_text(yaml.safe_dump(SPEC | {"bands": [1, 2, 3]}))
+    assert not any("bands" in str(note) for note in read_survey(run(folder).folder).notes)
+
+
+def test_copies_of_a_photograph_in_one_split_are_told(folder: Path) -> None:
+    shutil.copy(folder / "images" / "photo 0.jpg", folder / "images" / "photo 7.jpg")
+    split = {"val": ["photo 1"], "test": ["photo 2", "photo 5"]}
+    (folder / "dataset.yaml").write_text(yaml.safe_dump(SPEC | {"split": split}))
+    notes = [str(note) for note in read_survey(run(folder).folder).notes]
+    (copies,) = [note for note in notes if "copies" in note]
+    assert copies.startswith("images/photo 7.jpg (of images/photo 0.jpg): ")
+
+
+def test_the_survey_tells_what_was_snapped_and_where_it_was_much(folder: Path) -> None:
+    mask = np.zeros((80, 120), np.uint8)
+    mask[:20] = 200
+    mask[20, :60] = 4
+    for number in range(8):
+        Image.fromarray(mask).save(folder / "masks" / f"photo {number}.png")
+    mask[40:] = 90
+    Image.fromarray(mask).save(folder / "masks" / "photo 6.png")
+    spec = SPEC | {"classes": {"Land": 0, "Roof": 200}, "ignore_index": None, "snap": "nearest"}
+    (folder / "dataset.yaml").write_text(yaml.safe_dump(spec))
+    notes = [str(note) for note in read_survey(run(folder).folder).notes]
+    moved_px = 8 * 60 + 40 * 120
+    share = f"{moved_px / (8 * 80 * 120):.2%}"
+    assert f"snap: {moved_px:,} pixels ({share}) of 8 masks had no class's value" in notes
+    (many,) = [note for note in notes if "lies between classes" in note]
+    assert many.startswith("images/photo 6.jpg (50%): ")

@@ -328,3 +328,12 @@ def test_a_mask_on_its_side_is_told_to_be_turned(tmp_path: Path) -> None:
     for coding in (INDICES, replace(INDICES, fit=True)):
         with pytest.raises(ImageError, match="height and width are swapped"):
             read_pair(tmp_path / "photo.png", tmp_path / "mask.png", coding, None)
+
+
+def test_a_name_that_is_no_utf8_is_told_as_such(tmp_path: Path) -> None:
+    path = tmp_path / "gr\udcfcn.tif"  # As Python gives a byte of Latin-1.
+    Image.new("RGB", (4, 4)).save(tmp_path / "a.tif")
+    (tmp_path / "a.tif").rename(path)
+    with pytest.raises(ImageError, match="has a name that is no UTF-8 → rename it") as caught:
+        read_image(path)
+    str(caught.value).encode()

@@ -47,6 +47,8 @@ class Job:
     kept: Kept
     bands: Bands
     """With all that is measured, once the folder is written."""
+    notes: tuple[Note, ...] = ()
+    """What was odd before the photographs were decoded."""
 
     @property
     def num_classes(self) -> int:
@@ -182,6 +184,7 @@ def _describe(job: Job, facts: Sequence[PhotoFacts]) -> dict[str, Any]:
     notes = [
         *map(Note, notes_on_classes(spec.class_names, class_pixels_PK, splits)),
         *job.dataset.notes,
+        *job.notes,
         *map(Note, notes_on_duplicates(names, looks, splits, contents)),
         *notes_on_copies(names, looks, splits, contents),
         *_notes_on_photos(names, facts),

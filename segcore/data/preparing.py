@@ -21,7 +21,7 @@ from segcore.data.plans import plan_photos
 from segcore.data.prepared import PreparedData, open_prepared, prepared_folder
 from segcore.data.windows import Grid, count_classes
 from segcore.devices import usable_cores
-from segcore.errors import DISK_FULL, Problem, StorageError, UserError
+from segcore.errors import DISK_FULL, Note, Problem, StorageError, UserError
 from segcore.files import (
     FileState,
     digest,
@@ -36,7 +36,7 @@ from segcore.reading.ground import metres_per_px
 from segcore.reading.headers import ImageError, image_size_px
 from segcore.reading.masks import read_mask, read_pair
 from segcore.reading.measuring import complete_bands
-from segcore.reading.samples import check_bands
+from segcore.reading.samples import check_bands, count_bands
 
 
 def prepare_data(
@@ -84,7 +84,8 @@ def prepare_data(
             try:
                 return open_prepared(target)
             except UserError:  # Not there yet, or damaged.
-                build(replace(job, bands=_complete_bands(job, crew)), target, crew)
+                notes = _notes_on_bands(job, crew)
+                build(replace(job, bands=_complete_bands(job, crew), notes=notes), target, crew)
             return open_prepared(target)
 
 
@@ -121,6 +122,20 @@ def _size_of(photo: Photo, on_ground: bool) -> tuple[Grid, float | None]:
         return Grid(*image_size_px(photo.path)), metres
     except ImageError:
         return Grid(1, 1), None
+
+
+def _notes_on_bands(job: Job, crew: Crew) -> tuple[Note, ...]:
+    """Which photographs have bands that aren't used, though nobody has said which are to be."""
+    if job.bands.numbers is not None:
+        return ()
+    photos = job.dataset.photos
+    found = crew.do("Looking", lambda photo: count_bands(photo.path), photos)
+    files: dict[int, list[str]] = {}
+    for photo, bands in zip(photos, without_problems(job.dataset, found), strict=True):
+        if bands > 3:
+            files.setdefault(bands, []).append(photo.name)
+    end = "the first three are used; name others by `bands` in dataset.yaml"
+    return tuple(Note(f"of {bands} bands {end}", tuple(of)) for bands, of in files.items())
 
 
 def _complete_bands(job: Job, crew: Crew) -> Bands:

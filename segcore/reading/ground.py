@@ -39,14 +39,12 @@ class Georeference:
         place = {} if self.transform.is_identity else {"transform": self.transform}
         return {"crs": self.crs, "rpcs": self.rpcs, **place}
 
-    def turned(self, orientation: int, stored_px: tuple[int, int]) -> "Georeference | None":
+    def turned(self, orientation: int, stored_px: tuple[int, int]) -> "Georeference":
         """The place of the upright picture, of a file whose orientation tag turns it."""
         if orientation == 1:
             return self
         stored_of_upright = _stored_of_upright(orientation, stored_px)
         upright_of_stored = ~stored_of_upright
-        if self.rpcs is not None:
-            return None  # They count stored rows and columns.
         points = []
         for point in self.gcps:
             column, row = upright_of_stored @ (point.col, point.row)
@@ -54,7 +52,10 @@ class Georeference:
                 GroundControlPoint(row, column, point.x, point.y, point.z, point.id, point.info)
             )
         transform = self.transform if points else self.transform @ stored_of_upright
-        return Georeference(self.crs, transform, tuple(points))
+        if self.transform.is_identity and self.rpcs is not None:
+            transform = self.transform
+        rpcs = None if self.rpcs is None else _turned_rpcs(self.rpcs, upright_of_stored)
+        return Georeference(self.crs, transform, tuple(points), rpcs)
 
 
 def georeference_of(raster: rasterio.DatasetReader) -> Georeference | None:
@@ -196,6 +197,31 @@ def placed_crs(place: Georeference | None) -> rasterio.crs.CRS | None:
         return None
     by_rpcs = place.rpcs is not None and place.transform.is_identity and not place.gcps
     return _WGS84 if by_rpcs else place.crs
+
+
+def _turned_rpcs(rpcs: rasterio.rpc.RPC, turn: rasterio.Affine) -> rasterio.rpc.RPC:
+    """RPCs of a picture whose pixels were turned: (sample, line) → offset + scale · polynomials.
+
+    They count from the middle of the first pixel, a transform from its corner.
+    """
+    given = rpcs.to_dict()
+    sample, line = (
+        {key: given[f"{name}_{key}"] for key in ("scale", "num_coeff", "den_coeff")}
+        for name in ("samp", "line")
+    )
+    column, row = turn @ (rpcs.samp_off + 0.5, rpcs.line_off + 0.5)
+    # A turn by quarters: each new axis is one of the old ones, in one direction or the other.
+    of_sample, of_line = (
+        (sample, turn.a) if turn.a else (line, turn.b),
+        (line, turn.e) if turn.e else (sample, turn.d),
+    )
+    for name, offset, (axis, sign) in (
+        ("samp", column - 0.5, of_sample), ("line", row - 0.5, of_line),
+    ):  # fmt: skip
+        given[f"{name}_off"], given[f"{name}_scale"] = offset, axis["scale"]
+        given[f"{name}_num_coeff"] = [sign * value for value in axis["num_coeff"]]
+        given[f"{name}_den_coeff"] = axis["den_coeff"]
+    return rasterio.rpc.RPC(**given)
 
 
 def _stored_of_upright(orientation: int, stored_px: tuple[int, int]) -> rasterio.Affine:

@@ -29,6 +29,7 @@ COMMANDS = {
     "leaderboard": Command("search.leaderboard", "LeaderboardOptions", "List a search's trials"),
     "replay": Command("search.replay", "ReplayOptions", "Train one trial again, and compare"),
     "prepare": Command("segcore.prepare", "Options", "Check a data set, and decode it once"),
+    "convert": Command("segcore.convert", "Options", "Make masks of drawn polygons"),
     "weights": Command("segcore.weights", "WeightsOptions", "Fetch an encoder's weights"),
 }
 

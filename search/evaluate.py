@@ -173,7 +173,7 @@ def _compare(
     from segcore.reading.masks import read_mask_of
 
     with Photograph.open(photo.path, ensemble.bands) as image:
-        mask_HW, _ = read_mask_of(read_header(photo.path), photo.mask_path, dataset.spec.coding)
+        mask_HW, *_ = read_mask_of(read_header(photo.path), photo.mask_path, dataset.spec.coding)
         if image.has_holes:
             whole = slice(0, image.height_px), slice(0, image.width_px)
             mask_HW[~image.valid(*whole)] = IGNORE_INDEX

@@ -309,6 +309,8 @@ def test_a_broken_photograph_is_told_and_skipped(
     assert run(bundle, photos, "--out", out) == 1
     told = capsys.readouterr().err
     assert "broken.jpg" in told and "cut.tif" in told and "moved.png" in told
+    # broken.jpg and cut.tif are mended in the same way.
+    assert told.count("skipped: ") == 2 and "(--all tells of each)" in told
     assert "3 of 6 photographs predicted" in told and "megapixels/s on cpu" in told
     assert sorted(p.name for p in out.rglob("*") if p.is_file()) == [
         "lawn.v2.png", "map.tif", "predicted.jsonl", "roof.png",

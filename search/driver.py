@@ -147,7 +147,7 @@ def _open_run(options: SearchOptions) -> tuple[RunFolder, RunRecord | None]:
     name = options.name or default_name(options.space)
     out = Location.parse(options.out)
     run = RunFolder.at(Path(options.out) / name if out.is_local else (out / name).address)
-    if run.storage.read(run.search_json.name) is not None:
+    if run.storage.read(run.record.name) is not None:
         raise UserError(
             f"{run.address}: a run of this name exists; go on with it by --resume {run.address}, "
             "or give another --name"

@@ -21,7 +21,7 @@ def on_page_markdown(markdown: str, **_: Any) -> str:
 @cache
 def help_of(module: str) -> str:
     """What ``python -m MODULE --help`` prints, without colours and trailing blanks."""
-    environment = {**os.environ, "COLUMNS": "100", "TERM": "dumb", "NO_COLOR": "1"}
+    environment = {**os.environ, "COLUMNS": "84", "TERM": "dumb", "NO_COLOR": "1"}
     done = subprocess.run(
         [sys.executable, "-m", module, "--help"],
         env=environment, capture_output=True, text=True, check=True,

@@ -37,6 +37,7 @@ def test_it_runs_within_five_minutes_and_shows_pictures_and_a_bar(
     outputs = [output for cell in cells(notebook) for output in cell["outputs"]]
     shown = [output.get("data", {}) for output in outputs]
     assert sum("image/png" in data for data in shown) >= 6
+    assert "checking the space" in str(shown), "and nothing of Ray's has cleared the cell"
     bars = [data["text/html"] for data in shown if "<progress" in data.get("text/html", "")]
     assert len(bars) == 2 and "trials 6/6" in bars[0] and "best dice" in bars[0]
     assert not [output for output in outputs if output.get("name") == "stderr"]

@@ -5,6 +5,8 @@ import time
 from types import TracebackType
 from typing import Any, Self
 
+from ray import tune
+from ray.tune.experiment import Trial
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
@@ -98,6 +100,14 @@ class SearchProgress:
         self._bar.update(self._task, completed=self._ended, description=" · ".join(parts))
         if self._cell is not None:
             self._cell.update(self._ended, self._planned, " · ".join(parts))
+
+
+class NothingOfRays(tune.ProgressReporter):
+    """Ray's own report, left out: in a notebook it would clear the cell and show its own table."""
+
+    def should_report(self, trials: list[Trial], done: bool = False) -> bool:
+        """Never."""
+        return False
 
 
 class _NotebookBar:

@@ -22,7 +22,7 @@ class Command(NamedTuple):
 
 
 COMMANDS = {
-    "run": Command("search.run", "SearchOptions", "Search for the best segmentation of a data set"),
+    "run": Command("search.run", "RunOptions", "Search for the best segmentation of a data set"),
     "predict": Command("search.predict", "PredictOptions", "Predict the classes of photographs"),
     "evaluate": Command("search.evaluate", "EvaluateOptions", "Score an ensemble on labelled data"),
     "report": Command("search.report", "ReportOptions", "Write one HTML page about a search"),

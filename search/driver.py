@@ -50,7 +50,7 @@ def search(options: SearchOptions, *, progress: bool = False) -> SearchResult:
     """Run the trials, make an ensemble of the best ones, and say how good it is.
 
     Nothing is printed unless ``progress``: then each step and each trial that ends get a line, and
-    a bar shows the rest. In a notebook the bar needs the package ipywidgets; the lines don't.
+    a bar shows the rest. In a notebook it stands in the cell's output.
 
     Raises ``UserError`` where something can't work, if it can be known before anything is trained.
     Ctrl-C (in a notebook, its stop button) ends the search gently: all is saved, and the text of
@@ -144,7 +144,7 @@ def _open_run(options: SearchOptions) -> tuple[RunFolder, RunRecord | None]:
     name = options.name or default_name(options.space)
     out = Location.parse(options.out)
     run = RunFolder.at(Path(options.out) / name if out.is_local else (out / name).address)
-    if run.storage.read(run.search_json.name) is not None:
+    if run.storage.read(run.record.name) is not None:
         raise UserError(
             f"{run.address}: a run of this name exists; go on with it by --resume {run.address}, "
             "or give another --name"

@@ -1,9 +1,12 @@
 """What a person sees while trials run: a bar, and a line for each trial that ends."""
 
+import html
 import time
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
+from ray import tune
+from ray.tune.experiment import Trial
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
@@ -32,9 +35,10 @@ class SearchProgress:
             console=console,
             transient=True,
             # In a file, each state of the bar would be a line.
-            disable=console.quiet or not (console.is_terminal or console.is_jupyter),
+            disable=console.quiet or not console.is_terminal or console.is_jupyter,
         )
         self._task = self._bar.add_task("", total=planned_trials, completed=ended_trials)
+        self._cell = _NotebookBar() if console.is_jupyter and not console.quiet else None
 
     def __enter__(self) -> Self:
         self._bar.start()
@@ -94,3 +98,36 @@ class SearchProgress:
             left_s = spent_s / here * (self._planned - self._ended)
             parts.append(f"about {show_duration(left_s)} left")
         self._bar.update(self._task, completed=self._ended, description=" · ".join(parts))
+        if self._cell is not None:
+            self._cell.update(self._ended, self._planned, " · ".join(parts))
+
+
+class NothingOfRays(tune.ProgressReporter):
+    """Ray's own report, left out: in a notebook it would clear the cell and show its own table."""
+
+    def should_report(self, trials: list[Trial], done: bool = False) -> bool:
+        """Never."""
+        return False
+
+
+class _NotebookBar:
+    """A bar in the output of a notebook's cell, which is replaced in place.
+
+    rich has one too, but it needs a widget extension in the notebook's program.
+    """
+
+    def __init__(self) -> None:
+        self._shown: Any = None
+
+    def update(self, done: int, planned: int, text: str) -> None:
+        """Show the bar, or show it anew."""
+        from IPython.display import HTML, display  # there is one wherever there is a notebook
+
+        bar = HTML(
+            f'<progress value="{done}" max="{planned}"></progress> '
+            f"trials {done}/{planned} · {html.escape(text)}"
+        )
+        if self._shown is None:
+            self._shown = display(bar, display_id=True)
+        else:
+            self._shown.update(bar)

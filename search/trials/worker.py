@@ -18,6 +18,7 @@ import torch
 from ray import tune
 from threadpoolctl import threadpool_limits
 
+from search.runs.folder import RECORD
 from search.runs.storage import SHARED, Location, NodeCopy
 from segcore.config import MetricName
 from segcore.data.prepared import open_prepared
@@ -48,7 +49,7 @@ class TrialSetting:
     """What all trials of a search have in common."""
 
     storage: Location
-    """The run's home: its search.json, its trials' checkpoints."""
+    """The run's home: its record, its trials' checkpoints."""
     data: NodeCopy
     weights: NodeCopy
     metric: MetricName
@@ -282,7 +283,7 @@ class _ClusterError(Exception):
 
 
 def _check_storage(storage: Location) -> None:
-    if storage.read("search.json") is None:
+    if storage.read(RECORD) is None:
         raise _ClusterError(f"node {platform.node()} doesn't see {storage}; {SHARED}")
 
 

@@ -93,7 +93,7 @@ class SearchProgress:
         if self._best is not None:
             parts.append(f"best {self._metric} {self._best[0]:.4f} (trial {self._best[1]})")
         here = self._ended - self._ended_before
-        if here:
+        if here and self._ended < self._planned:
             spent_s = time.monotonic() - self._started_at
             left_s = spent_s / here * (self._planned - self._ended)
             parts.append(f"about {show_duration(left_s)} left")

@@ -14,7 +14,7 @@ split than in a large one, whatever was chosen.
 
 "choices" draws small maps of probabilities, of candidates whose errors are partly shared and of two
 that are barely trained and say nearly the same everywhere. It makes all models that a search makes,
-on 20 validation photographs, and takes one by each --prefer. What counts is what they score on 140
+on 20 validation photographs, and takes one by each --prefer. What counts is what they score on 80
 other photographs, in splits of 20.
 
 "run" does the same with a finished search of yours: its candidates predict all photographs that no
@@ -182,11 +182,11 @@ def pool_of(masks_MHW: NDArray[np.uint8], probs: list[NDArray[np.float32]], clas
 
 def try_choices(searches: int) -> None:
     """Print what is made, taken and kept in simulated searches."""
-    val, world, candidates, classes = 20, 140, 14, 6
+    val, world, candidates, classes = 20, 80, 8, 6
     tried = []
     for seed in range(searches):
         rng = np.random.default_rng(seed)
-        masks, probs = draw_maps(rng, val + world, candidates, classes, side_px=32)
+        masks, probs = draw_maps(rng, val + world, candidates, classes, side_px=20)
         probs += [barely_trained(rng, masks[:val], classes, val + world) for _ in range(2)]
         seen = pool_of(masks[:val], [p[:val] for p in probs], classes)
         unseen = pool_of(masks[val:], [p[val:] for p in probs], classes)
@@ -212,6 +212,8 @@ class Made:
     """A model that a search made."""
 
     members: int
+    barely: int
+    """How many of them are among the last two candidates, the barely trained ones."""
     fitted: bool
     """Whether its classes have factors."""
     promised: float
@@ -248,6 +250,7 @@ def try_search(
     made = [
         Made(
             len(proposal.members),
+            sum(c >= len(proposal.weights) - 2 for c in proposal.members),
             proposal.factors is not None,
             proposal.left_out.score(metric),
             score,
@@ -278,6 +281,8 @@ def print_choices(tried: Sequence[Tried]) -> None:
         models = [one.taken[wish] for one in tried]
         fitted = sum(model.fitted for model in models)
         print(f"| **--prefer {wish}** | {len(models)} | {fitted} | {_means(models)} |")
+    with_barely = sum(one.made["greedy"].barely > 0 for one in tried if "greedy" in one.made)
+    print(f"greedy ensembles with one of the last two candidates: {with_barely}")
     for wish in TOLERANCE:
         models = [one.taken[wish] for one in tried]
         off = np.array([m.promised_gain.value - m.kept_gain for m in models])

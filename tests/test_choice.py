@@ -1,15 +1,21 @@
 """Which model is taken: the one that scores best, or a cheaper one that may well be as good."""
 
 import math
+import re
 
 import numpy as np
 import pytest
 
+from search.ensembles.drafts import Draft
+from search.ensembles.models import Model
+from search.ensembles.reasons import reason
+from search.runs.result import Cost
 from segcore.choosing.choice import choose
 from segcore.choosing.factors import Contest, fit_factors
 from segcore.choosing.left_out import Bags, LeftOut, paired_difference
 from segcore.choosing.pool import REACH, WHOLE, Pool, draw_pixels
 from segcore.choosing.selection import propose
+from segcore.config import Prefer
 from segcore.scores.metrics import metric_of_counts
 
 PHOTOS = 30
@@ -65,6 +71,38 @@ def test_where_photographs_are_too_few_the_plainest_is_taken() -> None:
     models = [scoring(0.6, 0.1, units=5), scoring(0.9, 0.1, units=5)]
     assert taken(models, [2.0, 1.0]) == [1, 0, 0]
     assert not choose(models, [2.0, 1.0], "pixel_accuracy", "balance").can_tell
+
+
+def sentence(models: list[LeftOut], costs: list[float], prefer: Prefer) -> str:
+    names = ["trial 7", "mean of the best 2", "ensemble of 5"]
+    drafts = [
+        Draft(Model(name, {7: 1.0}, ()), left_out, Cost(1, cost, 1))
+        for name, left_out, cost in zip(names, models, costs, strict=False)
+    ]
+    choice = choose(models, costs, "pixel_accuracy", prefer)
+    return reason(drafts, choice, "pixel_accuracy", prefer)
+
+
+def test_a_sentence_says_why_a_model_was_taken() -> None:
+    models, costs = [scoring(0.63, 0.1), scoring(0.69, 0.05), scoring(0.70, 0.2)], [1.0, 2.0, 8.0]
+    best = sentence(models, costs, "accuracy")
+    assert best.startswith("Ensemble of 5 was taken because it scores best on validation photogr")
+    assert re.search(
+        r"\(pixel_accuracy 0\.7\d+, the best single trial 0\.0\d+ ± 0\.0\d+ less\)", best
+    )
+    cheap = sentence(models, costs, "balance")
+    assert cheap.startswith(
+        "Mean of the best 2 was taken because it is the cheapest whose score on "
+    )
+    assert "is within the standard error of the best one's: ensemble of 5 is better by 0.0" in cheap
+    assert cheap.endswith("and takes 4.0 times as long.")
+    few = [scoring(0.6, 0.1, units=5), scoring(0.9, 0.1, units=5)]
+    assert sentence(few, costs, "balance") == (
+        "Trial 7 was taken as the plainest model: the validation split has too few independent "
+        "photographs (30 in 5 groups) to tell whether another one is better."
+    )
+    assert "which is a guess" in sentence(few, costs, "accuracy")
+    assert sentence(few[:1], costs, "speed").endswith("there is nothing else to choose from.")
 
 
 def rare(photos: int, rng: np.random.Generator, *, shift: float) -> tuple[np.ndarray, np.ndarray]:

@@ -39,8 +39,9 @@ def _gain(choice: Choice) -> str:
     gain = choice.behind[0]
     if choice.best == 0:
         return ""
-    error = f" ± {gain.error:.4f}" if choice.can_tell else ", which is a guess"
-    return f", the best single trial {gain.value:.4f}{error} less"
+    error = f" ± {gain.error:.4f}" if choice.can_tell else ""
+    guess = "" if choice.can_tell else ", which is a guess: so few photographs are independent"
+    return f", the best single trial {gain.value:.4f}{error} less{guess}"
 
 
 def _units(draft: Draft) -> str:

@@ -53,11 +53,13 @@ def build_ensemble(plan: Plan, families: Sequence[Sequence[Model]], slots: Slots
     result says so.
     """
     metric, prefer, clock = plan.options.metric, plan.options.prefer, _Clock()
-    workers, losses, drafts = Workers(plan, slots), Losses(), list[Draft]()
+    workers, losses = Workers(plan, slots), Losses()
     with clock.timed("make models of the trials"):
-        for trials in families:
-            candidates, of_family = draft_models(plan, trials, workers, losses)
-            drafts += of_family
+        candidates, drafts = draft_models(plan, families[0], workers, losses)
+        for trials in families[1:]:
+            with losses.noted("the trials on folds could not compete"):
+                candidates, of_family = draft_models(plan, trials, workers, losses)
+                drafts += of_family
     with clock.timed("score the models"):
         drafts, scored = _score(drafts, workers, losses)
     choice = choose(

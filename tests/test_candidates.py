@@ -262,20 +262,20 @@ def test_a_result_is_read_as_it_was_written(tmp_path: Path) -> None:
     assert SearchResult.read(tmp_path) == written == result
     assert written.bundle == tmp_path / "ensemble"
     values = json.loads((tmp_path / "result.json").read_text())
-    assert values["format"] == 3 and "folder" not in values
+    assert values["format"] == 4 and "folder" not in values
     (tmp_path / "result.json").write_text(json.dumps({**values, "metric": "beauty"}))
     with pytest.raises(UserError, match=r"result\.json: damaged \(metric"):
         SearchResult.read(tmp_path)
 
 
-@pytest.mark.parametrize("content", ["", "[]", "\x00", '{"format": 3}', '{"format"'])
+@pytest.mark.parametrize("content", ["", "[]", "\x00", '{"format": 4}', '{"format"'])
 def test_a_damaged_result_is_refused(content: str, tmp_path: Path) -> None:
     (tmp_path / "result.json").write_text(content)
     with pytest.raises(UserError, match=r"result\.json: damaged .*; resume the search"):
         SearchResult.read(tmp_path)
 
 
-@pytest.mark.parametrize("content", ['{"metric": "dice"}', '{"format": 2}', '{"format": 4}'])
+@pytest.mark.parametrize("content", ['{"metric": "dice"}', '{"format": 3}', '{"format": 5}'])
 def test_a_result_of_another_version_is_refused(content: str, tmp_path: Path) -> None:
     (tmp_path / "result.json").write_text(content)
     again = "of another version; resume the search to write it again"

@@ -15,11 +15,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segcore.config import MetricName
+from segcore.scores.intervals import FEWEST_UNITS, Jackknife, standard_error
 from segcore.scores.metrics import metric_of_counts
 
 BAGS = 20
-LEAST_UNITS = 6
-"""With fewer independent units, nobody can say how large the error of a difference is."""
 
 
 @dataclass(frozen=True)
@@ -97,20 +96,8 @@ def paired_difference(
     metric: MetricName,
     unit_P: Sequence[str],
 ) -> Difference:
-    """The difference of two models' scores, with the delete-one-unit jackknife's standard error
-    (Efron and Stein 1981).
-    """
-    value = metric_of_counts(metric, ours_P3K) - metric_of_counts(metric, theirs_P3K)
-    names, number_P = np.unique(np.array(unit_P), return_inverse=True)
-    units = len(names)
-    if units < LEAST_UNITS:
-        return Difference(value, math.inf)
-    without_U = np.array(
-        [
-            metric_of_counts(metric, ours_P3K[number_P != unit])
-            - metric_of_counts(metric, theirs_P3K[number_P != unit])
-            for unit in range(units)
-        ]
-    )
-    error = math.sqrt((units - 1) * float(np.nanvar(without_U)))
-    return Difference(value, error)
+    """The difference of two models' scores of the same photographs, with its standard error."""
+    ours, theirs = (Jackknife.of(counts, metric, unit_P) for counts in (ours_P3K, theirs_P3K))
+    without_U = ours.score_U - theirs.score_U
+    known = len(without_U) >= FEWEST_UNITS
+    return Difference(ours.value - theirs.value, standard_error(without_U) if known else math.inf)

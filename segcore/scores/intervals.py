@@ -129,7 +129,10 @@ class Jackknife:
 
     @classmethod
     def of(
-        cls, counts_P3K: Counts, metric: MetricName, groups: Sequence[str] | None = None
+        cls,
+        counts_P3K: Counts | NDArray[np.float64],
+        metric: MetricName,
+        groups: Sequence[str] | None = None,
     ) -> "Jackknife":
         """Score photographs, and all of them but each group; without groups, but each alone."""
         score_U = scores_without_each(counts_P3K, metric, groups, keep_classes=True)
@@ -173,7 +176,11 @@ def score_interval(
 
 
 def scores_without_each(
-    counts_P3K: Counts, metric: MetricName, groups: Sequence[str] | None, *, keep_classes: bool
+    counts_P3K: Counts | NDArray[np.float64],
+    metric: MetricName,
+    groups: Sequence[str] | None,
+    *,
+    keep_classes: bool,
 ) -> NDArray[np.float64]:
     """The score of all photographs but those of one unit, for each unit (U) that counts.
 

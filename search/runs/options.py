@@ -3,7 +3,7 @@
 import math
 import re
 from dataclasses import asdict, dataclass, fields, replace
-from typing import Any
+from typing import Any, Literal
 
 from search.runs.credentials import is_masked, without_credentials
 from search.runs.storage import Location
@@ -13,6 +13,9 @@ from segcore.errors import UserError
 SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 ADDRESSES = ("data", "out", "tracking_uri")
 """Options whose value may hold a password."""
+
+
+StrategyName = Literal["halving", "freeze-thaw"]
 
 
 @dataclass(frozen=True)
@@ -25,12 +28,16 @@ class SearchOptions:
     """Search space, as module:function. Shipped: spaces.quick, .competition and .aerial."""
     trials: int = 10
     """Number of configurations to try; the space's known-good ones come first and count."""
+    strategy: StrategyName = "halving"
+    """halving: successive halving stops weak trials for good. freeze-thaw: trials are paused after
+    1, 2, 4, 7 … epochs, and those go on that promise most per second. It ends with --time-budget,
+    or else after as many epochs, all trials together, as halving would take."""
     max_epochs: int = 18
     """Epochs of the longest trainings; weak trials are stopped sooner."""
     grace_epochs: int = 2
-    """Epochs that every trial gets before it may be stopped."""
+    """Epochs that every trial gets before halving may stop it."""
     reduction_factor: int = 3
-    """Of this many trials one goes on at 1, 3, 9 … times the grace epochs (successive halving)."""
+    """Of this many trials halving lets one go on at 1, 3, 9 … times the grace epochs."""
     epoch_megapixels: float | None = None
     """Megapixels that go through the network in an epoch, in every trial alike, whatever its scale
     and window. Default: as many as the training photographs have in the space's finest view, and at

@@ -1,0 +1,61 @@
+"""What ``--strategy`` names: the strategies, when they decide, and what they may spend."""
+
+import math
+from collections.abc import Sequence
+
+from search.planning.halving import Halving, rungs, simulated_epochs
+from search.planning.space import Space
+from search.planning.strategy import Strategy
+from search.runs.options import SearchOptions
+from search.runs.study import SearchStudy
+from segcore.errors import UserError
+
+
+def make_strategy(options: SearchOptions, study: SearchStudy, space: Space) -> Strategy:
+    """The strategy of a search."""
+    if pauses(options):
+        raise UserError("--strategy freeze-thaw: not there yet; use --strategy halving")
+    return Halving(
+        study,
+        grace_epochs=options.grace_epochs,
+        max_epochs=options.max_epochs,
+        reduction_factor=options.reduction_factor,
+    )
+
+
+def pauses(options: SearchOptions) -> bool:
+    """Whether a trial that doesn't go on is paused instead of stopped for good."""
+    return options.strategy == "freeze-thaw"
+
+
+def decision_epochs(options: SearchOptions) -> Sequence[int]:
+    """Epochs at which it is decided whether a trial goes on, and the last epoch."""
+    return rungs(options.grace_epochs, options.max_epochs, options.reduction_factor)
+
+
+def epoch_budget(options: SearchOptions) -> int | None:
+    """Epochs of all trials together after which the search ends; None where no number ends it.
+
+    Halving ends when no trial is left. Freeze-thaw could go on until every trial was trained to its
+    last epoch, so without a time budget it gets as many epochs as halving would take.
+    """
+    if not pauses(options) or options.time_budget is not None:
+        return None
+    return math.ceil(halving_epochs(options))
+
+
+def halving_epochs(options: SearchOptions) -> float:
+    """Epochs of all trials together that successive halving is expected to take."""
+    return simulated_epochs(
+        options.trials,
+        grace_epochs=options.grace_epochs,
+        max_epochs=options.max_epochs,
+        reduction_factor=options.reduction_factor,
+    )
+
+
+def most_epochs(options: SearchOptions) -> float:
+    """Epochs of all trials together that the search is expected to take where time allows them."""
+    if pauses(options) and options.time_budget is not None:
+        return options.trials * options.max_epochs
+    return halving_epochs(options)

@@ -21,9 +21,8 @@ from search.forecasting.forecast import Forecast
 from search.forecasting.kernel import Array
 from search.forecasting.proposals import Proposal, SpaceFunction, draw, mutate
 from search.planning.strategy import Resume, Start
+from search.runs.study import is_paused
 
-PAUSED = "paused"
-"""User attribute of a paused trial, which is RUNNING to Optuna: its epoch. None once it runs."""
 REMEMBERED = "forecast"
 """User attribute of the study: hyperparameters, and the number of trials they were fitted to."""
 
@@ -54,7 +53,8 @@ class FreezeThaw:
     """Decides from a study what its workers do; it keeps no state of its own.
 
     ``space`` makes a configuration by asking a trial. ``first_trials`` are begun before anything
-    is forecast: the baselines, and ``RANDOM_STARTS``.
+    is forecast: the baselines, and ``RANDOM_STARTS``. Once ``most_trials`` are begun, only they
+    are chosen from.
     """
 
     def __init__(
@@ -64,9 +64,10 @@ class FreezeThaw:
         *,
         max_epochs: int,
         first_trials: int = RANDOM_STARTS,
+        most_trials: int | None = None,
         seed: int = 0,
     ) -> None:
-        self._study, self._space = study, space
+        self._study, self._space, self._most_trials = study, space, most_trials
         self._max_epochs, self._first_trials, self._seed = max_epochs, first_trials, seed
         self._milestones = frozenset(milestones(max_epochs))
 
@@ -100,14 +101,15 @@ class FreezeThaw:
         rng = self._rng(trials)
         forecast = self._forecast(trials, rng)
         aim = self._aim(forecast, rng)
-        paused = {t.number for t in trials
-                  if t.state == TrialState.RUNNING and t.user_attrs.get(PAUSED) is not None}
+        paused = {t.number for t in trials if is_paused(t)}
         going = [n for n in forecast.seen if (n in paused or n == current)
                  and forecast.last_epoch[n] < self._max_epochs]  # fmt: skip
         running = [t.number for t in trials if t.state == TrialState.RUNNING
                    and t.number not in paused and t.number in forecast.last_epoch
                    and t.number != current]  # fmt: skip
         rates = self._rates_of_going_on(forecast, aim, going, current)
+        if self._most_trials is not None and len(trials) >= self._most_trials:
+            return Resume(going[int(rates.argmax())]) if going else Start(None)
         proposals, new_rates = self._rates_of_new(forecast, aim, running, rng)
         if len(rates) and rates.max() >= new_rates.max(initial=-np.inf):
             return Resume(going[int(rates.argmax())])

@@ -3,18 +3,26 @@
 import math
 from collections.abc import Sequence
 
+from search.forecasting.curves import milestones
+from search.planning.freeze_thaw import RANDOM_STARTS, FreezeThaw
 from search.planning.halving import Halving, rungs, simulated_epochs
 from search.planning.space import Space
 from search.planning.strategy import Strategy
 from search.runs.options import SearchOptions
 from search.runs.study import SearchStudy
-from segcore.errors import UserError
 
 
 def make_strategy(options: SearchOptions, study: SearchStudy, space: Space) -> Strategy:
     """The strategy of a search."""
     if pauses(options):
-        raise UserError("--strategy freeze-thaw: not there yet; use --strategy halving")
+        return FreezeThaw(
+            study,
+            space.sample,
+            max_epochs=options.max_epochs,
+            first_trials=min(len(space.baselines) + RANDOM_STARTS, options.trials),
+            most_trials=options.trials,
+            seed=options.seed,
+        )
     return Halving(
         study,
         grace_epochs=options.grace_epochs,
@@ -30,6 +38,8 @@ def pauses(options: SearchOptions) -> bool:
 
 def decision_epochs(options: SearchOptions) -> Sequence[int]:
     """Epochs at which it is decided whether a trial goes on, and the last epoch."""
+    if pauses(options):
+        return sorted({*milestones(options.max_epochs), options.max_epochs})
     return rungs(options.grace_epochs, options.max_epochs, options.reduction_factor)
 
 

@@ -198,7 +198,9 @@ class TaskSet:
         losses_NT = np.array([row["valid"]["loss"] for row in rows], dtype=float)
         # The loss of guessing is 0, no loss is 1.
         guessing = float(np.nanmedian(losses_NT[:, 0]))
-        self._scores_NT = 1 - np.clip(np.nan_to_num(losses_NT, nan=guessing), 0, guessing) / guessing
+        self._scores_NT = (
+            1 - np.clip(np.nan_to_num(losses_NT, nan=guessing), 0, guessing) / guessing
+        )
         self._low_D, self._high_D = self._x_ND.min(axis=0), self._x_ND.max(axis=0)
 
     def _distances(self, settings: Params) -> list[float]:

@@ -35,7 +35,12 @@ def tables_of_figures(
         for method in methods:
             if method != reference:
                 cells = [
-                    _cell(curves, samples, lambda c, f, m=method, r=reference: _ratio(c, m, r, f), group)
+                    _cell(
+                        curves,
+                        samples,
+                        lambda c, f, m=method, r=reference: _ratio(c, m, r, f),
+                        group,
+                    )
                     for group in _groups(family_of, families)
                 ]
                 yield f"| {method} | {' | '.join(cells)} |"
@@ -129,8 +134,6 @@ def _regret(curves: Curves, method: str, share: float, families: list[list[str]]
     return float(np.exp(np.mean(np.log(means))))
 
 
-def _cell(
-    curves: Curves, samples: Sequence[Curves], figure: Any, families: list[list[str]]
-) -> str:
+def _cell(curves: Curves, samples: Sequence[Curves], figure: Any, families: list[list[str]]) -> str:
     low, high = np.quantile([figure(sample, families) for sample in samples], [0.025, 0.975])
     return f"{figure(curves, families):.2f} ({low:.2f}–{high:.2f})"

@@ -95,6 +95,7 @@ def test_a_trial_whose_worker_dies_as_it_takes_it_up_is_trained_all_the_same(
     done = search(
         tmp_path, "--data", str(blocks), "--space", "tests.reusing_space",
         "--trials", "4", "--max-epochs", "2", "--grace-epochs", "2", "--name", "reused",
+        "--strategy", "freeze-thaw",
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
     assert "its worker died; it goes on from its last checkpoint" in done.stdout
@@ -108,9 +109,15 @@ def test_mlflow_gets_what_a_killed_driver_had_told_the_study_alone(
     done = search(
         tmp_path, "--data", str(blocks), "--space", "tests.tiny_space",
         "--trials", "2", "--max-epochs", "3", "--grace-epochs", "3", "--name", "killed",
+        "--strategy", "freeze-thaw",
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
+    assert "At most 2 trials of up to 3 epochs, 6 epochs together" in done.stdout
+    assert "trial   0  paused      1 epochs" in done.stdout
     run = tmp_path / "runs/killed"
+    for number in range(2):  # which both had several turns, each with a folder of its own
+        kept = list(run.glob(f"trials/*/trial_{number:04d}*/checkpoint_*/model.safetensors"))
+        assert 1 <= len(kept) <= 2, "the best and the newest"
     outbox = RunFolder(run).outbox
     # Nothing of trial 1 was told, and not the last epoch of trial 0, nor its end.
     told = [

@@ -12,7 +12,12 @@ from search.runs.storage import Location
 from search.trials import estimate
 from search.trials.cluster import Slots
 from search.trials.estimate import estimate_s
-from search.trials.keeping import KEPT_PER_CANDIDATE, drop_checkpoints, kept_trials
+from search.trials.keeping import (
+    KEPT_PER_CANDIDATE,
+    drop_checkpoints,
+    kept_trials,
+    most_promising,
+)
 from segcore.config import TrialConfig
 from tests.conftest import make_data
 
@@ -57,6 +62,29 @@ def test_only_trials_that_can_not_become_candidates_lose_their_checkpoints(tmp_p
     ]  # fmt: skip
     assert (tmp_path / "session_1" / "tuner.pkl").is_file()
     assert drop_checkpoints(Location.parse(tmp_path), others) == []
+
+
+def paused(number: int, *values: float) -> TrialRow:
+    return TrialRow(
+        number, "paused", max(values), None, None, len(values), None, CONFIG, None,
+        dict(enumerate(values, 1)),
+    )  # fmt: skip
+
+
+def test_half_of_the_checkpoints_are_those_of_the_most_promising_paused_trials() -> None:
+    """A long training has a higher score than what is young, and may be worse all the same."""
+    old = [
+        TrialRow(number, "stopped", score, None, None, 3, None, CONFIG, None,
+                 {1: score / 2, 2: score / 1.5, 3: score})
+        for number, score in enumerate((0.9, 0.8, 0.7, 0.6))
+    ]  # fmt: skip
+    young = [paused(4, 0.3), paused(5, 0.5), paused(6, 0.39, 0.41), paused(7, 0.2, 0.62)]
+    rows = sorted([*old, *young], key=lambda row: -(row.score or 0))
+    # Better than them at the last common epoch: 5 none; 7 (0 and 2 later); 6 three; 4 all.
+    assert most_promising(rows) == [5, 7, 6, 4]
+    assert kept_trials(rows, candidates=2) == {0, 1, 5, 7}
+    assert kept_trials(rows, candidates=4) == {0, 1, 2, 7, 4, 5, 6, 3}
+    assert kept_trials(rows[:3], candidates=1) == {0, 1}, "none is paused"
 
 
 def plan_of(*networks: TrialConfig, photos: int = 8, **options: Any) -> Any:

@@ -276,10 +276,10 @@ def searcher_of(study: SearchStudy, planned: int) -> StudySearcher:
     )  # fmt: skip
 
 
-def pausing_searcher_of(study: SearchStudy) -> StudySearcher:
+def pausing_searcher_of(study: SearchStudy, epoch_budget: int = EPOCH_BUDGET) -> StudySearcher:
     return StudySearcher(
         study, space, BestFirst(study), metric=METRIC, planned_trials=PAUSED_PLANNED,
-        finish=finish, capacity=lambda: 2, pauses=True, epoch_budget=EPOCH_BUDGET,
+        finish=finish, capacity=lambda: 2, pauses=True, epoch_budget=epoch_budget,
     )  # fmt: skip
 
 
@@ -292,6 +292,73 @@ def end(searcher: StudySearcher, trial_id: str, result: dict[str, Any]) -> None:
     """Report a last epoch."""
     searcher.on_trial_result(trial_id, result)
     searcher.on_trial_complete(trial_id, result)
+
+
+def turn(searcher: StudySearcher, trial_id: str, *epochs: int, value: float) -> dict[str, Any]:
+    """Hand out a trial, and report epochs until its turn ends as Ray's controller does it."""
+    assignment = searcher.suggest(trial_id)
+    assert isinstance(assignment, dict)
+    scheduler = StudyScheduler(searcher, why=last_chance)
+    trial = SimpleNamespace(trial_id=trial_id, config=assignment)
+    for epoch in epochs:
+        result = {"epoch": epoch, METRIC: value, "finished": epoch == MAX_EPOCHS, EPOCH_S: 2.0}
+        decision = scheduler.on_trial_result(None, trial, result)
+        assert (decision == StudyScheduler.STOP) == (epoch == epochs[-1])
+    searcher.on_trial_complete(trial_id, result)
+    return assignment
+
+
+def test_a_paused_trial_goes_on_when_the_strategy_says_so_in_this_session_or_the_next(
+    tmp_path: Path,
+) -> None:
+    study = study_in(tmp_path)
+    searcher = pausing_searcher_of(study)
+    first = turn(searcher, "a", 1, value=0.3)
+    turn(searcher, "b", 1, value=0.5)
+    turn(searcher, "c", 1, value=0.4)
+    assert [row.status for row in read_rows(study)] == ["paused"] * 3
+    assert [trial.params["lr"] for trial in study.trials] == pytest.approx(
+        [0.1, 10**-1.1, 10**-1.2]
+    )
+    attributes = study.trials[0].user_attrs
+    assert (attributes["paused"], attributes["epoch_seconds"]) == (1, 2.0)
+    assert attributes["started_seconds"] == 0, "it was there before its epoch could have passed"
+
+    again = turn(searcher, "d", 2, value=0.2)
+    assert (again["trial_number"], again["attempt"], again["known_epochs"]) == (1, 2, 1)
+    study.stop_paused(2)  # its checkpoint had to go
+    assert study.trials[2].state == TrialState.PRUNED
+    study.stop_paused(1)
+    searcher = pausing_searcher_of(study)
+    assert searcher.suggest("e")["trial_number"] == 3  # type: ignore[index,call-overload]
+    searcher = pausing_searcher_of(study)
+    interrupted = searcher.suggest("f")
+    assert interrupted["trial_number"] == 3  # type: ignore[index,call-overload]
+    assert study.trials[0].user_attrs["paused"] == 1, "it waits for the strategy"
+    for trial_id in "gh":
+        turn(searcher, trial_id, 1, value=0.1)
+    assert turn(searcher, "i", 2, value=0.9) == first | {"known_epochs": 1}
+    assert study.trials[0].user_attrs["paused"] == 2
+
+
+def test_once_the_epochs_are_used_up_all_trials_are_paused_and_the_search_is_over(
+    tmp_path: Path,
+) -> None:
+    study = study_in(tmp_path)
+    searcher = pausing_searcher_of(study, epoch_budget=4)
+    turn(searcher, "a", 1, value=0.3)
+    turn(searcher, "b", 1, value=0.3)
+    turn(searcher, "c", 1, value=0.3)
+    assert not searcher.is_done
+    turn(searcher, "d", 2, value=0.3)
+    assert searcher.suggest("e") == StudySearcher.FINISHED
+    assert searcher.is_done
+    assert all(is_paused(trial) for trial in study.trials)
+    # A driver that dies may leave a trial running. It ends its epoch before the search does.
+    study.begun_trial(0).set_user_attr("paused", None)
+    searcher = pausing_searcher_of(study, epoch_budget=4)
+    turn(searcher, "f", 3, value=0.4)
+    assert searcher.suggest("g") == StudySearcher.FINISHED
 
 
 def test_a_finished_trial_is_worth_its_best_epoch(tmp_path: Path) -> None:

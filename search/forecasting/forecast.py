@@ -42,9 +42,7 @@ class Forecast:
     ) -> None:
         self.max_epochs = max_epochs
         curves = {t.number: thin(t.intermediate_values) for t in trials}
-        self._trials = [
-            t for t in trials if curves[t.number] or t.state == TrialState.FAIL
-        ]
+        self._trials = [t for t in trials if curves[t.number] or t.state == TrialState.FAIL]
         self.last_epoch = {number: points[-1][0] for number, points in curves.items() if points}
         self.scale = Scale.of([points[-1][1] for points in curves.values() if points])
         self._z = {

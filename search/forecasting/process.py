@@ -45,9 +45,7 @@ class LogPosterior:
         inverse_NN = cho_solve((lower_NN, True), np.eye(len(k_NN)), check_finite=False)
         alpha_N = inverse_NN @ self._z_N
         misfit_H = (logs_H - self._mean_H) / self._sd_H
-        value = (
-            self._z_N @ alpha_N / 2 + np.log(np.diag(lower_NN)).sum() + misfit_H @ misfit_H / 2
-        )
+        value = self._z_N @ alpha_N / 2 + np.log(np.diag(lower_NN)).sum() + misfit_H @ misfit_H / 2
         slope_NN = (inverse_NN - np.outer(alpha_N, alpha_N)) / 2
         slope_H = self._gradient.pull_back(h, slope_NN) + misfit_H / self._sd_H
         return float(value), slope_H

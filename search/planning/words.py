@@ -16,7 +16,7 @@ def show_amount(options: SearchOptions, slots: int) -> str:
         return f"{trials}, {slots} at a time"
     time_s, budget = options.time_budget_s, epoch_budget(options)
     ends = f"{budget} epochs together" if time_s is None else f"for {show_duration(time_s)}"
-    return f"Up to {trials}, {ends}, {slots} at a time"
+    return f"At most {trials}, {ends}, {slots} at a time"
 
 
 FREEZE_THAW = (

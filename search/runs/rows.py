@@ -11,7 +11,7 @@ import optuna
 from optuna.trial import FrozenTrial, TrialState
 
 from search.runs.options import SearchOptions
-from search.runs.study import is_paused
+from search.runs.study import PAUSED, is_paused
 from segcore.config import TrialConfig
 from segcore.scores.intervals import Resampled
 
@@ -101,11 +101,19 @@ def _row(trial: FrozenTrial) -> TrialRow:
         interval=tuple(trial.user_attrs["interval"]) if "interval" in trial.user_attrs else None,
         plain_resampled=trial.user_attrs.get("resampled"),
         epochs=max(values, default=0),
-        duration=trial.duration,
+        duration=_duration(trial),
         plain_config=trial.user_attrs.get("config"),
         failure=trial.user_attrs.get("failure"),
         values=values,
     )
+
+
+def _duration(trial: FrozenTrial) -> timedelta | None:
+    """From a trial's begin to its end; of one that was ever paused, what its epochs took."""
+    if PAUSED not in trial.user_attrs:
+        return trial.duration
+    epoch_seconds = trial.user_attrs.get("epoch_seconds", 0.0)
+    return timedelta(seconds=epoch_seconds * len(trial.intermediate_values))
 
 
 def status_of(trial: FrozenTrial) -> Status:

@@ -56,8 +56,11 @@ def kept_trials(rows: Sequence[TrialRow], candidates: int) -> set[int]:
     places = candidates * KEPT_PER_CANDIDATE
     promising = most_promising(rows)
     for_paused = min(len(promising), places - candidates)
-    kept = {row.number for row in choose_candidates(rows, places - for_paused)}
-    kept.update([number for number in promising if number not in kept][:for_paused])
+    likely = [row.number for row in choose_candidates(rows, places - for_paused)]
+    others = [number for number in promising if number not in likely]
+    rest = [row.number for row in choose_candidates(rows, places)]
+    in_order = dict.fromkeys([*likely, *others[:for_paused], *rest])
+    kept = set(itertools.islice(in_order, places))
     return kept | {row.number for row in rows if row.status == "running"}
 
 

@@ -73,7 +73,8 @@ class Soak:
         self.hits: Counter[str] = Counter()
         self._first = ["--space", "benchmarks.soak:tiny_space", "--trials", str(trials),
                        "--strategy", strategy, "--max-epochs", "4", "--grace-epochs", "1",
-                       "--name", NAME, "--out", str(folder), "--tracking-uri", self.uri]  # fmt: skip
+                       "--name", NAME, "--out", str(folder),
+                       "--tracking-uri", self.uri]  # fmt: skip
 
     def run(self) -> None:
         """Search until it is done, shooting; then count."""

@@ -129,7 +129,11 @@ METHODS = {
     "BOHB's rule": Method(lambda search, seed: Halved(search), _bohb, "stopped"),
     "freeze-thaw": Method(
         lambda search, seed: FreezeThaw(
-            search.study, search.table.space, max_epochs=search.table.max_epochs, seed=seed
+            search.study,
+            search.table.space,
+            max_epochs=search.table.max_epochs,
+            seconds_left=lambda: (1 - search.spent) * search.facts.budget_s,
+            seed=seed,
         ),
         _random,
     ),
@@ -283,6 +287,9 @@ def _run(job: Job) -> dict[str, Any]:
     }  # fmt: skip
 
 
+RUN = _run
+
+
 def simulate(arguments: argparse.Namespace) -> Iterator[dict[str, Any]]:
     """Every method on every table with every seed, until the time is up; seed after seed."""
     deadline = time.monotonic() + 60 * arguments.minutes
@@ -296,7 +303,7 @@ def simulate(arguments: argparse.Namespace) -> Iterator[dict[str, Any]]:
             for method in arguments.methods
             for name in names
         ]
-        results = pool.imap_unordered(_run, jobs)
+        results = pool.imap_unordered(RUN, jobs)
         for _ in jobs:
             try:
                 yield results.next(timeout=max(deadline - time.monotonic(), 0))

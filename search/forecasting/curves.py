@@ -35,9 +35,9 @@ def thin(values: Mapping[int, float]) -> list[tuple[int, float]]:
     return found
 
 
-def relative_epoch(epoch: int | Array, max_epochs: int) -> Array:
+def relative_epoch(epochs: Array, max_epochs: int) -> Array:
     """τ = ln t / ln E."""
-    return np.log(epoch) / math.log(max(max_epochs, 2))
+    return np.log(epochs) / math.log(max(max_epochs, 2))
 
 
 def milestones(max_epochs: int) -> tuple[int, ...]:

@@ -63,21 +63,21 @@ class Encoder:
             columns += [index] * len(choices)
         self.column_D: NDArray[np.int64] = np.array(columns, dtype=np.int64)
         """Index in ``names`` of the parameter that each column belongs to."""
-        self._inactive_D = np.array(
-            [
-                0.0 if isinstance(self._distributions[self.names[i]], CategoricalDistribution)
-                else 0.5 for i in columns
-            ]
-        )  # fmt: skip
+        self._inactive = [
+            0.0 if isinstance(self._distributions[self.names[i]], CategoricalDistribution) else 0.5
+            for i in columns
+        ]
 
     def encode(self, configurations: Sequence[Mapping[str, Any]]) -> Array:
         """One row per configuration. Parameters that the encoder doesn't know are left out."""
-        x_ND = np.tile(self._inactive_D, (len(configurations), 1))
-        for x_D, params in zip(x_ND, configurations, strict=True):
+        rows = []
+        for params in configurations:
+            row = self._inactive.copy()
             for name, value in params.items():
                 match self._distributions.get(name):
                     case CategoricalDistribution(choices=choices):
-                        x_D[self._first[name] + choices.index(value)] = math.sqrt(0.5)
+                        row[self._first[name] + choices.index(value)] = math.sqrt(0.5)
                     case FloatDistribution() | IntDistribution() as number:
-                        x_D[self._first[name]] = to_unit(number, value)
-        return x_ND
+                        row[self._first[name]] = to_unit(number, value)
+            rows.append(row)
+        return np.array(rows).reshape(len(rows), len(self._inactive))

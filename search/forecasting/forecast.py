@@ -79,17 +79,16 @@ class Forecast:
         weights = [known["weights"].get(name, WEIGHT[0]) for name in self.encoder.names]
         return Hyperparameters({k: known["amplitudes"][k] for k in SCALARS}, np.array(weights))
 
-    def at(self, numbers: Sequence[int], epochs: Sequence[int]) -> Points:
+    def at(self, numbers: Sequence[int], epochs: Sequence[int] | Array) -> Points:
         """Points on the curves of trials."""
         rows = [self._row[number] for number in numbers]
-        tau_N = relative_epoch(np.array(epochs, dtype=float), self.max_epochs)
+        tau_N = relative_epoch(np.asarray(epochs, dtype=float), self.max_epochs)
         return Points(self._x_ND[rows], tau_N, np.array(numbers, dtype=np.int64))
 
-    def untried(self, x_ND: Array, epoch: int) -> Points:
-        """Points of configurations that were never tried, all at one epoch."""
-        n = len(x_ND)
-        tau = float(relative_epoch(epoch, self.max_epochs))
-        return Points(x_ND, np.full(n, tau), np.full(n, -1, dtype=np.int64))
+    def untried(self, x_ND: Array, epochs_N: Array) -> Points:
+        """Points of configurations that were never tried."""
+        tau_N = relative_epoch(epochs_N, self.max_epochs)
+        return Points(x_ND, tau_N, np.full(len(x_ND), -1, dtype=np.int64))
 
     def epoch_seconds(self, x_MD: Array) -> Array:
         """Predicted seconds per epoch of encoded configurations."""

@@ -3,10 +3,12 @@
 A point is an epoch of a trial. Its standardised score is the sum of a level, a curve that all
 trials share, one that depends on the configuration, one of the trial alone (its seed), and noise:
 
-    4 + a² M(Δτ; 0.4) + K_x (c₁² + c₂² M(Δτ; 0.6)) + [same trial] (t₁² + t₂² M(Δτ; 0.6)) + σ²
+    4 + a² M(Δτ; 0.4) + g(τ) g(τ') (K_x (c₁² + c₂² M(Δτ; 0.6))
+                                  + [same trial] (t₁² + t₂² M(Δτ; 0.6))) + σ²
 
 where M is the Matérn function with ν = 5/2, τ the logarithm of the epoch, and K_x = M over the
-distance of the configurations, with a weight for each parameter.
+distance of the configurations, with a weight for each parameter. Curves may fan out: what tells
+them apart is g(τ) = growth^(τ − 1) times as large as at the last epoch.
 """
 
 from collections.abc import Mapping
@@ -25,10 +27,10 @@ SHARED_LENGTH, OWN_LENGTH = 0.4, 0.6
 
 SCALARS = {
     "shared": (1.5, 0.7), "level": (1.0, 0.7), "shape": (0.5, 0.8), "trial_level": (0.25, 0.6),
-    "trial_shape": (0.25, 0.6), "noise": (0.15, 0.6),
+    "trial_shape": (0.25, 0.6), "noise": (0.15, 0.6), "growth": (1.3, 0.7),
 }  # fmt: skip
-"""Median and standard deviation of the logarithm of each amplitude, a priori: a, c₁, c₂, t₁, t₂
-and σ, in the units of standardised scores."""
+"""Median and standard deviation of the logarithm, a priori, of each amplitude (a, c₁, c₂, t₁, t₂
+and σ, in the units of standardised scores) and of the growth."""
 WEIGHT = (0.35, 1.3)
 """The same for the weight of each parameter: most are expected to matter little."""
 
@@ -64,6 +66,7 @@ class Hyperparameters:
 
     scalars: Mapping[str, float]
     weights_P: Array
+    """In the order of ``Encoder.names``."""
 
     @classmethod
     def from_logs(cls, logs_H: Array) -> "Hyperparameters":
@@ -79,6 +82,10 @@ class Hyperparameters:
     def variances(self) -> dict[str, float]:
         """The amplitudes squared."""
         return {name: value**2 for name, value in self.scalars.items()}
+
+    def growth(self, tau_N: Array) -> Array:
+        """g(τ)."""
+        return self.scalars["growth"] ** (tau_N - 1)
 
 
 def matern(r2: Array) -> Array:
@@ -103,17 +110,17 @@ def covariance(a: Points, b: Points, column_D: NDArray[np.int64], h: Hyperparame
     shared_AB, own_AB = _in_time(a.tau_N, b.tau_N)
     v = h.variances
     same_AB = (a.trial_N[:, None] == b.trial_N) & (a.trial_N[:, None] >= 0)
-    return (
-        LEVEL_VARIANCE
-        + v["shared"] * shared_AB
-        + alike_AB * (v["level"] + v["shape"] * own_AB)
-        + same_AB * (v["trial_level"] + v["trial_shape"] * own_AB)
-    )
+    differing_AB = alike_AB * (v["level"] + v["shape"] * own_AB)
+    differing_AB += same_AB * (v["trial_level"] + v["trial_shape"] * own_AB)
+    growth_AB = np.outer(h.growth(a.tau_N), h.growth(b.tau_N))
+    return LEVEL_VARIANCE + v["shared"] * shared_AB + growth_AB * differing_AB
 
 
-def variance(h: Hyperparameters, n: int) -> Array:
-    """Prior variance of each of n points, without noise: the same at all of them."""
-    return np.full(n, LEVEL_VARIANCE + sum(h.variances.values()) - h.variances["noise"])
+def variance(points: Points, h: Hyperparameters) -> Array:
+    """Prior variance at each point, without noise."""
+    v = h.variances
+    differing = v["level"] + v["shape"] + v["trial_level"] + v["trial_shape"]
+    return LEVEL_VARIANCE + v["shared"] + differing * h.growth(points.tau_N) ** 2
 
 
 def _in_time(a_A: Array, b_B: Array) -> tuple[Array, Array]:
@@ -140,20 +147,21 @@ class Gradient:
             self._d2_PNN[parameter] = cdist(x, x, "sqeuclidean").ravel()
         self._shared_NN, self._own_NN = _in_time(points.tau_N, points.tau_N)
         self._same_NN = (points.trial_N[:, None] == points.trial_N).astype(float)
-        self._n = n
+        self._tau_N, self._n = points.tau_N, n
 
     def covariance(self, h: Hyperparameters) -> Array:
         """The covariance of the points with each other, with noise on the diagonal."""
         v = h.variances
         self._r2_NN = (h.weights_P @ self._d2_PNN).reshape(self._n, self._n)
         self._alike_NN = matern(self._r2_NN)
-        return (
-            LEVEL_VARIANCE
-            + v["shared"] * self._shared_NN
-            + self._alike_NN * (v["level"] + v["shape"] * self._own_NN)
+        growth_N = h.growth(self._tau_N)
+        self._growth_NN = np.outer(growth_N, growth_N)
+        self._differing_NN = self._growth_NN * (
+            self._alike_NN * (v["level"] + v["shape"] * self._own_NN)
             + self._same_NN * (v["trial_level"] + v["trial_shape"] * self._own_NN)
-            + v["noise"] * np.eye(self._n)
         )
+        shared_NN = LEVEL_VARIANCE + v["shared"] * self._shared_NN
+        return shared_NN + self._differing_NN + v["noise"] * np.eye(self._n)
 
     def pull_back(self, h: Hyperparameters, slope_NN: Array) -> Array:
         """Derivative of a loss by ``h.to_logs()``, from its derivative by the covariance.
@@ -161,15 +169,19 @@ class Gradient:
         For the hyperparameters of the last call of ``covariance``.
         """
         v = h.variances
-        own_NN = v["level"] + v["shape"] * self._own_NN
-        alike_NN, same_NN = self._alike_NN * slope_NN, self._same_NN * slope_NN
-        scalars = 2 * np.array([
-            v["shared"] * np.sum(self._shared_NN * slope_NN),
-            v["level"] * np.sum(alike_NN),
-            v["shape"] * np.sum(alike_NN * self._own_NN),
-            v["trial_level"] * np.sum(same_NN),
-            v["trial_shape"] * np.sum(same_NN * self._own_NN),
-            v["noise"] * np.trace(slope_NN),
-        ])  # fmt: skip
-        by_r2 = (slope_NN * own_NN * matern_slope(self._r2_NN)).ravel()
-        return np.concatenate([scalars, h.weights_P * (self._d2_PNN @ by_r2)])
+        grown_NN = self._growth_NN * slope_NN
+        alike_NN, same_NN = self._alike_NN * grown_NN, self._same_NN * grown_NN
+        later_NN = self._tau_N[:, None] + self._tau_N - 2
+        by_scalar = {
+            "shared": 2 * v["shared"] * np.sum(self._shared_NN * slope_NN),
+            "level": 2 * v["level"] * np.sum(alike_NN),
+            "shape": 2 * v["shape"] * np.sum(alike_NN * self._own_NN),
+            "trial_level": 2 * v["trial_level"] * np.sum(same_NN),
+            "trial_shape": 2 * v["trial_shape"] * np.sum(same_NN * self._own_NN),
+            "noise": 2 * v["noise"] * np.trace(slope_NN),
+            "growth": np.sum(later_NN * self._differing_NN * slope_NN),
+        }
+        of_alike_NN = v["level"] + v["shape"] * self._own_NN
+        by_r2 = (grown_NN * of_alike_NN * matern_slope(self._r2_NN)).ravel()
+        by_weight = h.weights_P * (self._d2_PNN @ by_r2)
+        return np.array([*(by_scalar[name] for name in SCALARS), *by_weight])

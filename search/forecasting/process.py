@@ -56,15 +56,22 @@ def fit(
 ) -> Hyperparameters:
     """The most probable hyperparameters, by L-BFGS from ``start``, or from the prior's median."""
     mean_H, sd_H = prior(int(column_D.max(initial=-1)) + 1)
+    log_posterior = LogPosterior(points, z_N, column_D)
+
+    def in_prior_units(u_H: Array) -> tuple[float, Array]:
+        """The search is quick where all hyperparameters have the same scale."""
+        value, slope_H = log_posterior(mean_H + sd_H * u_H)
+        return value, sd_H * slope_H
+
     found = minimize(
-        LogPosterior(points, z_N, column_D),
-        mean_H if start is None else start.to_logs(),
+        in_prior_units,
+        np.zeros(len(mean_H)) if start is None else (start.to_logs() - mean_H) / sd_H,
         jac=True,
         method="L-BFGS-B",
-        bounds=list(zip(mean_H - 4 * sd_H, mean_H + 4 * sd_H, strict=True)),
+        bounds=[(-4, 4)] * len(mean_H),
         options={"maxiter": FIT_STEPS},
     )
-    return Hyperparameters.from_logs(found.x)
+    return Hyperparameters.from_logs(mean_H + sd_H * found.x)
 
 
 @dataclass(frozen=True)
@@ -94,7 +101,7 @@ class Posterior:
         k_NM = covariance(self.points, points, self.column_D, self.hyperparameters)
         mean_M = self.alpha_N @ k_NM
         solved_NM = solve_triangular(self.lower_NN, k_NM, lower=True, check_finite=False)
-        prior_M = variance(self.hyperparameters, len(points))
+        prior_M = variance(points, self.hyperparameters)
         return mean_M, np.sqrt(np.maximum(prior_M - np.sum(solved_NM**2, axis=0), JITTER))
 
     def fantasise(self, points: Points) -> "Posterior":

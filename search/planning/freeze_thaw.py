@@ -7,9 +7,9 @@ learning curves (``search.forecasting``). Whenever a worker is free, or a trial 
 its checkpoint, or start a new one.
 """
 
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from optuna import Study
@@ -34,6 +34,8 @@ RANDOM_CANDIDATES, PARENTS, MUTANTS = 100, 8, 12
 """New configurations come from random ones, and mutants of the best trials."""
 SMALLEST_GAIN, LARGEST_GAIN = -4.0, -1.0
 """The improvement asked for is 10^U(−4, −1) of what is missing to a score of 1."""
+RELATIVE_GAIN = False
+EXPECTED = False
 
 
 @dataclass(frozen=True)
@@ -42,11 +44,23 @@ class _Aim:
 
     horizon: int
     threshold_z: float
+    seconds_left: float
+
+    def epochs(self, most_N: Array, epoch_seconds_N: Array, start_seconds_N: Array) -> Array:
+        """How many epochs each answer is judged by: those of the horizon that are possible."""
+        affordable_N = np.floor((self.seconds_left - start_seconds_N) / epoch_seconds_N)
+        return np.minimum(np.minimum(most_N, self.horizon), affordable_N)
 
     def log_rate(self, forecast_mean_sd: tuple[Array, Array], seconds_N: Array) -> Array:
         """Logarithm of the probability of improvement per second."""
         mean_N, sd_N = forecast_mean_sd
-        return log_ndtr((mean_N - self.threshold_z) / sd_N) - np.log(seconds_N)
+        if EXPECTED:
+            u = (mean_N - self.threshold_z) / sd_N
+            near = np.exp(-u * u / 2) / math.sqrt(2 * math.pi) + u * np.exp(log_ndtr(u))
+            far = -u * u / 2 - 0.92 - 2 * np.log(np.maximum(-u, 1))
+            ei = np.where(u > -4, np.log(np.maximum(near, 1e-12)), far) + np.log(sd_N)
+            return ei - np.log(np.maximum(seconds_N, 1e-9))
+        return log_ndtr((mean_N - self.threshold_z) / sd_N) - np.log(np.maximum(seconds_N, 1e-9))
 
 
 class FreezeThaw:
@@ -54,7 +68,8 @@ class FreezeThaw:
 
     ``space`` makes a configuration by asking a trial. ``first_trials`` are begun before anything
     is forecast: the baselines, and ``RANDOM_STARTS``. Once ``most_trials`` are begun, only they
-    are chosen from.
+    are chosen from. ``seconds_left`` says how long the search goes on: what can't be trained until
+    then is not hoped for.
     """
 
     def __init__(
@@ -65,9 +80,11 @@ class FreezeThaw:
         max_epochs: int,
         first_trials: int = RANDOM_STARTS,
         most_trials: int | None = None,
+        seconds_left: Callable[[], float] = lambda: math.inf,
         seed: int = 0,
     ) -> None:
         self._study, self._space, self._most_trials = study, space, most_trials
+        self._seconds_left = seconds_left
         self._max_epochs, self._first_trials, self._seed = max_epochs, first_trials, seed
         self._milestones = frozenset(milestones(max_epochs))
 
@@ -130,9 +147,11 @@ class FreezeThaw:
             forecast.at(seen, [forecast.last_epoch[number] for number in seen])
         )
         best = forecast.scale.restore(float(mean_N.max()))
-        gain = 10 ** rng.uniform(SMALLEST_GAIN, LARGEST_GAIN) * max(1 - best, 0.0)
+        gain = 10 ** rng.uniform(SMALLEST_GAIN, LARGEST_GAIN)
+        gain *= forecast.scale.spread if RELATIVE_GAIN else max(1 - best, 0.0)
         threshold_z = float(forecast.scale.standardise(best + gain))
-        return _Aim(int(rng.integers(1, self._max_epochs + 1)), threshold_z)
+        horizon = int(rng.integers(1, self._max_epochs + 1))
+        return _Aim(horizon, threshold_z, self._seconds_left())
 
     def _rates_of_going_on(
         self, forecast: Forecast, aim: _Aim, numbers: Sequence[int], current: int | None
@@ -141,10 +160,12 @@ class FreezeThaw:
         if not numbers:
             return np.empty(0)
         last_N = np.array([forecast.last_epoch[number] for number in numbers])
-        until_N = np.minimum(last_N + aim.horizon, self._max_epochs)
-        seconds_N = forecast.epoch_seconds_of(numbers) * (until_N - last_N)
-        seconds_N += forecast.start_seconds() * (np.array(numbers) != current)
-        return aim.log_rate(forecast.posterior.predict(forecast.at(numbers, until_N)), seconds_N)
+        each_N = forecast.epoch_seconds_of(numbers)
+        start_N = forecast.start_seconds() * (np.array(numbers) != current)
+        epochs_N = aim.epochs(self._max_epochs - last_N, each_N, start_N)
+        points = forecast.at(numbers, last_N + np.maximum(epochs_N, 1))
+        rates_N = aim.log_rate(forecast.posterior.predict(points), start_N + each_N * epochs_N)
+        return np.where(epochs_N >= 1, rates_N, -np.inf)
 
     def _rates_of_new(
         self, forecast: Forecast, aim: _Aim, running: Sequence[int], rng: np.random.Generator
@@ -155,9 +176,11 @@ class FreezeThaw:
         posterior = forecast.posterior
         if running:
             posterior = posterior.fantasise(forecast.at(running, [self._max_epochs] * len(running)))
-        seconds_N = forecast.epoch_seconds(x_ND) * aim.horizon + forecast.start_seconds()
-        points = forecast.untried(x_ND, aim.horizon)
-        return proposals, aim.log_rate(posterior.predict(points), seconds_N)
+        each_N, start = forecast.epoch_seconds(x_ND), forecast.start_seconds()
+        epochs_N = aim.epochs(np.full(len(x_ND), self._max_epochs), each_N, np.array(start))
+        points = forecast.untried(x_ND, np.maximum(epochs_N, 1))
+        rates_N = aim.log_rate(posterior.predict(points), start + each_N * epochs_N)
+        return proposals, np.where(epochs_N >= 1, rates_N, -np.inf)
 
     def _propose(self, forecast: Forecast, rng: np.random.Generator) -> list[Proposal]:
         """Random configurations, and mutants of the trials that are believed to end best."""

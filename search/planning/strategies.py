@@ -1,7 +1,11 @@
 """What ``--strategy`` names: the strategies, when they decide, and what they may spend."""
 
+import functools
 import math
+import time
 from collections.abc import Sequence
+
+import numpy as np
 
 from search.forecasting.curves import milestones
 from search.planning.freeze_thaw import RANDOM_STARTS, FreezeThaw
@@ -13,7 +17,7 @@ from search.runs.study import SearchStudy
 
 
 def make_strategy(options: SearchOptions, study: SearchStudy, space: Space) -> Strategy:
-    """The strategy of a search."""
+    """The strategy of a search whose session begins now."""
     if pauses(options):
         return FreezeThaw(
             study,
@@ -21,6 +25,7 @@ def make_strategy(options: SearchOptions, study: SearchStudy, space: Space) -> S
             max_epochs=options.max_epochs,
             first_trials=min(len(space.baselines) + RANDOM_STARTS, options.trials),
             most_trials=options.trials,
+            seconds_left=functools.partial(_seconds_left, options, study, time.monotonic()),
             seed=options.seed,
         )
     return Halving(
@@ -29,6 +34,19 @@ def make_strategy(options: SearchOptions, study: SearchStudy, space: Space) -> S
         max_epochs=options.max_epochs,
         reduction_factor=options.reduction_factor,
     )
+
+
+def _seconds_left(options: SearchOptions, study: SearchStudy, begun_at: float) -> float:
+    """How long a search with pauses goes on; by its epochs, if one trial had all that are left."""
+    if options.time_budget_s is not None:
+        return options.time_budget_s - (time.monotonic() - begun_at)
+    trials = study.get_trials(deepcopy=False)
+    epochs = [len(trial.intermediate_values) for trial in trials]
+    seconds = [trial.user_attrs.get("epoch_seconds", 0.0) for trial in trials]
+    if not any(epochs):
+        return math.inf
+    epochs_left = math.ceil(halving_epochs(options)) - sum(epochs)
+    return epochs_left * float(np.average(seconds, weights=epochs))
 
 
 def pauses(options: SearchOptions) -> bool:
@@ -54,6 +72,7 @@ def epoch_budget(options: SearchOptions) -> int | None:
     return math.ceil(halving_epochs(options))
 
 
+@functools.cache
 def halving_epochs(options: SearchOptions) -> float:
     """Epochs of all trials together that successive halving is expected to take."""
     return simulated_epochs(

@@ -62,6 +62,11 @@ class RunFacts:
         """In the order of the data set."""
         return [facts.name for facts in self.classes]
 
+    @property
+    def ended(self) -> int:
+        """How many trials have ended, whatever became of them."""
+        return sum(row.is_over for row in self.rows)
+
 
 def gather(run: RunFolder) -> RunFacts:
     """Read a run. Raises ``UserError`` where this is none, or none of its trials has begun."""

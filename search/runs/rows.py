@@ -131,14 +131,14 @@ def show_status(row: TrialRow) -> str:
 def show_counts(rows: Sequence[TrialRow], options: SearchOptions) -> str:
     """How far a search is, such as ``6 of 12 ended``, of which all are begun sooner or later.
 
-    Where trials may be paused: ``9 of up to 12 begun, 4 paused, 3 ended``.
+    Where trials may be paused: ``9 of at most 12 begun, 4 paused, 3 ended``.
     """
     ended = sum(row.is_over for row in rows)
     if options.strategy == "halving":
         return f"{ended} of {options.trials} ended"
     begun = sum(row.status != "waiting" for row in rows)
     paused = sum(row.status == "paused" for row in rows)
-    return f"{begun} of up to {options.trials} begun, {paused} paused, {ended} ended"
+    return f"{begun} of at most {options.trials} begun, {paused} paused, {ended} ended"
 
 
 def like_the_best(rows: Sequence[TrialRow]) -> set[int]:

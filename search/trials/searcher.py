@@ -226,7 +226,7 @@ class StudySearcher(Searcher):  # type: ignore[misc]  # Ray has no types
         live = self._live.pop(trial_id)
         finished = result is not None and last.get("finished", True)
         failure = self._given_up.get(trial_id) or last.get("failure")
-        if finished and not live.values:
+        if (finished or self._pauses) and not live.values:
             failure = f"no epoch had a finite {self.metric}"
         if failure:
             live.trial.set_user_attr("failure", failure)  # a trial that ended takes no attributes

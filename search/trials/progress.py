@@ -1,5 +1,6 @@
 """What a person sees while trials run: a bar, and a line for each trial that ends or is paused."""
 
+import math
 import time
 from types import TracebackType
 from typing import Literal, Self
@@ -109,7 +110,9 @@ class SearchProgress:
             self._said = what
 
     def _note_score(self, number: int, score: float | None) -> None:
-        if score is not None and (self._best is None or score > self._best[0]):
+        if score is None or not math.isfinite(score):
+            return
+        if self._best is None or score > self._best[0]:
             self._best = (score, number)
 
     def _show(self) -> None:

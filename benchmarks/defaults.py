@@ -36,8 +36,30 @@ from segcore.training.fit import fit
 EPOCHS = 5
 """Of a training, so that there is a schedule to follow and a warm-up of a part of an epoch."""
 
+TOGETHER: dict[str, Any] = {
+    "rare_crop_prob": 0.4, "loss": "dice_ce", "lr": 3e-3, "clip_norm": 1.0,
+    "warmup_epochs": 0.1 * EPOCHS,
+}  # fmt: skip
+"""What helped each by itself, in the first run."""
+
 CHANGES: dict[str, dict[str, Any]] = {
     "defaults": {},
+    "together": TOGETHER,
+    "together, no augmentation": TOGETHER | {"augment_strength": 0.0},
+    "together, augmentation 0.25": TOGETHER | {"augment_strength": 0.25},
+    "together, constant rate": TOGETHER | {"schedule": "constant"},
+    "together, poly": TOGETHER | {"schedule": "poly"},
+    "together, average 0.99": TOGETHER | {"ema_decay": 0.99},
+    "together, rate 0.0015": TOGETHER | {"lr": 1.5e-3},
+    "together, rate 0.006": TOGETHER | {"lr": 6e-3},
+    "together, 0.2 near rare": TOGETHER | {"rare_crop_prob": 0.2},
+    "together, 0.7 near rare": TOGETHER | {"rare_crop_prob": 0.7},
+    "together, encoder 0.3": TOGETHER | {"encoder_lr_factor": 0.3},
+    "together, not clipped": TOGETHER | {"clip_norm": None},
+    "together, no warm-up": TOGETHER | {"warmup_epochs": 0.0},
+    "together, cross entropy": TOGETHER | {"loss": "ce"},
+    "together, Lovász": TOGETHER | {"loss": "lovasz_ce"},
+    "together, inside only": TOGETHER | {"BEYOND": 0.0},
     "constant rate": {"schedule": "constant"},
     "0.4 near rare classes": {"rare_crop_prob": 0.4},
     "no augmentation": {"augment_strength": 0.0},
@@ -58,11 +80,7 @@ CHANGES: dict[str, dict[str, Any]] = {
     "Lovász + cross entropy": {"loss": "lovasz_ce"},
     "windows inside only": {"BEYOND": 0.0},
     "windows half beyond": {"BEYOND": 0.5},
-    "together": {
-        "rare_crop_prob": 0.4, "loss": "dice_ce", "lr": 3e-3, "clip_norm": 1.0,
-        "warmup_epochs": 0.1 * EPOCHS,
-    },
-}  # fmt: skip
+}
 """``BEYOND`` is ``segcore.training.loading.BEYOND``, and the rest are fields of TrialConfig."""
 
 
@@ -75,6 +93,7 @@ class Options(Settings):
     seeds: int = 3  # Trainings of each setting and number of steps.
     jobs: int = 1  # Trainings at a time.
     seconds: float = float("inf")  # No training begins later.
+    changes: int = len(CHANGES)  # Only so many of them, from the first one on.
 
 
 def main(options: Options) -> None:
@@ -86,7 +105,7 @@ def main(options: Options) -> None:
         (steps, seed, name)
         for seed in range(options.seeds)
         for steps in options.steps
-        for name in CHANGES
+        for name in list(CHANGES)[: options.changes]
     ]
     found: dict[int, dict[str, dict[int, tuple[float, float]]]] = defaultdict(
         lambda: defaultdict(dict)

@@ -103,7 +103,8 @@ def train_sides(options: Options, folder: Path, steps: int, seed: int) -> list[t
     """All trainings of one seed; the first one's speed sets what equal seconds are."""
     torch.set_num_threads(options.threads)
     photos = read_photos(folder, options)
-    plain(options, photos, 3, seed)  # the first steps on a GPU are slow
+    plain(options, photos, 3, seed)  # The first steps on a GPU are slow, in each precision.
+    ours("same", options, folder, photos, 3, seed)
     trainings: list[tuple[str, Trained]] = []
 
     def add(name: str, trained: Trained) -> Trained:
@@ -195,7 +196,7 @@ def scored(network: nn.Module, photos: Photos, steps: int, train_s: float) -> Tr
         image_NCHW = torch.from_numpy(image_HWC.copy()).permute(2, 0, 1)[None].to(device)
         class_NHW = network(image_NCHW).argmax(dim=1).to(torch.uint8).cpu()
         predictions.append((class_NHW, torch.from_numpy(mask_HW)[None], torch.tensor([number])))
-    scores = score(predictions, len(photos.rare_K), len(photos.val), "cpu")
+    scores = score(predictions, len(photos.rare_K), [str(n) for n in range(len(photos.val))], "cpu")
     rare_K = scores.class_dice_K[photos.rare_K & ~np.isnan(scores.class_dice_K)]
     rare_dice = float(rare_K.mean()) if len(rare_K) else math.nan
     return Trained(scores.dice, rare_dice, steps, train_s)

@@ -51,7 +51,7 @@ from segcore.choosing.selection import Limits, greedy_picks, select
 from segcore.config import MetricName
 from segcore.data.prepared import PreparedData
 from segcore.data.splits import Split
-from segcore.scores.intervals import bootstrap_interval
+from segcore.scores.intervals import score_interval
 from segcore.scores.metrics import metric_of_counts, metric_of_each
 
 TRIALS, VAL, TEST, TRUTH = 200, 40, 40, 4000
@@ -122,7 +122,7 @@ def measure_bias(searches: int) -> None:
         counts_P3K = predict(rng, chosen_K, world)
         splits = counts_P3K.reshape(-1, TEST, *counts_P3K.shape[1:])
         truth = float(metric_of_each("dice", splits).mean())
-        interval = bootstrap_interval(predict(rng, chosen_K, test), "dice")
+        interval = score_interval(predict(rng, chosen_K, test), "dice")
         naive.append(100 * (max(scores) - truth))
         ours.append(100 * (interval.value - truth))
         large.append(100 * (metric_of_counts("dice", counts_P3K) - truth))

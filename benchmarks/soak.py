@@ -179,7 +179,7 @@ class Soak:
 
     def _start_driver(self) -> subprocess.Popen[bytes]:
         # Killed before it wrote its record, there is nothing to resume: a person starts it again.
-        begun = self._run.search_json.is_file()
+        begun = self._run.record.is_file()
         self._server_was_away = not self._server_answers()
         arguments = ["--resume", str(self._run.path)] if begun else self._first
         with self._output.open("ab") as output:

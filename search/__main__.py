@@ -22,13 +22,14 @@ class Command(NamedTuple):
 
 
 COMMANDS = {
-    "run": Command("search.run", "SearchOptions", "Search for the best segmentation of a data set"),
+    "run": Command("search.run", "RunOptions", "Search for the best segmentation of a data set"),
     "predict": Command("search.predict", "PredictOptions", "Predict the classes of photographs"),
     "evaluate": Command("search.evaluate", "EvaluateOptions", "Score an ensemble on labelled data"),
     "report": Command("search.report", "ReportOptions", "Write one HTML page about a search"),
     "leaderboard": Command("search.leaderboard", "LeaderboardOptions", "List a search's trials"),
     "replay": Command("search.replay", "ReplayOptions", "Train one trial again, and compare"),
     "prepare": Command("segcore.prepare", "Options", "Check a data set, and decode it once"),
+    "convert": Command("segcore.convert", "Options", "Make masks of drawn polygons"),
     "weights": Command("segcore.weights", "WeightsOptions", "Fetch an encoder's weights"),
 }
 

@@ -46,20 +46,18 @@ from search.trials.session import open_plan_study, run_trials
 from segcore.data.prepared import read_survey
 from segcore.data.splits import SPLITS
 from segcore.errors import DISK_FULL, UserError
+from segcore.inference.scoring import unit_notes
 from segcore.versions import versions
 
 EXPERIMENT = "segsearch"
 """MLflow's experiment: the searches of one tracking server stand in it side by side."""
-
-SHOWN_NOTES = 20
-"""How many notes on the data are printed; there may be one for each photograph."""
 
 
 def search(options: SearchOptions, *, progress: bool = False) -> SearchResult:
     """Run the trials, make an ensemble of the best ones, and say how good it is.
 
     Nothing is printed unless ``progress``: then each step and each trial that ends get a line, and
-    a bar shows the rest. In a notebook the bar needs the package ipywidgets; the lines don't.
+    a bar shows the rest. In a notebook it stands in the cell's output.
 
     Raises ``UserError`` where something can't work, if it can be known before anything is trained.
     Ctrl-C (in a notebook, its stop button) ends the search gently: all is saved, and the text of
@@ -115,6 +113,8 @@ class _Setup:
     checkpoints_bytes: int
     """How much checkpoints may take at most."""
     console: Console
+    trackers: list[Tracker] = dataclasses.field(default_factory=list)
+    """Of the search, and of the trainings on folds that follow it."""
 
 
 @contextmanager
@@ -139,12 +139,9 @@ def _opened(options: SearchOptions, console: Console) -> Iterator[_Setup]:
 
 def _show_notes(plan: Plan, console: Console) -> None:
     """What is odd about the data, before hours are spent on them."""
-    notes = read_survey(plan.data.folder).notes
-    for note in notes[:SHOWN_NOTES]:
+    for note in (*read_survey(plan.data.folder).notes, *unit_notes(plan.data)):
         console.print(Text(f"! {note}", style="yellow"), soft_wrap=True)
-    if (more := len(notes) - SHOWN_NOTES) > 0:
-        command = f"python -m segcore.prepare {plan.data_folder}"
-        console.print(Text(f"! … and {more} more; {command} shows all", "yellow"), soft_wrap=True)
+    console.print(plan.data.units_text, soft_wrap=True)
 
 
 def _open_run(options: SearchOptions) -> tuple[RunFolder, RunRecord | None]:
@@ -154,7 +151,7 @@ def _open_run(options: SearchOptions) -> tuple[RunFolder, RunRecord | None]:
     name = options.name or default_name(options.space)
     out = Location.parse(options.out)
     run = RunFolder.at(Path(options.out) / name if out.is_local else (out / name).address)
-    if run.storage.read(run.search_json.name) is not None:
+    if run.storage.read(run.record.name) is not None:
         raise UserError(
             f"{run.address}: a run of this name exists; go on with it by --resume {run.address}, "
             "or give another --name"
@@ -207,9 +204,10 @@ def _search(setup: _Setup) -> SearchResult:
         report=REPORT,
         compare=ui_command(setup.tracking_uri),
         trials_url=tracker.trials_url,
-        unsent=tracker.unsent,
+        unsent=sum(each.unsent for each in setup.trackers),
         serve=serve_command(setup.tracking_uri, model),
         refused=tracker.refusals.get("model"),
+        others_refused=sum(each.refused for each in setup.trackers) - ("model" in tracker.refusals),
     )
     console.print(f"\n{steps}", markup=False, soft_wrap=True)
     return built.result
@@ -232,6 +230,7 @@ def _tracked(setup: _Setup) -> Iterator[Tracker]:
             score=setup.plan.options.score_key,
             outbox=run.outbox,
         ) as tracker:
+            setup.trackers.append(tracker)
             try:
                 yield tracker
             except KeyboardInterrupt:

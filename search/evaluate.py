@@ -139,17 +139,19 @@ def _score(
     scored: list[str] = []
 
     def predictions() -> Iterator[Prediction]:
-        for photo in track(photos, "scoring", console=console, disable=not console.is_terminal):
+        shown = track(photos, "scoring", console=console, disable=not console.is_terminal)
+        for place, photo in enumerate(shown):
             try:
                 pieces = _compare(options, ensemble, dataset, photo)
             except ImageError as error:
                 console.print(f"skipped: {error}", style="red", markup=False, soft_wrap=True)
                 continue
-            number = torch.tensor([len(scored)])
+            number = torch.tensor([place])
             yield from ((class_HW[None], truth_HW[None], number) for class_HW, truth_HW in pieces)
             scored.append(photo.name)
 
-    scores = score(predictions(), len(ensemble.class_names), len(photos), ensemble.device)
+    groups = [photo.group for photo in photos]
+    scores = score(predictions(), len(ensemble.class_names), groups, ensemble.device)
     if not scored:
         raise UserError(f"{options.data}: there was no photograph to score")
     return scores, scored
@@ -171,7 +173,7 @@ def _compare(
     from segcore.reading.masks import read_mask_of
 
     with Photograph.open(photo.path, ensemble.bands) as image:
-        mask_HW, _ = read_mask_of(read_header(photo.path), photo.mask_path, dataset.spec.coding)
+        mask_HW, *_ = read_mask_of(read_header(photo.path), photo.mask_path, dataset.spec.coding)
         if image.has_holes:
             whole = slice(0, image.height_px), slice(0, image.width_px)
             mask_HW[~image.valid(*whole)] = IGNORE_INDEX

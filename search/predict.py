@@ -21,7 +21,7 @@ from search.predicting.prediction_log import (
     write_uncertainty,
 )
 from search.reporting.command_line import run_command
-from segcore.errors import UserError
+from segcore.errors import UserError, is_disk_full, some_of
 from segcore.folders import Finder, normal
 
 if TYPE_CHECKING:
@@ -67,6 +67,8 @@ class PredictOptions:
     """Windows that a network gets at once."""
     device: str | None = None
     """Such as cpu, cuda or cuda:1. Default: CUDA where there is one, in half precision."""
+    all: bool = False
+    """Tell of each photograph that is skipped, not only of the first ones of each kind."""
     allow_plugins: bool = False
     """Allow a bundle to import network code that it names. Only for a bundle that you trust."""
 
@@ -98,7 +100,7 @@ def _refuse_old_spelling() -> int:
 
 
 def predict(options: PredictOptions, console: Console) -> list[Path]:
-    """Predict all photographs that aren't done; return those that can't be read, and name them."""
+    """Predict all photographs that aren't done; name those that fail, and return them."""
     # Imported here because torch takes seconds, and --help does without it.
     from search.predicting.products import Products
     from search.predicting.submission import write_submission
@@ -129,7 +131,7 @@ def predict(options: PredictOptions, console: Console) -> list[Path]:
     earlier = find_done()
     todo = {photo: name for photo, name in photos.items() if photo not in earlier}
     began = time.monotonic()
-    pixels = _predict_all(todo, products, log, settings, console)
+    pixels = _predict_all(todo, products, log, settings, console, options.all)
     seconds = time.monotonic() - began
 
     done = find_done()
@@ -227,6 +229,7 @@ def _predict_all(
     log: PredictionLog,
     settings: str,
     console: Console,
+    every: bool,
 ) -> int:
     """Predict, keep a record of each photograph, and return how many pixels they had."""
     from segcore.inference.photographs import Photograph
@@ -235,34 +238,75 @@ def _predict_all(
     pixels = 0
     with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
         task = bar.add_task("predicting", total=len(todo))
+        told = _Told(console, every)
         for number, (path, name) in enumerate(todo.items(), start=1):
             try:
                 with naming(path):
                     state = file_state(path)
                 with Photograph.open(path, products.ensemble.bands) as photo:
-                    _warn_of_shrinking(photo, products, console)
+                    _warn_of_shrinking(photo, products, told)
                     files, uncertainty = products.write(photo, name, partial(bar.advance, task))
                 pixels += photo.height_px * photo.width_px
                 places = {str(kind): str(at.relative_to(log.folder)) for kind, at in files.items()}
                 log.add(Predicted(str(path.absolute()), settings, state, places, uncertainty))
-            except ImageError as error:
-                console.print(f"skipped: {error}", style="red", markup=False, soft_wrap=True)
+            except Exception as error:  # whatever it is, the other photographs may be well
+                if is_disk_full(error):
+                    raise UserError(
+                        f"{products.folder}: the disk is full; make room, then predict again: what "
+                        "is done is not done again"
+                    ) from error
+                if isinstance(error, ImageError):
+                    kind, file = error.problem.mend, error.problem.where
+                    line = f"skipped: {error}"
+                else:
+                    kind, file = type(error).__name__, str(path)
+                    line = f"skipped: {path}: {_in_short(error)}"
+                told.tell(kind, file, line, "red")
             bar.update(task, completed=number)
+        told.tell_how_many()
     return pixels
 
 
-def _warn_of_shrinking(photo: "Photograph", products: "Products", console: Console) -> None:
+def _in_short(error: Exception) -> str:
+    return str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
+
+
+class _Told:
+    """Tells of each kind of trouble once, and in the end in how many other files it was."""
+
+    def __init__(self, console: Console, every: bool) -> None:
+        self._console, self._every = console, every
+        self._files: dict[str, list[str]] = {}
+
+    def tell(self, kind: str, file: str, line: str, style: str) -> None:
+        """Print the line, unless its kind was told of another file."""
+        files = self._files.setdefault(kind, [])
+        if self._every or not files:
+            self._console.print(line, style=style, markup=False, soft_wrap=True)
+        files.append(file)
+
+    def tell_how_many(self) -> None:
+        """Print which other files had the same trouble."""
+        for first, *others in self._files.values():
+            if others and not self._every:
+                line = f"likewise, as {first}: {some_of(others, 3)} (--all tells of each)"
+                self._console.print(line, style="yellow", markup=False, soft_wrap=True)
+
+
+def _warn_of_shrinking(photo: "Photograph", products: "Products", told: _Told) -> None:
     views = [member.view for member in products.ensemble.members]
     squeezed = [view for view in views if view.is_whole]
     if photo.is_mosaic and squeezed and products.scale is None:
         view = squeezed[0]
         size = f"{view.height_px}×{view.width_px}"
-        console.print(
+        told.tell(
+            "shrunk",
+            str(photo.path),
             f"{photo.path}: {photo.height_px}×{photo.width_px} px are shrunk to {size} as a whole, "
             f"as in training; with --scale 0.1 windows of {view.height_px * 10}×"
             f"{view.width_px * 10} px would be",
-            style="yellow", markup=False, soft_wrap=True,
-        )  # fmt: skip
+            "yellow",
+        )
 
 
 def _check_numbers(options: PredictOptions) -> None:

@@ -3,6 +3,8 @@
 import argparse
 import sys
 from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from typing import Any
 
 import tyro
 from rich.console import Console
@@ -10,6 +12,16 @@ from rich.console import Console
 from search.reporting.command_line import run_command
 from search.runs.folder import RunFolder
 from search.runs.options import SearchOptions
+from segcore.errors import UserError
+
+
+@dataclass(frozen=True)
+class RunOptions(SearchOptions):
+    """Search for the best segmentation: networks, losses, learning rates and oversampling."""
+
+    options: str | None = None
+    """A YAML file of these options, such as run.yaml in the folder of an earlier run, which starts
+    the same search anew. What the command line says stands over it."""
 
 
 def main(arguments: Sequence[str] | None = None, prog: str = "python -m search.run") -> int:
@@ -32,12 +44,26 @@ def main(arguments: Sequence[str] | None = None, prog: str = "python -m search.r
 
 
 def parse_options(arguments: Sequence[str], prog: str) -> SearchOptions:
-    """The command line over the defaults, or over the options of the run that is resumed."""
+    """The command line, over a file of options or over those of the run that is resumed."""
     first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     first.add_argument("--resume")
-    resume: str | None = first.parse_known_args(arguments)[0].resume
-    defaults = SearchOptions() if resume is None else RunFolder.at(resume).read().options
-    return tyro.cli(SearchOptions, args=arguments, default=defaults, prog=prog)
+    first.add_argument("--options")
+    given = first.parse_known_args(arguments)[0]
+    defaults = SearchOptions()
+    if given.resume is not None and given.options is not None:
+        raise UserError("--resume and --options: a resumed run has its own options; give only one")
+    if given.resume is not None:
+        defaults = RunFolder.at(given.resume).read().options
+    if given.options is not None:
+        defaults = SearchOptions.from_file(given.options)
+    default = RunOptions(**_values(defaults))
+    return SearchOptions(
+        **_values(tyro.cli(RunOptions, args=arguments, default=default, prog=prog))
+    )
+
+
+def _values(options: SearchOptions) -> dict[str, Any]:
+    return {field.name: getattr(options, field.name) for field in fields(SearchOptions)}
 
 
 if __name__ == "__main__":

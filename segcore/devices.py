@@ -49,6 +49,14 @@ def autocast(device: torch.device) -> AbstractContextManager[None]:
     return torch.autocast(device.type, dtype=dtype, enabled=dtype is not None)
 
 
+def send(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """A copy on the device, for which this process doesn't wait where the device is CUDA."""
+    if device.type == "cuda" and tensor.device.type == "cpu":
+        # Only from pinned memory can a copy run in the background.
+        return tensor.pin_memory().to(device, non_blocking=True)
+    return tensor.to(device)
+
+
 def usable_cores() -> int:
     """CPU cores that this process may use: its affinity on Linux, all cores on macOS."""
     affinity = getattr(os, "sched_getaffinity", None)

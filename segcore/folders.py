@@ -34,6 +34,11 @@ def normal(name: str) -> str:
     return unicodedata.normalize("NFC", name)
 
 
+def is_unicode(name: str) -> bool:
+    """Whether a name can be printed: Linux takes any bytes, and Python gives them as surrogates."""
+    return not any("\ud800" <= character <= "\udfff" for character in name)
+
+
 def decode(content: bytes) -> str:
     """The text of a file, by its byte order mark, else UTF-8. Raises ``UnicodeDecodeError``."""
     for mark, codec in MARKS:

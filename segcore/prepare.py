@@ -1,6 +1,8 @@
 """python -m segcore.prepare DIR: check a data set, show what is in it, and decode it once."""
 
+import os
 import sys
+import textwrap
 import time
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -16,6 +18,7 @@ from rich.table import Table
 from rich.text import Text
 
 from segcore.config import View
+from segcore.data.dataset import SPEC_NAME
 from segcore.data.objects import measure_objects
 from segcore.data.prepared import PreparedData, Survey, read_survey
 from segcore.data.preparing import prepare_data
@@ -23,6 +26,9 @@ from segcore.data.splits import SPLITS, Split
 from segcore.data.windows import Grid
 from segcore.errors import UserError
 from segcore.facts import VISIBLE_PX, ObjectSizes
+from segcore.files import whole_file
+from segcore.guessing.writing import guess_dataset
+from segcore.inference.scoring import unit_notes
 
 
 @dataclass(frozen=True)
@@ -30,7 +36,7 @@ class Options:
     """Check a data set, show what is in it, and decode it once into the cache that trials read."""
 
     folder: tyro.conf.Positional[Annotated[Path, tyro.conf.arg(metavar="DIR")]]
-    """The folder that holds dataset.yaml."""
+    """The folder that holds dataset.yaml; without one, it is looked at and one is written."""
     height_px: int = 368
     """Height to which whole photographs are squeezed, in pixels (32 or more)."""
     width_px: int = 368
@@ -40,6 +46,8 @@ class Options:
     size, instead of squeezing them."""
     workers: int | None = None
     """Photographs decoded at the same time (default: as many as there are cores)."""
+    all: bool = False
+    """Name each file that has a problem, not only the first ones of each kind."""
 
     def check(self) -> None:
         """Raise ``UserError`` where a value is out of range."""
@@ -60,6 +68,12 @@ def main(arguments: Sequence[str] | None = None, prog: str = "python -m segcore.
     except UserError as error:
         errors.print(Text(str(error)))
         return 2
+    try:
+        if not os.path.lexists(options.folder / SPEC_NAME):
+            _write_guess(options, console)
+    except UserError as error:
+        errors.print(Text(str(error)), soft_wrap=True)
+        return 1
     view = View(options.height_px, options.width_px, options.scale)
     begin_s = time.perf_counter()
     try:
@@ -67,13 +81,13 @@ def main(arguments: Sequence[str] | None = None, prog: str = "python -m segcore.
         survey = read_survey(data.folder)
         objects = measure_objects(options.folder, data.folder)
     except UserError as error:
-        errors.print(Text(str(error)), soft_wrap=True)
+        errors.print(Text(error.each() if options.all else str(error)), soft_wrap=True)
         return 1
     except KeyboardInterrupt:
         errors.print("stopped; what was half prepared has been removed")
         return 130
     elapsed_s = time.perf_counter() - begin_s
-    _show(data, survey, console)
+    _show(data, survey, console, options.all)
     _show_objects(data, objects, view, console)
     console.print(
         f"\nPrepared {_sizes(plan.levels[0] for plan in data.plans)} "
@@ -83,6 +97,29 @@ def main(arguments: Sequence[str] | None = None, prog: str = "python -m segcore.
     return 0
 
 
+def _write_guess(options: Options, console: Console) -> None:
+    """Write dataset.yaml, and show it. Raises ``UserError`` where there is nothing to go by."""
+    if not options.folder.is_dir():
+        raise UserError(f"{options.folder} is no folder; name the one that holds the photographs")
+    guess = guess_dataset(options.folder, workers=options.workers)
+    path = options.folder / SPEC_NAME
+    try:
+        with whole_file(path) as unfinished:
+            unfinished.write_text(guess.text, encoding="utf-8")
+    except OSError as error:
+        raise UserError(
+            f"{path} can't be written: {error.strerror or error}; make the folder writable, or "
+            f"link its folders into one that is. It would say:\n{guess.text}"
+        ) from error
+    console.print(f"There was no dataset.yaml. Wrote {path}:\n", soft_wrap=True)
+    console.print(Text(textwrap.indent(guess.text, "    ")), soft_wrap=True)
+    if guess.checks:
+        console.print("Please check, and correct there what is wrong:")
+        for check in guess.checks:
+            console.print(Text(f"  - {check}"), soft_wrap=True)
+    console.print()
+
+
 def _sizes(grids: Iterable[Grid]) -> str:
     """Such as "8 of 80×120 px"."""
     sizes = Counter(f"{grid.height_px}×{grid.width_px}" for grid in grids)
@@ -90,17 +127,23 @@ def _sizes(grids: Iterable[Grid]) -> str:
     return f"{common} px" + (f", and {len(sizes) - 4} other sizes" if len(sizes) > 4 else "")
 
 
-def _show(data: PreparedData, survey: Survey, console: Console) -> None:
+def _show(data: PreparedData, survey: Survey, console: Console, every: bool) -> None:
     sizes = _sizes(plan.size_px for plan in data.plans)
     console.print(f"{len(data.photos)} photographs (height×width): {sizes}", soft_wrap=True)
     counts = Counter(data.photo_splits)
     console.print("Split: " + ", ".join(f"{counts[split]} {split}" for split in SPLITS))
+    console.print(data.units_text)
     class_pixels_PK = np.array([facts.class_pixels for facts in survey.photos])
     splits_P = np.array(data.photo_splits)
     holders_SK = {split: (class_pixels_PK[splits_P == split] > 0).sum(axis=0) for split in SPLITS}
     console.print(_class_table(data, class_pixels_PK.sum(axis=0), holders_SK))
     for note in survey.notes:
-        console.print(Text(f"! {note}", style="yellow"), soft_wrap=True)
+        for line in note.each() if every else [str(note)]:
+            console.print(Text(f"! {line}", style="yellow"), soft_wrap=True)
+    for sentence in unit_notes(data):
+        console.print(Text(f"! {sentence}", style="yellow"), soft_wrap=True)
+    if not every and any(len(note.each()) > len(note.files[:5]) > 0 for note in survey.notes):
+        console.print("  --all names each file", style="yellow")
 
 
 SHOWN_SCALES = (0.5, 0.25, 0.1)

@@ -130,7 +130,7 @@ LONGEST = (
 NOT_QUICK = {f"test_{name}.py" for name in (
     "search", "searcher", "views", "mlflow_compare_page", "serving", "api", "report_page",
     "predict", "tracking", "models", "commands", "faults_training", "scenes", "weights", "faults",
-    "readme",
+    "docs", "notebook",
     "candidates", "storage", "properties", "cluster", "resume", "cache", "halving", "replay",
     "faults_disk", "loading", "training", "space",
 )}  # fmt: skip

@@ -12,7 +12,7 @@ from search.runs.options import SearchOptions
 from search.runs.result import PhotoScore, ScoredModel, SearchResult
 from search.runs.study import open_study
 from search.tracking.tracker import Tracker
-from search.trials.worker import epoch_metrics, kept_resamples
+from search.trials.worker import epoch_metrics, plain_jackknife
 from segcore.config import IGNORE_INDEX, TrialConfig, View
 from segcore.data.prepared import PreparedData
 from segcore.data.preparing import prepare_data
@@ -20,7 +20,7 @@ from segcore.data.splits import Split
 from segcore.inference.blending import Strip
 from segcore.inference.scoring import prepared_photograph, score_strips
 from segcore.predicting.ensemble import Ensemble, write_bundle
-from segcore.scores.intervals import Evaluation, Resampled
+from segcore.scores.intervals import Evaluation, Jackknife, score_interval
 from segcore.training.fit import EpochResult, fit
 from tests.tiny_space import space
 
@@ -82,13 +82,13 @@ def _draw_trials(
         for epoch in epochs[:last]:
             drawn = epoch_metrics(epoch, data.class_names)
             metrics = {key: share * value for key, value in drawn.items()}
-            resampled = Resampled.of(epoch.scores.counts_P3K, "dice")
-            resampled = dataclasses.replace(resampled, score_S=share * resampled.score_S)
-            interval = dataclasses.replace(resampled, value=metrics["val/dice"]).interval()
+            jackknife = Jackknife.of(epoch.scores.counts_P3K, "dice")
+            jackknife = dataclasses.replace(jackknife, score_U=share * jackknife.score_U)
+            interval = score_interval(epoch.scores.counts_P3K, "dice")
             tracker.log_epoch(number, epoch.epoch, metrics)
             trial.report(metrics["val/dice"], epoch.epoch)
-            trial.set_user_attr("interval", [interval.low, interval.high])
-            trial.set_user_attr("resampled", kept_resamples(resampled))
+            trial.set_user_attr("interval", [share * interval.low, share * interval.high])
+            trial.set_user_attr("jackknife", plain_jackknife(jackknife))
         if number == trials - 1 and trials % 4 == 3:
             continue  # still running
         if number == 5:

@@ -133,19 +133,26 @@ def test_what_is_odd_about_the_data_is_shown_before_anything_is_trained(
 ) -> None:
     folder = write_blocks(tmp_path / "data", count=40)
     (folder / "masks" / "extra.png").touch()
-    for number in range(10, 40):
+    for number in range(10, 40):  # of which each is named
         nothing = np.full((64, 64), 255, np.uint8)
         Image.fromarray(nothing).save(folder / "masks" / f"photo_{number}.png")
     split = "{val: [photo_01, photo_02, photo_03], test: [photo_05, photo_06, photo_07]}"
     spec = (folder / "dataset.yaml").read_text().replace("{val: 0.25, test: 0.25}", split)
     (folder / "dataset.yaml").write_text(spec)
-    search.check(options(folder, tmp_path), progress=True)
-    notes = [line for line in capfd.readouterr().out.splitlines() if line.startswith("!")]
+    with pytest.raises(UserError, match=r"has Pool: 1 of the 1 rare.*--allow-missing-classes"):
+        search.check(options(folder, tmp_path))
+    search.check(options(folder, tmp_path, allow_missing_classes=True), progress=True)
+    told = capfd.readouterr().out
+    notes = [line for line in told.splitlines() if line.startswith("!")]
     assert "! not in test, though elsewhere: Pool" in notes
     assert "! masks/extra.png: masks without a photograph" in notes
-    # There may be a note for each photograph.
-    assert len(notes) == 21
-    assert notes[-1].endswith(f"more; python -m segcore.prepare {folder} shows all")
+    # What is odd about many photographs is told once.
+    (unlabelled,) = [note for note in notes if "nothing is labelled" in note]
+    assert unlabelled.startswith("! images/photo_10.png, ")
+    assert "photo_14.png and 25 more: " in unlabelled
+    assert "Independent photographs: 4 in train, 3 in val, 3 in test" in told
+    guess = "The intervals are a guess: they rest on 3 independent photographs, and it takes 6."
+    assert {f"! val: {guess}", f"! test: {guess}"} <= {*notes}
 
 
 def test_an_end_without_mlflow_says_how_its_records_are_delivered() -> None:
@@ -155,10 +162,14 @@ def test_an_end_without_mlflow_says_how_its_records_are_delivered() -> None:
     )  # fmt: skip
     assert "None" not in end and "and open" not in end
     assert "yet to get 7 records" in end and "python -m search.run --resume runs/x" in end
+    assert "models serve" not in end, "it would serve nothing yet"
     url = "http://host/#/experiments/1"
     end = next_steps(
-        "runs/x", report="report.html", compare="http://host", trials_url=url, unsent=0, serve=""
-    )
+        "runs/x", report="report.html", compare="http://host", trials_url=url, unsent=0,
+        serve="mlflow models serve", others_refused=2,
+    )  # fmt: skip
+    assert "mlflow models serve" in end
+    assert "refused 2 records for good" in end and "runs/x/tracking.jsonl.refused" in end
     assert f"and open {url}" in end and "yet to get" not in end
 
 

@@ -12,10 +12,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+import rasterio
 import yaml
 from PIL import Image
 
-import segcore.data.preparing
+import segcore.data.building
 from segcore import prepare as command
 from segcore import scenes
 from segcore.config import IGNORE_INDEX, TrialConfig, View
@@ -154,7 +155,7 @@ def test_photographs_without_labels_are_in_no_split(folder: Path) -> None:
     data = run(folder, View(32, 32, 0.5))
     used = np.concatenate([data.of_split(split) for split in ("train", "val", "test")])
     assert sorted(used) == [0, 2, 3, 4, 5, 6, 7]
-    notes = read_survey(data.folder).notes
+    notes = [str(note) for note in read_survey(data.folder).notes]
     assert "images/photo 1.jpg: nothing is labelled, so it is not used" in notes
 
 
@@ -165,7 +166,7 @@ def test_a_ground_size_needs_a_georeference(folder: Path) -> None:
 
 def test_a_second_run_reads_no_photograph(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     first = run(folder)
-    monkeypatch.setattr(segcore.data.preparing, "read_pair", None)
+    monkeypatch.setattr(segcore.data.building, "read_pair", None)
     again = run(folder)
     assert again.folder == first.folder
     np.testing.assert_array_equal(again.masks, first.masks)
@@ -334,7 +335,7 @@ def test_a_photograph_that_changes_meanwhile_is_an_error(
             image.write_bytes(image.read_bytes() + b"\0")
         return pair
 
-    monkeypatch.setattr(segcore.data.preparing, "read_pair", read_while_someone_writes)
+    monkeypatch.setattr(segcore.data.building, "read_pair", read_while_someone_writes)
     with pytest.raises(ProblemsError, match=r"photo 5\.jpg: changed while it was being prepared"):
         run(folder)
 
@@ -386,7 +387,7 @@ def test_nearly_alike_photographs_on_two_sides_are_reported_with_a_mend(folder: 
         write_pair(folder, stem, seed=ord(stem[0]))
     photo.save(folder / "images" / "a_001.jpg")
     photo.point(lambda value: value * 0.9 + 5).save(folder / "images" / "a_002.jpg", quality=60)
-    notes = read_survey(run(folder).folder).notes
+    notes = [str(note) for note in read_survey(run(folder).folder).notes]
     assert "images/a_001.jpg (train) and images/a_002.jpg (val) look nearly alike" in notes
     assert any(r"group: '^(.*?)\d+\D*$'" in note for note in notes)
 
@@ -397,7 +398,7 @@ def test_the_same_file_on_two_sides_is_reported_and_blank_chips_are_not(folder: 
         Image.new("RGB", (120, 80), (0, 0, 60)).save(folder / "images" / f"photo {number}.jpg")
     split = {"val": ["photo 1", "photo 7"], "test": ["photo 2", "photo 5"]}
     (folder / "dataset.yaml").write_text(yaml.safe_dump(SPEC | {"split": split}))
-    notes = read_survey(run(folder).folder).notes
+    notes = [str(note) for note in read_survey(run(folder).folder).notes]
     assert [note for note in notes if "photo" in note] == [
         "images/photo 0.jpg (train) and images/photo 7.jpg (val) are the same file",
         "keep them in one split: list photo 0, photo 7 under split in dataset.yaml",
@@ -424,7 +425,7 @@ def test_the_command_shows_classes_and_oddities(
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [
-        (["gone"], 1, "dataset.yaml does not exist"),
+        (["gone"], 1, "gone is no folder"),
         ([".", "--height-px", "8"], 2, "32 px or more"),
         ([".", "--scale", "3"], 2, "above 0, up to 1"),
     ],
@@ -443,3 +444,47 @@ def test_real_photographs_are_prepared(name: str, groups: int, tmp_path: Path) -
     assert len(data.photos) == groups
     assert all(len(data.of_split(split)) > 0 for split in ("train", "val", "test"))
     assert data.samples.std() > 20
+
+
+def test_bands_beyond_the_third_are_not_dropped_in_silence(folder: Path) -> None:
+    rng = np.random.default_rng(0)
+    (folder / "images" / "photo 1.jpg").unlink()
+    with rasterio.open(
+        folder / "images" / "photo 1.tif", "w", driver="GTiff", height=80, width=120, count=4,
+        dtype="uint8", photometric="MINISBLACK", alpha="NO",
+    ) as raster:  # fmt: skip
+        raster.write(rng.integers(0, 255, (4, 80, 120), np.uint8))
+    notes = [str(note) for note in read_survey(run(folder).folder).notes]
+    assert [note for note in notes if "bands" in note] == [
+        "images/photo 1.tif: of 4 bands the first three are used; name others by `bands` in "
+        "dataset.yaml"
+    ]
+    (folder / "dataset.yaml").write_text(yaml.safe_dump(SPEC | {"bands": [1, 2, 3]}))
+    assert not any("bands" in str(note) for note in read_survey(run(folder).folder).notes)
+
+
+def test_copies_of_a_photograph_in_one_split_are_told(folder: Path) -> None:
+    shutil.copy(folder / "images" / "photo 0.jpg", folder / "images" / "photo 7.jpg")
+    split = {"val": ["photo 1"], "test": ["photo 2", "photo 5"]}
+    (folder / "dataset.yaml").write_text(yaml.safe_dump(SPEC | {"split": split}))
+    notes = [str(note) for note in read_survey(run(folder).folder).notes]
+    (copies,) = [note for note in notes if "copies" in note]
+    assert copies.startswith("images/photo 7.jpg (of images/photo 0.jpg): ")
+
+
+def test_the_survey_tells_what_was_snapped_and_where_it_was_much(folder: Path) -> None:
+    mask = np.zeros((80, 120), np.uint8)
+    mask[:20] = 200
+    mask[20, :60] = 4
+    for number in range(8):
+        Image.fromarray(mask).save(folder / "masks" / f"photo {number}.png")
+    mask[40:] = 90
+    Image.fromarray(mask).save(folder / "masks" / "photo 6.png")
+    spec = SPEC | {"classes": {"Land": 0, "Roof": 200}, "ignore_index": None, "snap": "nearest"}
+    (folder / "dataset.yaml").write_text(yaml.safe_dump(spec))
+    notes = [str(note) for note in read_survey(run(folder).folder).notes]
+    moved_px = 8 * 60 + 40 * 120
+    share = f"{moved_px / (8 * 80 * 120):.2%}"
+    assert f"snap: {moved_px:,} pixels ({share}) of 8 masks had no class's value" in notes
+    (many,) = [note for note in notes if "lies between classes" in note]
+    assert many.startswith("images/photo 6.jpg (50%): ")

@@ -185,14 +185,14 @@ def test_a_soup_of_twins_is_as_good_as_either(
 
 
 def search_result(trials: dict[int, float], gain: float | None) -> SearchResult:
-    def evaluation(value: float, photos: int) -> Evaluation:
+    def evaluation(value: float, photos: int, units: int) -> Evaluation:
         interval = Interval(value, value - 0.05, value + 0.05)
         return Evaluation(
-            photos, {"dice": interval}, (value, None), (value, None), ((3, 1), (0, 0))
+            photos, units, {"dice": interval}, (value, None), (value, None), ((3, 1), (0, 0))
         )
 
     def model(name: str, weights: dict[int, float], val: float, test: float) -> ScoredModel:
-        return ScoredModel(name, weights, evaluation(val, 40), evaluation(test, 27))
+        return ScoredModel(name, weights, evaluation(val, 40, 6), evaluation(test, 27, 3))
 
     return SearchResult(
         metric="dice",
@@ -219,20 +219,20 @@ def test_a_result_is_read_as_it_was_written(tmp_path: Path) -> None:
     assert SearchResult.read(tmp_path) == written == result
     assert written.bundle == tmp_path / "ensemble"
     values = json.loads((tmp_path / "result.json").read_text())
-    assert values["format"] == 2 and "folder" not in values
+    assert values["format"] == 3 and "folder" not in values
     (tmp_path / "result.json").write_text(json.dumps({**values, "metric": "beauty"}))
     with pytest.raises(UserError, match=r"result\.json: damaged \(metric"):
         SearchResult.read(tmp_path)
 
 
-@pytest.mark.parametrize("content", ["", "[]", "\x00", '{"format": 2}', '{"format"'])
+@pytest.mark.parametrize("content", ["", "[]", "\x00", '{"format": 3}', '{"format"'])
 def test_a_damaged_result_is_refused(content: str, tmp_path: Path) -> None:
     (tmp_path / "result.json").write_text(content)
     with pytest.raises(UserError, match=r"result\.json: damaged .*; resume the search"):
         SearchResult.read(tmp_path)
 
 
-@pytest.mark.parametrize("content", ['{"metric": "dice"}', '{"format": 1}', '{"format": 3}'])
+@pytest.mark.parametrize("content", ['{"metric": "dice"}', '{"format": 2}', '{"format": 4}'])
 def test_a_result_of_another_version_is_refused(content: str, tmp_path: Path) -> None:
     (tmp_path / "result.json").write_text(content)
     again = "of another version; resume the search to write it again"
@@ -244,6 +244,8 @@ def test_a_person_reads_the_honest_score_and_what_was_too_good() -> None:
     text = result_text(search_result(ENSEMBLE, gain=0.0123))
     assert "trial 3 ×0.75, trial 7 ×0.25" in text
     assert "27 test images that nothing before has seen" in text
+    assert "Test: The intervals are a guess: they rest on 3 independent groups" in text
+    assert "Validation: The intervals" not in text, "six groups are enough"
     assert "0.7500[/] (0.7000 – 0.8000)   0.8000" in text
     assert "mean of the top 5" in text
     assert "there it scores 0.0500 higher" in text and "+0.0123" in text

@@ -144,7 +144,7 @@ SEARCH = (
 
 
 def submit(lab: Lab, command: str) -> str:
-    """What README says: through the tunnel that ``ray dashboard`` makes."""
+    """What docs/how-to/cluster.md says: through the tunnel that ``ray dashboard`` makes."""
     submission = f"ray job submit --no-wait --address {DASHBOARD} --working-dir . -- {command}"
     out = lab.run("laptop", f"cd mine && {submission}", timeout_s=180)
     return re.findall(r"raysubmit_\w+", out)[0]

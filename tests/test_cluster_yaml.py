@@ -1,4 +1,4 @@
-"""cluster.yaml, and README's variants of it, pass Ray's own checks, without a cloud."""
+"""cluster.yaml, and the documents' variants of it, pass Ray's own checks, without a cloud."""
 
 from pathlib import Path
 from typing import Any
@@ -11,14 +11,14 @@ PROJECT = Path(__file__).parents[1]
 
 
 def variant(name: str, **provider: object) -> dict[str, Any]:
-    """cluster.yaml with provider, auth and node types replaced, as README says."""
+    """cluster.yaml with provider, auth and node types replaced, as docs/how-to/cluster.md says."""
     config: dict[str, Any] = yaml.safe_load((PROJECT / "cluster.yaml").read_text())
     if name == "aws":
         return config
     marker = f"```yaml\n# cluster.yaml for {name}"
-    readme = (PROJECT / "README.md").read_text()
-    assert marker in readme
-    changes = yaml.safe_load(readme.partition(marker)[2].partition("\n")[2].partition("```")[0])
+    page = (PROJECT / "docs" / "how-to" / "cluster.md").read_text()
+    assert marker in page
+    changes = yaml.safe_load(page.partition(marker)[2].partition("\n")[2].partition("```")[0])
     for key in ("provider", "auth", "available_node_types", "head_node_type", "max_workers"):
         config.pop(key, None)
     config |= changes

@@ -42,6 +42,10 @@ def problems_of(folder: Path) -> list[str]:
     return [str(problem) for problem in caught.value.problems]
 
 
+def notes_of(dataset: Dataset) -> list[str]:
+    return [str(note) for note in dataset.notes]
+
+
 def splits_of(dataset: Dataset) -> dict[str, str | None]:
     return {photo.path.stem: photo.split for photo in dataset.photos}
 
@@ -88,13 +92,13 @@ def test_with_all_splits_listed_the_others_are_left_out_with_a_note(tmp_path: Pa
     split = {"train": ["a"], "val": ["b"], "test": ["c"]}
     dataset = load_dataset(make(tmp_path, split=split))
     assert splits_of(dataset) == {"a": "train", "b": "val", "c": "test"}
-    assert dataset.notes == ("images/d.jpg: in no list of the split, so not used",)
+    assert notes_of(dataset) == ["images/d.jpg: in no list of the split, so not used"]
 
 
 def test_masks_without_a_photograph_are_a_note(tmp_path: Path) -> None:
     make(tmp_path)
     (tmp_path / "masks" / "extra.png").touch()
-    assert load_dataset(tmp_path).notes == ("masks/extra.png: masks without a photograph",)
+    assert notes_of(load_dataset(tmp_path)) == ["masks/extra.png: masks without a photograph"]
 
 
 def test_masks_may_lie_in_another_place_that_is_named_in_full(tmp_path: Path) -> None:
@@ -104,7 +108,7 @@ def test_masks_may_lie_in_another_place_that_is_named_in_full(tmp_path: Path) ->
     make(tmp_path / "data", masks=f"{masks}/{{stem}}.png")
     dataset = load_dataset(tmp_path / "data")
     assert [photo.mask_path for photo in dataset.photos] == [masks / f"{k}.png" for k in "abcd"]
-    assert dataset.notes == ("../masks elsewhere/extra.png: masks without a photograph",)
+    assert notes_of(dataset) == ["../masks elsewhere/extra.png: masks without a photograph"]
 
 
 def test_every_problem_is_told_at_once_with_its_mend(tmp_path: Path) -> None:
@@ -308,6 +312,13 @@ def test_symlink_loops_end(tmp_path: Path) -> None:
         ({"ignore_index": 1}, "both a class and ignored"),
         ({"ignore_colors": ["#000000"]}, "ignore_colors is for colour masks"),
         ({"group": "("}, "no regular expression"),
+        ({"group": {"cell_m": 0}}, "greater than 0"),
+        ({"masks": {"match": "(", "path": "{1}"}}, "no regular expression"),
+        ({"masks": {"match": "a", "path": "{1}.png"}}, r"needs \{stem\}"),
+        ({"masks": {"match": "(a)", "path": "{1}{2}.png"}}, r"\{2\} means nothing"),
+        ({"snap": "near"}, "nearest"),
+        ({"snap": {"ignore": 0.6}}, "less than 0.5"),
+        ({"fit": "stretch"}, "crop"),
         ({"colors": {"Rof": "#000000"}}, "'Rof' is no class"),
         ({"split": {"val": 0.6, "test": 0.5}}, "train needs some"),
         ({"split": {"val": 1.5}}, "between 0 and 1"),
@@ -381,3 +392,54 @@ def test_classes_without_colours_get_some_that_are_told_apart_and_that_stay() ->
         return DatasetSpec(images="*", masks="{stem}", classes=classes).class_colors
 
     assert colors_of(["Land", "Roof", "Pool"])[:2] == colors_of(["Land", "Roof"])
+
+
+def test_an_expression_finds_masks_that_are_named_otherwise(tmp_path: Path) -> None:
+    for name in ("a/1_sat.jpg", "a/1_mask.png", "b/2_sat.jpg", "b/2_mask.png", "b/3_mask.png"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    rule = {"match": r"(?P<id>\d+)_sat", "path": "{folder}/{id}_mask.png"}
+    spec = SPEC | {"images": ["a/*.jpg", "b/*.jpg"], "masks": rule}
+    (tmp_path / "dataset.yaml").write_text(yaml.safe_dump(spec))
+    dataset = load_dataset(tmp_path)
+    assert [photo.mask_path.name for photo in dataset.photos] == ["1_mask.png", "2_mask.png"]
+    assert notes_of(dataset) == ["b/3_mask.png: masks without a photograph"]
+    (tmp_path / "a" / "other.jpg").touch()
+    assert any(
+        "a/other.jpg: masks: match doesn't match it" in text for text in problems_of(tmp_path)
+    )
+
+
+def test_what_is_a_mask_is_no_photograph(tmp_path: Path) -> None:
+    for name in ("1.png", "1_mask.png", "2.png", "2_mask.png"):
+        (tmp_path / name).touch()
+    spec = SPEC | {"images": "*.png", "masks": "{stem}_mask.png"}
+    (tmp_path / "dataset.yaml").write_text(yaml.safe_dump(spec))
+    assert [photo.name for photo in load_dataset(tmp_path).photos] == ["1.png", "2.png"]
+
+
+def test_a_list_may_name_folders(tmp_path: Path) -> None:
+    names = ["train/images/a.jpg", "train/images/b.jpg", "val/images/c.jpg", "test/images/d.jpg"]
+    spec = {"images": "*/images/*.jpg", "masks": "{folder}/../masks/{stem}.png"}
+    split = {"val": ["val/*"], "test": ["test/*"]}
+    dataset = load_dataset(make(tmp_path, *names, **spec, split=split))
+    assert splits_of(dataset) == {"a": None, "b": None, "c": "val", "d": "test"}
+    make(tmp_path, *names, **spec, split=split | {"test": ["tests/*"]})
+    assert "there is no photograph 'tests/*'" in problems_of(tmp_path)[0]
+
+
+def test_problems_of_one_kind_are_told_once_and_each_if_asked_for(tmp_path: Path) -> None:
+    names = [f"images/{number:02d}.jpg" for number in range(12)]
+    make(tmp_path, *names)
+    for number in range(10):
+        (tmp_path / "masks" / f"{number:02d}.png").unlink()
+    with pytest.raises(ProblemsError) as caught:
+        load_dataset(tmp_path)
+    told = str(caught.value).splitlines()
+    assert len(told) == 4
+    assert told[0].endswith("10 problems")
+    assert "images/00.jpg: its mask" in told[1]
+    others = "images/01.jpg, images/02.jpg, images/03.jpg and 6 more"
+    assert told[2].strip() == f"likewise 9 more: {others}"
+    assert told[3].strip() == f"each of them: python -m segcore.prepare {tmp_path} --all"
+    assert len(caught.value.each().splitlines()) == 11

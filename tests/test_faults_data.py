@@ -169,7 +169,7 @@ def test_a_photograph_that_may_not_be_read_is_named(folder: Path) -> None:
 
 
 def test_an_empty_folder_is_said(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"dataset\.yaml does not exist; write one"):
+    with pytest.raises(UserError, match=r"dataset\.yaml does not exist; python -m segcore.prepare"):
         run(tmp_path)
     (tmp_path / "dataset.yaml").write_text(yaml.safe_dump(SPEC))
     with pytest.raises(ProblemsError, match=r"'images/\*' finds nothing .*endings there: \.yaml"):

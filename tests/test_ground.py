@@ -15,7 +15,8 @@ from rasterio.rpc import RPC
 from segcore.inference.photographs import Photograph
 from segcore.predicting.polygons import write_polygons
 from segcore.predicting.rasters import MapSpec, write_map
-from segcore.reading.ground import metres_per_px
+from segcore.reading.ground import Georeference, metres_per_px, placing
+from segcore.reading.headers import turn
 from tests.conftest import SHARED
 from tests.test_bands import set_orientation, write
 
@@ -149,3 +150,19 @@ def test_the_photograph_that_a_user_sent_keeps_its_points(tmp_path: Path) -> Non
             (p.row, p.col, p.x, p.y) for p in photo.gcps[0]
         ]
         assert raster.gcps[1] == photo.gcps[1]
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_a_turned_photograph_keeps_its_rpcs(orientation: int) -> None:
+    stored_px = (40, 60)
+    numbers = np.arange(40 * 60).reshape(stored_px)
+    row, column = np.argwhere(turn(numbers, orientation) == 7 * 60 + 11)[0]
+    place = Georeference(None, rasterio.Affine.identity(), rpcs=LINEAR)
+    turned = place.turned(orientation, stored_px)
+    assert turned.transform.is_identity
+    of_stored, of_upright = placing(place), placing(turned)
+    assert of_stored is not None and of_upright is not None
+    expected = of_stored(np.array([[11.5, 7.5]]))
+    np.testing.assert_allclose(
+        of_upright(np.array([[column + 0.5, row + 0.5]])), expected, atol=1e-6
+    )

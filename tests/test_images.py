@@ -2,6 +2,7 @@
 
 import zlib
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,13 @@ from PIL import Image, ImageOps
 
 from segcore.config import IGNORE_INDEX
 from segcore.reading.bands import Bands
-from segcore.reading.headers import MAX_PIXELS, ImageError, image_size_px
+from segcore.reading.headers import (
+    MAX_PIXELS,
+    ImageError,
+    create_raster,
+    image_size_px,
+    open_raster,
+)
 from segcore.reading.images import read_image, read_picture, write_image
 from segcore.reading.masks import MaskCoding, read_mask, read_pair
 
@@ -268,3 +275,81 @@ def test_written_masks_read_back(tmp_path: Path) -> None:
     write_image(tmp_path / "mask.png", INDEX_HW)
     np.testing.assert_array_equal(read_mask(tmp_path / "mask.png", INDICES), CLASS_HW)
     assert [path.name for path in tmp_path.iterdir()] == ["mask.png"]
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_picture_without_a_place_on_earth_is_opened_without_a_warning(tmp_path: Path) -> None:
+    # The filter of this test stands in front of ours, as that of a library imported later does.
+    size = {"width": 8, "height": 6, "count": 1, "dtype": "uint8"}
+    with create_raster(tmp_path / "new.tif", driver="GTiff", **size) as raster:
+        raster.write(np.ones((1, 6, 8), np.uint8))
+    with open_raster(tmp_path / "new.tif") as raster:
+        assert raster.read(1).all()
+
+
+SMOOTH_HW = np.array([[0, 3, 120, 130, 252, 255]], np.uint8)
+GREY = MaskCoding(by_color=False, classes=((0, 0), (255, 1)))
+
+
+@pytest.mark.parametrize(
+    ("snap", "expected", "moved_px"),
+    [(0.5, [0, 0, 0, 1, 1, 1], 4), (0.1, [0, 0, 255, 255, 1, 1], 4)],
+)
+def test_values_near_those_of_classes_snap_or_are_ignored(
+    tmp_path: Path, snap: float, expected: list[int], moved_px: int
+) -> None:
+    Image.fromarray(SMOOTH_HW).save(tmp_path / "mask.png")
+    Image.new("RGB", (6, 1)).save(tmp_path / "photo.png")
+    coding = replace(GREY, snap=snap)
+    pair = read_pair(tmp_path / "photo.png", tmp_path / "mask.png", coding, None)
+    assert pair.mask_HW.tolist() == [expected]
+    assert pair.snapped == (moved_px, 2), "120 and 130 lie between the classes"
+    with pytest.raises(ImageError, match="holds 3, 120, 130, 252"):
+        read_mask(tmp_path / "mask.png", GREY)
+
+
+def test_colours_snap_to_the_nearest_class_or_to_what_is_ignored(tmp_path: Path) -> None:
+    colors = [(250, 8, 3), (3, 0, 240), (9, 9, 9), (255, 0, 0), (120, 0, 120)]
+    Image.fromarray(np.array([colors], np.uint8)).save(tmp_path / "mask.png")
+    assert read_mask(tmp_path / "mask.png", replace(COLORS, snap=0.5)).tolist() == [
+        [0, 1, 255, 0, 255]
+    ]
+    sharp = np.kron(CLASS_HW, np.ones((16, 16), np.uint8))
+    colored = np.array([(255, 0, 0), (0, 0, 255)], np.uint8)[np.minimum(sharp, 1)]
+    Image.fromarray(colored).save(tmp_path / "mask.jpg", quality=95, subsampling=0)
+    two = MaskCoding(by_color=True, classes=((0xFF0000, 0), (0x0000FF, 1)), snap=0.5)
+    np.testing.assert_array_equal(read_mask(tmp_path / "mask.jpg", two), np.minimum(sharp, 1))
+
+
+@pytest.mark.parametrize(("height_px", "width_px"), [(21, 39), (19, 40), (20, 42)])
+def test_a_mask_a_pixel_off_is_fitted_if_that_is_asked_for(
+    tmp_path: Path, height_px: int, width_px: int
+) -> None:
+    Image.new("RGB", (40, 20)).save(tmp_path / "photo.png")
+    Image.fromarray(np.ones((height_px, width_px), np.uint8)).save(tmp_path / "mask.png")
+    with pytest.raises(ImageError, match="`fit: crop`"):
+        read_pair(tmp_path / "photo.png", tmp_path / "mask.png", INDICES, None)
+    pair = read_pair(
+        tmp_path / "photo.png", tmp_path / "mask.png", replace(INDICES, fit=True), None
+    )
+    expected = np.full((20, 40), IGNORE_INDEX)
+    expected[:height_px, :width_px] = 1
+    np.testing.assert_array_equal(pair.mask_HW, expected)
+    assert pair.note is not None and "fit: crop" in pair.note
+
+
+def test_a_mask_on_its_side_is_told_to_be_turned(tmp_path: Path) -> None:
+    Image.new("RGB", (40, 20)).save(tmp_path / "photo.png")
+    Image.new("L", (20, 40)).save(tmp_path / "mask.png")
+    for coding in (INDICES, replace(INDICES, fit=True)):
+        with pytest.raises(ImageError, match="height and width are swapped"):
+            read_pair(tmp_path / "photo.png", tmp_path / "mask.png", coding, None)
+
+
+def test_a_name_that_is_no_utf8_is_told_as_such(tmp_path: Path) -> None:
+    path = tmp_path / "gr\udcfcn.tif"  # As Python gives a byte of Latin-1.
+    Image.new("RGB", (4, 4)).save(tmp_path / "a.tif")
+    (tmp_path / "a.tif").rename(path)
+    with pytest.raises(ImageError, match="has a name that is no UTF-8 → rename it") as caught:
+        read_image(path)
+    str(caught.value).encode()

@@ -149,16 +149,18 @@ def test_a_bundle_of_two_scales_is_the_mean_of_its_members_enlarged_probabilitie
 def test_networks_of_one_view_read_the_photograph_once(
     photo: np.ndarray, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    planned: list[View] = []
-    plan = Photograph.plan
-    monkeypatch.setattr(Photograph, "plan", lambda p, view: planned.append(view) or plan(p, view))
+    read: list[Grid] = []
+    on_grid = Photograph.on_grid
+    monkeypatch.setattr(
+        Photograph, "on_grid", lambda p, grid: read.append(grid) or on_grid(p, grid)
+    )
     fine, coarse = View(64, 64, 1.0), View(48, 40, None, metres_per_px=2.0)
     model, image = ensemble(fine, fine, coarse), Photograph.in_memory(photo, metres_per_px=0.5)
     assembled(model, image)
-    assert planned == [fine, coarse]
-    planned.clear()
+    assert read == [image.plan(fine), image.plan(coarse)]
+    read.clear()
     assembled(model, image, scale=0.5)
-    assert planned == [View(64, 64, 0.5), View(48, 40, 0.5)]
+    assert read == [image.plan(View(64, 64, 0.5))] * 2
 
 
 def test_a_view_of_a_ground_size_wants_a_georeference(photo: np.ndarray) -> None:

@@ -11,10 +11,10 @@ WINGS = ("segcore", "search", "spaces")
 MODULES = [path for wing in WINGS for path in (ROOT / wing).rglob("*.py")]
 
 # Each part may import those before it in its own wing. The modules that lie flat have no part.
-SEGCORE = ("scenes", "reading", "data", "networks", "scores", "inference", "training", "choosing",
-           "predicting")  # fmt: skip
+SEGCORE = ("scenes", "reading", "data", "guessing", "converting", "networks", "scores", "inference",
+           "training", "choosing", "predicting")  # fmt: skip
 SEGCORE_FLAT = {"config", "devices", "errors", "facts", "files", "folders", "plugins", "versions"}
-SEGCORE_COMMANDS = {"prepare", "weights"}
+SEGCORE_COMMANDS = {"convert", "prepare", "weights"}
 SEARCH = ("runs", "predicting", "forecasting", "planning", "tracking", "reporting", "trials",
           "ensembles")  # fmt: skip
 SEARCH_COMMANDS = {"__main__", "evaluate", "leaderboard", "predict", "replay", "report", "run"}

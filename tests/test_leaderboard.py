@@ -15,8 +15,8 @@ from search.runs.folder import RunFolder
 from search.runs.options import SearchOptions
 from search.runs.rows import TrialRow, like_the_best, show_counts
 from search.runs.study import read_study
-from search.trials.worker import RESAMPLED, add_result, kept_resamples
-from segcore.scores.intervals import Resampled
+from search.trials.worker import JACKKNIFE, add_result, plain_jackknife
+from segcore.scores.intervals import Jackknife
 from segcore.scores.metrics import Scores
 from segcore.training.fit import EpochResult
 from tests.drawn_run import draw_run
@@ -74,9 +74,9 @@ def test_every_score_has_its_interval_and_says_if_it_may_be_as_good_as_the_best(
 
 
 def row_of(counts_P3K: np.ndarray, number: int, **config: int) -> TrialRow:
-    resampled = Resampled.of(counts_P3K, "dice")
+    jackknife = Jackknife.of(counts_P3K, "dice")
     return TrialRow(
-        number, "finished", resampled.value, (0.0, 1.0), kept_resamples(resampled), 1, None,
+        number, "finished", jackknife.value, (0.0, 1.0), plain_jackknife(jackknife), 1, None,
         config, None,
     )  # fmt: skip
 
@@ -113,10 +113,9 @@ def test_of_a_trials_results_the_best_one_keeps_what_comparisons_need() -> None:
     kept = []
     for number, accuracy in enumerate((math.nan, 0.5, 0.8, 0.8, 0.6, 0.9), start=1):
         add_result(results, epoch_of(number, accuracy), ("Roof", "Road"), "dice")
-        kept.append([result["epoch"] for result in results if RESAMPLED in result])
+        kept.append([result["epoch"] for result in results if JACKKNIFE in result])
     assert kept == [[], [2], [3], [3], [3], [6]]
-    photos, scores = results[-1][RESAMPLED]
-    assert photos == 5 and set(scores) == {0.9}
+    assert results[-1][JACKKNIFE] == pytest.approx([0.9] * 5)
 
 
 def test_photographs_that_both_find_hard_do_not_hide_which_trial_is_better() -> None:

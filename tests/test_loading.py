@@ -1,6 +1,8 @@
 """What training sees: how often, with which geometry, and how rare classes get their share."""
 
+import itertools
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,7 +20,7 @@ from segcore.training.loading import (
     EpochSampler,
     TrainingWindows,
     class_rarity,
-    training_loader,
+    training_batches,
     windows_per_epoch,
 )
 from tests.conftest import data_of, make_data
@@ -191,9 +193,25 @@ def test_batches_do_not_depend_on_worker_processes(blocks: Path, tmp_path: Path)
     data = prepare_data(blocks, [chosen.view], cache_dir=tmp_path)
 
     def batches(workers: int) -> list[torch.Tensor]:
-        loader, sampler = training_loader(data, chosen, workers=workers, pin_memory=False)
-        sampler.epoch = 2
-        return [image for image, _ in loader]
+        endless = training_batches(data, chosen, first_epoch=2, workers=workers, pin_memory=False)
+        return [image for image, _ in itertools.islice(endless, 2 * steps)]
 
+    steps = windows_per_epoch(data, chosen) // chosen.batch_size
     for alone, helped in zip(batches(0), batches(2), strict=True):
         assert torch.equal(alone, helped)
+
+
+def test_batches_go_on_with_the_next_epoch(blocks: Path, tmp_path: Path) -> None:
+    chosen = config(rare_crop_prob=0.3)
+    data = prepare_data(blocks, [chosen.view], cache_dir=tmp_path)
+
+    def batches(first_epoch: int) -> Iterator[torch.Tensor]:
+        endless = training_batches(
+            data, chosen, first_epoch=first_epoch, workers=0, pin_memory=False
+        )
+        return (image for image, _ in endless)
+
+    steps = windows_per_epoch(data, chosen) // chosen.batch_size
+    from_second = itertools.islice(batches(1), steps, 3 * steps)
+    for one, other in zip(from_second, batches(2), strict=False):
+        assert torch.equal(one, other)

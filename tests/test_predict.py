@@ -1,6 +1,7 @@
 """Prediction from the command line: what is written, where it lies, and what is done twice."""
 
 import csv
+import errno
 import json
 import os
 import shutil
@@ -308,10 +309,60 @@ def test_a_broken_photograph_is_told_and_skipped(
     assert run(bundle, photos, "--out", out) == 1
     told = capsys.readouterr().err
     assert "broken.jpg" in told and "cut.tif" in told and "moved.png" in told
+    # broken.jpg and cut.tif are mended in the same way.
+    assert told.count("skipped: ") == 2 and "(--all tells of each)" in told
     assert "3 of 6 photographs predicted" in told and "megapixels/s on cpu" in told
     assert sorted(p.name for p in out.rglob("*") if p.is_file()) == [
         "lawn.v2.png", "map.tif", "predicted.jsonl", "roof.png",
     ]  # fmt: skip
+
+
+def fail_at(monkeypatch: pytest.MonkeyPatch, name: str, error: Exception) -> None:
+    """Predicting the photograph of that name raises the error."""
+    write = products.Products.write
+
+    def failing(self: products.Products, photo: photographs.Photograph, *arguments):  # type: ignore[no-untyped-def]
+        if photo.path.name == name:
+            raise error
+        return write(self, photo, *arguments)
+
+    monkeypatch.setattr(products.Products, "write", failing)
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (RuntimeError("CUDA out of memory"), "RuntimeError: CUDA out of memory"),
+        (UserError("lawn.v2.png can't be written: it is a folder"), "it is a folder"),
+        (OSError(5, "Input/output error"), "Input/output error"),
+    ],
+)
+def test_whatever_a_photograph_fails_by_the_others_are_predicted(
+    error: Exception,
+    reason: str,
+    bundle: Path,
+    photos: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    fail_at(monkeypatch, "lawn.v2.png", error)
+    assert run(bundle, photos, "--out", photos.parent / "out") == 1
+    told = capsys.readouterr().err
+    (skipped,) = [line for line in told.splitlines() if line.startswith("skipped: ")]
+    assert f"{photos / 'lawn.v2.png'}: " in skipped and reason in skipped
+    assert "2 of 3 photographs predicted" in told
+
+
+def test_a_full_disk_ends_the_prediction(
+    bundle: Path, photos: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    try:
+        raise UserError("lawn.v2.png can't be written") from OSError(errno.ENOSPC, "No space")
+    except UserError as error:
+        fail_at(monkeypatch, "lawn.v2.png", error)
+    assert run(bundle, photos, "--out", photos.parent / "out") == 2
+    told = capsys.readouterr().err
+    assert "the disk is full; make room, then predict again" in told and "skipped" not in told
 
 
 @pytest.mark.parametrize(

@@ -172,11 +172,10 @@ def test_other_data_and_no_run_are_refused(
 ) -> None:
     assert replay.main([str(tmp_path), "0"]) == 2
     assert "not the folder of a run" in capsys.readouterr().err
-    record = json.loads(run.search_json.read_text())
-    changed = record | {"identity": {"data": "f" * 64}}
+    record = run.read()
     try:
-        run.search_json.write_text(json.dumps(changed))
+        run.write(dataclasses.replace(record, identity={"data": "f" * 64}))
         assert replay.main([str(run.path), "0"]) == 2
     finally:
-        run.search_json.write_text(json.dumps(record))
+        run.write(record)
     assert "instead of ffffffff…ffffffff" in capsys.readouterr().err

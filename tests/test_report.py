@@ -52,6 +52,7 @@ def test_the_headline_is_the_honest_score_with_its_interval(finished: RunFolder,
     text = words(page)
     assert f"dice of the ensemble on 4 test photographs {honest.value:.3f}" in text
     assert f"95 % interval {honest.low:.3f} – {honest.high:.3f}" in text
+    assert "Test: The intervals are a guess: they rest on 4 independent photographs" in text
     assert f"{flattering.value:.3f}" in text
     assert f"{abs(flattering.value - honest.value):.3f} " in text
 

@@ -43,7 +43,7 @@ def brute_force(masks: np.ndarray, candidates: list[np.ndarray], picks: tuple[in
     total = np.sum([candidates[c].astype(np.int64) for c in picks], axis=0)
     everything = (total.argmax(axis=1), masks.astype(np.int64), np.arange(4))
     classes, truth, photo = map(torch.from_numpy, everything)
-    return score([(classes, truth, photo)], K, 4, "cpu")
+    return score([(classes, truth, photo)], K, tuple("abcd"), "cpu")
 
 
 def every_photo() -> np.ndarray:

@@ -1,12 +1,21 @@
 """Random splits and folds: stratified by rare classes, in groups, the same for the same seed."""
 
+import re
 from collections import Counter
+from contextlib import nullcontext
+from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
+from search.planning.plan import check_rare_classes
+from segcore import prepare
+from segcore.config import View
+from segcore.data.preparing import prepare_data
 from segcore.data.splits import SPLITS, Split, assign_folds, assign_splits
 from segcore.errors import UserError
+from tests.conftest import write_blocks
 
 FRACTIONS: dict[Split, float] = {"val": 0.2, "test": 0.2}
 
@@ -105,3 +114,50 @@ def test_every_fold_has_its_share_of_every_class_and_no_group_is_torn() -> None:
 def test_more_folds_than_groups_are_refused() -> None:
     with pytest.raises(UserError, match="--folds 5: there are only 4 groups"):
         assign_folds(photographs(8) + 1, [str(index % 4) for index in range(8)], 5, seed=0)
+
+
+def test_groups_are_what_is_independent_and_few_are_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = write_blocks(tmp_path / "data")
+    with (folder / "dataset.yaml").open("a") as spec:
+        spec.write(r"group: 'photo_\d(\d)'" + "\n")  # photo_00 and photo_10, photo_01 and photo_11
+    assert prepare.main([str(folder), "--height-px", "32", "--width-px", "32"]) == 0
+    told = capsys.readouterr().out
+    found = re.search(
+        r"Independent groups of photographs: (\d+) in train, (\d+) in val, (\d+) in test", told
+    )
+    assert found is not None and sum(map(int, found.groups())) == 10
+    for split, units in zip(("val", "test"), found.groups()[1:], strict=True):
+        assert (
+            f"! {split}: The intervals are a guess: they rest on {units} independent groups" in told
+        )
+
+
+POOLS = {0, 2, 4, 8, 10, 12, 14, 15}
+"""The photographs of ``write_blocks`` that have a pool."""
+
+
+@pytest.mark.parametrize(
+    ("val", "pools", "refused"),
+    [
+        ((1, 3), POOLS, True),
+        ((0, 3), POOLS, False),
+        ((1, 3), {0}, False),  # training can't spare the only photograph of a class
+    ],
+)
+def test_a_validation_split_without_the_rare_classes_is_refused(
+    val: tuple[int, int], pools: set[int], refused: bool, tmp_path: Path
+) -> None:
+    folder = write_blocks(tmp_path / "data")
+    for number in POOLS - pools:
+        path = folder / "masks" / f"photo_{number:02d}.png"
+        mask_HW = np.array(Image.open(path))
+        Image.fromarray(np.where(mask_HW == 2, 0, mask_HW)).save(path)
+    listed = ", ".join(f"photo_{number:02d}" for number in val)
+    split = f"{{val: [{listed}], test: [photo_05, photo_06]}}"
+    spec = (folder / "dataset.yaml").read_text().replace("{val: 0.25, test: 0.25}", split)
+    (folder / "dataset.yaml").write_text(spec)
+    data = prepare_data(folder, [View(64, 64)], progress=False)
+    with pytest.raises(UserError, match="has Pool: 1 of the 1") if refused else nullcontext():
+        check_rare_classes(data)

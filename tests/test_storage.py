@@ -180,7 +180,7 @@ def test_a_run_in_a_bucket_is_opened_on_another_machine(
     run.write(RunRecord("id", options, {"data": "abc"}))
     run.study.write_text("line 1\n")
     run.push()
-    Location.parse(f"{s3}/runs/storm").write("search.json", run.search_json.read_bytes()[:50])
+    Location.parse(f"{s3}/runs/storm").write("run.yaml", run.record.read_bytes()[:50])
 
     monkeypatch.setenv("SEGSEARCH_CACHE", str(tmp_path / "another"))
     there = RunFolder.opened(f"{s3}/runs/storm")

@@ -8,6 +8,7 @@ from typing import Any
 import optuna
 import pytest
 
+from search.planning.halving import Halving
 from search.runs.folder import RunFolder, RunRecord, _warn_once
 from search.runs.options import SearchOptions
 from search.runs.rows import read_rows
@@ -40,40 +41,52 @@ def test_a_cut_off_record_is_recovered_from_its_predecessor(
     first, second = records()
     run.write(first)
     run.write(second)
-    whole = run.search_json.read_bytes()
+    whole = run.record.read_bytes()
     assert run.read().options.trials == 9 and not caplog.messages
     for cut in cuts(whole, 50):
         _warn_once.cache_clear()
         caplog.clear()
-        run.search_json.write_bytes(cut)
+        run.record.write_bytes(cut)
         for _ in range(2):  # the command line reads it, and then the search
             found = run.read()
             assert (found.search_id, found.identity) == ("id", {"data": "abc"})
             assert found.options.trials == 5
         assert len(caplog.messages) == 1 and "\n" not in caplog.messages[0]
-        assert f"{tmp_path}: search.json is damaged" in caplog.messages[0]
-        assert "search.json.previous" in caplog.messages[0]
+        assert f"{tmp_path}: run.yaml is damaged" in caplog.messages[0]
+        assert "run.yaml.previous" in caplog.messages[0]
 
 
 def test_a_record_that_was_written_once_has_a_predecessor_too(tmp_path: Path) -> None:
     run = RunFolder(tmp_path)
     run.write(records()[0])
-    run.search_json.write_bytes(run.search_json.read_bytes()[:40])
+    run.record.write_bytes(run.record.read_bytes()[:40])
     assert run.read().options.trials == 5
     # What is written next doesn't push a damaged file into the predecessor's place.
     run.write(records()[1])
     assert run.read().options.trials == 9
-    run.search_json.write_bytes(b"")
+    run.record.write_bytes(b"")
     assert run.read().options.trials == 9
 
 
 def test_where_both_are_cut_off_the_error_is_of_the_record(tmp_path: Path) -> None:
     run = RunFolder(tmp_path)
     run.write(records()[0])
-    for path in (run.search_json, run.previous_json):
+    for path in (run.record, run.previous_record):
         path.write_bytes(path.read_bytes()[:40])
-    with pytest.raises(UserError, match=r"not the folder of a run \(search.json: "):
+    with pytest.raises(UserError, match=r"not the folder of a run \(run.yaml: "):
         run.read()
+
+
+def test_a_run_of_another_version_is_named_as_such(tmp_path: Path) -> None:
+    newer, first = RunFolder(tmp_path / "newer"), RunFolder(tmp_path / "first")
+    newer.write(records()[0])
+    newer.record.write_text(newer.record.read_text().replace("format: 2", "format: 3"))
+    first.path.mkdir()
+    (first.path / "search.json").write_text("{}")  # as it was before there were formats
+    for run in (newer, first):
+        with pytest.raises(UserError, match=f"{run.path}: a run of another version") as found:
+            run.read()
+        assert "\n" not in str(found.value)
 
 
 def space(trial: optuna.Trial) -> TrialConfig:
@@ -88,7 +101,8 @@ def opened(run: RunFolder, *, create: bool) -> SearchStudy:
 def go_on(study: SearchStudy, until: int) -> None:
     """Train all trials that are unfinished, and start more; leave the last one RUNNING."""
     searcher = StudySearcher(
-        study, space, metric="val/dice", planned_trials=PLANNED,
+        study, space, Halving(study, grace_epochs=3, max_epochs=3, reduction_factor=3),
+        metric="val/dice", planned_trials=PLANNED,
         finish=lambda config, number: config.model_copy(update={"seed": number}),
         capacity=lambda: 9,
     )  # fmt: skip
@@ -106,7 +120,11 @@ def go_on(study: SearchStudy, until: int) -> None:
 
 
 def what_it_knows(study: optuna.Study) -> list[tuple[Any, ...]]:
-    return [(t.state, t.params, t.intermediate_values, t.user_attrs) for t in study.trials]
+    """All but how long it took."""
+    return [
+        (t.state, t.params, t.intermediate_values, t.user_attrs | {"started_seconds": None})
+        for t in study.trials
+    ]
 
 
 def test_a_cut_off_study_keeps_its_whole_lines_and_goes_on(tmp_path: Path) -> None:

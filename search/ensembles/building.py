@@ -23,7 +23,7 @@ from segcore.inference.scoring import prepared_picture
 from segcore.predicting.ensemble import write_bundle
 from segcore.predicting.pictures import comparison, confusion_matrix_picture
 from segcore.reading.images import write_image
-from segcore.scores.intervals import Evaluation, bootstrap_interval
+from segcore.scores.intervals import Evaluation, score_interval
 from segcore.scores.metrics import metric_of_each
 
 
@@ -74,7 +74,7 @@ def build_ensemble(plan: Plan, trials: Sequence[Model], slots: Slots) -> BuiltEn
         expected_gain=None if math.isnan(selection.expected_gain) else selection.expected_gain,
         alternatives=tuple(alternatives),
         candidates={
-            model.number: bootstrap_interval(said.scores.counts_P3K, metric)
+            model.number: score_interval(said.scores.counts_P3K, metric, said.scores.groups)
             for model, said in candidates
         },
         photos=_photo_scores(plan, on_test),
@@ -185,6 +185,7 @@ def _for_manifest(result: SearchResult) -> dict[str, Any]:
 
     return {
         "test_photos": result.ensemble.test.photos,
+        "test_units": result.ensemble.test.units,
         "ensemble": {**both(result.ensemble), "trials": result.ensemble.trials},
         "best_single": {**both(result.single), "trial": result.single.number},
     }

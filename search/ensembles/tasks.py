@@ -4,6 +4,7 @@ Workers write nothing to disk. Their answers are small enough to be sent: scores
 at the pixels that were asked for, and the classes of a few photographs for pictures.
 """
 
+import itertools
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
@@ -30,7 +31,7 @@ from segcore.predicting.ensemble import Ensemble, disagreement
 from segcore.scores.metrics import Scores
 from segcore.training import checkpoint
 from segcore.training.checkpoint import StateDict
-from segcore.training.loading import training_loader
+from segcore.training.loading import training_batches, windows_per_epoch
 
 BATCH_SIZE = 4
 NORMALISATION_WINDOWS = 64
@@ -204,8 +205,9 @@ def _training_batches(data: PreparedData, config: TrialConfig) -> Iterator[Tenso
     plain = {"augmentation": "none", "oversample_ratio": 1.0, "rare_crop_prob": 0.0}
     changes = {**plain, "batch_size": BATCH_SIZE, "epoch_mpx": megapixels}
     config = config.model_copy(update=changes)
-    loader, _ = training_loader(data, config, workers=0, pin_memory=False)
-    return (image_NCHW for image_NCHW, _ in loader)
+    batches = training_batches(data, config, first_epoch=1, workers=0, pin_memory=False)
+    count = windows_per_epoch(data, config) // BATCH_SIZE
+    return (image_NCHW for image_NCHW, _ in itertools.islice(batches, count))
 
 
 @contextmanager

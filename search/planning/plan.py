@@ -28,6 +28,9 @@ from segcore.scenes import default_scenes
 from segcore.training.augment import build_augmentation
 from segcore.training.losses import build_loss
 
+RARE_SHARE = 0.01
+"""Of the training pixels: a class with less is rare."""
+
 SIZES_PER_NETWORK = 8
 """With so many sizes of its window, at most, is a network checked."""
 
@@ -98,12 +101,36 @@ def make_plan(options: SearchOptions, run: RunFolder, *, progress: bool = True) 
             f"{data_folder}: the splits val and test must both have photographs: one to search by, "
             "one for the honest score; change `split` in dataset.yaml"
         )
+    if not options.allow_missing_classes:
+        check_rare_classes(data)
     if options.folds > 1:
         data.divided_for(samples[0].model_copy(update={"fold": 0, "folds": options.folds}))
     networks = check_samples(samples, data)
     gather_weights(networks, run.weights)
     views = frozenset(config.view for config in samples)
     return Plan(options, run, space, data, data_folder, views, networks)
+
+
+def check_rare_classes(data: PreparedData) -> None:
+    """Raise ``UserError`` where the validation split lacks most of the rare classes.
+
+    These have less than ``RARE_SHARE`` of the training pixels, in photographs or groups of which
+    training could spare one.
+    """
+    train_P, pixels_K = data.of_split("train"), data.class_pixels("train")
+    held_PK = data.class_pixels_PK[train_P] > 0
+    group_P = np.array([data.photo_groups[photo] for photo in train_P])
+    spared_K = np.array([len(set(group_P[held_P])) > 1 for held_P in held_PK.T], bool)
+    rare_K = spared_K & (pixels_K < RARE_SHARE * pixels_K.sum())
+    missing_K = rare_K & (data.class_pixels("val") == 0)
+    if 2 * missing_K.sum() > rare_K.sum():
+        names = ", ".join(data.class_names[k] for k in np.flatnonzero(missing_K))
+        raise UserError(
+            f"no photograph of the validation split has {names}: {missing_K.sum()} of the "
+            f"{rare_K.sum()} rare classes, so nothing would be chosen by how well they are found; "
+            "give it photographs that have them by `split` in dataset.yaml, or allow it with "
+            "--allow-missing-classes"
+        )
 
 
 def find_dataset(address: str | None) -> Path:

@@ -83,7 +83,8 @@ class Report:
         """Write everything as JSON; NaN becomes null. Raises ``UserError``."""
         values = asdict(self)
         evaluation = values.pop("evaluation")
-        values |= {"scores": evaluation["metrics"], "confusion": evaluation["confusion"]}
+        values |= {name: evaluation[name] for name in ("units", "confusion")}
+        values["scores"] = evaluation["metrics"]
         values["definitions"] = METRICS
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -99,8 +100,10 @@ def print_report(report: Report, console: Console, *, worst: int) -> None:
     which = f"{len(report.photos)} {photos} of {report.data}, split {report.split}"
     console.print(f"\n{report.bundle} on {which}\n", markup=False, soft_wrap=True)
     console.print(_scores_table(report))
-    if len(report.photos) < 2:
+    if report.evaluation.units < 2:
         console.print("One photograph says nothing about others: no interval.\n")
+    elif report.evaluation.caution:
+        console.print(f"{report.evaluation.caution}\n", soft_wrap=True)
     console.print(_classes_table(report))
     matrix = _confusion_table(report)
     fits = console.measure(matrix).minimum <= console.width
@@ -114,7 +117,7 @@ def _scores_table(report: Report) -> Table:
     for heading in ("score", "", "95 % interval"):
         table.add_column(heading, justify="left" if heading == "score" else "right", no_wrap=True)
     for name, interval in report.evaluation.metrics.items():
-        ends = f"{interval.low:.4f} – {interval.high:.4f}" if len(report.photos) > 1 else "–"
+        ends = f"{interval.low:.4f} – {interval.high:.4f}" if report.evaluation.units > 1 else "–"
         table.add_row(name, _number(interval.value), ends)
     return table
 

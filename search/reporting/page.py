@@ -16,6 +16,7 @@ from search.reporting.costs import find_costs
 from search.reporting.facts import RunFacts, gather
 from search.reporting.figures import Figure
 from search.reporting.photographs import Gallery, galleries
+from search.reporting.terminal import cautions
 from search.runs.folder import RunFolder
 from search.runs.options import SearchOptions
 from search.runs.rows import (
@@ -60,7 +61,9 @@ def write_report(run: RunFolder, *, out: Path | None = None, allow_plugins: bool
 
 
 def _render(facts: RunFacts, allow_plugins: bool) -> str:
-    notes = [*facts.notes, *(facts.result.left_out if facts.result else ())]
+    notes = list(facts.notes)
+    if facts.result is not None:
+        notes += [*cautions(facts.result.ensemble), *facts.result.left_out]
     pictures: list[Gallery] = []
     if facts.result is not None and facts.data is not None:
         try:

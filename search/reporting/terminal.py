@@ -7,7 +7,7 @@ from rich.markup import escape
 from rich.padding import Padding
 from rich.text import Text
 
-from search.runs.result import SearchResult
+from search.runs.result import ScoredModel, SearchResult
 from search.runs.rows import (
     TrialRow,
     like_the_best,
@@ -107,12 +107,19 @@ def result_text(result: SearchResult) -> str:
             f"  {metric} on {chosen.test.photos} test images that nothing before has seen (95 % "
             f"interval), and on the {chosen.val.photos} validation images{held_out}:",
             *lines,
+            *(f"  {sentence}" for sentence in cautions(chosen)),
             f"  By the validation images it was chosen: there it scores "
             f"{abs(result.optimism):.4f} {'higher' if result.optimism > 0 else 'lower'};",
             f"  {gain}.",
             *(f"  [red]{escape(sentence)}[/]" for sentence in result.left_out),
         ]
     )
+
+
+def cautions(model: ScoredModel) -> list[str]:
+    """Where the intervals of a model's scores are a guess, and why."""
+    sides = (("Test", model.test), ("Validation", model.val))
+    return [f"{name}: {side.caution}" for name, side in sides if side.caution]
 
 
 def next_steps(
@@ -124,11 +131,13 @@ def next_steps(
     unsent: int,
     serve: str,
     refused: str | None = None,
+    others_refused: int = 0,
 ) -> str:
     """The commands with which a person goes on after a search; ``run`` is the run's address.
 
     ``unsent`` is how many records have not reached MLflow; ``trials_url`` is None before the first
-    of them has. ``refused`` is why MLflow did not register the ensemble, so that it serves none.
+    of them has. ``refused`` is why MLflow did not register the ensemble, so that it serves none;
+    ``others_refused`` counts the other records that it will never take.
     """
     lines = [f"Report          {run}/{report}"]
     if trials_url is not None:
@@ -138,9 +147,16 @@ def next_steps(
             f"MLflow          has yet to get {unsent} records; deliver them when it answers:",
             f"                python -m search.run --resume {run}",
         ]
+    if others_refused:
+        lines.append(
+            f"MLflow          refused {others_refused} records for good; each is kept with the "
+            f"reason in {run}/tracking.jsonl.refused"
+        )
     lines.append(f"Predict         python -m search.predict {run}/ensemble PHOTOS --overlay")
-    if refused is None:
+    if refused is not None:
+        lines.append(f"MLflow          did not register the ensemble, so can't serve it: {refused}")
+    elif not unsent and trials_url is not None:
         lines.append(f"Serve           {serve}")
     else:
-        lines.append(f"MLflow          did not register the ensemble, so can't serve it: {refused}")
+        lines.append("Serve           once MLflow has all records; the resumed search prints how")
     return "\n".join(lines)

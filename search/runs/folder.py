@@ -1,16 +1,38 @@
 """The folder of a run: where each of its files lies, here and in a bucket."""
 
-import json
 import logging
+import math
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
 
-from search.runs.options import SearchOptions
+import yaml
+
+from search.runs.options import RUNS_OWN, SearchOptions
 from search.runs.storage import Location
 from segcore.errors import UserError
 from segcore.files import digest, user_cache
+
+RECORD = "run.yaml"
+"""The file's name in a run's folder."""
+
+_FIRST_RECORD = "search.json"
+"""What runs of format 1 had instead."""
+
+FORMAT = 2
+"""Of a run. 2: the study has what each trial scores without each photograph or group."""
+
+OTHER_VERSION = (
+    "a run of another version, whose scores have other intervals: its ensemble predicts as before, "
+    "but to go on with it, or to list or report it, needs the version that made it"
+)
+
+_HEADER = """\
+# The options of this search, as python -m search.run takes them.
+# The same again, in a new run:  python -m search.run --options THIS_FILE
+# To go on with this run:        python -m search.run --resume ITS_FOLDER
+"""
 
 
 @dataclass(frozen=True)
@@ -23,27 +45,40 @@ class RunRecord:
     identity: dict[str, str]
     """What must be the same when the search is resumed."""
 
-    def to_json(self) -> bytes:
-        """The content of search.json."""
-        values = {
-            "search_id": self.search_id,
-            "options": self.options.to_dict(),
-            "identity": self.identity,
-        }
-        return json.dumps(values, indent=2).encode()
+    def to_yaml(self) -> bytes:
+        """The content of run.yaml: what --options reads, and a last line of the run's own.
+
+        That line is one bracket, closed by the file's last byte, so that no beginning of the file
+        is taken for all of it.
+        """
+        options = yaml.safe_dump(self.options.to_dict(), sort_keys=False, allow_unicode=True)
+        own = {"format": FORMAT, "search_id": self.search_id, "identity": self.identity}
+        line = yaml.safe_dump(own, default_flow_style=True, sort_keys=False, width=math.inf)
+        text = f"{_HEADER}{options}{RUNS_OWN}: {line.strip()}"
+        return text.encode()
 
     @classmethod
-    def from_json(cls, content: bytes) -> "RunRecord":
-        """The inverse of ``to_json``. Raises ``ValueError`` where the content is damaged."""
+    def from_yaml(cls, content: bytes) -> "RunRecord":
+        """The inverse of ``to_yaml``.
+
+        Raises ``ValueError`` where the content is damaged, and ``UserError`` where it is of another
+        version.
+        """
         try:
-            values = json.loads(content)
-            options = SearchOptions.from_dict(values["options"])
-            return cls(values["search_id"], options, dict(values["identity"]))
-        except (KeyError, TypeError, AttributeError, UserError) as error:
-            raise ValueError(repr(error)) from error
+            values = yaml.safe_load(content)
+            own = values.pop(RUNS_OWN)
+            written_as = own["format"]
+            options = SearchOptions.from_dict(values)
+            record = cls(own["search_id"], options, dict(own["identity"]))
+        except (yaml.YAMLError, KeyError, TypeError, AttributeError, UserError) as error:
+            what = str(error) if isinstance(error, yaml.YAMLError) else repr(error)
+            raise ValueError(" ".join(what.split())) from error
+        if written_as != FORMAT:
+            raise UserError(OTHER_VERSION)
+        return record
 
 
-STATE = ("search.json", "study.journal", "tracking.jsonl")
+STATE = (RECORD, "study.journal", "tracking.jsonl")
 """The files of a run that change while its search goes on. All are small."""
 
 
@@ -145,30 +180,30 @@ class RunFolder:
         return self.path / "tracking.jsonl"
 
     @property
-    def search_json(self) -> Path:
+    def record(self) -> Path:
         """The ``RunRecord``."""
-        return self.path / "search.json"
+        return self.path / RECORD
 
     @property
-    def previous_json(self) -> Path:
-        """What ``search_json`` held before it was last written; after the first time, the same."""
-        return self.path / "search.json.previous"
+    def previous_record(self) -> Path:
+        """What ``record`` held before it was last written; after the first time, the same."""
+        return self.path / f"{RECORD}.previous"
 
     def write(self, record: RunRecord) -> None:
-        """Write ``search_json``, and what was there before to ``previous_json``.
+        """Write ``record``, and what was there before to ``previous_record``.
 
         At any moment at least one of the two is whole.
         """
-        here, content = Location.parse(self.path), record.to_json()
-        before = here.read(self.search_json.name) or b""
+        here, content = Location.parse(self.path), record.to_yaml()
+        before = here.read(self.record.name) or b""
         try:
-            RunRecord.from_json(before)
+            RunRecord.from_yaml(before)
         except ValueError:
             before = content
-        here.write(self.previous_json.name, before)
-        here.write(self.search_json.name, content)
+        here.write(self.previous_record.name, before)
+        here.write(self.record.name, content)
         if self.home is not None:
-            self.home.put(self.path, [self.previous_json.name])
+            self.home.put(self.path, [self.previous_record.name])
         self.push_state()
 
     def read(self) -> RunRecord:
@@ -177,19 +212,23 @@ class RunFolder:
         Raises ``UserError`` where this is no run.
         """
         problem = None
-        for path in (self.search_json, self.previous_json):
+        for path in (self.record, self.previous_record):
             try:
-                record = RunRecord.from_json(self.storage.read(path.name) or b"")
+                record = RunRecord.from_yaml(self.storage.read(path.name) or b"")
             except ValueError as error:
                 problem = problem or error
                 continue
+            except UserError as error:
+                raise UserError(f"{self.address}: {error}") from error
             if problem is not None:
                 _warn_once(
-                    f"{self.address}: {self.search_json.name} is damaged ({problem}); going on "
+                    f"{self.address}: {self.record.name} is damaged ({problem}); going on "
                     f"from its predecessor, {path.name}"
                 )
             return record
-        name = self.search_json.name
+        if self.storage.read(_FIRST_RECORD) is not None:
+            raise UserError(f"{self.address}: {OTHER_VERSION}")
+        name = self.record.name
         raise UserError(f"{self.address}: not the folder of a run ({name}: {problem})")
 
 

@@ -1,18 +1,28 @@
 """The options of a search: those of ``python -m search.run``, and of ``search.search``."""
 
+import difflib
 import math
 import re
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
 from typing import Any, Literal
+
+import yaml
+from pydantic import TypeAdapter, ValidationError
 
 from search.runs.credentials import is_masked, without_credentials
 from search.runs.storage import Location
-from segcore.config import MetricName
+from segcore.config import MetricName, describe_validation_error
 from segcore.errors import UserError
 
 SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 ADDRESSES = ("data", "out", "tracking_uri")
 """Options whose value may hold a password."""
+RUNS_OWN = "run"
+"""The key of what a run's own run.yaml holds beside options; ``from_file`` passes over it."""
+
+COMMAND_LINE_ONLY = ("resume", "dry_run")
+"""Fields that say what to do with the options, and are none themselves."""
 
 
 StrategyName = Literal["halving", "freeze-thaw"]
@@ -46,8 +56,11 @@ class SearchOptions:
     score_scale: float | None = None
     """Share of the photographs' own resolution, up to 1, at which all trials are scored, whatever
     their own. Default: the finest that the space names."""
+    allow_missing_classes: bool = False
+    """Search although most of the rare classes are in no photograph of the validation split, so
+    that nothing is chosen by how well they are found."""
     metric: MetricName = "dice"
-    """The score to maximise, on the validation split. README defines each."""
+    """The score to maximise, on the validation split. docs/explanation.md has their definitions."""
     gpus_per_trial: float | None = None
     """GPUs for each trial; 0.5 puts two trials on a GPU. Default: 1 if there are any, else 0."""
     cpus_per_trial: int = 1
@@ -142,7 +155,9 @@ class SearchOptions:
 
         Paths are made absolute, and passwords in addresses are masked.
         """
-        values = asdict(replace(self, resume=None, dry_run=False))
+        values = asdict(self)
+        for name in COMMAND_LINE_ONLY:
+            del values[name]
         for name in ("data", "out"):
             if values[name] is not None:
                 values[name] = Location.parse(values[name]).address
@@ -156,6 +171,36 @@ class SearchOptions:
         """The inverse of ``to_dict``; options that only another version knows are left out."""
         known = {field_.name for field_ in fields(cls)}
         return cls(**{name: value for name, value in values.items() if name in known})
+
+    @classmethod
+    def from_file(cls, path: str | Path, **changes: Any) -> "SearchOptions":
+        """The options in a YAML file, such as a run's own run.yaml; ``changes`` stand over them.
+
+        Their names are those of the command line, without the two hyphens; ``max-epochs`` and
+        ``max_epochs`` are one. Relative paths begin where the search is started, as there. Raises
+        ``UserError`` naming each option that is unknown or has a wrong value.
+        """
+        path = Path(path).expanduser()
+        try:
+            values = yaml.safe_load(path.read_text())
+        except OSError as error:
+            raise UserError(f"--options {path}: {error.strerror}") from error
+        except (yaml.YAMLError, ValueError, RecursionError) as error:
+            reason = " ".join(str(error).split())
+            raise UserError(f"--options {path}: no valid YAML: {reason}") from error
+        if not isinstance(values, dict):
+            raise UserError(f"--options {path}: expected lines such as `trials: 100`")
+        given = {str(name).replace("-", "_"): value for name, value in values.items()}
+        given.pop(RUNS_OWN, None)
+        allowed = [field_.name for field_ in fields(cls) if field_.name not in COMMAND_LINE_ONLY]
+        if unknown := [name for name in given if name not in allowed]:
+            near = difflib.get_close_matches(unknown[0], allowed, n=1)
+            hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(allowed)}"
+            raise UserError(f"--options {path}: no option {unknown[0]!r}; {hint}")
+        try:
+            return TypeAdapter(cls).validate_python(given | changes)
+        except ValidationError as error:
+            raise UserError(f"--options {path}: {describe_validation_error(error)}") from error
 
 
 def _seconds(option: str, duration: str) -> float:

@@ -18,7 +18,7 @@ from segcore.scores.intervals import Evaluation, Interval
 
 RESULT_JSON = "result.json"
 """The file's name in a run's folder."""
-FORMAT = 2
+FORMAT = 3
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from optuna.trial import FrozenTrial, TrialState
 from search.runs.options import SearchOptions
 from search.runs.study import PAUSED, is_paused
 from segcore.config import TrialConfig
-from segcore.scores.intervals import Resampled
+from segcore.scores.intervals import Jackknife
 
 Status = Literal["finished", "stopped", "failed", "paused", "running", "waiting"]
 
@@ -52,8 +52,8 @@ class TrialRow:
     """The best over its epochs, on the validation split; None before the first."""
     interval: tuple[float, float] | None
     """The ends of its 95 % interval."""
-    plain_resampled: tuple[int, Sequence[float]] | None
-    """As ``search.trials.worker.RESAMPLED`` says; None before the first epoch."""
+    plain_jackknife: Sequence[float] | None
+    """As ``search.trials.worker.JACKKNIFE`` says; None before the first epoch."""
     epochs: int
     duration: timedelta | None
     plain_config: Mapping[str, Any] | None
@@ -73,12 +73,11 @@ class TrialRow:
         return TrialConfig.from_dict(self.plain_config) if self.plain_config else None
 
     @cached_property
-    def resampled(self) -> Resampled | None:
+    def jackknife(self) -> Jackknife | None:
         """What it takes to compare the score with that of another trial."""
-        if self.score is None or self.plain_resampled is None:
+        if self.score is None or self.plain_jackknife is None:
             return None
-        photos, scores = self.plain_resampled
-        return Resampled(self.score, photos, np.array(scores))
+        return Jackknife(self.score, np.array(self.plain_jackknife))
 
 
 def read_rows(study: optuna.Study) -> list[TrialRow]:
@@ -99,7 +98,7 @@ def _row(trial: FrozenTrial) -> TrialRow:
         status=status_of(trial),
         score=max(values.values(), default=None),
         interval=tuple(trial.user_attrs["interval"]) if "interval" in trial.user_attrs else None,
-        plain_resampled=trial.user_attrs.get("resampled"),
+        plain_jackknife=trial.user_attrs.get("jackknife"),
         epochs=max(values, default=0),
         duration=_duration(trial),
         plain_config=trial.user_attrs.get("config"),
@@ -147,7 +146,7 @@ def like_the_best(rows: Sequence[TrialRow]) -> set[int]:
     For these, the 95 % interval of the difference to the best score holds 0. Trials of another fold
     have other photographs, and can't be compared.
     """
-    known = [(row, row.resampled) for row in rows if row.resampled is not None]
+    known = [(row, row.jackknife) for row in rows if row.jackknife is not None]
     if not known:
         return set()
     best, best_score = max(known, key=lambda pair: (pair[1].value, -pair[0].number))

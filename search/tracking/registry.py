@@ -69,7 +69,8 @@ def model_record(name: str, bundle: Path, result: SearchResult) -> Record:
         "description": (
             f"**{result.metric} {score}**, with its 95 % interval, on {photos} test "
             "photographs that neither training nor selection saw.\n\n"
-            f"Members: {chosen.members}."
+            + (f"{chosen.test.caution}\n\n" if chosen.test.caution else "")
+            + f"Members: {chosen.members}."
         ),
     }
 

@@ -1,10 +1,13 @@
 """What a person sees while trials run: a bar, and a line for each trial that ends or is paused."""
 
+import html
 import math
 import time
 from types import TracebackType
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
+from ray import tune
+from ray.tune.experiment import Trial
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 
@@ -45,9 +48,10 @@ class SearchProgress:
             console=console,
             transient=True,
             # In a file, each state of the bar would be a line.
-            disable=console.quiet or not (console.is_terminal or console.is_jupyter),
+            disable=console.quiet or not console.is_terminal or console.is_jupyter,
         )
         self._task = self._bar.add_task("", total=total, completed=done)
+        self._cell = _NotebookBar() if console.is_jupyter and not console.quiet else None
 
     def __enter__(self) -> Self:
         self._bar.start()
@@ -122,7 +126,7 @@ class SearchProgress:
         if self._unit == "time":
             done = spent_s
             amount = f"{show_duration(spent_s)} of {show_duration(self._total)}"
-        parts = [f"{amount} {len(self._running)} running"]
+        parts = [amount, f"{len(self._running)} running"]
         if self._paused:
             parts.append(f"{len(self._paused)} paused")
         if self._best is not None:
@@ -131,4 +135,35 @@ class SearchProgress:
         if here:
             left_s = max(0.0, spent_s / here * (self._total - self._done))
             parts.append(f"about {show_duration(left_s)} left")
-        self._bar.update(self._task, completed=done, description=" · ".join(parts))
+        text = " · ".join(parts)
+        self._bar.update(self._task, completed=done, description=text)
+        if self._cell is not None:
+            self._cell.update(done, self._total, f"{self._unit} {text}")
+
+
+class NothingOfRays(tune.ProgressReporter):
+    """Ray's own report, left out: in a notebook it would clear the cell and show its own table."""
+
+    def should_report(self, trials: list[Trial], done: bool = False) -> bool:
+        """Never."""
+        return False
+
+
+class _NotebookBar:
+    """A bar in the output of a notebook's cell, which is replaced in place.
+
+    rich has one too, but it needs a widget extension in the notebook's program.
+    """
+
+    def __init__(self) -> None:
+        self._shown: Any = None
+
+    def update(self, done: float, total: float, text: str) -> None:
+        """Show the bar, or show it anew."""
+        from IPython.display import HTML, display  # there is one wherever there is a notebook
+
+        bar = HTML(f'<progress value="{done}" max="{total}"></progress> {html.escape(text)}')
+        if self._shown is None:
+            self._shown = display(bar, display_id=True)
+        else:
+            self._shown.update(bar)

@@ -5,8 +5,8 @@ stopped for good; FAIL, it broke, and the user attribute ``failure`` says why; R
 training, or it is paused (``search.runs.study.PAUSED``), or it was training when its session ended
 (killed, interrupted, out of time), and the next session goes on with it. The user attribute
 ``config`` holds the TrialConfig, the intermediate values every (epoch, score) pair, ``interval``
-the ends of the best score's 95 % interval, ``resampled`` what it takes to compare that score with
-other trials' (``search.trials.worker.RESAMPLED``), ``epoch_seconds`` the mean time of its epochs,
+the ends of the best score's 95 % interval, ``jackknife`` what it takes to compare that score with
+other trials' (``search.trials.worker.JACKKNIFE``), ``epoch_seconds`` the mean time of its epochs,
 and ``started_seconds`` how long it last took from being handed out to its first epoch's begin.
 """
 
@@ -204,7 +204,7 @@ class StudySearcher(Searcher):  # type: ignore[misc]  # Ray has no types
             ends = [result.get(f"{self.metric}_{end}", math.nan) for end in ("low", "high")]
             if is_best and all(map(math.isfinite, ends)):
                 live.trial.set_user_attr("interval", ends)
-                live.trial.set_user_attr("resampled", result.get("resampled"))
+                live.trial.set_user_attr("jackknife", result.get("jackknife"))
 
     def on_trial_complete(
         self, trial_id: str, result: Mapping[str, Any] | None = None, error: bool = False

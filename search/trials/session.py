@@ -29,7 +29,7 @@ from search.tracking.tracker import Tracker
 from search.trials.cluster import Slots
 from search.trials.faults import Faults, last_error
 from search.trials.keeping import drop_checkpoints, drop_superseded, kept_trials
-from search.trials.progress import SearchProgress
+from search.trials.progress import NothingOfRays, SearchProgress
 from search.trials.searcher import StudyScheduler, StudySearcher
 from search.trials.worker import TrialSetting, folder_name, kept_results, run_trial, trial_name
 from segcore.config import TrialConfig
@@ -130,6 +130,7 @@ def _tuner(plan: Plan, searcher: StudySearcher, slots: Slots, watcher: "_Watcher
                 checkpoint_score_order="max",
             ),
             callbacks=[watcher],
+            progress_reporter=NothingOfRays(),
             verbose=0,
         ),
     )

@@ -18,12 +18,13 @@ import torch
 from ray import tune
 from threadpoolctl import threadpool_limits
 
+from search.runs.folder import RECORD
 from search.runs.storage import SHARED, Location, NodeCopy
 from segcore.config import MetricName
 from segcore.data.prepared import open_prepared
 from segcore.devices import choose_device
 from segcore.errors import DISK_FULL, StorageError, TrainingFailedError, UserError
-from segcore.scores.intervals import Resampled
+from segcore.scores.intervals import Jackknife, score_interval
 from segcore.scores.metrics import METRICS
 from segcore.training import checkpoint
 from segcore.training.checkpoint import CheckpointInfo
@@ -32,10 +33,9 @@ from segcore.training.fit import EpochResult, fit
 RESULTS = "results.json"
 """Beside a checkpoint, everything that was reported up to its epoch."""
 
-RESAMPLED = "resampled"
-"""In a result that is the best so far: the number of photographs, and the scores of some resamples
-of them, by which ``search.leaderboard`` compares trials."""
-RESAMPLES_KEPT = 400
+JACKKNIFE = "jackknife"
+"""In a result that is the best so far: the score without each independent photograph or group, by
+which ``search.leaderboard`` compares trials."""
 
 AGAIN = "_again_"
 """In the name of a trial's folder where a session of Ray had to try it several times."""
@@ -49,7 +49,7 @@ class TrialSetting:
     """What all trials of a search have in common."""
 
     storage: Location
-    """The run's home: its search.json, its trials' checkpoints."""
+    """The run's home: its record, its trials' checkpoints."""
     data: NodeCopy
     weights: NodeCopy
     metric: MetricName
@@ -227,11 +227,11 @@ def add_result(
     """Add an epoch's result to those before.
 
     Beside ``epoch_metrics``, "…_low" and "…_high" are the ends of the 95 % interval of the score
-    that is maximised. Only the best result keeps its resamples: those of all would fill the disk.
+    that is maximised. Only the best result keeps ``JACKKNIFE``: those of all would fill the disk.
     """
-    resampled = Resampled.of(epoch.scores.counts_P3K, metric)
-    interval = resampled.interval()
-    score, value = f"val/{metric}", resampled.value
+    scores = epoch.scores
+    interval = score_interval(scores.counts_P3K, metric, scores.groups)
+    score, value = f"val/{metric}", interval.value
     is_best = math.isfinite(value) and not any(result[score] >= value for result in results)
     results.append(
         {
@@ -244,13 +244,14 @@ def add_result(
     )
     if is_best:
         for result in results:
-            result.pop(RESAMPLED, None)
-        results[-1][RESAMPLED] = kept_resamples(resampled)
+            result.pop(JACKKNIFE, None)
+        jackknife = Jackknife.of(scores.counts_P3K, metric, scores.groups)
+        results[-1][JACKKNIFE] = plain_jackknife(jackknife)
 
 
-def kept_resamples(resampled: Resampled) -> tuple[int, list[float]]:
-    """What a result has under ``RESAMPLED``."""
-    return resampled.photos, resampled.score_S[:RESAMPLES_KEPT].round(5).tolist()
+def plain_jackknife(jackknife: Jackknife) -> list[float]:
+    """What a result has under ``JACKKNIFE``."""
+    return jackknife.score_U.round(7).tolist()
 
 
 def epoch_metrics(epoch: EpochResult, class_names: Sequence[str]) -> dict[str, float]:
@@ -282,7 +283,7 @@ class _ClusterError(Exception):
 
 
 def _check_storage(storage: Location) -> None:
-    if storage.read("search.json") is None:
+    if storage.read(RECORD) is None:
         raise _ClusterError(f"node {platform.node()} doesn't see {storage}; {SHARED}")
 
 

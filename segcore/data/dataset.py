@@ -1,7 +1,7 @@
 """dataset.yaml → Dataset: photographs and masks are found, paired, grouped, and split as listed.
 
-Only the names of files are looked at here. ``segcore.data.preparing`` looks into the files, and
-draws the splits that are given as fractions.
+Only the names of files are looked at here, and for groups by area where they lie on earth.
+``segcore.data.preparing`` looks into the files, and draws the splits that are given as fractions.
 """
 
 import contextlib
@@ -11,12 +11,15 @@ import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from fnmatch import fnmatchcase
+from pathlib import Path
 
-from segcore.data.spec import DatasetSpec, SplitSpec, load_spec
+from segcore.data.spec import AreaGroup, DatasetSpec, SplitSpec, load_spec
 from segcore.data.splits import SPLITS, Split
-from segcore.errors import Problem, ProblemsError
-from segcore.folders import Finder, Names, decode, normal
+from segcore.errors import Note, Problem, ProblemsError, some_of
+from segcore.folders import Finder, Names, decode, is_unicode, normal
+from segcore.reading.ground import cell_of, middle_of
+from segcore.reading.headers import ImageError
 
 SPEC_NAME = "dataset.yaml"
 
@@ -42,7 +45,7 @@ class Dataset:
     folder: Path
     spec: DatasetSpec
     photos: tuple[Photo, ...]
-    notes: tuple[str, ...]
+    notes: tuple[Note, ...]
     """What is odd but doesn't stop a training."""
 
 
@@ -63,16 +66,13 @@ def scan_dataset(folder: Path) -> tuple[Dataset, list[Problem]]:
     spec = load_spec(folder / SPEC_NAME)
     problems: list[Problem] = []
     finder = Finder()
-    images = _find_images(folder, spec.images, finder, problems)
-    masks = {name: _mask_paths(folder, spec.masks, name, finder) for name in images}
-    problems += _mask_problems(masks)
-    groups = _group([*images], spec.group, problems)
+    images, masks, notes = _find_pairs(folder, spec, finder, problems)
+    groups = _group(images, spec.group, problems)
     splits = _listed_splits(folder, spec.split, [*images], finder, problems)
     problems += _divided_groups(splits, groups)
-    notes = _notes_on_masks(folder, spec.masks, masks, finder)
     if isinstance(spec.split.train, list | str):
         if unlisted := [name for name in images if name not in splits]:
-            notes.append(f"{_some_of(unlisted)}: in no list of the split, so not used")
+            notes.append(Note("in no list of the split, so not used", tuple(unlisted)))
         images = {name: path for name, path in images.items() if name in splits}
     split_of_group = {groups[name]: split for name, split in splits.items()}
     photos = tuple(
@@ -86,13 +86,44 @@ def scan_dataset(folder: Path) -> tuple[Dataset, list[Problem]]:
 def problems_error(folder: Path, problems: Sequence[Problem]) -> ProblemsError:
     """One error for everything that is wrong with a data set's files."""
     count = f"{len(problems)} problem{'s' if len(problems) > 1 else ''}"
-    return ProblemsError(f"{folder}: {count}", problems)
+    return ProblemsError(
+        f"{folder}: {count}", problems, every=f"python -m segcore.prepare {folder} --all"
+    )
+
+
+def _find_pairs(
+    folder: Path, spec: DatasetSpec, finder: Finder, problems: list[Problem]
+) -> tuple[dict[str, Path], dict[str, list[Path]], list[Note]]:
+    """Photographs and what may be their masks, by the photographs' names in order."""
+    images: dict[str, Path] = {}
+    for pattern in [spec.images] if isinstance(spec.images, str) else spec.images:
+        images |= _find_images(folder, pattern, finder, problems)
+    images = dict(sorted(images.items()))
+    masks = {name: _mask_paths(folder, spec, name, finder) for name in images}
+    own = {name: os.path.normpath(path) for name, path in images.items()}
+    claimed = {
+        str(mask) for name, found in masks.items() for mask in found if str(mask) != own[name]
+    }
+    images = {name: path for name, path in images.items() if own[name] not in claimed}
+    masks = {name: masks[name] for name in images}
+    for name in [name for name, found in masks.items() if not found]:
+        problems.append(Problem(name, "masks: match doesn't match it", "correct the expression"))
+        del images[name], masks[name]
+    notes = []
+    if spec.without_mask == "skip":
+        bare = [name for name, (mask, *_) in masks.items() if not os.path.lexists(mask)]
+        if bare and len(bare) < len(images):  # Where all are bare, masks is wrong.
+            notes.append(Note("no mask, so not used", tuple(bare)))
+            images = {name: path for name, path in images.items() if name not in {*bare}}
+    problems += _mask_problems({name: masks[name] for name in images})
+    notes += _notes_on_masks(folder, spec.mask_name, images, masks, finder)
+    return images, masks, notes
 
 
 def _find_images(
     folder: Path, pattern: str, finder: Finder, problems: list[Problem]
 ) -> dict[str, Path]:
-    """What the glob finds, in the order of names."""
+    """What a glob finds."""
     try:
         found = finder.matching(folder, pattern)
     except ValueError as error:
@@ -105,7 +136,7 @@ def _find_images(
     images: dict[str, Path] = {}
     for path in found:
         name = _relative(path, folder)
-        if not _is_unicode(name):
+        if not is_unicode(name):
             what = "its name is no UTF-8"
             problems.append(Problem(ascii(name), what, "rename it (convmv renames many)"))
         elif (other := images.setdefault(name, path)) != path:
@@ -117,26 +148,22 @@ def _find_images(
         what = f"images: {pattern!r} finds nothing in {folder}"
         there = f"case counts; endings there: {', '.join(endings) or 'none'}"
         problems.append(Problem(SPEC_NAME, what, f"correct the glob ({there})"))
-    return dict(sorted(images.items()))
+    return images
 
 
 def _relative(path: Path | str, folder: Path) -> str:
     return normal(Path(os.path.relpath(path, folder)).as_posix())
 
 
-def _is_unicode(name: str) -> bool:
-    """Whether a name can be printed: Linux takes any bytes, and Python gives them as surrogates."""
-    return not any("\ud800" <= character <= "\udfff" for character in name)
+def _mask_paths(folder: Path, spec: DatasetSpec, name: str, finder: Finder) -> list[Path]:
+    """The files that may be a photograph's mask; where there is none, the path that is missing.
 
-
-def _filled(template: str, folder: str, stem: str) -> str:
-    return os.path.normpath(template.replace("{folder}", folder).replace("{stem}", stem))
-
-
-def _mask_paths(folder: Path, template: str, name: str, finder: Finder) -> list[Path]:
-    """The files that may be a photograph's mask; where there is none, the path that is missing."""
-    image = PurePosixPath(name)
-    path = Path(os.path.normpath(folder / _filled(template, str(image.parent), image.stem)))
+    Nothing where the spec can't say it.
+    """
+    mask = spec.mask_of(name)
+    if mask is None:
+        return []
+    path = Path(os.path.normpath(folder / mask))
     return finder.named(path) or [path]
 
 
@@ -156,27 +183,51 @@ def _mask_problems(masks: Mapping[str, Sequence[Path]]) -> Iterator[Problem]:
 
 
 def _notes_on_masks(
-    folder: Path, template: str, masks: Mapping[str, Sequence[Path]], finder: Finder
-) -> list[str]:
+    folder: Path,
+    template: str,
+    images: Mapping[str, Path],
+    masks: Mapping[str, Sequence[Path]],
+    finder: Finder,
+) -> list[Note]:
     """One note on the masks that belong to no photograph, if there are any."""
-    patterns = {
-        _filled(glob.escape(template), glob.escape(str(PurePosixPath(name).parent)), "*")
-        for name in masks
-    }
+    pattern = re.sub(r"\{\w+\}", "*", glob.escape(template))
     there: set[Path] = set()
-    for pattern in patterns:
-        start = Path(Path(pattern).anchor or folder)
+    for place in {mask.parent for found in masks.values() for mask in found}:
         with contextlib.suppress(OSError):  # a folder with masks need not be listed
-            found = finder.matching(start, pattern.lstrip("/"))
-            there |= {Path(os.path.normpath(path)) for path in found}
-    extra = sorted(
-        _relative(path, folder) for path in there - {m for ms in masks.values() for m in ms}
-    )
-    return [f"{_some_of(extra)}: masks without a photograph"] if extra else []
+            there |= {*finder.matching(place, pattern)}
+    there -= {Path(os.path.normpath(path)) for path in images.values()}
+    there -= {mask for found in masks.values() for mask in found}
+    extra = sorted(_relative(path, folder) for path in there)
+    return [Note("masks without a photograph", tuple(extra))] if extra else []
 
 
-def _group(images: Sequence[str], pattern: str | None, problems: list[Problem]) -> dict[str, str]:
-    """The group of each photograph; its own name where the expression doesn't match."""
+def _group(
+    images: Mapping[str, Path], by: str | AreaGroup | None, problems: list[Problem]
+) -> dict[str, str]:
+    """The group of each photograph; its own name where that can't be told."""
+    if isinstance(by, AreaGroup):
+        return _group_by_area(images, by.cell_m, problems)
+    return _group_by_name([*images], by, problems)
+
+
+def _group_by_area(
+    images: Mapping[str, Path], cell_m: float, problems: list[Problem]
+) -> dict[str, str]:
+    groups = {name: name for name in images}
+    for name, path in images.items():
+        with contextlib.suppress(ImageError):  # Preparing tells it.
+            place = middle_of(path)
+            if place is None:
+                what = "group: by area, but the file doesn't say where it lies"
+                problems.append(Problem(name, what, "group by a part of the names instead"))
+                continue
+            groups[name] = ",".join(map(str, cell_of(place, cell_m)))
+    return groups
+
+
+def _group_by_name(
+    images: Sequence[str], pattern: str | None, problems: list[Problem]
+) -> dict[str, str]:
     groups = {name: name for name in images}
     for name in images if pattern is not None else ():
         match = re.search(normal(pattern or ""), name)
@@ -201,12 +252,16 @@ def _listed_splits(
         if source == []:
             problems.append(Problem(SPEC_NAME, f"split.{split} lists nothing", "name a photograph"))
         for entry in source if isinstance(source, list) else ():
-            names = meant.by(entry)
-            if len(names) != 1:
+            names, by_glob = meant.by(entry), False
+            if not names and "*" in entry:
+                names, by_glob = [name for name in images if fnmatchcase(name, entry)], True
+            if len(names) != 1 and not (names and by_glob):
                 problems.append(_unclear_name(split, entry, names, meant.keys))
-            elif splits.setdefault(names[0], split) != split:
-                what = f"is in {splits[names[0]]} and in {split}"
-                problems.append(Problem(names[0], what, "keep it in one"))
+                continue
+            for name in names:
+                if splits.setdefault(name, split) != split:
+                    what = f"is in {splits[name]} and in {split}"
+                    problems.append(Problem(name, what, "keep it in one"))
     return splits
 
 
@@ -246,7 +301,7 @@ def _unclear_name(
 ) -> Problem:
     """What to say about an entry of a list that means no photograph, or several."""
     if names:
-        what = f"split.{split}: {key!r} means {_some_of(names)}"
+        what = f"split.{split}: {key!r} means {some_of(names)}"
         return Problem(SPEC_NAME, what, "write the relative path")
     near = difflib.get_close_matches(key, names_of_key, n=3)
     mend = f"did you mean {' or '.join(near)}?" if near else "write a stem or a relative path"
@@ -261,8 +316,3 @@ def _divided_groups(splits: Mapping[str, Split], groups: Mapping[str, str]) -> I
         if splits[other] != split:
             what = f"is listed in {split}, but {other} of the same group is in {splits[other]}"
             yield Problem(name, what, "keep a group in one split, or correct group")
-
-
-def _some_of(names: Sequence[str]) -> str:
-    more = f" and {len(names) - 5} more" if len(names) > 5 else ""
-    return ", ".join(names[:5]) + more

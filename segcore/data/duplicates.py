@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segcore.data.splits import Split
+from segcore.errors import Note
 
 NEAR_BITS = 5
 """Photographs look alike if at most this many of the 64 bits of their hashes differ."""
@@ -59,6 +60,23 @@ def notes_on_duplicates(
     if pairs:
         notes.append(_mend([(names[a], names[b]) for a, b in pairs], names))
     return notes
+
+
+def notes_on_copies(
+    names: Sequence[str], looks: Sequence[int], splits: Sequence[Split], contents: Sequence[str]
+) -> list[Note]:
+    """A note on photographs that stand more than once in a split, so that they count double.
+
+    Those of one colour are no copies of each other.
+    """
+    first: dict[tuple[Split, str], str] = {}
+    copies = tuple(
+        f"{name} (of {other})"
+        for name, look, split, content in zip(names, looks, splits, contents, strict=True)
+        if look and (other := first.setdefault((split, content), name)) != name
+    )
+    what = "copies of a photograph in the same split, which count double; remove them"
+    return [Note(what, copies)] if copies else []
 
 
 def _pairs_on_two_sides(

@@ -27,11 +27,11 @@ from segcore.data.plans import (
 )
 from segcore.data.splits import SPLITS, Split, assign_folds
 from segcore.data.windows import Grid, Window, cut_window, plan_grid
-from segcore.errors import UserError
+from segcore.errors import Note, UserError
 from segcore.files import digest, user_cache
 from segcore.reading.bands import Bands, Samples
 
-CACHE_FORMAT = 3
+CACHE_FORMAT = 4
 INDEX = "index.json"
 
 CONTENT_DIGITS = 64
@@ -100,6 +100,17 @@ class PreparedData:
         """The numbers of a split's photographs that have labelled pixels: others teach nothing."""
         of_split_P = np.array([own == split for own in self.photo_splits])
         return np.flatnonzero(of_split_P & self.class_pixels_PK.any(axis=1))
+
+    def units(self, split: Split) -> int:
+        """How many photographs of a split, or groups of them, are independent of each other."""
+        return len({self.photo_groups[photo] for photo in self.of_split(split)})
+
+    @property
+    def units_text(self) -> str:
+        """Such as ``Independent groups of photographs: 7 in train, 2 in val, 2 in test``."""
+        grouped = len(set(self.photo_groups)) < len(self.photo_groups)
+        counts = ", ".join(f"{self.units(split)} in {split}" for split in SPLITS)
+        return f"Independent {'groups of photographs' if grouped else 'photographs'}: {counts}"
 
     def class_pixels(self, split: Split) -> NDArray[np.int64]:
         """Labelled pixels of each class (K) in a split."""
@@ -195,6 +206,10 @@ class PhotoFacts:
     look: int
     """``segcore.data.duplicates.difference_hash`` of the photograph."""
     note: str | None
+    moved_px: int = 0
+    """Pixels of its mask that have no class's value, and were snapped or ignored."""
+    doubtful_px: int = 0
+    """Those of them that aren't clearly nearest to one class."""
 
 
 @dataclass(frozen=True)
@@ -202,7 +217,7 @@ class Survey:
     """What a person wants to know about the photographs of prepared data, in their order."""
 
     photos: tuple[PhotoFacts, ...]
-    notes: tuple[str, ...]
+    notes: tuple[Note, ...]
     """What is odd but doesn't stop a training."""
 
 
@@ -271,7 +286,8 @@ def read_survey(folder: Path) -> Survey:
     """The survey of prepared data. Raises ``UserError`` where they are missing or damaged."""
     survey = _read_index(folder)["survey"]
     facts = [{**facts, "class_pixels": tuple(facts["class_pixels"])} for facts in survey["photos"]]
-    return Survey(tuple(PhotoFacts(**values) for values in facts), tuple(survey["notes"]))
+    notes = (Note(what=note["what"], files=tuple(note["files"])) for note in survey["notes"])
+    return Survey(tuple(PhotoFacts(**values) for values in facts), tuple(notes))
 
 
 def _read_index(folder: Path) -> Mapping[str, Any]:

@@ -3,116 +3,40 @@
 Prepared data are named by the content of the data set and the settings, so the work is done once.
 """
 
-import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import asdict, astuple, dataclass, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
-from numpy.typing import NDArray
 from rich.console import Console
 from rich.progress import Progress
 
 from segcore.config import View
+from segcore.data.building import Crew, Job, build, draw_splits, without_problems
 from segcore.data.dataset import Dataset, Photo, problems_error, scan_dataset
-from segcore.data.duplicates import difference_hash, notes_on_duplicates
-from segcore.data.fingerprint import FileState, find_state, recall_states, remember_states
-from segcore.data.plans import (
-    LOCATIONS,
-    Kept,
-    array_layout,
-    first_masks,
-    first_samples,
-    first_score_masks,
-    plan_photos,
-)
-from segcore.data.prepared import (
-    CACHE_FORMAT,
-    INDEX,
-    PhotoFacts,
-    PreparedData,
-    Survey,
-    open_prepared,
-    prepared_folder,
-)
-from segcore.data.splits import Split, assign_splits, notes_on_classes
-from segcore.data.windows import (
-    Grid,
-    count_classes,
-    locate_classes,
-    scale_image,
-    scale_mask,
-)
+from segcore.data.plans import plan_photos
+from segcore.data.prepared import PreparedData, open_prepared, prepared_folder
+from segcore.data.windows import Grid, count_classes
 from segcore.devices import usable_cores
-from segcore.errors import DISK_FULL, Problem, StorageError, UserError
-from segcore.files import digest, locked, reserve, sync_folder, user_cache, whole_folder
-from segcore.reading.bands import Bands, to_rgb8
+from segcore.errors import DISK_FULL, Note, Problem, StorageError, UserError
+from segcore.files import (
+    FileState,
+    digest,
+    find_state,
+    locked,
+    recall_states,
+    remember_states,
+    user_cache,
+)
+from segcore.reading.bands import Bands
 from segcore.reading.ground import metres_per_px
 from segcore.reading.headers import ImageError, image_size_px
 from segcore.reading.masks import read_mask, read_pair
 from segcore.reading.measuring import complete_bands
-from segcore.reading.samples import check_bands
-
-Item = TypeVar("Item")
-Result = TypeVar("Result")
-
-
-@dataclass(frozen=True)
-class _Job:
-    """What is to be prepared."""
-
-    dataset: Dataset
-    states: Mapping[Path, FileState]
-    kept: Kept
-    bands: Bands
-    """Complete only while the folder is written."""
-
-    @property
-    def num_classes(self) -> int:
-        return len(self.dataset.spec.class_names)
-
-    @property
-    def fingerprint(self) -> str:
-        photos = [
-            (
-                photo.name,
-                photo.split,
-                *(self.states[p].sha256 for p in (photo.path, photo.mask_path)),
-            )
-            for photo in self.dataset.photos
-        ]
-        spec = self.dataset.spec.model_dump(mode="json")
-        content = digest(json.dumps({"spec": spec, "photos": photos}))
-        return content + digest(json.dumps(self.kept, default=astuple))[:16]
-
-
-@dataclass(frozen=True)
-class _Crew:
-    """Threads, and the progress bar of what they do.
-
-    Threads are enough: hashing, decoding and resizing all run outside Python's lock.
-    """
-
-    pool: ThreadPoolExecutor
-    bar: Progress
-
-    def do(
-        self, title: str, work: Callable[[Item], Result], items: Sequence[Item]
-    ) -> list[Result | Problem]:
-        """The results of ``work``, in the order of the items, or the problems of their files."""
-
-        def attempt(item: Item) -> Result | Problem:
-            try:
-                return work(item)
-            except ImageError as error:
-                return error.problem
-
-        results = self.pool.map(attempt, items)
-        return list(self.bar.track(results, total=len(items), description=title))
+from segcore.reading.samples import check_bands, count_bands
 
 
 def prepare_data(
@@ -142,7 +66,7 @@ def prepare_data(
     bar = Progress(console=console, transient=True, disable=not (progress and console.is_terminal))
     pool = ThreadPoolExecutor(workers or usable_cores())
     with pool, bar, _explaining_disk_errors(cache_dir):
-        crew = _Crew(pool, bar)
+        crew = Crew(pool, bar)
         states, unreadable = _find_states(dataset, cache_dir, crew)
         if problems or unreadable:
             checked = crew.do("Checking", partial(_check_photo, dataset), dataset.photos)
@@ -154,18 +78,19 @@ def prepare_data(
         on_ground = any(view.metres_per_px is not None for view in views)
         sizes = [_size_of(photo, on_ground) for photo in dataset.photos]
         kept = plan_photos(sizes, views, score_scale)
-        job = _Job(dataset, states, kept, dataset.spec.photo_bands)
+        job = Job(dataset, states, kept, dataset.spec.photo_bands)
         target = prepared_folder(cache_dir, job.fingerprint)
         with locked(target.with_suffix(".lock")):
             try:
                 return open_prepared(target)
             except UserError:  # Not there yet, or damaged.
-                _build(job, target, crew)
+                notes = _notes_on_bands(job, crew)
+                build(replace(job, bands=_complete_bands(job, crew), notes=notes), target, crew)
             return open_prepared(target)
 
 
 def _find_states(
-    dataset: Dataset, cache_dir: Path, crew: _Crew
+    dataset: Dataset, cache_dir: Path, crew: Crew
 ) -> tuple[dict[Path, FileState], list[Problem]]:
     """The states of all files, and the problems of those that can't be read."""
     memory = cache_dir / "hashes" / f"{digest(str(dataset.folder.absolute()))[:24]}.json"
@@ -199,7 +124,21 @@ def _size_of(photo: Photo, on_ground: bool) -> tuple[Grid, float | None]:
         return Grid(1, 1), None
 
 
-def _complete_bands(job: _Job, crew: _Crew) -> Bands:
+def _notes_on_bands(job: Job, crew: Crew) -> tuple[Note, ...]:
+    """Which photographs have bands that aren't used, though nobody has said which are to be."""
+    if job.bands.numbers is not None:
+        return ()
+    photos = job.dataset.photos
+    found = crew.do("Looking", lambda photo: count_bands(photo.path), photos)
+    files: dict[int, list[str]] = {}
+    for photo, bands in zip(photos, without_problems(job.dataset, found), strict=True):
+        if bands > 3:
+            files.setdefault(bands, []).append(photo.name)
+    end = "the first three are used; name others by `bands` in dataset.yaml"
+    return tuple(Note(f"of {bands} bands {end}", tuple(of)) for bands, of in files.items())
+
+
+def _complete_bands(job: Job, crew: Crew) -> Bands:
     """The data set's bands, with ranges and statistics of its training photographs if need be.
 
     Which photographs are for training depends on all masks, so they are read first.
@@ -213,136 +152,16 @@ def _complete_bands(job: _Job, crew: _Crew) -> Bands:
         mask_HW = read_mask(photo.mask_path, dataset.spec.coding)
         return count_classes(mask_HW, job.num_classes).tolist()
 
-    looked = _without_problems(dataset, crew.do("Looking", has_8_bits, dataset.photos))
+    looked = without_problems(dataset, crew.do("Looking", has_8_bits, dataset.photos))
     if all(looked) and bands.numbers is None:
         return bands
-    pixels_PK = np.array(_without_problems(dataset, crew.do("Counting", count, dataset.photos)))
-    every = list(zip(dataset.photos, looked, _draw_splits(dataset, pixels_PK), strict=True))
+    pixels_PK = np.array(without_problems(dataset, crew.do("Counting", count, dataset.photos)))
+    every = list(zip(dataset.photos, looked, draw_splits(dataset, pixels_PK), strict=True))
     training = [(photo, eight) for photo, eight, split in every if split == "train"]
     # Where only other photographs have more than 8 bits, they alone can tell the range.
     only_others = not all(looked) and all(eight for _, eight in training)
     chosen = dataset.photos if only_others else [photo for photo, _ in training]
     return complete_bands(bands, [photo.path for photo in chosen])
-
-
-def _without_problems(dataset: Dataset, results: Sequence[Result | Problem]) -> list[Result]:
-    """The results. Raises ``ProblemsError`` with the problems that stand in some places of them."""
-    if problems := [result for result in results if isinstance(result, Problem)]:
-        raise problems_error(dataset.folder, problems)
-    return [result for result in results if not isinstance(result, Problem)]
-
-
-def _draw_splits(dataset: Dataset, class_pixels_PK: NDArray[np.int64]) -> list[Split]:
-    """The split of each photograph, given its labelled pixels at full resolution."""
-    groups, fixed = zip(*((photo.group, photo.split) for photo in dataset.photos), strict=True)
-    spec = dataset.spec.split
-    return assign_splits(class_pixels_PK, groups, spec.fractions, spec.seed, fixed)
-
-
-def _build(job: _Job, target: Path, crew: _Crew) -> None:
-    """Write the folder ``target``, and force it to the disk before it gets its name."""
-    job = replace(job, bands=_complete_bands(job, crew))
-    with whole_folder(target) as building:
-        arrays = {}
-        layout = array_layout(job.kept.plans, job.num_classes, job.bands)
-        for name, (shape, dtype) in layout.items():
-            path = building / f"{name}.npy"
-            if not shape[0]:  # an empty file can't be mapped
-                np.save(path, np.zeros(shape, dtype))
-                continue
-            arrays[name] = np.lib.format.open_memmap(path, mode="w+", dtype=dtype, shape=shape)
-            # Writing into a sparse map on a full disk would end the process with SIGBUS.
-            reserve(path)
-        fill = partial(_fill_photo, job, _Places.of(job), arrays)
-        found = crew.do("Preparing", fill, range(len(job.dataset.photos)))
-        facts = _without_problems(job.dataset, found)
-        for array in arrays.values():
-            array.flush()
-        index = _describe(job, facts)
-        (building / INDEX).write_text(json.dumps(index), encoding="utf-8")
-        sync_folder(building)
-
-
-class _Places(NamedTuple):
-    """Where each photograph begins in the arrays."""
-
-    samples: list[int]
-    masks: list[int]
-    score_masks: list[int]
-
-    @classmethod
-    def of(cls, job: _Job) -> "_Places":
-        return cls(
-            first_samples(job.kept.plans, job.bands.channels),
-            first_masks(job.kept.plans),
-            first_score_masks(job.kept.plans),
-        )
-
-
-def _fill_photo(
-    job: _Job, places: _Places, arrays: Mapping[str, NDArray[Any]], number: int
-) -> PhotoFacts:
-    """Decode one photograph into its places in the arrays. Raises ``ImageError``."""
-    photo, plan = job.dataset.photos[number], job.kept.plans[number]
-    coding = job.dataset.spec.coding
-    pair = read_pair(photo.path, photo.mask_path, coding, plan.levels[0], job.bands)
-    for path in (photo.path, photo.mask_path):
-        if not path.exists() or not job.states[path].is_of(path):
-            what = "changed while it was being prepared"
-            raise ImageError(path, what, "prepare again when nothing writes to it")
-
-    def put(name: str, first: int, pixels: NDArray[Any]) -> int:
-        end = first + pixels.size
-        arrays[name][first:end] = pixels.ravel()
-        return end
-
-    level_HWC, end = pair.image_HWC, places.samples[number]
-    for level in plan.levels:
-        level_HWC = scale_image(level_HWC, level)
-        end = put("samples", end, level_HWC)
-    mask_HW = scale_mask(pair.mask_HW, plan.levels[0])
-    put("masks", places.masks[number], mask_HW)
-    if not plan.is_scored_as_cached:
-        put("score_masks", places.score_masks[number], scale_mask(pair.mask_HW, plan.score_grid))
-    kept_K = count_classes(mask_HW, job.num_classes)
-    rng = np.random.default_rng(number)
-    arrays["class_pixels_PK"][number] = kept_K
-    arrays["class_locations_PKL2"][number] = locate_classes(mask_HW, kept_K, LOCATIONS, rng)
-
-    class_pixels_K = count_classes(pair.mask_HW, job.num_classes)
-    note = pair.note or (None if class_pixels_K.any() else "nothing is labelled, so it is not used")
-    height_px, width_px = pair.mask_HW.shape
-    look = difference_hash(to_rgb8(pair.image_HWC, job.bands))
-    return PhotoFacts(height_px, width_px, tuple(class_pixels_K.tolist()), look, note)
-
-
-def _describe(job: _Job, facts: Sequence[PhotoFacts]) -> dict[str, Any]:
-    """Draw the split; the contents of index.json."""
-    photos, spec = job.dataset.photos, job.dataset.spec
-    names, groups = [photo.name for photo in photos], [photo.group for photo in photos]
-    class_pixels_PK = np.array([fact.class_pixels for fact in facts], np.int64)
-    splits = _draw_splits(job.dataset, class_pixels_PK)
-    contents = [job.states[photo.path].sha256 for photo in photos]
-    notes = [
-        *notes_on_classes(spec.class_names, class_pixels_PK, splits),
-        *job.dataset.notes,
-        *notes_on_duplicates(names, [fact.look for fact in facts], splits, contents),
-        *(f"{name}: {fact.note}" for name, fact in zip(names, facts, strict=True) if fact.note),
-    ]
-    return {
-        "format": CACHE_FORMAT,
-        "fingerprint": job.fingerprint,
-        "plans": [astuple(plan) for plan in job.kept.plans],
-        "finest": job.kept.finest,
-        "score_view": job.kept.score_view,
-        "bands": asdict(job.bands),
-        "class_names": spec.class_names,
-        "class_colors": spec.class_colors,
-        "photos": names,
-        "photo_splits": splits,
-        "photo_groups": groups,
-        "survey": asdict(Survey(tuple(facts), tuple(notes))),
-    }
 
 
 @contextmanager

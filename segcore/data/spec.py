@@ -2,9 +2,10 @@
 
 import functools
 import math
+import os
 import re
-from pathlib import Path
-from typing import Annotated, Any
+from pathlib import Path, PurePosixPath
+from typing import Annotated, Any, Literal
 
 import cv2
 import numpy as np
@@ -70,23 +71,72 @@ class SplitSpec(BaseModel):
         return {split: value for split, value in sources.items() if isinstance(value, float)}
 
 
+class MaskRule(BaseModel):
+    """Where masks are that are named by another part of the photograph's path than its stem."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    match: str
+    """A regular expression that is searched in the photograph's relative path."""
+    path: str
+    """Path of a mask. ``{1}``, or ``{name}``, is what that group of ``match`` has found."""
+
+    @field_validator("match")
+    @classmethod
+    def _check_match(cls, value: str) -> str:
+        return _checked_expression(value)
+
+    @property
+    def groups(self) -> list[str]:
+        """What ``path`` may name of a match."""
+        expression = re.compile(self.match)
+        return [*map(str, range(1, expression.groups + 1)), *expression.groupindex]
+
+
+class Snap(BaseModel):
+    """Which values of masks are too far from those of classes to mean one."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    ignore: float = Field(gt=0, lt=0.5)
+    """Ignored is what is farther from the nearest class than this share of the way to the next."""
+
+
+class AreaGroup(BaseModel):
+    """Photographs whose middles lie in one square cell of the ground are one group."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    cell_m: float = Field(gt=0)
+    """The side of a cell in metres."""
+
+
 class DatasetSpec(BaseModel):
     """The contents of a ``dataset.yaml``; paths are relative to it."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    images: str
-    """Glob of the photographs."""
-    masks: str
+    images: str | list[str]
+    """Glob of the photographs, or several. What is the mask of another one is no photograph."""
+    masks: str | MaskRule
     """Path of a mask. ``{stem}`` is the photograph's name without its ending, ``{folder}`` its
     folder."""
+    without_mask: Literal["skip"] | None = None
+    """Whether photographs that have no mask are left out; otherwise they are a problem."""
     classes: list[str] | dict[str, int] | dict[str, Color]
     """Names of the index values 0, 1, …; or the index value of each name; or its colour."""
     ignore_index: Annotated[int, Field(ge=0, le=255)] | None = None
     ignore_colors: list[Color] = Field(default_factory=list)
-    group: str | None = None
+    snap: Literal["nearest"] | Snap | None = None
+    """What happens to values of masks that are no class's but near one: they go to the nearest, or
+    the doubtful ones are ignored. Otherwise they are a problem."""
+    fit: Literal["crop"] | None = None
+    """Whether masks that are a pixel or two larger or smaller than their photographs are fitted at
+    the upper left corner. Otherwise they are a problem."""
+    group: str | AreaGroup | None = None
     """A regular expression that is searched in the photograph's relative path. What its first group
-    (or all of it) matches is the name of a group of photographs that stay in one split."""
+    (or all of it) matches is the name of a group of photographs that stay in one split. Or the size
+    of the pieces of ground whose photographs stay together."""
     split: SplitSpec = SplitSpec()
     colors: dict[str, Color] = Field(default_factory=dict)
     """Colours of classes in pictures, if the masks themselves have none."""
@@ -131,10 +181,7 @@ class DatasetSpec(BaseModel):
 
     @model_validator(mode="after")
     def _check_relations(self) -> "DatasetSpec":
-        if "{stem}" not in self.masks:
-            raise ValueError("masks: needs {stem}, or all photographs would share one mask")
-        if other := set(re.findall(r"\{.*?\}", self.masks)) - {"{stem}", "{folder}"}:
-            raise ValueError(f"masks: {min(other)} means nothing; allowed: {{stem}} and {{folder}}")
+        self._check_masks()
         if self.by_color and self.ignore_index is not None:
             raise ValueError("ignore_index is for index masks; colour masks have ignore_colors")
         if self.ignore_colors and not self.by_color:
@@ -145,12 +192,47 @@ class DatasetSpec(BaseModel):
         _ = self.photo_bands  # Raises ``ValueError``.
         if unknown := set(self.colors) - set(self.class_names):
             raise ValueError(f"colors: {min(unknown)!r} is no class")
-        if self.group is not None:
-            try:
-                re.compile(self.group)
-            except (re.error, RecursionError, OverflowError) as error:
-                raise ValueError(f"group: no regular expression: {error}") from error
         return self
+
+    @field_validator("group")
+    @classmethod
+    def _check_group(cls, value: str | AreaGroup | None) -> str | AreaGroup | None:
+        return _checked_expression(value) if isinstance(value, str) else value
+
+    def _check_masks(self) -> None:
+        groups = self.masks.groups if isinstance(self.masks, MaskRule) else []
+        path = self.masks.path if isinstance(self.masks, MaskRule) else self.masks
+        telling = [f"{{{name}}}" for name in ("stem", *groups)]
+        if not any(name in path for name in telling):
+            needed = " or ".join(telling)
+            raise ValueError(f"masks: needs {needed}, or all photographs would share one mask")
+        if other := set(re.findall(r"\{.*?\}", path)) - {*telling, "{folder}"}:
+            allowed = f"{', '.join(telling)} and {{folder}}"
+            raise ValueError(f"masks: {min(other)} means nothing; allowed: {allowed}")
+
+    @property
+    def mask_name(self) -> str:
+        """The last part of the masks' path, with its ``{stem}`` or groups."""
+        path = self.masks if isinstance(self.masks, str) else self.masks.path
+        return path.rsplit("/", 1)[-1]
+
+    def mask_of(self, photo: str) -> str | None:
+        """The relative path of a photograph's mask; None: ``match`` doesn't match it."""
+        image = PurePosixPath(photo)
+        values: dict[str, str | None] = {"folder": str(image.parent), "stem": image.stem}
+        path = self.masks if isinstance(self.masks, str) else self.masks.path
+        if isinstance(self.masks, MaskRule):
+            match = re.search(self.masks.match, photo)
+            if match is None:
+                return None
+            values |= match.groupdict()
+            values |= {str(n): text for n, text in enumerate(match.groups(), 1)}
+        filled = re.sub(r"\{(\w+)\}", lambda found: values[found[1]] or "", path)
+        return os.path.normpath(filled)
+
+    def unset(self) -> set[str]:
+        """Fields without a value that older versions didn't have: they are no part of a hash."""
+        return {name for name in ("without_mask", "snap", "fit") if getattr(self, name) is None}
 
     @property
     def class_names(self) -> tuple[str, ...]:
@@ -181,7 +263,9 @@ class DatasetSpec(BaseModel):
     def coding(self) -> MaskCoding:
         """What the values of masks mean."""
         ignored = [(value, IGNORE_INDEX) for value in self._ignored_values()]
-        return MaskCoding(self.by_color, (*self._class_values(), *ignored))
+        classes = (*self._class_values(), *ignored)
+        snap = self.snap.ignore if isinstance(self.snap, Snap) else self.snap and 0.5
+        return MaskCoding(self.by_color, classes, snap, fit=self.fit is not None)
 
     @property
     def class_colors(self) -> tuple[tuple[int, int, int], ...]:
@@ -214,7 +298,8 @@ def load_spec(path: Path) -> DatasetSpec:
         text = normal(decode(path.read_bytes()))
         values = yaml.load(text, Loader=_UniqueKeyLoader)  # noqa: S506 (a SafeLoader)
     except FileNotFoundError as error:
-        raise UserError(f"{path} does not exist; write one (README: your own data)") from error
+        what = f"{path} does not exist; python -m segcore.prepare {path.parent} writes one"
+        raise UserError(what) from error
     except UnicodeDecodeError as error:
         raise UserError(f"{path} can't be read: {error}; save it as UTF-8") from error
     except OSError as error:
@@ -240,6 +325,14 @@ class _UniqueKeyLoader(yaml.SafeLoader):
                 None, None, f"{min(repeated)!r} stands twice", node.start_mark
             )
         return super().construct_mapping(node, deep)
+
+
+def _checked_expression(value: str) -> str:
+    try:
+        re.compile(value)
+    except (re.error, RecursionError, OverflowError) as error:
+        raise ValueError(f"no regular expression: {error}") from error
+    return value
 
 
 def _is_pair(value: Any) -> bool:

@@ -10,6 +10,7 @@ a strip at a time.
 import itertools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
@@ -18,7 +19,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from segcore.config import View
-from segcore.devices import autocast
+from segcore.data.windows import Grid
+from segcore.devices import autocast, send
 from segcore.inference.photographs import GridImage, Photograph
 from segcore.inference.resampling import Span, points_per_px, resample
 from segcore.networks.models import SegmentationNetwork
@@ -61,7 +63,7 @@ def batch_probs(network: SegmentationNetwork, image_NCHW: Tensor, device: torch.
     """``probs_NKHW`` float32 on ``device``, of windows of the working grid."""
     network.eval()
     with autocast(device):
-        logits_NKHW = network(image_NCHW.to(device, non_blocking=True))
+        logits_NKHW = network(send(image_NCHW, device))
     return logits_NKHW.float().softmax(dim=1)
 
 
@@ -84,24 +86,62 @@ def predict_strips(
     Raises ``ImageError`` where the file turns out to be damaged, or has no ground size for a view
     that wants one.
     """
-    images = [photo.on_grid(photo.plan(looker.view)) for looker in lookers]
-    size_px = size_px or photo.size_px
+    predicted = predict_photos(
+        lookers, num_classes, [(photo, size_px or photo.size_px)],
+        overlap=overlap, batch_size=batch_size,
+    )  # fmt: skip
+    return (strip for _, strip in predicted)
+
+
+def predict_photos(
+    lookers: Sequence[Looker],
+    num_classes: int,
+    photos: Sequence[tuple[Photograph, tuple[int, int]]],
+    *,
+    overlap: float = OVERLAP,
+    batch_size: int = 4,
+) -> Iterator[tuple[int, Strip]]:
+    """Predict photographs one after the other, each on a grid of its own, as ``predict_strips``.
+
+    Each strip comes with the place of its photograph in ``photos``. A batch may hold windows of
+    several photographs, so that small ones fill it too.
+    """
+    panels = [
+        _Panel(number, photo, size_px, columns)
+        for number, (photo, size_px) in enumerate(photos)
+        for columns in _panels(lookers, num_classes, photo, size_px)
+    ]
+    streams = [_Windows(looker, panels, overlap, batch_size) for looker in lookers]
+    for panel in panels:
+        parts = [_PredictedPanel(num_classes, panel, stream) for stream in streams]
+        yield from ((panel.number, strip) for strip in _mixed(parts, panel))
+
+
+class _Panel(NamedTuple):
+    """Columns of a photograph that are done together, from top to bottom."""
+
+    number: int
+    photo: Photograph
+    size_px: tuple[int, int]
+    """Of the wanted grid, to which ``columns`` belong."""
+    columns: slice
+
+
+def _panels(
+    lookers: Sequence[Looker], num_classes: int, photo: Photograph, size_px: tuple[int, int]
+) -> list[slice]:
     row_bytes = sum(
-        4 * num_classes * looker.view.height_px * image.grid.width_px
-        for looker, image in zip(lookers, images, strict=True)
+        4 * num_classes * looker.view.height_px * photo.plan(looker.view).width_px
+        for looker in lookers
     )
     panels = min(-(-row_bytes // PANEL_BYTES), size_px[1])
     bounds = np.linspace(0, size_px[1], panels + 1).round().astype(int).tolist()
-    for columns in itertools.starmap(slice, itertools.pairwise(bounds)):
-        parts = [
-            _Panel(looker, num_classes, image, size_px, columns, overlap, batch_size)
-            for looker, image in zip(lookers, images, strict=True)
-        ]
-        yield from _mixed(parts, size_px[0], columns)
+    return list(itertools.starmap(slice, itertools.pairwise(bounds)))
 
 
-def _mixed(parts: Sequence["_Panel"], height_px: int, columns: slice) -> Iterator[Strip]:
+def _mixed(parts: Sequence["_PredictedPanel"], panel: _Panel) -> Iterator[Strip]:
     """The weighted mean of what the lookers predict of a panel, from top to bottom."""
+    height_px = panel.size_px[0]
     total = sum(part.looker.weight for part in parts)
     step = max(1, STRIP_BYTES // max(part.row_bytes for part in parts))
     for top in range(0, height_px, step):
@@ -114,34 +154,28 @@ def _mixed(parts: Sequence["_Panel"], height_px: int, columns: slice) -> Iterato
             # What holds no data so far is on the CPU.
             probs_KHW = probs_KHW.to(more_KHW.device)
             probs_KHW.add_(more_KHW, alpha=part.looker.weight / total)
-        yield Strip(rows, columns, probs_KHW)
+        yield Strip(rows, panel.columns, probs_KHW)
 
 
-class _Panel:
-    """What a looker predicts of some columns of the wanted grid: rows that are kept until used.
+class _PredictedPanel:
+    """What a looker predicts of a panel: rows that are kept until used.
 
     Probabilities are brought to the wanted grid instead of classes, so that borders don't turn
     into stairs.
     """
 
-    def __init__(
-        self,
-        looker: Looker,
-        num_classes: int,
-        image: GridImage,
-        size_px: tuple[int, int],
-        columns: slice,
-        overlap: float,
-        batch_size: int,
-    ) -> None:
-        self.looker = looker
-        self._heights_px = size_px[0], image.grid.height_px
-        self._columns = Span.of(columns, size_px[1], image.grid.width_px)
+    def __init__(self, num_classes: int, panel: _Panel, windows: "_Windows") -> None:
+        self.looker = windows.looker
+        view = self.looker.view
+        grid = panel.photo.plan(view)
+        self._heights_px = panel.size_px[0], grid.height_px
+        self._columns = Span.of(panel.columns, panel.size_px[1], grid.width_px)
         points = len(self._columns.at) * points_per_px(*self._heights_px)
         self.row_bytes = 4 * num_classes * points
         """What resampling one row of the wanted grid takes."""
+        edges = [*windows.tops(grid), grid.height_px]
         self._blocks = _blended_rows(
-            looker, num_classes, image, self._columns.source, overlap, batch_size
+            view, num_classes, edges, self._columns.source, windows.of(panel)
         )
         self._buffer_KHW = next(self._blocks)
         self._first = 0  # the row of the working grid with which the buffer begins
@@ -161,35 +195,28 @@ class _Panel:
 
 
 def _blended_rows(
-    looker: Looker,
+    view: View,
     num_classes: int,
-    image: GridImage,
+    tops: Sequence[int],
     columns: slice,
-    overlap: float,
-    batch_size: int,
+    predicted: Iterator["_Predicted"],
 ) -> Iterator[Tensor]:
     """Consecutive rows of the working grid, ``probs_KHW``, when no further window adds to them.
 
-    A window weighs less towards its rim, so that no seam shows.
+    ``tops`` are the windows' upper edges and the grid's height. A window weighs less towards its
+    rim, so that no seam shows.
     """
-    height, width = looker.view.height_px, looker.view.width_px
+    height, width = view.height_px, view.width_px
     panel_width = columns.stop - columns.start
-    tops = _window_starts(image.grid.height_px, height, overlap)
-    lefts = [
-        left
-        for left in _window_starts(image.grid.width_px, width, overlap)
-        if left < columns.stop and left + width > columns.start
-    ]
     sum_KHW: Tensor | None = None
-    predicted = _predicted_windows(looker, image, tops, lefts, batch_size)
     window = next(predicted, None)
-    for top, next_top in zip(tops, [*tops[1:], image.grid.height_px], strict=True):
+    for top, next_top in itertools.pairwise(tops):
         while window is not None and window.top == top:
             probs_KHW, left = window.probs_KHW, window.left
             if sum_KHW is None:
                 device = probs_KHW.device
                 sum_KHW = torch.zeros(num_classes + 1, height, panel_width, device=device)
-                bell_HW = _gaussian_bell(height, width).to(device)
+                bell_HW = _gaussian_bell(height, width, device)
             shared = slice(max(left, columns.start), min(left + width, columns.stop))
             into = sum_KHW[..., shared.start - columns.start : shared.stop - columns.start]
             here = slice(shared.start - left, shared.stop - left)
@@ -208,24 +235,56 @@ def _blended_rows(
 class _Predicted(NamedTuple):
     """A window of the working grid, and what was predicted for it."""
 
+    panel: _Panel
     top: int
     left: int
     probs_KHW: Tensor
 
 
-def _predicted_windows(
-    looker: Looker, image: GridImage, tops: list[int], lefts: list[int], batch_size: int
-) -> Iterator[_Predicted]:
-    """All windows that hold data, row by row; a batch may hold windows of several rows."""
-    windows = (
-        (top, left, window_CHW)
-        for top in tops
-        for left, window_CHW in _whole_windows(image, top, lefts, looker.view)
-    )
-    while batch := list(itertools.islice(windows, batch_size)):
-        probs_NKHW = looker.predict(torch.stack([window_CHW for *_, window_CHW in batch]))
-        for (top, left, _), probs_KHW in zip(batch, probs_NKHW, strict=True):
-            yield _Predicted(top, left, probs_KHW)
+class _Windows:
+    """What a looker predicts for the windows of panels, which are asked for in their order."""
+
+    def __init__(
+        self, looker: Looker, panels: Sequence[_Panel], overlap: float, batch_size: int
+    ) -> None:
+        self.looker = looker
+        self._overlap = overlap
+        self._predicted = self._predict(self._read(panels), batch_size)
+        self._next = next(self._predicted, None)
+
+    def tops(self, grid: Grid) -> list[int]:
+        """The upper edges of the windows on a working grid."""
+        return _window_starts(grid.height_px, self.looker.view.height_px, self._overlap)
+
+    def of(self, panel: _Panel) -> Iterator[_Predicted]:
+        """The windows of a panel that hold data, row by row."""
+        while self._next is not None and self._next.panel is panel:
+            yield self._next
+            self._next = next(self._predicted, None)
+
+    def _predict(
+        self, windows: Iterator[tuple[_Panel, int, int, Tensor]], batch_size: int
+    ) -> Iterator[_Predicted]:
+        while batch := list(itertools.islice(windows, batch_size)):
+            probs_NKHW = self.looker.predict(torch.stack([window_CHW for *_, window_CHW in batch]))
+            for (panel, top, left, _), probs_KHW in zip(batch, probs_NKHW, strict=True):
+                yield _Predicted(panel, top, left, probs_KHW)
+
+    def _read(self, panels: Sequence[_Panel]) -> Iterator[tuple[_Panel, int, int, Tensor]]:
+        view = self.looker.view
+        for photo, of_photo in itertools.groupby(panels, key=lambda panel: panel.photo):
+            image = photo.on_grid(photo.plan(view))
+            all_lefts = _window_starts(image.grid.width_px, view.width_px, self._overlap)
+            for panel in of_photo:
+                needed = Span.of(panel.columns, panel.size_px[1], image.grid.width_px).source
+                lefts = [
+                    left
+                    for left in all_lefts
+                    if left < needed.stop and left + view.width_px > needed.start
+                ]
+                for top in self.tops(image.grid):
+                    for left, window_CHW in _whole_windows(image, top, lefts, view):
+                        yield panel, top, left, window_CHW
 
 
 def _whole_windows(
@@ -258,7 +317,8 @@ def _window_starts(length_px: int, window_px: int, overlap: float) -> list[int]:
     return [round(start) for start in np.linspace(0, length_px - window_px, count)]
 
 
-def _gaussian_bell(height_px: int, width_px: int) -> Tensor:
+@lru_cache(maxsize=8)
+def _gaussian_bell(height_px: int, width_px: int, device: torch.device) -> Tensor:
     """``bell_HW``: the weight of a window's pixels, 1 at its centre and 0.0003 at the middle of a
     side. σ is an eighth of the side (Isensee et al. 2021, nnU-Net). No weight is 0, so that
     windows that hardly overlap leave no gap.
@@ -268,4 +328,4 @@ def _gaussian_bell(height_px: int, width_px: int) -> Tensor:
         x = (torch.arange(length_px) + 0.5) / length_px - 0.5
         return torch.exp(-0.5 * (x / 0.125) ** 2)
 
-    return bell(height_px)[:, None] * bell(width_px)[None, :]
+    return (bell(height_px)[:, None] * bell(width_px)[None, :]).to(device)

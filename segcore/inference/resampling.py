@@ -53,9 +53,10 @@ def _interpolate(values_CHW: Tensor, y_H: NDArray[np.float64], x_W: NDArray[np.f
     if np.array_equal(y_H, np.arange(height)) and np.array_equal(x_W, np.arange(width)):
         return values_CHW
     # grid_sample's coordinates go from -1 to 1, from the first pixel's edge to the last one's.
-    x_HW, y_HW = np.meshgrid((x_W + 0.5) * 2 / width - 1, (y_H + 0.5) * 2 / height - 1)
-    at_HW2 = torch.from_numpy(np.stack([x_HW, y_HW], axis=-1).astype(np.float32))
+    y_H, x_W = (y_H + 0.5) * 2 / height - 1, (x_W + 0.5) * 2 / width - 1
+    axes = (torch.from_numpy(at.astype(np.float32)).to(values_CHW.device) for at in (x_W, y_H))
+    at_HW2 = torch.stack(torch.meshgrid(*axes, indexing="xy"), dim=-1)
     return F.grid_sample(
-        values_CHW[None], at_HW2[None].to(values_CHW.device),
+        values_CHW[None], at_HW2[None],
         mode="bilinear", padding_mode="border", align_corners=False,
     )[0]  # fmt: skip

@@ -8,10 +8,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from segcore.data.prepared import PreparedData
+from segcore.data.splits import Split
 from segcore.data.windows import Grid, scale_image, scale_mask
+from segcore.devices import send
 from segcore.inference.blending import Strip
 from segcore.inference.photographs import Photograph
 from segcore.reading.bands import to_rgb8
+from segcore.scores.intervals import caution
 from segcore.scores.metrics import Prediction, Scores, score
 
 
@@ -31,6 +34,13 @@ def prepared_picture(
     return image_HWC, scale_mask(np.array(data.score_mask(number)), grid)
 
 
+def unit_notes(data: PreparedData) -> list[str]:
+    """On which splits the intervals of scores will be a guess: a sentence for each."""
+    splits: tuple[Split, ...] = ("val", "test")
+    cautions = {split: caution(len(data.of_split(split)), data.units(split)) for split in splits}
+    return [f"{split}: {sentence}" for split, sentence in cautions.items() if sentence]
+
+
 def score_strips(
     strips: Iterable[tuple[int, Strip]],
     data: PreparedData,
@@ -47,9 +57,9 @@ def score_strips(
         for number, strip in strips:
             # torch wants memory that it may write, but the cache is mapped read-only: so a copy.
             truth = np.array(data.score_mask(number)[strip.rows, strip.columns])
-            truth_HW = torch.from_numpy(truth).to(device)
+            truth_HW = send(torch.from_numpy(truth), device)
             if observe is not None:
                 observe(strip, truth_HW)
             yield strip.probs_KHW.argmax(dim=0)[None], truth_HW[None], torch.tensor([number])
 
-    return score(predictions(), data.num_classes, len(data.photos), device)
+    return score(predictions(), data.num_classes, data.photo_groups, device)

@@ -20,7 +20,7 @@ from rasterio.windows import Window
 from segcore.errors import UserError
 from segcore.files import whole_file
 from segcore.reading.ground import Georeference
-from segcore.reading.headers import open_raster
+from segcore.reading.headers import create_raster, open_raster
 from segcore.reading.images import write_image
 
 Color = tuple[int, int, int]
@@ -69,7 +69,7 @@ def write_map(
     draft = path.with_name(f".{path.stem}.draft.tif")
     try:
         with rasterio.Env(**GDAL_OPTIONS), whole_file(path) as finished:
-            with rasterio.open(draft, "w", **_profile(size_px, georeference, spec)) as raster:
+            with create_raster(draft, **_profile(size_px, georeference, spec)) as raster:
                 _describe(raster, spec)
                 yield lambda rows, columns, values_BHW: raster.write(
                     values_BHW, window=Window.from_slices(rows, columns)

@@ -1,7 +1,7 @@
 """Where on earth a photograph's pixels lie, and how large they are there."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,7 @@ import rasterio
 import rasterio.transform
 import rasterio.warp
 from numpy.typing import NDArray
-from PIL import UnidentifiedImageError
+from PIL import ExifTags, Image, UnidentifiedImageError
 from rasterio.control import GroundControlPoint
 
 from segcore.reading.headers import naming, open_raster
@@ -39,14 +39,12 @@ class Georeference:
         place = {} if self.transform.is_identity else {"transform": self.transform}
         return {"crs": self.crs, "rpcs": self.rpcs, **place}
 
-    def turned(self, orientation: int, stored_px: tuple[int, int]) -> "Georeference | None":
+    def turned(self, orientation: int, stored_px: tuple[int, int]) -> "Georeference":
         """The place of the upright picture, of a file whose orientation tag turns it."""
         if orientation == 1:
             return self
         stored_of_upright = _stored_of_upright(orientation, stored_px)
         upright_of_stored = ~stored_of_upright
-        if self.rpcs is not None:
-            return None  # They count stored rows and columns.
         points = []
         for point in self.gcps:
             column, row = upright_of_stored @ (point.col, point.row)
@@ -54,7 +52,10 @@ class Georeference:
                 GroundControlPoint(row, column, point.x, point.y, point.z, point.id, point.info)
             )
         transform = self.transform if points else self.transform @ stored_of_upright
-        return Georeference(self.crs, transform, tuple(points))
+        if self.transform.is_identity and self.rpcs is not None:
+            transform = self.transform
+        rpcs = None if self.rpcs is None else _turned_rpcs(self.rpcs, upright_of_stored)
+        return Georeference(self.crs, transform, tuple(points), rpcs)
 
 
 def georeference_of(raster: rasterio.DatasetReader) -> Georeference | None:
@@ -108,6 +109,62 @@ def ground_size_m(place: Georeference | None, size_px: tuple[int, int]) -> float
     return float(size * unit_m)
 
 
+def middle_of(path: Path) -> tuple[float, float] | None:
+    """(longitude, latitude) of a photograph's middle, or of the camera where only EXIF tells it.
+
+    None where the file doesn't tell. Raises ``ImageError``.
+    """
+    with naming(path):
+        try:
+            with open_raster(path) as raster:
+                place, size_px = georeference_of(raster), (raster.height, raster.width)
+        except UnidentifiedImageError:
+            return None
+        placed = None if place is None else _middle(place, size_px)
+        return placed or _camera(path)
+
+
+def cell_of(place: tuple[float, float], cell_m: float) -> tuple[int, int]:
+    """(row, column) of the square cell of the ground in which a longitude and latitude lie."""
+    longitude, latitude = place
+    row = math.floor(latitude * _METRES_PER_DEGREE / cell_m)
+    # All of a row has one length of a degree, so that cells lie side by side.
+    row_latitude = row * cell_m / _METRES_PER_DEGREE
+    degree_m = _METRES_PER_DEGREE * math.cos(math.radians(row_latitude))
+    return row, math.floor(longitude * degree_m / cell_m)
+
+
+def _middle(place: Georeference, size_px: tuple[int, int]) -> tuple[float, float] | None:
+    crs, middle = placed_crs(place), np.array([[size_px[1] / 2, size_px[0] / 2]])
+    by_points = placing(place)
+    if crs is None or (by_points is None and place.transform.is_identity):
+        return None
+    x, y = place.transform @ tuple(middle[0]) if by_points is None else by_points(middle)[0]
+    (longitude,), (latitude,) = rasterio.warp.transform(crs, _WGS84, [x], [y])
+    return (longitude, latitude) if math.isfinite(longitude + latitude) else None
+
+
+def _camera(path: Path) -> tuple[float, float] | None:
+    """Where EXIF says that the camera was."""
+    if path.suffix.lower() not in {".jpg", ".jpeg"}:
+        return None
+    with Image.open(path) as image:
+        said = Image.Image.getexif(image).get_ifd(ExifTags.IFD.GPSInfo)
+    tags = ExifTags.GPS
+    try:
+        longitude = _degrees(said[tags.GPSLongitude], said.get(tags.GPSLongitudeRef) == "W")
+        latitude = _degrees(said[tags.GPSLatitude], said.get(tags.GPSLatitudeRef) == "S")
+    except (KeyError, ValueError, TypeError, ZeroDivisionError):
+        return None
+    known = math.isfinite(longitude + latitude) and (longitude, latitude) != (0, 0)
+    return (longitude, latitude) if known else None
+
+
+def _degrees(parts: Sequence[Any], is_negative: bool) -> float:
+    degrees, minutes, seconds = map(float, parts)
+    return (-1 if is_negative else 1) * (degrees + minutes / 60 + seconds / 3600)
+
+
 Placing = Callable[[NDArray[np.float64]], NDArray[np.float64]]
 """From (column, row) of points (N2) to their coordinates (N2)."""
 
@@ -140,6 +197,31 @@ def placed_crs(place: Georeference | None) -> rasterio.crs.CRS | None:
         return None
     by_rpcs = place.rpcs is not None and place.transform.is_identity and not place.gcps
     return _WGS84 if by_rpcs else place.crs
+
+
+def _turned_rpcs(rpcs: rasterio.rpc.RPC, turn: rasterio.Affine) -> rasterio.rpc.RPC:
+    """RPCs of a picture whose pixels were turned: (sample, line) → offset + scale · polynomials.
+
+    They count from the middle of the first pixel, a transform from its corner.
+    """
+    given = rpcs.to_dict()
+    sample, line = (
+        {key: given[f"{name}_{key}"] for key in ("scale", "num_coeff", "den_coeff")}
+        for name in ("samp", "line")
+    )
+    column, row = turn @ (rpcs.samp_off + 0.5, rpcs.line_off + 0.5)
+    # A turn by quarters: each new axis is one of the old ones, in one direction or the other.
+    of_sample, of_line = (
+        (sample, turn.a) if turn.a else (line, turn.b),
+        (line, turn.e) if turn.e else (sample, turn.d),
+    )
+    for name, offset, (axis, sign) in (
+        ("samp", column - 0.5, of_sample), ("line", row - 0.5, of_line),
+    ):  # fmt: skip
+        given[f"{name}_off"], given[f"{name}_scale"] = offset, axis["scale"]
+        given[f"{name}_num_coeff"] = [sign * value for value in axis["num_coeff"]]
+        given[f"{name}_den_coeff"] = axis["den_coeff"]
+    return rasterio.rpc.RPC(**given)
 
 
 def _stored_of_upright(orientation: int, stored_px: tuple[int, int]) -> rasterio.Affine:

@@ -20,11 +20,11 @@ from PIL import ExifTags, Image, UnidentifiedImageError
 from rasterio.enums import MaskFlags
 
 from segcore.errors import Problem, UserError
+from segcore.folders import is_unicode
 
 MAX_PIXELS = 1_000_000_000
 """Larger pictures are taken for decompression bombs: decoded, they fill several gigabytes."""
 
-warnings.filterwarnings("ignore", category=rasterio.errors.NotGeoreferencedWarning)
 Image.MAX_IMAGE_PIXELS = None  # Pillow's own limit of 0.18 gigapixels refuses real mosaics.
 
 _DRIVERS = {
@@ -35,6 +35,7 @@ _DRIVERS = {
 """GDAL's drivers, by the first bytes of a file."""
 
 _FAILURES: tuple[tuple[type[Exception], str, str], ...] = (
+    (UnicodeEncodeError, "has a name that is no UTF-8", "rename it (convmv renames many)"),
     (FileNotFoundError, "does not exist", "put it there, or correct its name"),
     (UnidentifiedImageError, "is no picture", "allowed: JPEG, PNG, TIFF; replace or remove it"),
     (MemoryError, "does not fit into memory", "cut it into smaller ones"),
@@ -47,7 +48,9 @@ class ImageError(UserError):
     """A file that can't be used as a photograph or a mask; ``problem`` says why, and the mend."""
 
     def __init__(self, path: Path, what: str, mend: str) -> None:
-        self.problem = Problem(str(path), what, mend)
+        name = str(path)
+        # A name that is no UTF-8 could not be printed.
+        self.problem = Problem(name if is_unicode(name) else ascii(name), what, mend)
         super().__init__(str(self.problem))
 
 
@@ -120,7 +123,22 @@ def open_raster(path: Path) -> rasterio.DatasetReader:
     driver = _driver(path)
     if driver is None:
         raise UnidentifiedImageError(str(path))
+    _silence_rasterio()
     return rasterio.open(path, driver=driver)
+
+
+def create_raster(path: Path, **profile: Any) -> rasterio.io.DatasetWriter:
+    """Open a new file to write it with GDAL. Raises ``RasterioIOError``."""
+    _silence_rasterio()
+    return rasterio.open(path, "w", **profile)
+
+
+def _silence_rasterio() -> None:
+    """Most photographs have no place on earth, and rasterio warns of each one.
+
+    At each opening, because libraries that are imported later put filters of their own in front.
+    """
+    warnings.filterwarnings("ignore", category=rasterio.errors.NotGeoreferencedWarning)
 
 
 def check_end(path: Path) -> None:

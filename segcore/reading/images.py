@@ -58,12 +58,13 @@ def read_pixels(
         )
 
 
-def read_image(path: Path, at_least_px: tuple[int, int] | None = None) -> NDArray[np.uint8]:
+def read_image(path: str | Path, at_least_px: tuple[int, int] | None = None) -> NDArray[np.uint8]:
     """Read any photograph as people see it: HWC, uint8, RGB, upright.
 
     Data of 8 bits come as they are. Others are spread over black to white by their own values:
     networks need the ranges of their data set instead (``read_picture``). Raises ``ImageError``.
     """
+    path = Path(path)
     bands = own_bands(path)
     return to_rgb8(read_picture(path, bands, at_least_px).samples_HWC, bands)
 

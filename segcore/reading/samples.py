@@ -193,6 +193,18 @@ def check_bands(path: Path, bands: Bands) -> bool:
             return all(raster.dtypes[index - 1] == "uint8" for index in indexes)
 
 
+def count_bands(path: Path) -> int:
+    """How many bands a photograph has, of which none is alpha or only an ink (CMYK)."""
+    with naming(path):
+        header = read_header(path, whole=False)
+        if header.pillow is not None:
+            return min(3, len(header.pillow.getbands()))
+        with open_raster(path) as raster:
+            if list(raster.colorinterp[:4]) == _CMYK:
+                return 3
+            return sum(kind != ColorInterp.alpha for kind in raster.colorinterp)
+
+
 def colors_of(path: Path, bands: Bands) -> tuple[int | None, ...]:
     """Which colour each channel is (0 red, 1 green, 2 blue) by the file; None: another one."""
     names = ("red", "green", "blue")

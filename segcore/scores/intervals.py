@@ -1,23 +1,26 @@
-"""How sure a score is: 95 % intervals over photographs, and comparisons of two models.
+"""How sure a score is: 95 % intervals, and comparisons of two models, by leaving units out.
 
-A resample draws as many photographs as there are, with replacement. The 95 % interval of a score
-is the middle of what its resamples score. With few photographs that is too narrow, so it is widened
-as Student's t distribution is wider than the normal one (the expanded percentile interval of
-Hesterberg 2015, "What teachers should know about the bootstrap", section 5.3).
+A *unit* is what is independent of the others: a photograph, or, where dataset.yaml has a ``group``,
+all photographs of one group. The score is computed again without each unit in turn (the delete-one
+jackknife), and its interval is that of Student's t. A unit that differs much from the others makes
+the estimated error itself uncertain, so the degrees of freedom follow from the kurtosis of what the
+units contribute (Satterthwaite 1946). The interval of a score is built on the logit scale, so that
+it stays within 0 and 1; that of a difference on the plain one.
 
-No interval knows that a model was chosen: the score of the best of many trials is too high, and so
-is its whole interval.
+An interval covers the score that the model has, on average, on splits of as many units from the
+same source. It isn't that of all photographs in the world taken as one split: the Dice of a rare
+class is lower in a small split than in a large one. No interval knows that a model was chosen: the
+score of the best of many trials is too high, and so is its whole interval. benchmarks/intervals.py
+measures how often intervals hold.
 """
 
-import functools
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from statistics import NormalDist
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import t as student_t  # type: ignore[import-untyped]
+from scipy.special import stdtrit  # type: ignore[import-untyped]
 
 from segcore.config import MetricName
 from segcore.scores.metrics import (
@@ -32,7 +35,12 @@ from segcore.scores.metrics import (
 )
 
 CONFIDENCE = 0.95
-SAMPLES = 2000
+
+FEWEST_UNITS = 6
+"""With fewer units an interval is a guess."""
+
+MOST_UNITS = 400
+"""More units are dealt out to this many hands: that is as good, and what is stored stays small."""
 
 
 @dataclass(frozen=True)
@@ -53,6 +61,8 @@ class Evaluation:
 
     photos: int
     """How many photographs were scored."""
+    units: int
+    """How many of them, or of their groups, are independent of each other."""
     metrics: dict[MetricName, Interval]
     """All of ``METRICS``."""
     class_dice: tuple[float | None, ...]
@@ -71,108 +81,150 @@ class Evaluation:
 
         return cls(
             photos=len(scores.counts_P3K),
-            metrics={name: bootstrap_interval(scores.counts_P3K, name) for name in METRICS},
+            units=len(set(scores.groups)),
+            metrics={
+                name: score_interval(scores.counts_P3K, name, scores.groups) for name in METRICS
+            },
             class_dice=known(scores.class_dice_K),
             class_iou=known(scores.class_iou_K),
             confusion=tuple(map(tuple, scores.confusion_KK.tolist())),
         )
 
+    @property
+    def caution(self) -> str | None:
+        """A sentence to print beside the intervals where they are a guess."""
+        return caution(self.photos, self.units)
+
+
+def caution(photos: int, units: int) -> str | None:
+    """That intervals over so few units are a guess; None where there are enough."""
+    if units >= FEWEST_UNITS:
+        return None
+    rest = f"{units} independent {'groups of photographs' if units < photos else 'photographs'}"
+    if units == 1:
+        rest = "one group of photographs" if photos > 1 else "one photograph"
+    return f"The intervals are a guess: they rest on {rest}, and it takes {FEWEST_UNITS}."
+
+
+def unit_numbers(groups: Sequence[str]) -> NDArray[np.int64]:
+    """The number (0…U−1, at most ``MOST_UNITS``) of each photograph's unit, from its group's name.
+
+    Photographs of one name have one number; the same names have the same numbers.
+    """
+    _, unit_P = np.unique(np.asarray(groups, dtype=str), return_inverse=True)
+    return (unit_P % MOST_UNITS).astype(np.int64)
+
 
 @dataclass(frozen=True, eq=False)
-class Resampled:
-    """A score and the scores of resamples of its photographs: all that a comparison needs.
+class Jackknife:
+    """A score, and the score without each unit: all that a comparison with another model needs.
 
-    Two models' scores of the same photographs, with the same number of samples and the same seed,
-    come from the same resamples.
+    Both models must have been scored on the same photographs. A class that is gone with a unit
+    keeps the score that it has on all photographs: which classes a split happens to hold moves
+    both models alike.
     """
 
     value: float
-    photos: int
-    score_S: NDArray[np.float64]
+    score_U: NDArray[np.float64]
 
     @classmethod
     def of(
-        cls, counts_P3K: Counts, metric: MetricName, *, samples: int = SAMPLES, seed: int = 0
-    ) -> "Resampled":
-        """Score photographs, and ``samples`` resamples of them."""
-        photos = len(counts_P3K)
-        score_S = resampled_scores(counts_P3K, metric, resamples(photos, samples, seed))
-        return cls(metric_of_counts(metric, counts_P3K), photos, score_S)
+        cls, counts_P3K: Counts, metric: MetricName, groups: Sequence[str] | None = None
+    ) -> "Jackknife":
+        """Score photographs, and all of them but each group; without groups, but each alone."""
+        score_U = scores_without_each(counts_P3K, metric, groups, keep_classes=True)
+        return cls(metric_of_counts(metric, counts_P3K), score_U)
 
-    def interval(self) -> Interval:
-        """The score with its interval, which is 0 to 1 where there is only one photograph."""
-        if self.photos < 2:
-            return Interval(self.value, 0.0, 1.0)
-        return _interval(self.value, self.score_S, self.photos)
-
-    def minus(self, other: "Resampled") -> Interval:
+    def minus(self, other: "Jackknife") -> Interval:
         """How much better this is than another model on the same photographs.
 
-        A resample that is hard for one model is mostly hard for the other one too, so the interval
-        of the difference is narrower than those of the two scores suggest.
+        A photograph that is hard for one model is mostly hard for the other one too, so the
+        interval of the difference is narrower than those of the two scores suggest.
         """
         value = self.value - other.value
-        if self.photos < 2:
+        if len(self.score_U) < 2:
             return Interval(value, -1.0, 1.0)
-        return _interval(value, self.score_S - other.score_S, self.photos)
+        half = _half_width(self.score_U - other.score_U)
+        return Interval(value, value - half, value + half)
 
-    def may_equal(self, other: "Resampled") -> bool:
+    def may_equal(self, other: "Jackknife") -> bool:
         """Whether the interval of their difference holds 0, so that either may be better."""
         difference = self.minus(other)
         return difference.low <= 0 <= difference.high
 
 
-def bootstrap_interval(
-    counts_P3K: Counts, metric: MetricName, *, samples: int = SAMPLES, seed: int = 0
+def score_interval(
+    counts_P3K: Counts, metric: MetricName, groups: Sequence[str] | None = None
 ) -> Interval:
-    """The score of these photographs, and its interval."""
-    return Resampled.of(counts_P3K, metric, samples=samples, seed=seed).interval()
+    """The score of photographs with its interval, which is 0 to 1 where there is only one unit."""
+    value = metric_of_counts(metric, counts_P3K)
+    score_U = scores_without_each(counts_P3K, metric, groups, keep_classes=False)
+    if math.isnan(value):
+        return Interval(value, math.nan, math.nan)
+    if len(score_U) < 2:
+        return Interval(value, 0.0, 1.0)
+    half = _half_width(score_U)
+    if half == 0 or value in (0.0, 1.0):
+        return Interval(value, value, value)
+    # The error on the logit scale follows from that of the score (delta method), because the score
+    # without a unit may be 0 or 1, which has no logit.
+    logit, half = math.log(value / (1 - value)), half / (value * (1 - value))
+    return Interval(value, *(0.5 + 0.5 * math.tanh((logit + end) / 2) for end in (-half, half)))
 
 
-@functools.lru_cache(maxsize=8)
-def resamples(photos: int, samples: int, seed: int) -> NDArray[np.float64]:
-    """``times_SP``: how often each resample draws each photograph; the same for the same seed."""
-    rng = np.random.default_rng(seed)
-    times_SP = rng.multinomial(photos, np.full(photos, 1 / photos), size=samples).astype(np.float64)
-    times_SP.setflags(write=False)
-    return times_SP
-
-
-def resampled_scores(
-    counts_P3K: Counts, metric: MetricName, times_SP: NDArray[np.float64]
+def scores_without_each(
+    counts_P3K: Counts, metric: MetricName, groups: Sequence[str] | None, *, keep_classes: bool
 ) -> NDArray[np.float64]:
-    """The score of each resample (S), given how often it has each photograph.
+    """The score of all photographs but those of one unit, for each unit (U) that counts.
 
-    A class that a resample happens to lack keeps the score that it has on all photographs. If it
-    were left out of the mean, a resample without a hard rare class would count as an easy one.
+    A unit that has no labelled pixel counts for "dice_kaggle" only. ``keep_classes`` says whether a
+    class that is gone with a unit keeps its score, or is gone from the mean.
     """
+    photos, _, num_classes = counts_P3K.shape
+    unit_P = np.arange(photos) % MOST_UNITS if groups is None else unit_numbers(groups)
+    units = int(unit_P.max(initial=-1)) + 1
     if metric in PHOTO_MEANS:
         score_P = metric_of_each(metric, counts_P3K[:, None])
         known_P = ~np.isnan(score_P)
-        times_SP = times_SP[:, known_P]
-        with np.errstate(invalid="ignore"):  # NaN where a resample has no scored photograph
-            scores_S: NDArray[np.float64] = times_SP @ score_P[known_P] / times_SP.sum(axis=1)
-        return scores_S
-    photos, _, num_classes = counts_P3K.shape
-    sums_SC = times_SP @ counts_P3K.reshape(photos, -1).astype(np.float64)
-    sums_S3K = sums_SC.reshape(-1, 3, num_classes)
-    if metric not in CLASS_MEANS:
-        return metric_of_each(metric, sums_S3K[:, None])
-    whole_K = class_scores(metric, counts_P3K.sum(axis=0))
+        sum_U = np.bincount(unit_P[known_P], score_P[known_P], units)
+        photos_U = np.bincount(unit_P[known_P], minlength=units)
+        return _ratio((sum_U.sum() - sum_U), (photos_U.sum() - photos_U))[photos_U > 0]
+    belongs_UP = (np.arange(units)[:, None] == unit_P).astype(np.float64)
+    sums_U3K = (belongs_UP @ counts_P3K.reshape(photos, -1)).reshape(units, 3, num_classes)
+    sums_U3K = sums_U3K[sums_U3K[:, 2].any(axis=1)]
+    whole_3K = sums_U3K.sum(axis=0)
+    without_U3K = whole_3K - sums_U3K
+    if metric not in CLASS_MEANS or not keep_classes:
+        return metric_of_each(metric, without_U3K[:, None])
+    whole_K = class_scores(metric, whole_3K)
     occurs_K = ~np.isnan(whole_K)
-    if not occurs_K.any():
-        return np.full(len(times_SP), math.nan)
-    score_SK = class_scores(metric, sums_S3K[..., occurs_K])
-    return np.where(np.isnan(score_SK), whole_K[occurs_K], score_SK).mean(axis=1)
+    score_UK = class_scores(metric, without_U3K)[:, occurs_K]
+    return np.where(np.isnan(score_UK), whole_K[occurs_K], score_UK).mean(axis=1)
 
 
-def _interval(value: float, resampled_S: NDArray[np.float64], photos: int) -> Interval:
-    # The bootstrap of a mean has a variance that is (n-1)/n of the right one, and its tails are
-    # those of the normal distribution instead of Student's.
-    quantile = student_t.ppf((1 + CONFIDENCE) / 2, photos - 1) * math.sqrt(photos / (photos - 1))
-    tail = NormalDist().cdf(-quantile)
-    known_S = resampled_S[~np.isnan(resampled_S)]
-    if not known_S.size:
-        return Interval(value, math.nan, math.nan)
-    low, high = np.quantile(known_S, [tail, 1 - tail])
-    return Interval(value, float(low), float(high))
+def standard_error(score_U: NDArray[np.float64]) -> float:
+    """The error of a score, or of a difference of scores, that is this without each unit.
+
+    The delete-one jackknife (Efron and Stein 1981, "The jackknife estimate of variance").
+    """
+    return math.sqrt((len(score_U) - 1) * float(score_U.var()))
+
+
+def _half_width(score_U: NDArray[np.float64]) -> float:
+    """Half of the interval of a value that is this without each unit."""
+    units, error = len(score_U), standard_error(score_U)
+    if error == 0 or math.isnan(error):
+        return error
+    # The variance of an estimated variance is s⁴ (2 / (n−1) + kurtosis / n), and that of one with f
+    # degrees of freedom 2 s⁴ / f.
+    far_U = (score_U - score_U.mean()) / score_U.std()
+    kurtosis = max(0.0, float((far_U**4).mean()) - 3)
+    freedom = max(1.0, 2 / (2 / (units - 1) + kurtosis / units))
+    return float(stdtrit(freedom, (1 + CONFIDENCE) / 2)) * error
+
+
+def _ratio(sum_U: NDArray[np.float64], count_U: NDArray[np.int64]) -> NDArray[np.float64]:
+    """NaN where the count is 0."""
+    with np.errstate(invalid="ignore"):
+        ratio_U: NDArray[np.float64] = sum_U / count_U
+    return ratio_U

@@ -64,27 +64,40 @@ class Scores:
     """Over all photographs; NaN for a class that is in no truth."""
     counts_P3K: Counts
     """In the order of the photographs' numbers; after ``joined``, part after part. Any choice of
-    rows, such as a resample, can be scored by ``metric_of_counts``."""
+    rows can be scored by ``metric_of_counts``."""
+    groups: tuple[str, ...]
+    """Of each photograph the name of its group. Photographs of one group aren't independent."""
     confusion_KK: NDArray[np.int64]
     """Pixels by [truth, prediction]."""
 
     @classmethod
-    def of(cls, counts_P3K: Counts, confusion_KK: NDArray[np.int64]) -> "Scores":
-        """All scores that follow from these counts."""
+    def of(
+        cls,
+        counts_P3K: Counts,
+        confusion_KK: NDArray[np.int64],
+        groups: Sequence[str] | None = None,
+    ) -> "Scores":
+        """All scores that follow from these counts; without groups each photograph is its own."""
         counts_3K = counts_P3K.sum(axis=0)
+        alone = map(str, range(len(counts_P3K)))
         return cls(
             **{name: metric_of_counts(name, counts_P3K) for name in METRICS},
             class_dice_K=class_scores("dice", counts_3K),
             class_iou_K=class_scores("iou", counts_3K),
             counts_P3K=counts_P3K,
+            groups=tuple(alone if groups is None else groups),
             confusion_KK=confusion_KK,
         )
 
     @classmethod
     def joined(cls, parts: Sequence["Scores"]) -> "Scores":
-        """The scores of all photographs of some parts that have no photograph in common."""
+        """The scores of all photographs of some parts that have no photograph in common.
+
+        Photographs of equal group names belong together, in whichever parts they are.
+        """
         counts_P3K = np.concatenate([part.counts_P3K for part in parts])
-        return cls.of(counts_P3K, np.sum([part.confusion_KK for part in parts], axis=0))
+        groups = [group for part in parts for group in part.groups]
+        return cls.of(counts_P3K, np.sum([part.confusion_KK for part in parts], axis=0), groups)
 
     def metric(self, name: MetricName) -> float:
         """The score of that name."""
@@ -93,19 +106,24 @@ class Scores:
 
 
 def score(
-    predictions: Iterable[Prediction], num_classes: int, num_photos: int, device: torch.device | str
+    predictions: Iterable[Prediction],
+    num_classes: int,
+    groups: Sequence[str],
+    device: torch.device | str,
 ) -> Scores:
     """Count predictions batch by batch on ``device``, which never has to wait for the host.
 
     Elements may be tiles: any number of them, in one batch or in many, may belong to one
-    photograph (0…P−1). Photographs that no batch brings are not part of what is scored. Raises
-    ``ValueError`` where a labelled pixel's truth or prediction is not a class.
+    photograph (0…P−1), each of which has the name of its group in ``groups``. Photographs that no
+    batch brings are not part of what is scored. Raises ``ValueError`` where a labelled pixel's
+    truth or prediction is not a class.
     """
     k = num_classes
     whole: dict[str, Any] = {"dtype": torch.int64, "device": device}
-    counts_P3K = torch.zeros(num_photos, 3, k, **whole)
+    photos = len(groups)
+    counts_P3K = torch.zeros(photos, 3, k, **whole)
     confusion_KK, labelled = torch.zeros(k, k, **whole), torch.zeros((), **whole)
-    seen_P = torch.zeros(num_photos, dtype=torch.bool, device=device)
+    seen_P = torch.zeros(photos, dtype=torch.bool, device=device)
     for prediction in predictions:
         class_NHW, mask_NHW, photo_N = (tensor.to(**whole) for tensor in prediction)
         confusion_NKK = _confusion(class_NHW, mask_NHW, k)
@@ -118,7 +136,8 @@ def score(
     counted_KK: NDArray[np.int64] = confusion_KK.cpu().numpy()
     if lost := int(labelled) - int(counted_KK.sum()):
         raise ValueError(f"{lost} labelled pixels: truth or prediction outside 0…{k - 1}")
-    return Scores.of(counts_P3K[seen_P].cpu().numpy(), counted_KK)
+    seen_groups = [group for group, seen in zip(groups, seen_P.tolist(), strict=True) if seen]
+    return Scores.of(counts_P3K[seen_P].cpu().numpy(), counted_KK, seen_groups)
 
 
 def _confusion(class_NHW: Tensor, mask_NHW: Tensor, k: int) -> Tensor:
@@ -134,7 +153,7 @@ def _confusion(class_NHW: Tensor, mask_NHW: Tensor, k: int) -> Tensor:
 
 
 def metric_of_counts(name: MetricName, counts_P3K: Counts | NDArray[np.float64]) -> float:
-    """One score of any choice of photographs: a subset, or a resample for a bootstrap interval."""
+    """One score of any choice of photographs."""
     return float(metric_of_each(name, counts_P3K[None])[0])
 
 

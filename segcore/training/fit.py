@@ -11,7 +11,7 @@ import itertools
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 
 import numpy as np
@@ -26,7 +26,7 @@ from segcore.networks.models import SegmentationNetwork, build_network
 from segcore.scores.metrics import Scores
 from segcore.training import checkpoint
 from segcore.training.checkpoint import CheckpointInfo
-from segcore.training.loading import to_device, training_loader
+from segcore.training.loading import Batch, to_device, training_batches, windows_per_epoch
 from segcore.training.losses import build_loss
 from segcore.training.microbatches import MicroBatches, naming_memory
 from segcore.training.optim import (
@@ -153,9 +153,8 @@ class _Training:
         self._average = build_average(config, self._network)
         self._loss = build_loss(config, data.class_pixels("train")).to(device)
         self._scaler = torch.amp.GradScaler(device.type, enabled=amp_dtype(device) is torch.float16)
-        self._train_loader, self._sampler = training_loader(
-            data, config, workers=loader_workers, pin_memory=on_cuda
-        )
+        self._loader_workers = loader_workers
+        self._windows = windows_per_epoch(data, config)
         self._micro_batches = MicroBatches(config.batch_size)
         # Validation needs less memory than training, so its batches are divided separately.
         self._val_micro_batches = MicroBatches(config.batch_size)
@@ -196,7 +195,7 @@ class _Training:
             val_loss=val_loss,
             scores=scores,
             lr=self._optimizer.param_groups[-1]["lr"],
-            images_per_s=len(self._sampler) / train_s,
+            images_per_s=self._windows / train_s,
             epoch_s=epoch_s,
             val_s=epoch_s - train_s,
             drawn_share_K=drawn_pixels_K / max(drawn_pixels_K.sum(), 1),
@@ -254,22 +253,31 @@ class _Training:
         assert isinstance(network, SegmentationNetwork)  # for the type checker: torch says Module
         return network
 
+    @cached_property
+    def _host_batches(self) -> Iterator[Batch]:
+        """Training batches from the epoch on that is the first to ask for them."""
+        return training_batches(
+            self._data,
+            self._config,
+            first_epoch=max(self._epoch, 1),
+            workers=self._loader_workers,
+            pin_memory=self._device.type == "cuda",
+        )
+
     def batches(self) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         """Batches of training images and masks on the device, without end."""
         self._network.train()
-        for batch in itertools.chain.from_iterable(itertools.repeat(self._train_loader)):
-            yield to_device(batch, self._device)
+        return (to_device(batch, self._device) for batch in self._host_batches)
 
     def _train_epoch(self) -> tuple[float, NDArray[np.int64]]:
         """One pass over the epoch's images; their mean loss, and the pixels of each class."""
         self._network.train()
-        self._sampler.epoch = self._epoch
-        steps = len(self._train_loader)
+        steps = self._windows // self._config.batch_size
         finite: list[torch.Tensor] = []
         unseen: list[torch.Tensor] = []
         # There is a bin for pixels to ignore, which is left out at the end.
         pixels = torch.zeros(IGNORE_INDEX + 1, dtype=torch.int64)
-        for step, batch in enumerate(self._train_loader):
+        for step, batch in enumerate(itertools.islice(self._host_batches, steps)):
             epochs_done = self._epoch - 1 + step / steps
             factor = lr_factor(self._config, epochs_done, self._score_history)
             set_lr(self._optimizer, factor)

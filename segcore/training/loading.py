@@ -4,6 +4,7 @@ The windows that an epoch draws and their augmentation follow from (seed, epoch)
 run draws the same ones as an uninterrupted one, with any number of worker processes.
 """
 
+import itertools
 import math
 import multiprocessing
 from collections.abc import Iterator
@@ -75,7 +76,7 @@ def windows_per_epoch(data: PreparedData, config: TrialConfig) -> int:
 
 
 class EpochSampler(Sampler[Draw]):
-    """Draws the windows of one epoch. The training loop sets ``epoch``.
+    """Draws the windows of the epoch ``epoch``.
 
     A photograph is drawn in proportion to its area in the view; squeezed ones are drawn equally
     often. ``oversample_ratio`` r multiplies that by 1 + (r − 1) · (rarity of its rarest class).
@@ -194,11 +195,25 @@ class TrainingWindows(Dataset[Batch]):
         return to_tensor(image_HWC), torch.from_numpy(mask_HW)
 
 
-def training_loader(
-    data: PreparedData, config: TrialConfig, *, workers: int, pin_memory: bool
-) -> tuple[DataLoader[Batch], EpochSampler]:
-    """A loader of augmented windows, and its sampler, whose ``epoch`` the caller sets."""
-    sampler = EpochSampler(data, config)
+class _Epochs(Sampler[Draw]):
+    """The windows of one epoch after the other, without end."""
+
+    def __init__(self, sampler: EpochSampler, first_epoch: int) -> None:
+        self._sampler, self._first_epoch = sampler, first_epoch
+
+    def __iter__(self) -> Iterator[Draw]:
+        for epoch in itertools.count(self._first_epoch):
+            self._sampler.epoch = epoch
+            yield from self._sampler
+
+
+def training_batches(
+    data: PreparedData, config: TrialConfig, *, first_epoch: int, workers: int, pin_memory: bool
+) -> Iterator[Batch]:
+    """Batches of augmented windows without end: those of ``first_epoch``, of the next one, ….
+
+    The worker processes cut windows of the next epoch while this one is validated.
+    """
     how: dict[str, Any] = {}
     if workers > 0:
         # The workers aren't forked from this process: the threads of OpenCV and OpenMP don't
@@ -206,17 +221,19 @@ def training_loader(
         # forkserver, which Linux and macOS have, has no threads.
         context = multiprocessing.get_context("forkserver")
         context.set_forkserver_preload([__name__])
-        how = {"multiprocessing_context": context, "persistent_workers": True,
-               "worker_init_fn": _use_one_thread}  # fmt: skip
-    loader = DataLoader(
-        TrainingWindows(data, config),
-        batch_size=config.batch_size,
-        sampler=sampler,
-        num_workers=workers,
-        pin_memory=pin_memory,
-        **how,
+        how = {"multiprocessing_context": context, "worker_init_fn": _use_one_thread}
+    return iter(
+        DataLoader(
+            TrainingWindows(data, config),
+            batch_size=config.batch_size,
+            sampler=_Epochs(EpochSampler(data, config), first_epoch),
+            num_workers=workers,
+            pin_memory=pin_memory,
+            # The loader's own draws must not change those of dropout, which a resumed run repeats.
+            generator=torch.Generator(),
+            **how,
+        )
     )
-    return loader, sampler
 
 
 def _use_one_thread(worker_id: int) -> None:

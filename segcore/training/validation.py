@@ -1,7 +1,6 @@
 """A network's scores on the validation split, on the grid by which all trials are compared."""
 
 import math
-from collections.abc import Iterator
 from functools import partial
 
 import torch
@@ -9,11 +8,9 @@ from torch import Tensor, nn
 
 from segcore.config import TrialConfig
 from segcore.data.prepared import PreparedData
-from segcore.data.windows import scale_image
-from segcore.inference.blending import Looker, Predict, Strip, batch_probs, predict_strips
+from segcore.inference.blending import Looker, Strip, batch_probs, predict_photos
 from segcore.inference.scoring import prepared_photograph, score_strips
 from segcore.networks.models import SegmentationNetwork
-from segcore.reading.bands import to_tensor
 from segcore.scores.metrics import Scores
 from segcore.training.microbatches import MicroBatches
 
@@ -48,7 +45,16 @@ def validate(
         labelled += pixels
 
     predict = partial(_predict, network, device, micro_batches)
-    scores = score_strips(_strips(predict, data, config), data, device, add_loss)
+    photos = data.of_split("val").tolist()
+    strips = predict_photos(
+        [Looker(predict, config.view)],
+        data.num_classes,
+        [(prepared_photograph(data, p), data.plans[p].score_grid) for p in photos],
+        overlap=OVERLAP,
+        batch_size=config.batch_size,
+    )
+    numbered = ((photos[place], strip) for place, strip in strips)
+    scores = score_strips(numbered, data, device, add_loss)
     return scores, float(total / labelled) if labelled else math.nan
 
 
@@ -65,41 +71,3 @@ def _predict(
         return torch.cat([batch_probs(network, part, device) for (part,) in parts])
 
     return micro_batches.attempt(work)
-
-
-def _strips(
-    predict: Predict, data: PreparedData, config: TrialConfig
-) -> Iterator[tuple[int, Strip]]:
-    for number, look in _looks(predict, data, config):
-        strips = predict_strips(
-            [Looker(look, config.view)],
-            data.num_classes,
-            prepared_photograph(data, number),
-            size_px=data.plans[number].score_grid,
-            overlap=OVERLAP,
-            batch_size=config.batch_size,
-        )
-        yield from ((number, strip) for strip in strips)
-
-
-def _looks(
-    predict: Predict, data: PreparedData, config: TrialConfig
-) -> Iterator[tuple[int, Predict]]:
-    """Each photograph with what predicts its windows.
-
-    Squeezed ones have a single window each, so a batch of them goes through the network at once.
-    """
-    photos = data.of_split("val").tolist()
-    if not config.view.is_whole:
-        yield from ((number, predict) for number in photos)
-        return
-    for first in range(0, len(photos), config.batch_size):
-        batch = photos[first : first + config.batch_size]
-        squeezed = [scale_image(data.image(p), data.grid(p, config.view)) for p in batch]
-        probs_NKHW = predict(torch.stack([to_tensor(image_HWC) for image_HWC in squeezed]))
-        for number, probs_KHW in zip(batch, probs_NKHW, strict=True):
-            yield number, partial(_recall, probs_KHW[None])
-
-
-def _recall(probs_1KHW: Tensor, image_1CHW: Tensor) -> Tensor:
-    return probs_1KHW

@@ -1,0 +1,131 @@
+"""python -m segcore.convert SOURCE MASKS: polygons of annotation tools and of a GIS → masks."""
+
+import csv
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Annotated
+
+import tyro
+from rich.console import Console
+from rich.progress import track
+from rich.text import Text
+
+from segcore.converting.drawings import Drawing, Export, draw, number_classes, write_mask
+from segcore.converting.tools import read_export
+from segcore.converting.vectors import VECTORS, read_polygons
+from segcore.data.spec import distinct_colors
+from segcore.errors import Problem, ProblemsError, UserError, some_of
+from segcore.folders import Finder, Names, normal
+from segcore.guessing.pairs import PICTURES
+
+CLASSES = "classes.csv"
+
+
+@dataclass(frozen=True)
+class Options:
+    """Make masks of what was drawn: LabelMe, COCO, Label Studio, CVAT, GeoJSON, GeoPackage.
+
+    Each mask is a PNG of class numbers that is called like its photograph. classes.csv beside them
+    names the classes, and segcore.prepare reads it.
+    """
+
+    source: tyro.conf.Positional[Annotated[Path, tyro.conf.arg(metavar="SOURCE")]]
+    """The export: a file, or LabelMe's folder of JSON files."""
+    masks: tyro.conf.Positional[Annotated[Path, tyro.conf.arg(metavar="MASKS")]]
+    """The folder to write, such as data/masks beside data/images."""
+    images: Path | None = None
+    """The folder of the photographs; masks then lie as they do. Polygons of a GIS need it."""
+    label_field: str | None = None
+    """The attribute that tells a polygon's class in a GIS file (default: class, label, name …)."""
+    ignore_rest: bool = False
+    """Let pixels on which nothing is drawn count nowhere, instead of being Background."""
+    all: bool = False
+    """Name each problem, not only the first ones of each kind."""
+
+
+def main(arguments: Sequence[str] | None = None, prog: str = "python -m segcore.convert") -> int:
+    """Run the command; the exit code: 0, or 1 where something could not be converted."""
+    options = tyro.cli(Options, prog=prog, args=arguments)
+    console, errors = Console(highlight=False), Console(stderr=True, highlight=False)
+    try:
+        export, places = _read(options)
+        _check_places(places)
+        numbers = number_classes(export, ignore_rest=options.ignore_rest)
+        colors = [*distinct_colors(len(numbers))]
+        drawings = [drawing for drawing in export.drawings if drawing.image in places]
+        for drawing in track(drawings, "drawing", console=errors, disable=not errors.is_terminal):
+            mask_HW = draw(drawing, numbers, ignore_rest=options.ignore_rest)
+            write_mask(options.masks / places[drawing.image], mask_HW, colors)
+        _write_classes(options.masks / CLASSES, numbers)
+    except UserError as error:
+        errors.print(Text(error.each() if options.all else str(error)), soft_wrap=True)
+        return 1
+    console.print(f"{len(drawings)} masks: {options.masks}", soft_wrap=True)
+    console.print(Text(f"Classes: {', '.join(numbers)}"), soft_wrap=True)
+    if export.problems:
+        told = ProblemsError("Left out:", export.problems)
+        errors.print(Text(told.each() if options.all else str(told)), soft_wrap=True)
+    return 1 if export.problems else 0
+
+
+def _read(options: Options) -> tuple[Export, Mapping[str, str]]:
+    """What was drawn, and for each photograph where its mask goes in the folder of masks."""
+    pictures = [] if options.images is None else _pictures(options.images)
+    if options.source.suffix.lower() in VECTORS:
+        if options.images is None:
+            raise UserError("polygons of a GIS need the orthophotos that they lie on: --images DIR")
+        export = read_polygons(options.source, options.images, pictures, options.label_field)
+    else:
+        export = read_export(options.source)
+    if options.images is None:
+        return export, {drawing.image: _safe(drawing.image) for drawing in export.drawings}
+    names = Names(options.images, pictures)
+    found = {drawing.image: _picture_of(drawing, names) for drawing in export.drawings}
+    lacking = [image for image, picture in found.items() if picture is None]
+    if len(lacking) == len(found):
+        raise UserError(f"{options.images} holds none of the photographs: {some_of(lacking)}")
+    problems = [Problem(image, f"isn't in {options.images}", "add it") for image in lacking]
+    export = Export(export.drawings, export.labels, (*export.problems, *problems))
+    return export, {image: _safe(picture) for image, picture in found.items() if picture}
+
+
+def _check_places(places: Mapping[str, str]) -> None:
+    """Raise ``UserError`` where two photographs would get the same mask."""
+    images: dict[str, str] = {}
+    for image, place in places.items():
+        if (other := images.setdefault(place, image)) != image:
+            raise UserError(f"{image} and {other} would both get the mask {place}; rename one")
+
+
+def _pictures(folder: Path) -> list[str]:
+    found = (path for path in Finder().matching(folder, "**/*") if path.suffix.lower() in PICTURES)
+    return [normal(path.relative_to(folder).as_posix()) for path in found]
+
+
+def _picture_of(drawing: Drawing, names: Names) -> str | None:
+    """The photograph that a tool means; Label Studio puts eight digits before its name."""
+    name = PurePosixPath(normal(drawing.image))
+    for reading in (str(name), name.name, name.name.partition("-")[2]):
+        found = names.by(reading) if reading else []
+        if len(found) == 1:
+            return found[0]
+    return None
+
+
+def _safe(name: str) -> str:
+    """Where the mask of a photograph goes, which is never outside of the folder of masks."""
+    parts = [part for part in PurePosixPath(name.replace("\\", "/")).parts if part not in "/.."]
+    return str(PurePosixPath(*parts).with_suffix(".png"))
+
+
+def _write_classes(path: Path, numbers: Mapping[str, int]) -> None:
+    with path.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["name", "value"])
+        writer.writerows(numbers.items())
+
+
+if __name__ == "__main__":
+    sys.exit(main())

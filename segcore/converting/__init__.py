@@ -1,0 +1,1 @@
+"""What people draw with annotation tools and in a GIS → masks."""

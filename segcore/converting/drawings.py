@@ -1,0 +1,97 @@
+"""Drawing: what was drawn on one photograph; and the mask that it becomes."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import rasterio.features
+from numpy.typing import NDArray
+from shapely.geometry.base import BaseGeometry
+
+from segcore.config import IGNORE_INDEX
+from segcore.data.spec import IGNORED_COLOR
+from segcore.errors import Problem, UserError
+from segcore.reading.images import write_image
+
+MAX_CLASSES = IGNORE_INDEX
+REST = "Background"
+"""The class of the pixels on which nothing is drawn."""
+
+
+@dataclass(frozen=True)
+class Shape:
+    """One object: an area in pixels, x to the right and y down from the upper left corner."""
+
+    label: str
+    area: BaseGeometry | NDArray[np.bool_]
+    """A polygon; or the pixels themselves (HW), of the whole photograph."""
+    z_order: int = 0
+    """What is higher lies on top."""
+
+    @property
+    def area_px(self) -> float:
+        """Its size."""
+        return float(self.area.sum() if isinstance(self.area, np.ndarray) else self.area.area)
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """What was drawn on one photograph."""
+
+    image: str
+    """The photograph's name, as the tool calls it."""
+    size_px: tuple[int, int]
+    shapes: tuple[Shape, ...]
+
+
+@dataclass(frozen=True)
+class Export:
+    """All that a tool has exported."""
+
+    drawings: tuple[Drawing, ...]
+    labels: tuple[str, ...]
+    """In the tool's order; empty: in alphabetical order of what is drawn."""
+    problems: tuple[Problem, ...] = ()
+    """What can't become part of a mask, and is left out."""
+
+
+def number_classes(export: Export, *, ignore_rest: bool) -> dict[str, int]:
+    """The number of each class: 0 is what nothing is drawn on, unless that is ignored.
+
+    Raises ``UserError`` where there are too many classes, or none.
+    """
+    drawn = {shape.label for drawing in export.drawings for shape in drawing.shapes}
+    labels = [*export.labels, *sorted(drawn - {*export.labels})]
+    if not drawn:
+        raise UserError("nothing is drawn that could become a mask; export polygons")
+    names = labels if ignore_rest or REST in labels else [REST, *labels]
+    if len(names) > MAX_CLASSES:
+        raise UserError(f"there are {len(names)} labels; a mask can hold {MAX_CLASSES} classes")
+    return {name: number for number, name in enumerate(names)}
+
+
+def draw(drawing: Drawing, numbers: Mapping[str, int], *, ignore_rest: bool) -> NDArray[np.uint8]:
+    """The mask (HW) of a drawing: a pixel is an object's if its middle lies within.
+
+    Small objects lie on top of large ones, as far as ``z_order`` says nothing else.
+    """
+    rest = IGNORE_INDEX if ignore_rest else numbers.get(REST, 0)
+    mask_HW = np.full(drawing.size_px, rest, np.uint8)
+    for shape in sorted(drawing.shapes, key=lambda shape: (shape.z_order, -shape.area_px)):
+        number = numbers[shape.label]
+        if isinstance(shape.area, np.ndarray):
+            mask_HW[shape.area] = number
+        elif not shape.area.is_empty:
+            rasterio.features.rasterize([(shape.area, number)], out=mask_HW)
+    return mask_HW
+
+
+def write_mask(
+    path: Path, mask_HW: NDArray[np.uint8], colors: Sequence[tuple[int, int, int]]
+) -> None:
+    """Write a mask as PNG of numbers, which viewers show in colours. Raises ``UserError``."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # All 256 colours: of fewer, Pillow makes a PNG of fewer bits, in which 255 would be lost.
+    palette = [*colors, *[IGNORED_COLOR] * (256 - len(colors))]
+    write_image(path, mask_HW, palette=palette)

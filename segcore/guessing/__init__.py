@@ -1,0 +1,1 @@
+"""A folder of photographs and masks → a dataset.yaml, with every guess explained."""

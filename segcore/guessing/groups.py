@@ -1,0 +1,91 @@
+"""Which photographs belong together, and how they are to be split, by their names and places."""
+
+import math
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+
+from segcore.guessing.pairs import SPLIT_FOLDERS, words
+from segcore.reading.ground import cell_of
+
+LEAST_GROUPS = 3
+_BY_NAME = (
+    (r"^(.*?)\d+\D+\d+\D*$", "photographs whose names differ only in their last two numbers"),
+    (r"^(.*?)\d+\D*$", "photographs whose names differ only in their last number"),
+)
+
+
+@dataclass(frozen=True)
+class Grouping:
+    """The value of ``group``, and why."""
+
+    value: str | None
+    """As YAML."""
+    reason: str
+    keys: tuple[object, ...] = ()
+    """The group of each photograph."""
+
+
+def split_globs(images: Sequence[str]) -> dict[str, str]:
+    """For "train", "val" and "test" the glob of their folders, where folders are called so."""
+    found: dict[str, set[str]] = {}
+    for name in images:
+        told = _split_of(name)
+        if told is None:
+            return {}
+        split, glob = told
+        found.setdefault(split, set()).add(glob)
+    if len(found) < 2 or any(len(globs) > 1 for globs in found.values()):
+        return {}
+    return {split: glob for split, (glob,) in found.items()}
+
+
+def _split_of(name: str) -> tuple[str, str] | None:
+    parts = PurePosixPath(name).parts[:-1]
+    for place, part in enumerate(parts):
+        said = {SPLIT_FOLDERS[word] for word in words(part) if word in SPLIT_FOLDERS}
+        if len(said) == 1:
+            return said.pop(), "/".join([*("*" * place), part, "*"])
+    return None
+
+
+def guess_group(images: Sequence[str], places: Sequence[tuple[float, float] | None]) -> Grouping:
+    """By where photographs lie, else by their folders, else by flights in their names."""
+    if all(place is not None for place in places):
+        grouping = _by_area([place for place in places if place is not None])
+        if grouping is not None:
+            return grouping
+    for pattern, what in (*_by_folder(images), *_BY_NAME):
+        keys = [match.group(1) if (match := re.search(pattern, name)) else None for name in images]
+        groups = len({*keys})
+        if None not in keys and LEAST_GROUPS <= groups <= len(images) / 1.5:
+            return Grouping(f"'{pattern}'", what, (*keys,))
+    return Grouping(None, "neither folders, names nor coordinates tell what belongs together")
+
+
+def _by_folder(images: Sequence[str]) -> list[tuple[str, str]]:
+    """The outermost folder whose name differs; the inner ones."""
+    depth = min(name.count("/") for name in images)
+    patterns = []
+    for level in range(depth):
+        folders = {PurePosixPath(name).parts[level] for name in images}
+        if len(folders) >= LEAST_GROUPS:
+            folder = "/".join(["[^/]*"] * (level + 1))
+            patterns.append((f"^({folder})/", "photographs in the same folder"))
+    return patterns
+
+
+def _by_area(places: Sequence[tuple[float, float]]) -> Grouping | None:
+    """The largest round cells of which there are enough, and that hold photographs together."""
+    for exponent in range(6, -1, -1):
+        for digit in (5, 3, 2, 1):
+            cell_m = digit * 10**exponent
+            keys = tuple(cell_of(place, cell_m) for place in places)
+            cells = len({*keys})
+            if cells >= min(10, max(LEAST_GROUPS, math.ceil(len(places) / 3))):
+                if cells == len(places):
+                    return None
+                what = f"photographs in the same square of {cell_m} m"
+                return Grouping(f"{{cell_m: {cell_m}}}", what, keys)
+    return None

@@ -1,0 +1,328 @@
+"""guess_dataset: look at a folder, and write what a dataset.yaml would say of it."""
+
+import json
+import textwrap
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path, PurePosixPath
+from typing import TypeVar
+
+import yaml
+from rich.console import Console
+from rich.progress import Progress
+
+from segcore.data.spec import DatasetSpec, MaskRule
+from segcore.devices import usable_cores
+from segcore.errors import Problem, ProblemsError, some_of
+from segcore.folders import Finder, is_unicode, normal
+from segcore.guessing.classes import ClassGuess, guess_classes, hex_of
+from segcore.guessing.groups import Grouping, guess_group, split_globs
+from segcore.guessing.legends import find_legends
+from segcore.guessing.pairs import PICTURES, Pairs, find_pairs
+from segcore.guessing.patterns import image_globs, mask_rule
+from segcore.reading.bands import MAX_CHANNELS
+from segcore.reading.headers import ImageError
+from segcore.reading.looking import (
+    MaskLook,
+    PhotoLook,
+    look_at_mask,
+    look_at_photo,
+    looks_like_mask,
+)
+from segcore.reading.masks import FIT_PX
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+_ANNOTATIONS = {".json", ".xml", ".geojson", ".gpkg", ".shp"}
+
+
+@dataclass(frozen=True)
+class Guess:
+    """A dataset.yaml, and what a person should look at before trusting it."""
+
+    text: str
+    checks: tuple[str, ...]
+
+
+def guess_dataset(folder: Path, *, workers: int | None = None, progress: bool = True) -> Guess:
+    """What dataset.yaml may say of a folder of photographs and masks; nothing is written.
+
+    Raises ``ProblemsError`` with everything that can't be guessed.
+    """
+    files = _files_in(folder)
+    pictures = [name for name in files if PurePosixPath(name).suffix.lower() in PICTURES]
+    pairs = find_pairs(pictures, partial(_is_mask, folder))
+    if not pairs.masks:
+        raise _no_pairs(folder, files, pictures)
+    console = Console(stderr=True)
+    bar = Progress(console=console, transient=True, disable=not (progress and console.is_terminal))
+    with ThreadPoolExecutor(workers or usable_cores()) as pool, bar:
+
+        def do(work: Callable[[Path], Result], names: Sequence[str]) -> list[Result | None]:
+            results = pool.map(partial(_or_none, work), (folder / name for name in names))
+            return list(bar.track(results, total=len(names), description="Looking"))
+
+        photos = do(look_at_photo, [*pairs.masks])
+        masks = do(look_at_mask, [*pairs.masks.values()])
+    legends = [*find_legends(folder, files)]
+    classes = guess_classes([look for look in masks if look is not None], legends)
+    if isinstance(classes, str):
+        mend = "write dataset.yaml yourself: images, masks, classes"
+        raise ProblemsError(f"{folder} has no dataset.yaml, and one can't be guessed:",
+                            [Problem("masks", classes, mend)])  # fmt: skip
+    return _Writer(pairs, photos, masks, classes).guess()
+
+
+def _files_in(folder: Path) -> list[str]:
+    found = Finder().matching(folder, "**/*")
+    names = sorted(path.relative_to(folder).as_posix() for path in found)
+    return [name for name in names if is_unicode(name)]  # Preparing tells of the others.
+
+
+def _is_mask(folder: Path, name: str) -> bool:
+    try:
+        return looks_like_mask(folder / name)
+    except ImageError:
+        return False
+
+
+def _or_none(work: Callable[[Path], Result], path: Path) -> Result | None:
+    try:
+        return work(path)
+    except ImageError:  # Preparing tells what is wrong with it.
+        return None
+
+
+def _no_pairs(folder: Path, files: Sequence[str], pictures: Sequence[str]) -> ProblemsError:
+    """What there is instead of photographs with masks."""
+    headline = f"{folder} has no dataset.yaml, and one can't be guessed:"
+    if not pictures:
+        endings = Counter(PurePosixPath(name).suffix or "no ending" for name in files)
+        there = ", ".join(f"{count} {ending}" for ending, count in endings.most_common(5))
+        what = f"there are no pictures (files there: {there or 'none'})"
+        mend = f"name the folder that holds photographs and masks ({', '.join(sorted(PICTURES))})"
+        return ProblemsError(headline, [Problem("images", what, mend)])
+    families = Counter(
+        f"{PurePosixPath(name).parent}/*{PurePosixPath(name).suffix}" for name in pictures
+    )
+    there = ", ".join(f"{count} {family}" for family, count in families.most_common(6))
+    problems = [
+        Problem(
+            "masks",
+            f"no picture is named like the mask of another one; there are {there}",
+            "name each mask like its photograph, in a folder masks beside images or with _mask at "
+            "the end; or write dataset.yaml yourself: images, masks, classes",
+        )
+    ]
+    drawn = [name for name in files if PurePosixPath(name).suffix.lower() in _ANNOTATIONS]
+    if drawn:
+        problems.append(
+            Problem(
+                some_of(drawn, 3),
+                "may hold polygons, which must become masks first",
+                "python -m segcore.convert --help",
+            )
+        )
+    return ProblemsError(headline, problems)
+
+
+@dataclass(frozen=True)
+class _Writer:
+    pairs: Pairs
+    photos: Sequence[PhotoLook | None]
+    masks: Sequence[MaskLook | None]
+    classes: ClassGuess
+
+    def guess(self) -> Guess:
+        checks: list[str] = []
+        parts = (self._files, self._classes, self._odd_masks, self._bands, self._groups)
+        blocks = [block for part in parts for block in part(checks)]
+        head = _comment(
+            "Written by python -m segcore.prepare from what lies in this folder. All of it is a "
+            "guess: correct what is wrong, and run the command again."
+        )
+        text = "\n\n".join([head, *blocks]) + "\n"
+        DatasetSpec.model_validate(yaml.safe_load(normal(text)))
+        return Guess(text, tuple(checks))
+
+    def _files(self, checks: list[str]) -> Iterator[str]:
+        images = [*self.pairs.masks]
+        globs, (rule, failing) = image_globs(images), mask_rule(self.pairs.masks)
+        folders = len({PurePosixPath(name).parent for name in images})
+        where = f" in {folders} folders" if folders > 1 else ""
+        value = _scalar(globs[0]) if len(globs) == 1 else f"[{', '.join(map(_scalar, globs))}]"
+        yield f"{_comment(f'{len(images)} photographs with masks{where}.')}\nimages: {value}"
+        yield f"{_comment(_explain_rule(rule))}\nmasks: {_rule_text(rule)}"
+        bare = [*self.pairs.bare, *failing]
+        if bare:
+            told = f"({len(bare)}): {some_of(bare, 3)}"
+            checks.append(f"photographs have no mask, so they are left out {told}")
+            yield f"{_comment(checks[-1] + '.')}\nwithout_mask: skip"
+        if self.pairs.unused:
+            unused = self.pairs.unused
+            checks.append(f"pictures that are not used ({len(unused)}): {some_of(unused, 3)}")
+            yield _comment(checks[-1] + ".")
+
+    def _classes(self, checks: list[str]) -> Iterator[str]:
+        guess, count = self.classes, len(self.masks)
+        kind = "colours" if guess.by_color else "numbers"
+        ignoring = "ignore_colors: ['#RRGGBB']" if guess.by_color else "ignore_index: 255"
+        why = f"The masks hold {guess.values} {kind}. "
+        if guess.legend:
+            why += f"The names are those of {guess.legend}."
+        elif guess.by_color:
+            why += "The names only describe the colours: write your own in front of them."
+        else:
+            why += "No file tells what they are called: write your own names in front of them."
+        if not guess.legend:
+            checks.append("the names of the classes, which no file tells")
+            why += f' One that means "not labelled" belongs in `{ignoring}` instead.'
+        lines = [_comment(why), "classes:"]
+        for value, name in guess.names.items():
+            told = _scalar(hex_of(value)) if guess.by_color else str(value)
+            lines.append(f"  {_scalar(name)}: {told}  # {self._share(value, count)}")
+        yield "\n".join(lines)
+        if guess.nodata is not None:
+            checks.append(f'the masks\' files call {guess.nodata} "no data"; here it is a class')
+            yield _comment(checks[-1] + ".")
+        if guess.ignored:
+            yield "\n".join(self._ignored())
+        if guess.colors:
+            pairs = ", ".join(
+                f"{_scalar(guess.names[v])}: {_scalar(color)}" for v, color in guess.colors.items()
+            )
+            why = "The colours of the palette in the masks, for pictures."
+            yield f"{_comment(why)}\ncolors: {{{pairs}}}"
+
+    def _share(self, value: int, count: int) -> str:
+        share, files = self.classes.shares[value], self.classes.files[value]
+        return f"{100 * share:.2g} % of the pixels, in {files} of {count} masks"
+
+    def _ignored(self) -> Iterator[str]:
+        yield _comment("Pixels that are no class, and count nowhere.")
+        if not self.classes.by_color:
+            (value,) = list(self.classes.ignored)[:1]
+            yield f"ignore_index: {value}  # {self.classes.ignored[value]}"
+            return
+        yield "ignore_colors:"
+        for value, reason in self.classes.ignored.items():
+            yield f"  - {_scalar(hex_of(value))}  # {reason}"
+
+    def _odd_masks(self, checks: list[str]) -> Iterator[str]:
+        guess = self.classes
+        if guess.moved:
+            kind = "colours" if guess.by_color else "values"
+            checks.append(
+                f"{100 * guess.moved:.2g} % of the masks' pixels have {kind} between those of "
+                "classes, from smoothed edges or lossy files"
+            )
+            yield (
+                _comment(f"{checks[-1]}: each goes to the nearest class. "
+                         "{ignore: 0.1} leaves those out that are farther off.") + "\nsnap: nearest"
+            )  # fmt: skip
+        off = [
+            name
+            for name, photo, mask in zip(self.pairs.masks, self.photos, self.masks, strict=True)
+            if photo and mask and photo.size_px != mask.size_px
+            and all(abs(a - b) <= FIT_PX for a, b in zip(photo.size_px, mask.size_px, strict=True))
+        ]  # fmt: skip
+        if off:
+            checks.append(f"{len(off)} masks are a pixel or two larger or smaller than their "
+                          f"photographs: {some_of(off, 3)}")  # fmt: skip
+            why = f"{checks[-1]}; they are fitted at the upper left corner."
+            yield f"{_comment(why)}\nfit: crop"
+
+    def _bands(self, checks: list[str]) -> Iterator[str]:
+        looks = [look for look in self.photos if look is not None]
+        counts = Counter(look.bands for look in looks)
+        if len(counts) > 1 and max(counts) > 3 and min(counts) >= 3:
+            told = ", ".join(f"{count} with {bands}" for bands, count in sorted(counts.items()))
+            checks.append(f"photographs differ in their bands ({told}): the first three are used")
+            yield f"{_comment(checks[-1] + '.')}\nbands: [1, 2, 3]"
+        elif len(counts) == 1 and max(counts) not in (1, 3):
+            bands = min(max(counts), MAX_CHANNELS)
+            names = [name for name in looks[0].descriptions[:bands] if name]
+            told = f" ({', '.join(names)})" if names else ""
+            numbers = ", ".join(str(number + 1) for number in range(bands))
+            yield (
+                _comment(f"All bands that the photographs have{told}. Name fewer to use fewer, and "
+                         "`show: [3, 2, 1]` for those that people see as red, green and blue.")
+                + f"\nbands: [{numbers}]"
+            )  # fmt: skip
+        deep = sorted({look.dtype for look in looks} - {"uint8"})
+        if deep:
+            yield _comment(
+                f"The photographs' values are of type {', '.join(deep)}. Which become black and "
+                "white is measured on the training photographs, unless a line says it, such as "
+                "`range: [0, 10000]`."
+            )
+
+    def _groups(self, checks: list[str]) -> Iterator[str]:
+        images = [*self.pairs.masks]
+        globs = split_globs(images)
+        places = [None if look is None else look.place for look in self.photos]
+        grouping = guess_group(images, places)
+        listed = {split: glob for split, glob in globs.items() if split != "train"}
+        if grouping.value is not None and not _crosses(grouping, images, listed):
+            groups = len({*grouping.keys})
+            yield (
+                _comment(f"Neighbours look alike: {grouping.reason} stay on one side of the split. "
+                         f"These are {groups} groups.") + f"\ngroup: {grouping.value}"
+            )  # fmt: skip
+        elif not listed:
+            checks.append("whether photographs overlap or are of one place: "
+                          f"{grouping.reason}; then `group` must keep them together")  # fmt: skip
+        shares = {"val": "0.15", "test": "0.15"}
+        shares |= {split: f"[{_scalar(glob)}]" for split, glob in listed.items()}
+        why = "Folders tell the split; what they don't tell is drawn." if listed else (
+            "A share of the photographs for validation, and one for the last test."
+        )  # fmt: skip
+        yield f"{_comment(why)}\nsplit: {{val: {shares['val']}, test: {shares['test']}}}"
+
+
+def _crosses(grouping: Grouping, images: Sequence[str], listed: Mapping[str, str]) -> bool:
+    """Whether a group has photographs in two of the listed splits, or in one and in none."""
+    side_of: dict[object, str] = {}
+    for name, key in zip(images, grouping.keys, strict=True):
+        side = next((s for s, glob in listed.items() if PurePosixPath(name).match(glob)
+                     or name.startswith(glob.removesuffix("*"))), "")  # fmt: skip
+        if side_of.setdefault(key, side) != side:
+            return True
+    return False
+
+
+def _explain_rule(rule: str | MaskRule) -> str:
+    if isinstance(rule, MaskRule):
+        return (
+            "Where the mask of a photograph is: {1} is what the first group of `match` finds in "
+            "the photograph's path, {folder} its folder."
+        )
+    folder = "{folder} is a photograph's folder, " if "{folder}" in rule else ""
+    return f"Where their masks are: {folder}{{stem}} is a photograph's name without its ending."
+
+
+def _rule_text(rule: str | MaskRule) -> str:
+    if isinstance(rule, MaskRule):
+        return f"{{match: {_scalar(rule.match)}, path: {_scalar(rule.path)}}}"
+    return _scalar(rule)
+
+
+def _scalar(text: str) -> str:
+    """As YAML, in single quotes where it needs some."""
+    if not text.isprintable():
+        return json.dumps(text)
+    plain = text.replace(" ", "").replace("_", "").replace("/", "")
+    if plain.isalnum() and plain[0].isalpha() and yaml.safe_load(text) == text:
+        return text
+    return "'" + text.replace("'", "''") + "'"
+
+
+def _comment(text: str) -> str:
+    return textwrap.fill(
+        text[:1].upper() + text[1:], 96, initial_indent="# ", subsequent_indent="# ",
+        break_long_words=False, break_on_hyphens=False,
+    )  # fmt: skip

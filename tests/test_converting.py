@@ -1,0 +1,188 @@
+"""Exports of annotation tools and of a GIS become masks whose pixels are known."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyogrio
+import pytest
+import rasterio
+import shapely
+import yaml
+from PIL import Image
+
+from segcore import convert as command
+from segcore.data.dataset import load_dataset
+from segcore.guessing.writing import guess_dataset
+
+SIZE = {"height": 20, "width": 30}
+SQUARE = [[5, 5], [15, 5], [15, 15], [5, 15]]
+"""Columns and rows 5 to 14."""
+EXPECTED = np.zeros((20, 30), np.uint8)
+EXPECTED[5:15, 5:15] = 1
+SMALL = [[8, 8], [10, 8], [10, 10], [8, 10]]
+
+
+def convert(folder: Path, source: Path, *options: str, code: int = 0) -> dict[str, np.ndarray]:
+    """The masks that the command writes, by their names."""
+    assert command.main([str(source), str(folder / "masks"), *options]) == code
+    paths = (folder / "masks").rglob("*.png")
+    return {p.relative_to(folder / "masks").as_posix(): np.asarray(Image.open(p)) for p in paths}
+
+
+def classes_of(folder: Path) -> list[str]:
+    return (folder / "masks" / "classes.csv").read_text().splitlines()[1:]
+
+
+def write_json(path: Path, content: Any) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(content))
+    return path
+
+
+def test_labelme(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    shapes = [
+        {"label": "car", "points": SMALL, "shape_type": "polygon"},
+        {"label": "roof", "points": [[15, 15], [5, 5]], "shape_type": "rectangle"},
+        {"label": "way", "points": [[0, 0], [9, 9]], "shape_type": "line"},
+    ]
+    content = {"shapes": shapes, "imagePath": "..\\photos\\a.jpg"}
+    write_json(tmp_path / "json" / "a.json", content | {"imageHeight": 20, "imageWidth": 30})
+    masks = convert(tmp_path, tmp_path / "json", code=1)
+    expected = EXPECTED * 2
+    expected[8:10, 8:10] = 1  # Small objects lie on top, in whatever order they were drawn.
+    np.testing.assert_array_equal(masks["a.png"], expected)
+    assert classes_of(tmp_path) == ["Background,0", "car,1", "roof,2"]
+    assert "a line of 'way' is left out" in capsys.readouterr().err
+
+
+def coco(segmentation: Any) -> dict[str, Any]:
+    annotation = {"id": 1, "image_id": 7, "category_id": 3, "segmentation": segmentation}
+    return {
+        "images": [{"id": 7, "file_name": "site/a.jpg", **SIZE}],
+        "categories": [{"id": 3, "name": "roof"}, {"id": 1, "name": "pool"}],
+        "annotations": [annotation],
+    }
+
+
+RUNS = [5 * 20 + 5, 10, *[10, 10] * 9, 15 * 20 + 5]
+"""Of columns."""
+
+
+@pytest.mark.parametrize(
+    "segmentation",
+    [
+        [[5, 5, 15, 5, 15, 15, 5, 15]],
+        [[5, 5, 10, 5, 10, 15, 5, 15], [10, 5, 15, 5, 15, 15, 10, 15]],
+        {"counts": RUNS, "size": [20, 30]},
+        # As pycocotools 2.0 compresses it.
+        {"counts": "Y3::00000000000000000W9", "size": [20, 30]},
+    ],
+    ids=["polygon", "two parts", "runs", "compressed"],
+)
+def test_coco(tmp_path: Path, segmentation: Any) -> None:
+    masks = convert(tmp_path, write_json(tmp_path / "coco.json", coco(segmentation)))
+    np.testing.assert_array_equal(masks["site/a.png"], EXPECTED)
+    assert classes_of(tmp_path) == ["Background,0", "roof,1", "pool,2"]
+
+
+def test_label_studio_and_photographs_by_their_names(tmp_path: Path) -> None:
+    Image.new("RGB", (30, 20)).save(tmp_path / "a.jpg")
+    (tmp_path / "photos" / "site").mkdir(parents=True)
+    (tmp_path / "a.jpg").rename(tmp_path / "photos" / "site" / "a.jpg")
+    common = {"original_height": 20, "original_width": 30}
+    points = [[x / 30 * 100, y / 20 * 100] for x, y in SQUARE]
+    box = {"x": 20 / 30 * 100, "y": 50, "width": 10 / 30 * 100, "height": 25, "rotation": 0}
+    results = [
+        {**common, "type": "polygonlabels", "value": {"points": points, "polygonlabels": ["roof"]}},
+        {**common, "type": "rectanglelabels", "value": {**box, "rectanglelabels": ["pool"]}},
+    ]
+    task = {"id": 1, "data": {"image": "/data/upload/1/0a1b2c3d-a.jpg"},
+            "annotations": [{"result": results}]}  # fmt: skip
+    source = write_json(tmp_path / "tasks.json", [task])
+    masks = convert(tmp_path, source, "--images", str(tmp_path / "photos"))
+    expected = EXPECTED * 2
+    expected[10:15, 20:30] = 1
+    np.testing.assert_array_equal(masks["site/a.png"], expected)
+
+
+def test_cvat(tmp_path: Path) -> None:
+    row = "0,4,6,4"  # Four pixels, six others, four pixels: two rows of seven.
+    (tmp_path / "annotations.xml").write_text(
+        f"""<annotations><meta><job><labels><label><name>roof</name></label><label>
+        <name>car</name></label></labels></job></meta><image id="0" name="a.jpg" width="30"
+        height="20"><polygon label="car" points="8,8;10,8;10,10;8,10" z_order="0"/>
+        <box label="roof" xtl="5" ytl="5" xbr="15" ybr="15" z_order="1"/>
+        <mask label="car" rle="{row}" left="20" top="1" width="7" height="2" z_order="0"/>
+        </image></annotations>"""
+    )
+    expected = EXPECTED.copy()  # The roof lies over the car.
+    expected[1, 20:24] = 2
+    expected[2, 23:27] = 2
+    masks = convert(tmp_path, tmp_path / "annotations.xml")
+    np.testing.assert_array_equal(masks["a.png"], expected)
+
+
+@pytest.mark.parametrize("ending", ["geojson", "gpkg"])
+@pytest.mark.parametrize("epsg", [31982, 4326])
+def test_polygons_over_orthophotos(tmp_path: Path, ending: str, epsg: int) -> None:
+    (tmp_path / "images").mkdir()
+    for name, east in (("a", 500_000), ("b", 500_015)):
+        place = {
+            "crs": "EPSG:31982",
+            "transform": rasterio.Affine(0.5, 0, east, 0, -0.5, 6_700_000),
+        }
+        with rasterio.open(tmp_path / "images" / f"{name}.tif", "w", driver="GTiff", **SIZE,
+                           count=3, dtype="uint8", **place) as raster:  # fmt: skip
+            raster.write(np.full((3, 20, 30), 90, np.uint8))
+    ground = np.array(SQUARE) * (0.5, -0.5) + (500_000, 6_700_000)
+    hole = np.array(SMALL) * (0.5, -0.5) + (500_000, 6_700_000)
+    if epsg == 4326:
+        ground, hole = (
+            np.stack(rasterio.warp.transform("EPSG:31982", "EPSG:4326", *xy.T), -1)
+            for xy in (ground, hole)
+        )
+    roof = shapely.Polygon(ground, [hole])
+    pyogrio.raw.write(
+        tmp_path / f"roofs.{ending}", shapely.to_wkb(np.array([roof])),
+        [np.array(["roof"], object)], ["Class"], geometry_type="Polygon", crs=f"EPSG:{epsg}",
+    )  # fmt: skip
+    masks = convert(tmp_path, tmp_path / f"roofs.{ending}", "--images", str(tmp_path / "images"))
+    expected = EXPECTED.copy()
+    expected[8:10, 8:10] = 0
+    np.testing.assert_array_equal(masks["a.png"], expected)
+    assert not masks["b.png"].any()
+    # The whole folder is then a data set.
+    text = guess_dataset(tmp_path, progress=False).text
+    assert yaml.safe_load(text)["classes"] == {"Background": 0, "roof": 1}
+    (tmp_path / "dataset.yaml").write_text(text)
+    assert len(load_dataset(tmp_path).photos) == 2
+
+
+def test_what_is_not_drawn_on_may_count_nowhere(tmp_path: Path) -> None:
+    source = write_json(tmp_path / "coco.json", coco([[5, 5, 15, 5, 15, 15, 5, 15]]))
+    mask = convert(tmp_path, source, "--ignore-rest")["site/a.png"]
+    np.testing.assert_array_equal(mask, np.where(EXPECTED, 0, 255))
+
+
+def test_names_never_lead_out_of_the_folder_of_masks(tmp_path: Path) -> None:
+    content = coco([[5, 5, 15, 5, 15, 15, 5, 15]])
+    content["images"][0]["file_name"] = "../../a.jpg"
+    assert [*convert(tmp_path, write_json(tmp_path / "coco.json", content))] == ["a.png"]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ({"some": "thing"}, "is no export that is known"),
+        ({"images": [{}], "annotations": [], "categories": []}, "no complete COCO file"),
+        (coco(None), "nothing is drawn"),
+        ([{"data": {"image": "a.jpg"}}], "no task of Label Studio holds a drawing"),
+    ],
+)
+def test_a_wrong_export_is_told(
+    tmp_path: Path, content: Any, message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    convert(tmp_path, write_json(tmp_path / "export.json", content), code=1)
+    assert message in capsys.readouterr().err

@@ -1,0 +1,256 @@
+"""A folder without dataset.yaml: pairs, classes and groups are guessed, and each guess is told."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import rasterio
+import yaml
+from PIL import Image
+
+from segcore import prepare as command
+from segcore.data.dataset import load_dataset
+from segcore.data.spec import DatasetSpec, load_spec
+from segcore.errors import ProblemsError
+from segcore.guessing.pairs import find_pairs
+from segcore.guessing.patterns import image_globs, mask_rule
+from segcore.guessing.writing import guess_dataset
+
+REAL = Path(__file__).parents[2] / "shared" / "data"
+
+LAYOUTS: dict[str, tuple[list[str], int]] = {
+    "endings": (["train/1_sat.jpg", "train/1_mask.png", "train/2_sat.jpg", "train/2_mask.png"], 2),
+    "folders and endings": (
+        ["2_RGB/top_2_10_RGB.tif", "5_Labels/top_2_10_label.tif", "2_RGB/top_3_11_RGB.tif",
+         "5_Labels/top_3_11_label.tif", "3_IRRG/top_2_10_IRRG.tif", "1_DSM/dsm_02_10.tif"],
+        2,
+    ),
+    "foreign folders": (["top/area1.tif", "top/area3.tif", "gts_for_all/area1.tif",
+                         "gts_for_all/area3.tif"], 2),
+    "nested": ([f"{s}/{d}/{k}_png/{n}.png" for s in ("Train", "Val") for d in ("Urban", "Rural")
+                for k in ("images", "masks") for n in (1, 2)], 8),
+    "both trees": (["images/a/x_1.jpg", "images/b/x_1.jpg", "anno/a/x_1.png", "anno/b/x_1.png"], 2),
+    "depths": (["images/a.jpg", "images/s/b.jpg", "masks/a.png", "masks/s/b.png"], 2),
+    "several masks": ([f"{k}/t/aa/a_0{n}_{e}.png" for n in (1, 2) for k, e in (
+        ("leftImg8bit", "leftImg8bit"), ("gtFine", "gtFine_color"), ("gtFine", "gtFine_labelIds"))],
+        2),
+    "one folder": (["1.png", "1_mask.png", "2.png", "2_mask.png"], 2),
+    "prefixes": (["img_01.jpg", "img_02.jpg", "mask_01.png", "mask_02.png"], 2),
+    "inside of words": (["aRGB.tif", "aMask.tif", "cityRGB.tif", "cityMask.tif"], 2),
+    "words in both": (["train-org-img/10.jpg", "train-label-img/10_lab.png", "train-org-img/11.jpg",
+                       "train-label-img/11_lab.png"], 2),
+    "two endings": (["images/a.jpg", "images/b.JPG", "masks/a.png", "masks/b.png"], 2),
+    "no words": (["a.jpg", "a.png", "b.jpg", "b.png"], 2),
+    "a sign": (["1.tif", "1_m.tif", "2.tif", "2_m.tif"], 2),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_masks_are_found_by_names_and_dataset_yaml_finds_the_same(
+    tmp_path: Path, layout: str
+) -> None:
+    names, count = LAYOUTS[layout]
+    pairs = find_pairs(names, lambda name: name.endswith(("_m.tif", "a.png", "b.png")))
+    assert len(pairs.masks) == count
+    assert not set(pairs.masks) & set(pairs.masks.values())
+    for name in names:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    rule, failing = mask_rule(pairs.masks)
+    assert not failing
+    masks = rule if isinstance(rule, str) else rule.model_dump()
+    spec = {"images": image_globs([*pairs.masks]), "masks": masks, "classes": ["A", "B"]}
+    (tmp_path / "dataset.yaml").write_text(yaml.safe_dump(spec))
+    found = {
+        photo.name: photo.mask_path.relative_to(tmp_path).as_posix()
+        for photo in load_dataset(tmp_path).photos
+    }
+    assert found == pairs.masks
+
+
+def draw(number: int, classes: int = 3) -> tuple[np.ndarray, np.ndarray]:
+    rng = np.random.default_rng(number)
+    mask = np.zeros((48, 64), np.uint8)
+    for k in range(1, classes):
+        top, left = rng.integers(0, (28, 44))
+        mask[top : top + 20, left : left + 20] = k
+    noise = rng.normal(0, 9, (48, 64, 3))
+    return (mask[..., None] * 60 + 40 + noise).clip(0, 255).astype(np.uint8), mask
+
+
+def write(
+    folder: Path,
+    change: Callable[[np.ndarray], np.ndarray],
+    name: str = "{n}",
+    ending: str = "png",
+    classes: int = 3,
+) -> Path:
+    for part in ("images", "masks"):
+        (folder / part).mkdir(parents=True)
+    for number in range(9):
+        image, mask = draw(number, classes)
+        stem = name.format(n=number, g=number // 3)
+        Image.fromarray(image).save(folder / "images" / f"{stem}.jpg")
+        Image.fromarray(change(mask)).save(folder / "masks" / f"{stem}.{ending}")
+    return folder
+
+
+def guessed(folder: Path) -> DatasetSpec:
+    (folder / "dataset.yaml").write_text(guess_dataset(folder, progress=False).text)
+    return load_spec(folder / "dataset.yaml")
+
+
+COLORS = np.array([(0, 0, 0), (220, 20, 60), (30, 144, 255)], np.uint8)
+
+
+def test_numbers_are_classes_and_255_is_ignored(tmp_path: Path) -> None:
+    def with_rim(mask: np.ndarray) -> np.ndarray:
+        return np.pad(mask[2:], ((2, 0), (0, 0)), constant_values=255)
+
+    spec = guessed(write(tmp_path / "data", with_rim))
+    assert spec.classes == {"Class 0": 0, "Class 1": 1, "Class 2": 2}
+    assert (spec.ignore_index, spec.snap, spec.fit, spec.bands) == (255, None, None, None)
+
+
+def test_two_values_are_background_and_foreground(tmp_path: Path) -> None:
+    spec = guessed(write(tmp_path / "data", lambda mask: mask * 255, classes=2))
+    assert spec.classes == {"Background": 0, "Foreground": 255}
+    assert spec.ignore_index is None
+
+
+def test_smoothed_masks_get_snap(tmp_path: Path) -> None:
+    def smooth(mask: np.ndarray) -> np.ndarray:
+        return np.asarray(cv2.GaussianBlur(mask * 255, (5, 5), 1), np.uint8)
+
+    spec = guessed(write(tmp_path / "data", smooth, classes=2))
+    assert spec.classes == {"Background": 0, "Foreground": 255}
+    assert spec.snap == "nearest"
+
+
+def test_colours_saved_as_jpeg_are_found_again(tmp_path: Path) -> None:
+    spec = guessed(write(tmp_path / "data", lambda mask: COLORS[mask], ending="jpg"))
+    assert {*spec.class_names} == {"Black", "Crimson", "Dodgerblue"}
+    found = np.array(sorted(spec.class_colors), int)
+    assert np.abs(found - sorted(COLORS.tolist())).max() < 8
+    assert spec.snap == "nearest"
+
+
+@pytest.mark.parametrize(
+    ("file", "content"),
+    [
+        ("class_dict.csv", "name,r,g,b\nroof,220,20,60\npool,30,144,255\nunlabelled,0,0,0\n"),
+        ("labelmap.txt", "# label:color_rgb:parts:actions\nroof:220,20,60::\npool:30,144,255::\n"
+                         "void:0,0,0::\n"),
+        ("meta.json", '{"classes": [{"title": "roof", "color": "#DC143C"}, {"title": "pool",'
+                      ' "color": "#1E90FF"}, {"title": "unknown", "color": "#000000"}]}'),
+        ("colours.json", '{"roof": [220, 20, 60], "pool": "#1E90FF", "ignore": [0, 0, 0]}'),
+    ],
+)  # fmt: skip
+def test_a_legend_names_classes_and_what_is_ignored(
+    tmp_path: Path, file: str, content: str
+) -> None:
+    folder = write(tmp_path / "data", lambda mask: COLORS[mask])
+    (folder / file).write_text(content)
+    spec = guessed(folder)
+    assert spec.classes == {"roof": "#DC143C", "pool": "#1E90FF"}
+    assert spec.ignore_colors == ["#000000"]
+    assert file in (folder / "dataset.yaml").read_text()
+
+
+def test_lines_of_a_file_of_labels_name_numbers(tmp_path: Path) -> None:
+    folder = write(tmp_path / "data", lambda mask: mask)
+    (folder / "labels.txt").write_text("lawn\nroof\npool\ncar\n")
+    assert guessed(folder).classes == {"lawn": 0, "roof": 1, "pool": 2, "car": 3}
+
+
+def test_flights_and_folders_are_groups_and_folders_are_splits(tmp_path: Path) -> None:
+    spec = guessed(write(tmp_path / "flights", lambda mask: mask, name="flight{g}_{n:03d}"))
+    assert spec.group == r"^(.*?)\d+\D*$"
+    folder = tmp_path / "split"
+    for split in ("train", "val", "test"):
+        write(folder / split, lambda mask: mask)
+    spec = guessed(folder)
+    assert (spec.split.val, spec.split.test) == (["val/*"], ["test/*"])
+    splits = [photo.split for photo in load_dataset(folder).photos]
+    assert (splits.count("val"), splits.count("test"), splits.count(None)) == (9, 9, 9)
+
+
+def test_photographs_on_the_ground_are_grouped_by_area_with_all_their_bands(tmp_path: Path) -> None:
+    for part in ("tiles", "gt"):
+        (tmp_path / part).mkdir()
+    for number in range(12):
+        image, mask = draw(number)
+        deep = np.concatenate([image, image[..., :1]], -1).astype(np.uint16) * 20
+        east = 500_000 + 64 * (number % 2) + 5000 * (number // 2)
+        for path, array in (("tiles/{}.tif", deep), ("gt/{}_gt.tif", mask[..., None])):
+            size = {"height": 48, "width": 64, "count": array.shape[2], "dtype": array.dtype}
+            place = {"crs": "EPSG:32632", "transform": rasterio.Affine(1, 0, east, 0, -1, 5e6)}
+            with rasterio.open(tmp_path / path.format(number), "w", **size, **place) as raster:
+                raster.write(array.transpose(2, 0, 1))
+    guess = guess_dataset(tmp_path, progress=False)
+    assert "uint16" in guess.text
+    spec = guessed(tmp_path)
+    assert spec.bands == [1, 2, 3, 4]
+    groups = {photo.path.stem: photo.group for photo in load_dataset(tmp_path).photos}
+    assert len({*groups.values()}) >= 3
+    together = [groups[str(n)] == groups[str(n + 1)] for n in range(0, 12, 2)]
+    assert sum(together) >= 4, "neighbours are mostly in one cell"
+
+
+def test_photographs_without_a_mask_are_left_out_and_told(tmp_path: Path) -> None:
+    folder = write(tmp_path / "data", lambda mask: mask)
+    Image.fromarray(draw(0)[0]).save(folder / "images" / "bare.jpg")
+    guess = guess_dataset(folder, progress=False)
+    assert any("no mask, so they are left out (1)" in check for check in guess.checks)
+    guessed(folder)
+    dataset = load_dataset(folder)
+    assert len(dataset.photos) == 9
+    assert [str(note) for note in dataset.notes] == ["images/bare.jpg: no mask, so not used"]
+
+
+def test_masks_a_pixel_off_are_fitted(tmp_path: Path) -> None:
+    assert guessed(write(tmp_path / "data", lambda mask: mask[:-1])).fit == "crop"
+
+
+def test_what_can_not_be_guessed_is_a_list(tmp_path: Path) -> None:
+    with pytest.raises(ProblemsError, match="there are no pictures"):
+        guess_dataset(tmp_path, progress=False)
+    for number in range(3):
+        Image.fromarray(draw(number)[0]).save(tmp_path / f"{number}.jpg")
+    (tmp_path / "polygons.json").write_text("{}")
+    with pytest.raises(ProblemsError, match=r"3 \./\*\.jpg") as caught:
+        guess_dataset(tmp_path, progress=False)
+    assert "segcore.convert" in str(caught.value)
+    with pytest.raises(ProblemsError, match="only one value"):
+        guess_dataset(write(tmp_path / "blank", lambda mask: mask * 0), progress=False)
+
+
+def test_the_command_writes_shows_and_prepares(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SEGSEARCH_CACHE", str(tmp_path / "cache"))
+    folder = write(tmp_path / "data", lambda mask: mask)
+    assert command.main([str(folder), "--height-px", "32", "--width-px", "32"]) == 0
+    shown = capsys.readouterr().out
+    assert "There was no dataset.yaml. Wrote" in shown
+    assert "the names of the classes, which no file tells" in shown
+    assert "9 photographs (height×width): 9 of 48×64 px" in shown
+    written = (folder / "dataset.yaml").read_text()
+    assert command.main([str(folder), "--height-px", "32", "--width-px", "32"]) == 0
+    assert "Wrote" not in capsys.readouterr().out
+    assert (folder / "dataset.yaml").read_text() == written
+
+
+@pytest.mark.skipif(not REAL.exists(), reason="there are no real photographs here")
+def test_real_photographs_are_paired_as_their_own_dataset_yaml_does(tmp_path: Path) -> None:
+    for name in ("dubai", "ortho_rs", "harvey"):
+        real = load_dataset(REAL / name)
+        expected = {p.name: p.mask_path.relative_to(REAL / name).as_posix() for p in real.photos}
+        files = [
+            path.relative_to(REAL / name).as_posix()
+            for path in (REAL / name).rglob("*")
+            if path.suffix in {".jpg", ".png", ".tif"}
+        ]
+        assert find_pairs(sorted(files), lambda name: False).masks == expected

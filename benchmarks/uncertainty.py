@@ -66,7 +66,7 @@ def measures(parts: Parts) -> dict[str, torch.Tensor]:
         "mutual information": entropy_NHW - weighted_mean(entropies),
         "members that name another class": weighted_mean(others),
         "entropy": entropy_NHW,
-        "probability of other classes (ours)": disagreement(mean_NKHW, class_dim=1),
+        "probability of other classes (ours)": disagreement(mean_NKHW, class_NHW, 1),
     }
 
 

@@ -189,10 +189,11 @@ def _search(setup: _Setup) -> SearchResult:
         rows = _run_study(setup, open_plan_study(plan), tracker)
         console.print()
         console.print(leaderboard_table(rows, plan.options.metric))
-        folded = plan.options.folds > 1
-        models = _train_folds(setup, rows) if folded else best_trials(plan, rows)
-        console.print("Choosing an ensemble …")
-        built = build_ensemble(plan, models, setup.slots)
+        families = [best_trials(plan, rows)]
+        if plan.options.folds > 1:
+            families.append(_train_folds(setup, rows))
+        console.print("Making models of the trials, to choose one …")
+        built = build_ensemble(plan, families, setup.slots)
         model = _model_name(plan.options.data)
         _log_best_trials(plan, built, tracker)
         tracker.register(model_record(model, plan.run.ensemble, built.result))

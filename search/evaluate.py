@@ -41,6 +41,9 @@ class EvaluateOptions:
     """How many of the worst photographs to name."""
     tta: bool = False
     """Average over the 8 flips and rotations of each photograph."""
+    no_factors: bool = False
+    """Name the most probable class of each pixel, whatever factors the bundle has for its classes.
+    Probabilities are the same either way."""
     batch_size: int = 4
     """Windows that a network gets at once."""
     device: str | None = None
@@ -72,6 +75,7 @@ def evaluate(options: EvaluateOptions, console: Console) -> int:
         on_this_machine(options.bundle, "bundles", MANIFEST),
         choose_device(options.device),
         allow_plugins=options.allow_plugins,
+        use_factors=not options.no_factors,
     )
     dataset = load_dataset(on_this_machine(options.data, "data", "dataset.yaml"))
     _check_classes(options, ensemble.class_names, dataset.spec.class_names)
@@ -182,9 +186,7 @@ def _compare(
         strips = ensemble.strips(
             image, size_px=grid, tta=options.tta, batch_size=options.batch_size
         )
-        return [
-            (s.probs_KHW.argmax(dim=0).to(torch.uint8), truth_HW[s.rows, s.columns]) for s in strips
-        ]
+        return [(strip.classes(), truth_HW[strip.rows, strip.columns]) for strip in strips]
 
 
 if __name__ == "__main__":

@@ -63,6 +63,9 @@ class PredictOptions:
     """Slide windows over the photographs at this scale (0.25: a quarter of the resolution),
     however the networks were trained. Meant for mosaics: a network that was trained on whole
     photographs sees without it the whole mosaic shrunk to its input size."""
+    no_factors: bool = False
+    """Name the most probable class of each pixel, whatever factors the bundle has for its classes.
+    Probabilities are the same either way."""
     batch_size: int = 4
     """Windows that a network gets at once."""
     device: str | None = None
@@ -116,13 +119,17 @@ def predict(options: PredictOptions, console: Console) -> list[Path]:
         _check_stems(photos)
     bundle = on_this_machine(options.bundle, "bundles", MANIFEST)
     ensemble = Ensemble.load(
-        bundle, choose_device(options.device), allow_plugins=options.allow_plugins
+        bundle,
+        choose_device(options.device),
+        allow_plugins=options.allow_plugins,
+        use_factors=not options.no_factors,
     )
     products = Products(
         ensemble, out, options.kinds, options.tta, options.batch_size, options.scale
     )
     log = PredictionLog(out)
-    settings = settings_key(bundle, {"tta": options.tta, "scale": options.scale})
+    changing = {"tta": options.tta, "scale": options.scale, "no_factors": options.no_factors}
+    settings = settings_key(bundle, changing)
 
     def find_done() -> dict[Path, Predicted]:
         found = {photo: log.find(photo, settings, options.kinds) for photo in photos}

@@ -13,6 +13,9 @@ IGNORE_INDEX = 255
 MetricName = Literal["dice", "iou", "dice_per_image", "dice_kaggle", "pixel_accuracy"]
 """The scores that a search can maximise; ``segcore.scores.metrics`` defines them."""
 
+Prefer = Literal["accuracy", "balance", "speed"]
+"""Which of several models a search takes; ``segcore.choosing.choice`` says how."""
+
 Scalar = bool | int | float | str | None
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(gt=0)]

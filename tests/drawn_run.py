@@ -9,7 +9,7 @@ import torch
 
 from search.runs.folder import RunFolder, RunRecord
 from search.runs.options import SearchOptions
-from search.runs.result import PhotoScore, ScoredModel, SearchResult
+from search.runs.result import Alternative, Cost, LeftOutScore, PhotoScore, SearchResult
 from search.runs.study import open_study
 from search.tracking.tracker import Tracker
 from search.trials.worker import epoch_metrics, plain_jackknife
@@ -111,24 +111,29 @@ def add_result(run: RunFolder, data: PreparedData, members: list[tuple[Path, flo
     alone = dataclasses.replace(ensemble.members[0], weight=1.0)
     single = dataclasses.replace(ensemble, members=(alone,))
     weights = {4 * i: weight for i, (_, weight) in enumerate(members)}
-    chosen, best, mean = [
-        ScoredModel(name, trials, _score(model, data, "val"), _score(model, data, "test"))
-        for name, trials, model in (
-            (f"ensemble of {len(members)} trials", weights, ensemble),
-            ("trial 0", {0: 1.0}, single),
-            ("mean of the top 2", {0: 0.5, 4: 0.5}, ensemble),
+    drawn = [
+        Alternative(
+            name, trials, factors=None, cost=Cost(networks, 0.4 * networks, 2_000_000 * networks),
+            left_out=LeftOutScore(left_out, round(0.41 - left_out, 3), 0.006),
+            val=_score(model, data, "val"), test=_score(model, data, "test"),
         )
-    ]
+        for name, trials, networks, left_out, model in (
+            ("trial 0", {0: 1.0}, 1, 0.38, single),
+            ("soup of trials 0, 4", {0: 0.5, 4: 0.5}, 1, 0.39, single),
+            ("mean of the best 2", {0: 0.5, 4: 0.5}, 2, 0.40, ensemble),
+            (f"ensemble of {len(members)}", weights, 2, 0.41, ensemble),
+        )
+    ]  # fmt: skip
     SearchResult(
         metric="dice",
         class_names=data.class_names,
-        ensemble=chosen,
-        single=best,
-        expected_gain=0.004,
-        alternatives=(mean,),
-        candidates=dict.fromkeys((0, 4, 8), chosen.val.metrics["dice"]),
+        alternatives=tuple(drawn),
+        taken=3,
+        prefer="balance",
+        why="Ensemble of 2 was taken because it scores best on left-out photographs.",
+        candidates=dict.fromkeys((0, 4, 8), drawn[-1].val.metrics["dice"]),
         photos=_photos(ensemble, data),
-        seconds={"predict candidates": 12.0, "select": 1.5, "test": 3.0},
+        seconds={"make models of the trials": 12.0, "score the models": 3.0},
     ).write(run.path)
 
 

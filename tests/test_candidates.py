@@ -10,7 +10,13 @@ import torch
 
 from search.ensembles.tasks import Workplace, make_soup, predict
 from search.reporting.terminal import result_text
-from search.runs.result import PhotoScore, ScoredModel, SearchResult
+from search.runs.result import (
+    Alternative,
+    Cost,
+    LeftOutScore,
+    PhotoScore,
+    SearchResult,
+)
 from search.runs.rows import TrialRow
 from search.runs.storage import Location, NodeCopy
 from search.trials.keeping import choose_candidates
@@ -173,39 +179,76 @@ def test_photographs_of_one_band_are_shown_in_grey(tmp_path: Path) -> None:
 
 
 def test_a_soup_of_twins_is_as_good_as_either(
-    trials: list[StoredCheckpoint], place: Workplace
+    trials: list[StoredCheckpoint], place: Workplace, prepared: PreparedData
 ) -> None:
-    one = make_soup(trials[:1], place, "dice")
-    twins = make_soup([trials[0], trials[0]], place, "dice")
-    windows = make_soup([trials[2]], place, "dice")
-    assert windows[2].dice > 0
-    assert (one[0], twins[0]) == ((0,), (0, 1))
-    for scores, twins_scores in zip(one[1:], twins[1:], strict=True):
-        assert twins_scores.dice == pytest.approx(scores.dice, abs=1e-6)
+    photos = prepared.of_split("val").tolist()
+    pixels = draw_pixels([prepared.score_mask(photo) for photo in photos], 3, limit=10**9)
+    assert make_soup(trials[:1], place, "dice", pixels.position_N) is None
+    made = make_soup([trials[2], trials[2]], place, "dice", pixels.position_N)
+    assert made is not None and made.kept == (0, 1) and len(made.probs) == 1
+    # Its weights are those of its ingredients; only the batch normalisation was mended.
+    said, probs_NK = predict([(made.soup, 1.0)], place, "val", pixels.position_N)
+    np.testing.assert_allclose(probs_NK.astype(int), made.probs[0].astype(int), atol=3)
+    again = Pool.of(pixels, made.probs)
+    score = metric_of_counts("dice", again.counts(again.mix([0])))
+    assert said.scores.dice == pytest.approx(score, abs=1e-3)
+    assert said.cost.networks == 1 and said.cost.seconds_per_mpx > 0
 
 
-def search_result(trials: dict[int, float], gain: float | None) -> SearchResult:
+def test_factors_change_what_is_named_and_nothing_else(
+    trials: list[StoredCheckpoint], place: Workplace, prepared: PreparedData, tmp_path: Path
+) -> None:
+    """The bundle's masks are those that the search scored, and can be had without factors."""
+    factors = (0.5, 1.0, 3.0)
+    plain, fitted = (
+        predict([(trials[0], 1.0)], place, "test", factors=chosen)[0].scores
+        for chosen in (None, factors)
+    )
+    predicted_K = [scores.counts_P3K[:, 1].sum(axis=0) for scores in (plain, fitted)]
+    assert predicted_K[1][0] < predicted_K[0][0] and predicted_K[1][2] > predicted_K[0][2]
+    write_bundle(
+        tmp_path / "bundle", [(Path(trials[0].location.path), 1.0)], metric="dice", scores={},
+        factors=dict(zip(prepared.class_names, factors, strict=True)),
+    )  # fmt: skip
+    for use_factors, expected_K in zip((False, True), predicted_K, strict=True):
+        ensemble = Ensemble.load(tmp_path / "bundle", CPU, use_factors=use_factors)
+        named_K = np.zeros(3, np.int64)
+        for number in prepared.of_split("test").tolist():
+            photo, truth_HW = prepared_photograph(prepared, number), prepared.score_mask(number)
+            classes_HW = ensemble.classes(photo, prepared.plans[number].score_grid)
+            named_K += np.bincount(classes_HW[truth_HW != 255], minlength=3)
+        np.testing.assert_array_equal(named_K, expected_K)
+        np.testing.assert_allclose(ensemble.probs(prepared.image(0)).sum(axis=0), 1, atol=1e-5)
+
+
+def search_result(trials: dict[int, float]) -> SearchResult:
     def evaluation(value: float, photos: int, units: int) -> Evaluation:
         interval = Interval(value, value - 0.05, value + 0.05)
         return Evaluation(
             photos, units, {"dice": interval}, (value, None), (value, None), ((3, 1), (0, 0))
         )
 
-    def model(name: str, weights: dict[int, float], val: float, test: float) -> ScoredModel:
-        return ScoredModel(name, weights, evaluation(val, 40, 6), evaluation(test, 27, 3))
+    def model(name: str, weights: dict[int, float], val: float, test: float) -> Alternative:
+        return Alternative(
+            name, weights, {"Grass": 0.8, "Roof": 1.25}, Cost(len(weights), 0.25, 1000),
+            LeftOutScore(val - 0.01, 0.8 - val, 0.004),
+            evaluation(val, 40, 6), evaluation(test, 27, 3),
+        )  # fmt: skip
 
     return SearchResult(
         metric="dice",
         class_names=("Grass", "Roof"),
-        ensemble=model(
-            "trial 3" if len(trials) == 1 else "ensemble of 2 trials", trials, 0.8, 0.75
+        alternatives=(
+            model("trial 3", {3: 1.0}, 0.78, 0.72),
+            model("mean of the best 5", {3: 0.5, 7: 0.5}, 0.77, 0.73),
+            model("ensemble of 2", {3: 0.75, 7: 0.25}, 0.8, 0.75),
         ),
-        single=model("trial 3", {3: 1.0}, 0.78, 0.72),
-        expected_gain=gain,
-        alternatives=(model("mean of the top 5", {3: 0.5, 7: 0.5}, 0.77, 0.73),),
+        taken=0 if len(trials) == 1 else 2,
+        prefer="balance",
+        why="It was taken because it scores best.",
         candidates={3: Interval(0.78, 0.7, 0.8)},
         photos=(PhotoScore("a.jpg", 5, 0.7, 0.1),),
-        seconds={"select": 2.0},
+        seconds={"make models of the trials": 2.0},
     )
 
 
@@ -214,7 +257,7 @@ ENSEMBLE = {3: 0.75, 7: 0.25}
 
 def test_a_result_is_read_as_it_was_written(tmp_path: Path) -> None:
     assert SearchResult.read(tmp_path) is None
-    result = search_result(ENSEMBLE, gain=0.01)
+    result = search_result(ENSEMBLE)
     written = result.write(tmp_path)
     assert SearchResult.read(tmp_path) == written == result
     assert written.bundle == tmp_path / "ensemble"
@@ -240,22 +283,22 @@ def test_a_result_of_another_version_is_refused(content: str, tmp_path: Path) ->
         SearchResult.read(tmp_path)
 
 
-def test_a_person_reads_the_honest_score_and_what_was_too_good() -> None:
-    text = result_text(search_result(ENSEMBLE, gain=0.0123))
-    assert "trial 3 ×0.75, trial 7 ×0.25" in text
+def test_a_person_reads_what_was_taken_why_and_the_honest_scores() -> None:
+    text = result_text(search_result(ENSEMBLE))
+    assert "Ensemble of 2[/]: trial 3 ×0.75, trial 7 ×0.25" in text
+    assert "It was taken because it scores best." in text
     assert "27 test images that nothing before has seen" in text
     assert "Test: The intervals are a guess: they rest on 3 independent groups" in text
     assert "Validation: The intervals" not in text, "six groups are enough"
-    assert "0.7500[/] (0.7000 – 0.8000)   0.8000" in text
-    assert "mean of the top 5" in text
-    assert "there it scores 0.0500 higher" in text and "+0.0123" in text
+    assert "→ ensemble of 2       [bold]0.7500[/] (0.7000 – 0.8000)   0.7900   0.25 s" in text
+    assert "  mean of the best 5" in text
+    assert "there it scores 0.0500 higher" in text
 
 
-def test_a_person_reads_that_no_ensemble_was_better() -> None:
-    text = result_text(search_result({3: 1.0}, gain=-0.004))
-    assert "Trial 3[/]: no ensemble was better" in text
-    assert "-0.0040" in text
-    assert text.count("best single") == 1
+def test_a_person_reads_that_a_single_trial_was_taken() -> None:
+    text = result_text(search_result({3: 1.0}))
+    assert text.startswith("[bold]Trial 3[/]\n")
+    assert "→ trial 3 " in text and "  ensemble of 2" in text
 
 
 def test_a_result_knows_the_trials_and_the_bundle_of_its_run(

@@ -96,6 +96,34 @@ def test_a_bundle_of_an_older_version_is_refused_in_plain_words(bundle: Path) ->
         Ensemble.load(bundle, CPU)
 
 
+def test_a_bundle_of_a_format_without_factors_names_the_most_probable_class(bundle: Path) -> None:
+    path = bundle / "bundle.json"
+    manifest = json.loads(path.read_text())
+    del manifest["factors"]
+    path.write_text(json.dumps(manifest | {"format": 1}))
+    assert Ensemble.load(bundle, CPU).factors is None
+    path.write_text(json.dumps(manifest | {"format": 3}))
+    with pytest.raises(UserError, match="format 3; this version reads 1 to 2: use the version"):
+        Ensemble.load(bundle, CPU)
+
+
+@pytest.mark.parametrize(
+    ("factors", "message"),
+    [
+        ({"Grass": 1.0, "Roof": 2.0}, "its factors are not those of its classes, Grass, Roof"),
+        ({"Grass": 1.0, "Roof": 0.0, "Pool": 1.0}, "the factor of 'Roof' is 0.0; allowed: a numb"),
+        ([1.0, 2.0, 3.0], "damaged"),
+    ],
+)
+def test_factors_that_make_no_sense_are_refused(
+    factors: object, message: str, bundle: Path
+) -> None:
+    path = bundle / "bundle.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"factors": factors}))
+    with pytest.raises(UserError, match=message):
+        Ensemble.load(bundle, CPU)
+
+
 def test_a_bundle_holds_weights_and_json_and_no_training_state(bundle: Path) -> None:
     files = {path.name for path in bundle.rglob("*") if path.is_file()}
     assert files == {"bundle.json", "checkpoint.json", "model.safetensors"}

@@ -315,7 +315,8 @@ def test_members_disagree_by_the_probability_that_they_give_to_other_classes() -
     unsure = torch.full((3,), 1 / 3)
 
     def of(*parts: tuple[float, torch.Tensor]) -> float:
-        return float(disagreement(weighted_mean(parts), class_dim=0))
+        mean = weighted_mean(parts)
+        return float(disagreement(mean, mean.argmax(dim=0), 0))
 
     assert of((0.5, sure_of_0), (0.5, sure_of_0)) == of((1.0, sure_of_1)) == 0
     assert of((0.5, sure_of_0), (0.5, sure_of_1)) == 0.5

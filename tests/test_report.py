@@ -50,7 +50,7 @@ def test_the_headline_is_the_honest_score_with_its_interval(finished: RunFolder,
     assert result is not None
     honest, flattering = result.ensemble.test.metrics["dice"], result.ensemble.val.metrics["dice"]
     text = words(page)
-    assert f"dice of the ensemble on 4 test photographs {honest.value:.3f}" in text
+    assert f"dice of the ensemble of 2 on 4 test photographs {honest.value:.3f}" in text
     assert f"95 % interval {honest.low:.3f} – {honest.high:.3f}" in text
     assert "Test: The intervals are a guess: they rest on 4 independent photographs" in text
     assert f"{flattering.value:.3f}" in text
@@ -58,13 +58,17 @@ def test_the_headline_is_the_honest_score_with_its_interval(finished: RunFolder,
 
 
 def test_every_part_of_a_finished_search_is_there(finished: RunFolder, page: str) -> None:
-    assert set(figures(page)) == {"curves", "parallel", "importance", "models", "confusion"}
+    assert set(figures(page)) == {
+        "curves", "parallel", "importance", "costs", "models", "confusion"
+    }  # fmt: skip
     pictures = page[: page.index("<script>")]
     assert pictures.count('src="data:image/jpeg;base64,') == 4, "each test photograph once"
     assert pictures.count('src="data:image/png;base64,') == 2 * 4
     text = words(page)
     assert "the loss became NaN in epoch 3" in text
-    assert "mean of the top 2" in json.dumps(figures(page)["models"])
+    assert "mean of the best 2" in json.dumps(figures(page)["models"])
+    assert "Ensemble of 2 was taken because it scores best on left-out photographs." in text
+    assert "mean of the best 2 0.400 0.010 ± 0.006" in text
     assert f"python -m search.predict {finished.path}/ensemble PHOTOS" in text
 
 

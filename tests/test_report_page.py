@@ -22,7 +22,8 @@ PLOTS = {
     "curves": ("epoch", "dice, validation", "finished", "stopped here"),
     "parallel": ("lr", "dice"),
     "importance": ("score", "lr"),
-    "models": ("the ensemble", "best single: trial 0", "mean of the top 2", "test: honest"),
+    "costs": ("seconds per megapixel", "dice", "left out: chosen by it", "test"),
+    "models": ("ensemble of 2 (taken)", "trial 0", "mean of the best 2", "test: honest"),
     "confusion": ("Grass",),
 }
 """The words that a person reads in each."""

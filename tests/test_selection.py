@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 import torch
 
+from segcore.choosing.left_out import Bags
 from segcore.choosing.pool import WHOLE, Pool, ProbsNK, draw_pixels
-from segcore.choosing.selection import Limits, greedy_picks, select
-from segcore.config import IGNORE_INDEX
+from segcore.choosing.selection import Limits, Proposal, Rules, propose
+from segcore.config import IGNORE_INDEX, MetricName
 from segcore.scores.metrics import METRICS, metric_of_counts, score
 
 K = 3
@@ -22,10 +23,12 @@ def masks() -> np.ndarray:
     return masks
 
 
-def noisy(masks: np.ndarray, rng: np.random.Generator, noise: float) -> np.ndarray:
+def noisy(
+    masks: np.ndarray, rng: np.random.Generator, noise: float, sure: float = 1.0
+) -> np.ndarray:
     """``probs_MKHW``, in whole numbers."""
     truth = np.eye(K)[np.minimum(masks, K - 1)].transpose(0, 3, 1, 2)
-    raw = np.exp(2 * truth + rng.normal(0, noise, truth.shape))
+    raw = np.exp(sure * (2 * truth + rng.normal(0, noise, truth.shape)))
     return np.round(raw / raw.sum(axis=1, keepdims=True) * WHOLE).astype(np.uint16)
 
 
@@ -46,6 +49,15 @@ def brute_force(masks: np.ndarray, candidates: list[np.ndarray], picks: tuple[in
     return score([(classes, truth, photo)], K, tuple("abcd"), "cpu")
 
 
+def proposals(pool: Pool, metric: MetricName, *limits: Limits, seed: int = 0) -> list[Proposal]:
+    bags = Bags.draw(range(pool.photos), [f"{p}.jpg" for p in range(pool.photos)], seed=seed)
+    return propose(pool, bags, metric, *limits)
+
+
+def greedy(pool: Pool, metric: MetricName, times_P: np.ndarray) -> list[int]:
+    return list(Rules(pool, metric, Limits()).greedy(times_P))
+
+
 def every_photo() -> np.ndarray:
     return np.ones(4, np.int64)
 
@@ -53,7 +65,7 @@ def every_photo() -> np.ndarray:
 @pytest.mark.parametrize("metric", METRICS)
 def test_contested_pixels_alone_give_every_score_exactly(metric, masks: np.ndarray) -> None:  # type: ignore[no-untyped-def]
     rng = np.random.default_rng(1)
-    candidates = [noisy(masks, rng, noise) for noise in (0.5, 0.7, 0.9)]
+    candidates = [noisy(masks, rng, noise, sure=3) for noise in (0.5, 0.7, 0.9)]
     pool = pool_of(masks, candidates)
     assert (pool.weight_N > 0).sum() < 0.7 * (masks != IGNORE_INDEX).sum()
     for picks in [(0,), (1, 2), (0, 0, 1), (0, 1, 2, 2, 2)]:
@@ -110,17 +122,17 @@ def test_selection_prefers_different_errors_over_the_second_best(masks: np.ndarr
     rng = np.random.default_rng(3)
     best = noisy(masks, rng, 1.5)
     candidates = [best, best.copy(), noisy(masks, rng, 1.8)]  # a twin is as good, and of no help
-    selection = select(pool_of(masks, candidates), "dice")
-    assert selection.weights[2] > 0.2
-    assert selection.expected_gain > 0
+    single, *_, ensemble = proposals(pool_of(masks, candidates), "dice")
+    assert (single.way, ensemble.way) == ("single", "greedy")
+    assert ensemble.weights[2] > 0.2
+    assert ensemble.left_out.score("dice") > single.left_out.score("dice")
 
 
 def test_where_others_only_harm_the_best_stays_alone(masks: np.ndarray) -> None:
     rng = np.random.default_rng(4)
     perfect, wrong = noisy(masks, rng, 0.0), noisy((masks + 1) % K, rng, 0.0)
-    selection = select(pool_of(masks, [wrong, perfect]), "iou")
-    assert selection.weights == (0.0, 1.0)
-    assert selection.expected_gain == 0.0
+    (single,) = proposals(pool_of(masks, [wrong, perfect]), "iou")
+    assert (single.way, single.weights, single.left_out.score("iou")) == ("single", (0.0, 1.0), 1.0)
 
 
 def test_no_mixture_of_three_picks_is_much_better_than_the_greedy_one(masks: np.ndarray) -> None:
@@ -132,7 +144,7 @@ def test_no_mixture_of_three_picks_is_much_better_than_the_greedy_one(masks: np.
         for count in (1, 2, 3)
         for picks in itertools.combinations_with_replacement(range(4), count)
     }
-    picks = greedy_picks(pool, "dice_per_image", Limits(), among=range(4), times_P=every_photo())
+    picks = greedy(pool, "dice_per_image", every_photo())
     found = metric_of_counts("dice_per_image", pool.counts(pool.mix(picks)))
     best_single = max(scores[(c,)] for c in range(4))
     assert found > best_single
@@ -143,7 +155,7 @@ def test_the_picks_begin_with_the_best_few_and_end_at_the_best_score(masks: np.n
     rng = np.random.default_rng(6)
     candidates = [noisy(masks, rng, noise) for noise in (2.2, 1.3, 1.4, 1.5)]
     pool = pool_of(masks, candidates)
-    picks = greedy_picks(pool, "dice", Limits(), among=range(4), times_P=every_photo())
+    picks = greedy(pool, "dice", every_photo())
     alone = [brute_force(masks, candidates, (c,)).dice for c in range(4)]
     assert picks[0] == int(np.argmax(alone))
     assert picks[:2] == sorted(range(4), key=lambda c: -alone[c])[:2]
@@ -156,56 +168,68 @@ def test_a_photograph_that_does_not_count_changes_nothing(masks: np.ndarray) -> 
     rng = np.random.default_rng(7)
     candidates = [noisy(masks, rng, 1.5) for _ in range(3)]
     times_P = np.array([2, 1, 1, 0])
-    picks = greedy_picks(
-        pool_of(masks, candidates), "dice", Limits(), among=range(3), times_P=times_P
-    )
+    picks = greedy(pool_of(masks, candidates), "dice", times_P)
     for probs in candidates:
         probs[3:] = rng.integers(0, WHOLE, probs[3:].shape)
-    again = greedy_picks(
-        pool_of(masks, candidates), "dice", Limits(), among=range(3), times_P=times_P
-    )
-    assert picks == again
+    assert picks == greedy(pool_of(masks, candidates), "dice", times_P)
 
 
 def test_the_same_seed_selects_the_same_members(masks: np.ndarray) -> None:
     rng = np.random.default_rng(8)
     pool = pool_of(masks, [noisy(masks, rng, 1.6) for _ in range(5)])
-    assert select(pool, "dice", seed=1) == select(pool, "dice", seed=1)
-    assert select(pool, "dice", seed=1) != select(pool, "dice", seed=2)
+
+    def weights(seed: int) -> list[tuple[float, ...]]:
+        return [proposal.weights for proposal in proposals(pool, "dice", seed=seed)]
+
+    assert weights(1) == weights(1) != weights(2)
 
 
 @pytest.mark.parametrize("members", [1, 2, 3])
 def test_an_ensemble_has_no_more_members_than_allowed(members: int, masks: np.ndarray) -> None:
     rng = np.random.default_rng(9)
     pool = pool_of(masks, [noisy(masks, rng, 1.6) for _ in range(5)])
-    weights = select(pool, "dice", Limits(members)).weights
-    assert np.count_nonzero(weights) == members
-    assert sum(weights) == pytest.approx(1)
+    made = proposals(pool, "dice", Limits(members))
+    assert max(len(proposal.members) for proposal in made) == members
+    assert all(sum(proposal.weights) == pytest.approx(1) for proposal in made)
 
 
 def test_an_ensemble_is_as_fast_as_asked_for(masks: np.ndarray) -> None:
     rng = np.random.default_rng(10)
     latency_s = (0.5, 0.2, 0.2, 0.05, 0.3)
     pool = pool_of(masks, [noisy(masks, rng, 1.6) for _ in range(5)])
-    weights = select(pool, "dice", Limits(8, 0.5, latency_s)).weights
-    taken_s = sum(s for s, weight in zip(latency_s, weights, strict=True) if weight > 0)
-    assert taken_s <= 0.5 and np.count_nonzero(weights) > 1
-
-
-@pytest.mark.parametrize("seed", range(4))
-def test_no_plain_mean_of_the_best_few_was_better(seed: int, masks: np.ndarray) -> None:
-    rng = np.random.default_rng(100 + seed)
-    candidates = [noisy(masks, rng, noise) for noise in rng.uniform(1.2, 2.5, 6)]
-    pool = pool_of(masks, candidates)
-    alone = [brute_force(masks, candidates, (c,)).iou for c in range(6)]
-    best_first = sorted(range(6), key=lambda c: -alone[c])
-    weights = select(pool, "iou").weights
-    picks = [c for c in range(6) for _ in range(round(100 * weights[c]))]
-    selected = metric_of_counts("iou", pool.counts(pool.mix(picks)))
-    for n in range(1, 7):
-        assert selected >= brute_force(masks, candidates, tuple(best_first[:n])).iou
+    made = proposals(pool, "dice", Limits(8, 0.5, latency_s))
+    assert all(sum(latency_s[c] for c in proposal.members) <= 0.5 for proposal in made)
+    assert len(made[-1].members) > 1
 
 
 def test_one_candidate_is_selected_alone(masks: np.ndarray) -> None:
     pool = pool_of(masks, [noisy(masks, np.random.default_rng(11), 1.0)])
-    assert select(pool, "dice").weights == (1.0,)
+    assert [proposal.weights for proposal in proposals(pool, "pixel_accuracy")] == [(1.0,)]
+
+
+def test_a_member_that_costs_nothing_when_it_is_taken_out_is_taken_out(masks: np.ndarray) -> None:
+    """A nearly constant network says the same everywhere: whatever it is good for, it knows
+    nothing."""
+    rng = np.random.default_rng(12)
+    masks = np.concatenate([masks] * 3)
+    masks = rng.permuted(masks, axis=1)
+    constant = np.full((12, K, 32, 16), 0.3) + rng.normal(0, 0.001, (12, K, 32, 16))
+    constant = np.round(constant * WHOLE).astype(np.uint16)
+    candidates = [noisy(masks, rng, 1.5), noisy(masks, rng, 1.6), constant]
+    for proposal in proposals(pool_of(masks, candidates), "dice"):
+        assert proposal.weights[2] == 0
+
+
+def test_photographs_of_one_group_are_left_out_together() -> None:
+    groups = [name for name in "abcdefgh" for _ in range(3)]
+    bags = Bags.draw(range(24), groups, seed=1)
+    by_group = bags.times_BP.reshape(-1, 8, 3)
+    assert (by_group == by_group[:, :, :1]).all()
+    assert (bags.times_BP == 0).any(axis=0).all(), "each is left out at least once"
+    counts = [np.full((24, 3, K), float(bag)) for bag in range(len(bags.times_BP))]
+    left_out = bags.left_out(counts)
+    for p in range(24):
+        expected = np.flatnonzero(bags.times_BP[:, p] == 0).mean()
+        assert left_out.counts_P3K[p] == pytest.approx(expected)
+    alone = Bags.draw(range(3), ["a"] * 3)
+    assert alone.left_out([np.ones((3, 3, K))] * len(alone.times_BP)).photos == ()

@@ -105,6 +105,7 @@ def test_the_honest_score_stands_beside_the_version_which_is_made_once(
     assert version.tags["score"] == str(honest)
     assert "4 test photographs that neither training nor selection saw" in version.description
     assert "trial 0 ×0.75, trial 4 ×0.25" in version.description
+    assert result.why in version.description and version.tags["why"] == result.why
 
 
 def test_all_packages_are_pinned(registered: Registered) -> None:

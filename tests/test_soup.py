@@ -1,5 +1,6 @@
 """A mean of weights is a network again, where its ingredients allow."""
 
+import pytest
 import torch
 from torch import nn
 
@@ -37,12 +38,14 @@ def test_only_ingredients_that_do_not_harm_stay_in() -> None:
     def state(value: float) -> dict[str, torch.Tensor]:
         return {"weight": torch.tensor([value])}
 
-    def closeness(soup: dict[str, torch.Tensor]) -> float:
-        return -abs(float(soup["weight"]) - 1.0)
+    def closeness(soup: dict[str, torch.Tensor]) -> tuple[float, float]:
+        return -abs(float(soup["weight"]) - 1.0), float(soup["weight"])
 
     # Best first: 0.8 alone; 1.3 brings the mean to 1.05; 9 would spoil it; 0.85 mends it to 0.98.
-    assert greedy_soup([state(0.8), state(1.3), state(9.0), state(0.85)], closeness) == (0, 1, 3)
-    assert greedy_soup([state(1.0), state(5.0)], closeness) == (0,)
+    kept, path = greedy_soup([state(0.8), state(1.3), state(9.0), state(0.85)], closeness)
+    assert kept == (0, 1, 3)
+    assert path == pytest.approx([0.8, 1.05, 0.98], abs=0.01)
+    assert greedy_soup([state(1.0), state(5.0)], closeness) == ((0,), [1.0])
 
 
 def test_batch_normalisation_learns_the_statistics_of_the_images() -> None:

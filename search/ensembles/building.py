@@ -8,16 +8,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from search.ensembles.candidates import Candidate, predict_candidates
-from search.ensembles.mixtures import start_alternatives
+from search.ensembles.candidates import Candidate
+from search.ensembles.drafts import Draft, draft_models
 from search.ensembles.models import Model
+from search.ensembles.reasons import reason
 from search.ensembles.tasks import Prediction
 from search.ensembles.workers import Losses, Scored, Workers
 from search.planning.plan import Plan
-from search.runs.result import PhotoScore, ScoredModel, SearchResult
+from search.runs.result import Alternative, LeftOutScore, PhotoScore, SearchResult
 from search.trials.cluster import Slots
 from search.trials.worker import trial_name
-from segcore.choosing.selection import Limits, Selection, select
+from segcore.choosing.choice import Choice, choose
 from segcore.data.windows import Grid
 from segcore.inference.scoring import prepared_picture
 from segcore.predicting.ensemble import write_bundle
@@ -38,79 +39,90 @@ class BuiltEnsemble:
     """Of each candidate a folder of what it predicts on the validation split."""
 
 
-def build_ensemble(plan: Plan, trials: Sequence[Model], slots: Slots) -> BuiltEnsemble:
-    """Select members on the validation split, score them once on the test split, write the bundle.
+def build_ensemble(plan: Plan, families: Sequence[Sequence[Model]], slots: Slots) -> BuiltEnsemble:
+    """Make models of the trials, score each once on the test split, and write one as the bundle.
 
-    ``trials`` come best first. Where they have a network for each fold, the validation split is all
-    folds together, and each photograph is predicted by the networks that weren't trained on it. All
-    networks run on the cluster's workers. What can't be computed, for example because a checkpoint
-    is damaged or memory is too small, is left out as long as one trial is left; the result says so.
+    A family is a search's trials, the best first: those of the search itself, and with --folds then
+    those that were trained anew on every fold. There the validation split is all folds together,
+    and each photograph is predicted by the networks that weren't trained on it. The models of all
+    families compete with each other, by what they score on validation photographs that were left
+    out when they were made.
+
+    All networks run on the cluster's workers. What can't be computed, for example because a
+    checkpoint is damaged or memory is too small, is left out as long as one trial is left; the
+    result says so.
     """
-    metric, clock = plan.options.metric, _Clock()
+    metric, prefer, clock = plan.options.metric, plan.options.prefer, _Clock()
     workers, losses = Workers(plan, slots), Losses()
-    with clock.timed("predict candidates"):
-        candidates, pool = predict_candidates(plan, trials, workers, losses)
-    models = [model for model, _ in candidates]
-    pending = start_alternatives(plan, trials[0], models, workers)
-    with clock.timed("select"):
-        limit_s = plan.options.ensemble_latency
-        latency_s = tuple(said.latency_s for _, said in candidates)
-        limits = Limits(
-            plan.options.ensemble_members, math.inf if limit_s is None else limit_s, latency_s
-        )
-        selection = select(pool, metric, limits, seed=plan.options.seed)
-    with clock.timed("score"):
-        chosen, (scored, on_test), single, alternatives = _judge(
-            plan, models, selection, workers, losses
-        )
-        for name, finish in pending:
-            with losses.noted(f"the {name} could not be scored"):
-                alternatives += filter(None, [finish()])
+    with clock.timed("make models of the trials"):
+        candidates, drafts = draft_models(plan, families[0], workers, losses)
+        for trials in families[1:]:
+            with losses.noted("the trials on folds could not compete"):
+                candidates, of_family = draft_models(plan, trials, workers, losses)
+                drafts += of_family
+    with clock.timed("score the models"):
+        drafts, scored = _score(drafts, workers, losses)
+    choice = choose(
+        [draft.left_out for draft in drafts],
+        [draft.cost.seconds_per_mpx for draft in drafts],
+        metric,
+        prefer,
+    )
     result = SearchResult(
         metric=metric,
         class_names=plan.data.class_names,
-        ensemble=scored,
-        single=single,
-        expected_gain=None if math.isnan(selection.expected_gain) else selection.expected_gain,
-        alternatives=tuple(alternatives),
+        alternatives=_alternatives(plan, drafts, scored, choice),
+        taken=choice.taken,
+        prefer=prefer,
+        why=reason(drafts, choice, metric, prefer),
         candidates={
             model.number: score_interval(said.scores.counts_P3K, metric, said.scores.groups)
-            for model, said in candidates
+            for model, said in candidates.best_first
         },
-        photos=_photo_scores(plan, on_test),
+        photos=_photo_scores(plan, scored[choice.taken][1]),
         seconds=clock.seconds,
         left_out=tuple(losses.sentences),
-        folds=chosen.folds,
     )
-    return _write(plan, result, candidates, chosen)
+    return _write(plan, result, candidates.best_first, drafts[choice.taken].model)
 
 
-def _judge(
-    plan: Plan,
-    candidates: Sequence[Model],
-    selection: Selection,
-    workers: Workers,
-    losses: Losses,
-) -> tuple[Model, Scored, ScoredModel, list[ScoredModel]]:
-    """Choose the selected ensemble where two things hold, and else the best single trial.
+def _score(
+    drafts: Sequence[Draft], workers: Workers, losses: Losses
+) -> tuple[list[Draft], list[Scored]]:
+    """The models that could be scored; all of them at the same time, as far as workers are free."""
+    pending = [workers.start_scoring(draft.model) for draft in drafts]
+    kept, scored = [drafts[0]], [pending[0]()]  # without the best single trial there is nothing
+    for draft, finish in zip(drafts[1:], pending[1:], strict=True):
+        with losses.noted(f"the {draft.model.name} could not be scored"):
+            scored.append(finish())
+            kept.append(draft)
+    return kept, scored
 
-    The ensemble must be better than that trial on all validation photographs. And ensembles must
-    have been better, on average over the bags, on the photographs that their bags had left out.
-    Gives what was chosen and its scores, those of the single trial, and a rejected ensemble's.
-    """
-    metric, alone = plan.options.metric, candidates[0]
-    members = sum(weight > 0 for weight in selection.weights)
-    mixture = Model.mean_of(f"ensemble of {members} trials", candidates, selection.weights)
-    finish_mixture, finish_alone = workers.start_scoring(mixture), workers.start_scoring(alone)
-    single, rejected = finish_alone(), []
-    with losses.noted(f"the {mixture.name} could not be scored"):
-        ensemble = finish_mixture()
-        better = ensemble[0].val.metrics[metric].value > single[0].val.metrics[metric].value
-        if better and selection.expected_gain > 0:
-            return mixture, ensemble, single[0], []
-        if members > 1:
-            rejected = [ensemble[0]]
-    return alone, single, single[0], rejected
+
+def _alternatives(
+    plan: Plan, drafts: Sequence[Draft], scored: Sequence[Scored], choice: Choice
+) -> tuple[Alternative, ...]:
+    names = plan.data.class_names
+    return tuple(
+        Alternative(
+            name=model.name,
+            trials=dict(model.trials),
+            factors=None if model.factors is None else dict(zip(names, model.factors, strict=True)),
+            cost=draft.cost,
+            left_out=None
+            if not draft.left_out.photos
+            else LeftOutScore(
+                draft.left_out.score(plan.options.metric),
+                behind.value,
+                behind.error if math.isfinite(behind.error) else None,
+            ),
+            val=val,
+            test=Evaluation.of(test.scores),
+            folds=model.folds,
+        )
+        for draft, (val, test), behind in zip(drafts, scored, choice.behind, strict=True)
+        for model in [draft.model]
+    )
 
 
 def _photo_scores(plan: Plan, test: Prediction) -> tuple[PhotoScore, ...]:
@@ -144,17 +156,20 @@ def _write(
     folders = {
         model.number: [
             network.local(plan.run.fetched / trial_name(model.number) / f"network_{fold}")
-            for fold, network in enumerate(model.networks[model.number])
+            for fold, network in enumerate(model.members[0][0])
         ]
         for model, _ in candidates
     }
-    chosen_folders = [folder for number in chosen.trials for folder in folders[number]]
-    weights = [weight for _, weight in chosen.all_networks()]
+    members = [
+        (network.local(plan.run.fetched / "chosen" / str(place)), weight)
+        for place, (network, weight) in enumerate(chosen.all_networks())
+    ]
     write_bundle(
         plan.run.ensemble,
-        list(zip(chosen_folders, weights, strict=True)),
+        members,
         metric=result.metric,
         scores=_for_manifest(result),
+        factors=result.ensemble.factors,
     )
     pictures = {candidate[0].number: _write_pictures(plan, candidate) for candidate in candidates}
     return BuiltEnsemble(result.write(plan.run.path), folders, pictures)
@@ -180,12 +195,13 @@ def _for_manifest(result: SearchResult) -> dict[str, Any]:
     def numbers(evaluation: Evaluation) -> dict[str, float]:
         return {name: interval.value for name, interval in evaluation.metrics.items()}
 
-    def both(model: ScoredModel) -> dict[str, Any]:
-        return {"test": numbers(model.test), "val": numbers(model.val)}
+    def both(model: Alternative) -> dict[str, Any]:
+        return {"test": numbers(model.test), "val": numbers(model.val), "trials": model.trials}
 
     return {
         "test_photos": result.ensemble.test.photos,
         "test_units": result.ensemble.test.units,
-        "ensemble": {**both(result.ensemble), "trials": result.ensemble.trials},
-        "best_single": {**both(result.single), "trial": result.single.number},
+        "ensemble": both(result.ensemble),
+        "best_single": both(result.single),
+        "why": result.why,
     }

@@ -1,6 +1,7 @@
-"""What each trial says of the validation split, by which the ensemble's members are chosen."""
+"""What each trial says of the validation split, by which models are made of them and chosen."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import ray
@@ -9,7 +10,8 @@ from search.ensembles.models import Model
 from search.ensembles.tasks import Prediction, predict
 from search.ensembles.workers import Losses, Workers, finished
 from search.planning.plan import Plan
-from segcore.choosing.pool import Pool, ProbsNK, draw_pixels, split_positions
+from segcore.choosing.left_out import Bags
+from segcore.choosing.pool import PixelSample, Pool, ProbsNK, draw_pixels, split_positions
 from segcore.errors import UserError
 
 PICTURES_PER_TRIAL = 4
@@ -24,17 +26,33 @@ Candidate = tuple[Model, Prediction]
 """A trial that may become a member, and what it says."""
 
 
+@dataclass(frozen=True, eq=False)
+class Candidates:
+    """All candidates, and what models that are made of them are compared on."""
+
+    best_first: list[Candidate]
+    pixels: PixelSample
+    pool: Pool
+    """Their probabilities at the sampled pixels."""
+    bags: Bags
+
+    @property
+    def models(self) -> list[Model]:
+        """Each trial alone, the best first."""
+        return [model for model, _ in self.best_first]
+
+
 def predict_candidates(
     plan: Plan, trials: Sequence[Model], workers: Workers, losses: Losses
-) -> tuple[list[Candidate], Pool]:
-    """Have all trials predict. The candidates come best first, with their probabilities in a pool.
+) -> Candidates:
+    """Have all trials predict the validation split.
 
     A trial that can't predict is left out and noted in ``losses``; one that is slower than
     ``--ensemble-latency`` is left out too. Raises ``UserError`` where none is left.
     """
     data, metric = plan.data, plan.options.metric
     # With --folds the validation split is all folds together, one after the other.
-    networks = trials[0].networks[trials[0].number]
+    networks, _ = trials[0].members[0]
     folds = [data.divided_for(network.info.config).of_split("val") for network in networks]
     photos = np.concatenate(folds).tolist()
     masks = [data.score_mask(photo) for photo in photos]
@@ -61,7 +79,13 @@ def predict_candidates(
         raise UserError(f"{plan.run.address}: there is no ensemble; {'; '.join(losses.sentences)}")
     predicted.sort(key=lambda pair: -pair[0][1].scores.metric(metric))
     predicted = _fast_enough(predicted, plan.options.ensemble_latency)
-    return [each for each, _ in predicted], Pool.of(pixels, [probs_NK for _, probs_NK in predicted])
+    units = [data.photo_groups[photo] for photo in photos]
+    return Candidates(
+        [candidate for candidate, _ in predicted],
+        pixels,
+        Pool.of(pixels, [probs_NK for _, probs_NK in predicted]),
+        Bags.draw(photos, units, seed=plan.options.seed),
+    )
 
 
 def _fast_enough(

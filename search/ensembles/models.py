@@ -1,45 +1,90 @@
 """A model that a search may choose, and the trials that it considers for it."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Protocol
 
 from search.planning.plan import Plan
 from search.runs.rows import TrialRow
 from search.trials.keeping import choose_candidates
-from search.trials.worker import StoredCheckpoint, best_checkpoint
+from search.trials.worker import best_checkpoint
 from segcore.errors import UserError
+from segcore.training.checkpoint import CheckpointInfo, StateDict, save_checkpoint
 
-WeightedNetworks = list[tuple[StoredCheckpoint, float]]
+
+class Network(Protocol):
+    """A trained network, wherever it is: a trial's ``StoredCheckpoint``, or a ``Soup``."""
+
+    @property
+    def info(self) -> CheckpointInfo:
+        """What it is, and how it sees photographs."""
+
+    def local(self, folder: Path) -> Path:
+        """Its checkpoint on this machine: where it is, or else written into ``folder``."""
+
+
+@dataclass(frozen=True)
+class Soup:
+    """A network whose weights are the mean of several trials'."""
+
+    info: CheckpointInfo
+    """That of the first ingredient."""
+    tensors: StateDict
+
+    def local(self, folder: Path) -> Path:
+        """As ``Network`` has it."""
+        save_checkpoint(folder, self.info, self.tensors, training=None)
+        return folder
+
+
+WeightedNetworks = list[tuple[Network, float]]
 """Networks with the weights of their probabilities, which sum to 1."""
 
 
 @dataclass(frozen=True)
 class Model:
-    """A model that may be chosen: one trial, or the weighted mean of several trials."""
+    """A model that may be chosen: one trial, a soup of trials, or a weighted mean of trials."""
 
     name: str
     """For people, such as "trial 7"."""
-    trials: dict[int, float]
+    trials: Mapping[int, float]
     """The weight of each trial, by its number. The weights sum to 1."""
-    networks: dict[int, tuple[StoredCheckpoint, ...]]
-    """Of each trial its network; with --folds one for each fold, which was validated there."""
+    members: tuple[tuple[tuple[Network, ...], float], ...]
+    """Each member's network, or with --folds one for each fold, which was validated there; and its
+    weight. The weights sum to 1."""
+    factors: tuple[float, ...] | None = None
+    """What each class's probability is multiplied with before the largest one is named."""
 
     @classmethod
-    def of_trial(cls, number: int, networks: Sequence[StoredCheckpoint]) -> "Model":
-        """One trial alone."""
-        return cls(f"trial {number}", {number: 1.0}, {number: tuple(networks)})
+    def of_trial(cls, number: int, networks: Sequence[Network]) -> "Model":
+        """One trial alone, with a network for each fold where it was trained on folds."""
+        folds = f" on {len(networks)} folds" if len(networks) > 1 else ""
+        return cls(f"trial {number}{folds}", {number: 1.0}, ((tuple(networks), 1.0),))
 
     @classmethod
-    def mean_of(cls, name: str, trials: Sequence["Model"], weights: Sequence[float]) -> "Model":
-        """The weighted mean of trials without those of weight 0; a trial alone stays what it is."""
-        pairs = [(trial, weight) for trial, weight in zip(trials, weights, strict=True) if weight]
+    def of_soup(cls, numbers: Sequence[int], soup: Soup) -> "Model":
+        """A soup of trials."""
+        name = f"soup of trials {', '.join(map(str, numbers))}"
+        return cls(name, {number: 1 / len(numbers) for number in numbers}, (((soup,), 1.0),))
+
+    @classmethod
+    def mean_of(cls, name: str, models: Sequence["Model"], weights: Sequence[float]) -> "Model":
+        """The weighted mean of models of one trial, without those of weight 0.
+
+        A trial alone stays what it is.
+        """
+        pairs = [(model, weight) for model, weight in zip(models, weights, strict=True) if weight]
         if len(pairs) == 1:
             return pairs[0][0]
-        return cls(
-            name,
-            {trial.number: weight for trial, weight in pairs},
-            {trial.number: trial.networks[trial.number] for trial, _ in pairs},
-        )
+        members = tuple((model.members[0][0], weight) for model, weight in pairs)
+        return cls(name, {model.number: weight for model, weight in pairs}, members)
+
+    def with_factors(self, factors: tuple[float, ...] | None) -> "Model":
+        """The same, whose classes are decided otherwise."""
+        if factors is None:
+            return self
+        return replace(self, name=f"{self.name}, fitted decision", factors=factors)
 
     @property
     def number(self) -> int:
@@ -48,20 +93,20 @@ class Model:
 
     @property
     def folds(self) -> int:
-        """How many networks each trial has."""
-        return len(self.networks[self.number])
+        """How many networks each member has."""
+        return len(self.members[0][0])
 
     def all_networks(self) -> WeightedNetworks:
-        """All networks of all trials: what a bundle holds, and what predicts the test split."""
+        """All networks: what a bundle holds, and what predicts the test split."""
         return [
             (network, weight / self.folds)
-            for number, weight in self.trials.items()
-            for network in self.networks[number]
+            for networks, weight in self.members
+            for network in networks
         ]
 
     def fold_networks(self, fold: int) -> WeightedNetworks:
         """The networks that were validated on this fold: only they may predict it."""
-        return [(self.networks[number][fold], weight) for number, weight in self.trials.items()]
+        return [(networks[fold], weight) for networks, weight in self.members]
 
 
 def best_trials(plan: Plan, rows: Sequence[TrialRow]) -> list[Model]:

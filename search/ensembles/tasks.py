@@ -4,7 +4,10 @@ Workers write nothing to disk. Their answers are small enough to be sent: scores
 at the pixels that were asked for, and the classes of a few photographs for pictures.
 """
 
+import functools
 import itertools
+import math
+import operator
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
@@ -17,8 +20,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from search.ensembles.models import Network, Soup, WeightedNetworks
+from search.runs.result import Cost
 from search.runs.storage import NodeCopy
-from search.trials.worker import StoredCheckpoint, prepare_process
+from search.trials.worker import prepare_process
 from segcore.choosing.pool import WHOLE, ProbsNK, split_positions
 from segcore.choosing.soup import average_weights, greedy_soup, mend_normalisation
 from segcore.config import MetricName, TrialConfig
@@ -51,7 +56,7 @@ class Workplace:
     cpus: int
     gpus: float
 
-    def open(self, network: StoredCheckpoint) -> tuple[PreparedData, torch.device]:
+    def open(self, network: Network) -> tuple[PreparedData, torch.device]:
         """On a worker: the data as that network's training divided them, and the device."""
         data = open_prepared(self.data.folder()).divided_for(network.info.config)
         return data, prepare_process(self.cpus, self.gpus)
@@ -69,6 +74,7 @@ class Prediction:
     the size of a picture (``SHOWN_PX``)."""
     latency_s: float
     """The time that it takes for one photograph: the median of the split's."""
+    cost: Cost
 
     @classmethod
     def joined(cls, parts: Sequence["Prediction"]) -> "Prediction":
@@ -78,23 +84,37 @@ class Prediction:
             np.concatenate([part.uncertainty_P for part in parts]),
             {photo: class_HW for part in parts for photo, class_HW in part.class_HW.items()},
             sum(part.latency_s for part in parts),
+            functools.reduce(operator.add, (part.cost for part in parts)),
         )
 
 
 def predict(
-    weighted: Sequence[tuple[StoredCheckpoint, float]],
+    weighted: WeightedNetworks,
     place: Workplace,
     split: Split,
     position_N: NDArray[np.int64] = NO_PIXELS,
     shown: Sequence[int] = (),
+    factors: tuple[float, ...] | None = None,
 ) -> tuple[Prediction, ProbsNK]:
     """Predict a split by the weighted mean of networks' probabilities, and score it.
 
-    ``position_N`` names the pixels whose probabilities are wanted, ascending: it counts those of
-    the score grids of the split's photographs, one photograph after the other. All networks must
-    have the same "val" split.
+    ``factors`` are what each class's probability is multiplied with before the largest one is
+    named. ``position_N`` names the pixels whose probabilities are wanted, ascending: it counts
+    those of the score grids of the split's photographs, one photograph after the other. All
+    networks must have the same "val" split.
     """
     data, device = place.open(weighted[0][0])
+    with _loaded(weighted, device, factors) as ensemble:
+        return _predict(ensemble, data, split, position_N, shown)
+
+
+def _predict(
+    ensemble: Ensemble,
+    data: PreparedData,
+    split: Split,
+    position_N: NDArray[np.int64],
+    shown: Sequence[int] = (),
+) -> tuple[Prediction, ProbsNK]:
     photos = data.of_split(split).tolist()
     grids = [data.plans[photo].score_grid for photo in photos]
     wanted = split_positions(position_N, [grid.area_px for grid in grids])
@@ -102,27 +122,35 @@ def predict(
         photo: _Kept(grid, position_N, data.num_classes, with_classes=photo in shown)
         for photo, grid, position_N in zip(photos, grids, wanted, strict=True)
     }
-    with _loaded(weighted, device) as ensemble:
 
-        def strips() -> Iterator[tuple[int, Strip]]:
-            for photo in photos:
+    def strips() -> Iterator[tuple[int, Strip]]:
+        for photo in photos:
+            started = time.perf_counter()
+            for strip in _strips(ensemble, data, photo):
+                if ensemble.device.type != "cpu":
+                    torch.accelerator.synchronize(ensemble.device)
+                kept[photo].seconds += time.perf_counter() - started
+                kept[photo].add(strip)
+                yield photo, strip
                 started = time.perf_counter()
-                for strip in _strips(ensemble, data, photo):
-                    if device.type != "cpu":
-                        torch.accelerator.synchronize(device)
-                    kept[photo].seconds += time.perf_counter() - started
-                    kept[photo].add(strip)
-                    yield photo, strip
-                    started = time.perf_counter()
 
-        scores = score_strips(strips(), data, device)
+    scores = score_strips(strips(), data, ensemble.device)
+    seconds_P = np.array([kept[photo].seconds for photo in photos])
+    pixels = sum(math.prod(data.plans[photo].size_px) for photo in photos)
     prediction = Prediction(
         scores,
         np.array([kept[photo].uncertainty for photo in photos]),
         {photo: kept[photo].picture() for photo in photos if photo in shown},
-        float(np.median([kept[photo].seconds for photo in photos])),
+        float(np.median(seconds_P)),
+        _cost(ensemble, float(seconds_P.sum()) / pixels * 1e6),
     )
     return prediction, np.concatenate([kept[photo].probs_NK for photo in photos])
+
+
+def _cost(ensemble: Ensemble, seconds_per_mpx: float) -> Cost:
+    states = [member.network.state_dict() for member in ensemble.members]
+    weights_bytes = sum(tensor.nbytes for state in states for tensor in state.values())
+    return Cost(len(states), seconds_per_mpx, weights_bytes)
 
 
 class _Kept:
@@ -146,10 +174,11 @@ class _Kept:
         at = torch.from_numpy(row_N[here_N] * width + column_N[here_N]).to(probs_KHW.device)
         whole_NK = (probs_KHW.flatten(1)[:, at].T * WHOLE).round().int()
         self.probs_NK[here_N] = whole_NK.cpu().numpy()
+        class_HW = strip.classes()
         # The sum is taken in double precision, which Metal lacks.
-        self._doubt += float(disagreement(probs_KHW, class_dim=0).cpu().double().sum())
+        self._doubt += float(disagreement(probs_KHW, class_HW, 0).cpu().double().sum())
         if self._class_HW is not None:
-            self._class_HW[rows, columns] = probs_KHW.argmax(dim=0).cpu().numpy()
+            self._class_HW[rows, columns] = class_HW.cpu().numpy()
 
     @property
     def uncertainty(self) -> float:
@@ -167,36 +196,48 @@ def _strips(ensemble: Ensemble, data: PreparedData, photo: int) -> Iterator[Stri
     return ensemble.strips(prepared_photograph(data, photo), size_px=size_px)
 
 
+@dataclass(frozen=True)
+class SoupPath:
+    """A soup, and those that it was on its way, each of one more ingredient than the one before."""
+
+    kept: tuple[int, ...]
+    """Positions of its ingredients."""
+    soup: Soup
+    probs: tuple[ProbsNK, ...]
+    """Of each soup from two ingredients on, the probabilities at the pixels that were asked for."""
+
+
 def make_soup(
-    ingredients: Sequence[StoredCheckpoint], place: Workplace, metric: MetricName
-) -> tuple[tuple[int, ...], Scores, Scores]:
+    ingredients: Sequence[Network],
+    place: Workplace,
+    metric: MetricName,
+    position_N: NDArray[np.int64],
+) -> SoupPath | None:
     """Average the weights of trials of one network and view, which come best first.
 
-    ``greedy_soup`` chooses among them.
-
-    Gives the positions of the ingredients that were kept, and the scores on "val" and "test".
+    ``greedy_soup`` chooses among them by the score on "val". None where only the best one is kept.
+    ``position_N`` is as in ``predict``.
     """
     data, device = place.open(ingredients[0])
-    with _loaded([(ingredients[0], 1.0)], device) as soup, _local(ingredients) as folders:
+    with _loaded([(ingredients[0], 1.0)], device) as ensemble, _local(ingredients) as folders:
         tensors = [checkpoint.load_model_tensors(folder) for folder in folders]
-        network = soup.members[0].network
+        network = ensemble.members[0].network
 
         def fill(state: StateDict) -> None:
             network.load_state_dict(state)
             mend_normalisation(network, _training_batches(data, ingredients[0].info.config), device)
 
-        def score(split: Split) -> Scores:
-            photos = data.of_split(split).tolist()
-            strips = ((photo, strip) for photo in photos for strip in _strips(soup, data, photo))
-            return score_strips(strips, data, device)
-
-        def try_out(state: StateDict) -> float:
+        def try_out(state: StateDict) -> tuple[float, ProbsNK]:
             fill(state)
-            return score("val").metric(metric)
+            said, probs_NK = _predict(ensemble, data, "val", position_N)
+            return said.scores.metric(metric), probs_NK
 
-        kept = greedy_soup(tensors, try_out)
+        kept, path = greedy_soup(tensors, try_out)
+        if len(kept) == 1:
+            return None
         fill(average_weights([tensors[i] for i in kept]))
-        return kept, score("val"), score("test")
+        state = {name: tensor.cpu() for name, tensor in network.state_dict().items()}
+        return SoupPath(kept, Soup(ingredients[0].info, state), tuple(path[1:]))
 
 
 def _training_batches(data: PreparedData, config: TrialConfig) -> Iterator[Tensor]:
@@ -211,7 +252,7 @@ def _training_batches(data: PreparedData, config: TrialConfig) -> Iterator[Tenso
 
 
 @contextmanager
-def _local(stored: Sequence[StoredCheckpoint]) -> Iterator[list[Path]]:
+def _local(stored: Sequence[Network]) -> Iterator[list[Path]]:
     """The checkpoints on this machine, during a block."""
     with tempfile.TemporaryDirectory() as folder:
         yield [one.local(Path(folder) / str(i)) for i, one in enumerate(stored)]
@@ -219,10 +260,10 @@ def _local(stored: Sequence[StoredCheckpoint]) -> Iterator[list[Path]]:
 
 @contextmanager
 def _loaded(
-    weighted: Sequence[tuple[StoredCheckpoint, float]], device: torch.device
+    weighted: WeightedNetworks, device: torch.device, factors: tuple[float, ...] | None = None
 ) -> Iterator[Ensemble]:
     """The networks with their weights, during a block."""
     with _local([stored for stored, _ in weighted]) as folders:
         pairs = [(folder, weight) for folder, (_, weight) in zip(folders, weighted, strict=True)]
         # Plug-ins are allowed: they are the user's own, and the driver has run them already.
-        yield Ensemble.of_checkpoints(pairs, device, allow_plugins=True)
+        yield Ensemble.of_checkpoints(pairs, device, allow_plugins=True).with_factors(factors)

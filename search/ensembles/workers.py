@@ -8,14 +8,13 @@ import ray
 from ray.exceptions import RayTaskError
 
 from search.ensembles.models import Model
-from search.ensembles.tasks import Prediction, Workplace, predict
+from search.ensembles.tasks import NO_PIXELS, Prediction, Workplace, predict
 from search.planning.plan import Plan
-from search.runs.result import ScoredModel
 from search.trials.cluster import Slots
 from segcore.scores.intervals import Evaluation
 
-Scored = tuple[ScoredModel, Prediction]
-"""A model with its scores, and what it says of the test split."""
+Scored = tuple[Evaluation, Prediction]
+"""A model's scores on the validation split, and what it says of the test split."""
 
 
 class Workers:
@@ -33,14 +32,14 @@ class Workers:
     def start_scoring(self, model: Model) -> Callable[[], Scored]:
         """Begin to score a model on both splits. Call what this returns to wait for the scores."""
         folds = range(model.folds)
-        val = [self.start(predict, model.fold_networks(fold), "val") for fold in folds]
-        test = self.start(predict, model.all_networks(), "test")
+        decision = NO_PIXELS, (), model.factors
+        val = [self.start(predict, model.fold_networks(fold), "val", *decision) for fold in folds]
+        test = self.start(predict, model.all_networks(), "test", *decision)
 
         def finish() -> Scored:
             on_val = Prediction.joined([finished(task)[0] for task in val])
             on_test: Prediction = finished(test)[0]
-            both = Evaluation.of(on_val.scores), Evaluation.of(on_test.scores)
-            return ScoredModel(model.name, model.trials, *both), on_test
+            return Evaluation.of(on_val.scores), on_test
 
         return finish
 

@@ -96,12 +96,13 @@ class Products:
     def _values(self, photo: Photograph, strip: Strip) -> dict[Kind, NDArray[np.uint8]]:
         """What each file shows of a strip (BHW); where there are no data the mask is ignored."""
         probs_KHW = strip.probs_KHW
-        mask_HW = probs_KHW.max(dim=0).indices.to(torch.uint8).cpu().numpy()  # argmax is slower
+        class_HW = strip.classes()
+        mask_HW = class_HW.cpu().numpy()
         values: dict[Kind, NDArray[np.uint8]] = {"mask": mask_HW[None], "overlay": mask_HW[None]}
         if "probabilities" in self.kinds:
             values["probabilities"] = _eight_bits(probs_KHW)
         if "uncertainty" in self.kinds:
-            values["uncertainty"] = _eight_bits(disagreement(probs_KHW, class_dim=0)[None])
+            values["uncertainty"] = _eight_bits(disagreement(probs_KHW, class_HW, 0)[None])
         if photo.has_holes:
             hole_HW = ~photo.valid(strip.rows, strip.columns)
             for kind, values_BHW in values.items():

@@ -16,7 +16,7 @@ from optuna.distributions import FloatDistribution, IntDistribution
 from optuna.trial import FrozenTrial
 
 from search.reporting.importance import Importance
-from search.runs.result import SearchResult
+from search.runs.result import Alternative, SearchResult
 from search.runs.rows import Status, status_of
 from segcore.scores.intervals import Interval
 
@@ -257,15 +257,66 @@ def _map_of_shares(
     )  # fmt: skip
 
 
+def score_against_cost(result: SearchResult) -> Figure:
+    """What each model scores on left-out photographs and on the test, by what a megapixel takes.
+
+    The line joins those that no cheaper model equals on the left-out ones (the Pareto front).
+    """
+    figure = go.Figure()
+    known = [model for model in result.alternatives if model.left_out is not None]
+    known.sort(key=lambda model: (model.cost.seconds_per_mpx, -_left_out(model)))
+    front: list[Alternative] = []
+    for model in known:
+        if not front or _left_out(model) > _left_out(front[-1]):
+            front.append(model)
+    figure.add_scatter(
+        x=[model.cost.seconds_per_mpx for model in front],
+        y=[_left_out(model) for model in front],
+        mode="lines", line={"color": MEMBER_COLOR, "width": 1.5, "shape": "hv"},
+        hoverinfo="skip", name="none is cheaper and as good",
+    )  # fmt: skip
+    for title, color, symbol, models, score in (
+        ("left out: chosen by it", MEMBER_COLOR, "circle", known, _left_out),
+        ("test", GREY, "circle-open", result.alternatives, lambda model: _test(result, model)),
+    ):
+        figure.add_scatter(
+            x=[model.cost.seconds_per_mpx for model in models],
+            y=[score(model) for model in models],
+            mode="markers",
+            marker={
+                "symbol": symbol, "color": color,
+                "size": [15 if model is result.ensemble else 9 for model in models],
+            },
+            text=[html.escape(model.name, quote=False) for model in models],
+            customdata=[model.cost.networks for model in models],
+            hovertemplate="%{text}<br>%{y:.4f}<br>%{x:.3g} s per megapixel, "
+            "%{customdata} networks<extra></extra>",
+            name=title,
+        )  # fmt: skip
+    xaxis = {"title": "seconds per megapixel", "rangemode": "tozero"}
+    return _finished(
+        figure, 380, (60, 75, 15, 45),
+        xaxis=xaxis, yaxis={"title": result.metric}, legend=LEGEND_ABOVE,
+    )  # fmt: skip
+
+
+def _left_out(model: Alternative) -> float:
+    return model.left_out.value if model.left_out else math.nan
+
+
+def _test(result: SearchResult, model: Alternative) -> float:
+    return model.test.metrics[result.metric].value
+
+
 def models_of(result: SearchResult) -> list[tuple[str, Interval, Interval]]:
-    """What ``compared_models`` shows: what was chosen, the best single, and the alternatives."""
-    models = [(f"best single: {result.single.name}", result.single)]
-    if len(result.ensemble.trials) > 1:
-        models.insert(0, ("the ensemble", result.ensemble))
-    models += [(model.name, model) for model in result.alternatives]
+    """What ``compared_models`` shows: all models that competed, and which one was taken."""
     return [
-        (name, model.val.metrics[result.metric], model.test.metrics[result.metric])
-        for name, model in models
+        (
+            f"{model.name} (taken)" if model is result.ensemble else model.name,
+            model.val.metrics[result.metric],
+            model.test.metrics[result.metric],
+        )
+        for model in result.alternatives
     ]
 
 

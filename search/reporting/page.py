@@ -107,6 +107,7 @@ def _figures(facts: RunFacts) -> dict[str, Figure]:
     if facts.importance is not None:
         plots["importance"] = figures.importance_map(facts.importance, facts.class_names)
     if result is not None:
+        plots["costs"] = figures.score_against_cost(result)
         plots["models"] = figures.compared_models(figures.models_of(result), metric)
         plots["confusion"] = figures.confusion_map(
             result.ensemble.test.confusion, result.class_names

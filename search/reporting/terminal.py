@@ -7,7 +7,7 @@ from rich.markup import escape
 from rich.padding import Padding
 from rich.text import Text
 
-from search.runs.result import ScoredModel, SearchResult
+from search.runs.result import Alternative, SearchResult
 from search.runs.rows import (
     TrialRow,
     like_the_best,
@@ -78,48 +78,47 @@ def _describe(row: TrialRow, names: Sequence[str]) -> Text:
 
 def result_text(result: SearchResult) -> str:
     """What a person reads at the end of a search, with rich's markup."""
-    metric, single, chosen = result.metric, result.single, result.ensemble
-    models = [(f"best single ({single.name})", single)]
-    headline = f"[bold]{chosen.name.capitalize()}[/]: no ensemble was better than it alone"
-    if chosen.trials != single.trials:
-        models.insert(0, ("ensemble" if len(chosen.trials) > 1 else chosen.name, chosen))
+    chosen = result.ensemble
+    headline = f"[bold]{escape(chosen.name[:1].upper() + chosen.name[1:])}[/]"
     if len(chosen.trials) > 1:
-        headline = f"[bold]Ensemble[/] of {chosen.members}"
-    models += [(model.name, model) for model in result.alternatives]
-    held_out = " of all folds, each by networks that didn't train on it" if result.folds > 1 else ""
-    if result.folds > 1:
-        headline += f"; each is the mean of its {result.folds} folds' networks"
-    width = max(len(name) for name, _ in models)
-    lines = []
-    for name, model in models:
-        val, test = model.val.metrics[metric], model.test.metrics[metric]
-        score = f"[bold]{test.value:.4f}[/] ({test.low:.4f} – {test.high:.4f})"
-        lines.append(f"    {name:<{width}}  {score}   {val.value:.4f}")
-    gain = "the validation images were too few to tell what ensembles gain"
-    if result.expected_gain is not None:
-        gain = (
-            f"ensembles gained {result.expected_gain:+.4f} over single models on validation images "
-            "that were left out when they were chosen"
-        )
+        headline += f": {chosen.members}"
+    if chosen.folds > 1:
+        headline += f"; each is the mean of its {chosen.folds} folds' networks"
+    higher = "higher" if result.optimism > 0 else "lower"
     return "\n".join(
         [
             headline,
-            f"  {metric} on {chosen.test.photos} test images that nothing before has seen (95 % "
-            f"interval), and on the {chosen.val.photos} validation images{held_out}:",
-            *lines,
+            f"  {escape(result.why)}",
+            f"  {result.metric} on {chosen.test.photos} test images that nothing before has seen "
+            "(95 % interval), on validation images that were left out when a model was made, and "
+            "seconds per megapixel:",
+            *_alternative_lines(result),
             *(f"  {sentence}" for sentence in cautions(chosen)),
-            f"  By the validation images it was chosen: there it scores "
-            f"{abs(result.optimism):.4f} {'higher' if result.optimism > 0 else 'lower'};",
-            f"  {gain}.",
+            f"  By the {chosen.val.photos} validation images it was chosen: there it scores "
+            f"{abs(result.optimism):.4f} {higher}.",
             *(f"  [red]{escape(sentence)}[/]" for sentence in result.left_out),
         ]
     )
 
 
-def cautions(model: ScoredModel) -> list[str]:
+def cautions(model: Alternative) -> list[str]:
     """Where the intervals of a model's scores are a guess, and why."""
     sides = (("Test", model.test), ("Validation", model.val))
     return [f"{name}: {side.caution}" for name, side in sides if side.caution]
+
+
+def _alternative_lines(result: SearchResult) -> list[str]:
+    """All models that competed, the one that was taken with an arrow."""
+    width = max(len(model.name) for model in result.alternatives)
+    lines = []
+    for model in result.alternatives:
+        test, mark = model.test.metrics[result.metric], "→" if model is result.ensemble else " "
+        left_out = f"{model.left_out.value:.4f}" if model.left_out else "–".rjust(6)
+        lines.append(
+            f"  {mark} {escape(model.name.ljust(width))}  [bold]{test.value:.4f}[/] "
+            f"({test.low:.4f} – {test.high:.4f})   {left_out}   {model.cost.seconds_per_mpx:.3g} s"
+        )
+    return lines
 
 
 def next_steps(

@@ -12,7 +12,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from search.runs.credentials import is_masked, without_credentials
 from search.runs.storage import Location
-from segcore.config import MetricName, describe_validation_error
+from segcore.config import MetricName, Prefer, describe_validation_error
 from segcore.errors import UserError
 
 SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
@@ -89,6 +89,10 @@ class SearchOptions:
     ensemble_latency: float | None = None
     """Seconds that all members together may take for one photograph, as it is measured on those of
     the validation split. Default: no limit."""
+    prefer: Prefer = "balance"
+    """Which model is taken: the one that scores best on validation photographs that were left out
+    when it was made (accuracy), or the cheapest that is worse by no more than the standard error of
+    that difference (balance), or by twice as much (speed)."""
     folds: int = 1
     """With K > 1 the best trials are trained anew on K folds of the training and validation images,
     after the search and its --time-budget. Members are then chosen on all of these images, and each

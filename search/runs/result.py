@@ -11,7 +11,7 @@ from pydantic import TypeAdapter, ValidationError
 from search.runs.folder import RunFolder
 from search.runs.rows import TrialRow, read_rows
 from search.runs.study import read_study
-from segcore.config import MetricName, describe_validation_error
+from segcore.config import MetricName, Prefer, describe_validation_error
 from segcore.errors import UserError
 from segcore.files import whole_file
 from segcore.scores.intervals import Evaluation, Interval
@@ -22,17 +22,55 @@ FORMAT = 3
 
 
 @dataclass(frozen=True)
-class ScoredModel:
-    """A model that was made of the trials, and how good it is."""
+class Cost:
+    """What it takes to predict with a model."""
+
+    networks: int
+    seconds_per_mpx: float
+    """For a megapixel of photographs in their own resolution, measured on the search's workers."""
+    weights_bytes: int
+
+    def __add__(self, other: "Cost") -> "Cost":
+        return Cost(
+            self.networks + other.networks,
+            self.seconds_per_mpx + other.seconds_per_mpx,
+            self.weights_bytes + other.weights_bytes,
+        )
+
+
+@dataclass(frozen=True)
+class LeftOutScore:
+    """What a way of making a model scores on the validation photographs that were left out when it
+    was rehearsed, so that nothing was chosen by them."""
+
+    value: float
+    behind: float
+    """By how much the best alternative is better, on photographs that were left out for both."""
+    error: float | None
+    """The standard error of ``behind``; None where there are too few independent photographs."""
+
+
+@dataclass(frozen=True)
+class Alternative:
+    """A model that was made of the trials: one of those that the bundle could hold."""
 
     name: str
     """For people, such as "trial 7" or "ensemble of 3 trials"."""
     trials: dict[int, float]
     """The weight of each trial, by its number. The weights sum to 1."""
+    factors: dict[str, float] | None
+    """By class, what its probability is multiplied with before the largest one is named; None: the
+    most probable class is named."""
+    cost: Cost
+    left_out: LeftOutScore | None
+    """By this it is chosen. None where all validation photographs are of one group."""
     val: Evaluation
-    """Too good: trials and members were chosen by the photographs of this split."""
+    """Too good: trials, members and factors were chosen by the photographs of this split."""
     test: Evaluation
     """Honest: nothing was chosen by the photographs of this split."""
+    folds: int = 1
+    """Networks of each trial. Where there are more than one, "val" is all folds together, and each
+    photograph is predicted by networks that weren't trained on it."""
 
     @property
     def number(self) -> int:
@@ -64,15 +102,13 @@ class SearchResult:
 
     metric: MetricName
     class_names: tuple[str, ...]
-    ensemble: ScoredModel
-    """The model that was chosen; a single trial where no ensemble was better."""
-    single: ScoredModel
-    """The trial that is best on the validation split."""
-    expected_gain: float | None
-    """How much better ensembles were than single trials on validation photographs by which neither
-    was chosen; None where there were too few photographs to leave any out."""
-    alternatives: tuple[ScoredModel, ...]
-    """Other models that could be made of the trials."""
+    alternatives: tuple[Alternative, ...]
+    """All models that competed; the first one is the trial that is best on the validation split."""
+    taken: int
+    """The place among them of the one in the bundle."""
+    prefer: Prefer
+    why: str
+    """Why it was taken: a sentence."""
     candidates: dict[int, Interval]
     """The validation score of each trial that could become a member, by its number, best first."""
     photos: tuple[PhotoScore, ...]
@@ -81,12 +117,19 @@ class SearchResult:
     """Where the time went."""
     left_out: tuple[str, ...] = ()
     """What could not be computed, and why: a sentence each."""
-    folds: int = 1
-    """Networks of each trial. Where there are more than one, "val" is all folds together, and each
-    photograph is predicted by networks that weren't trained on it."""
     format: int = FORMAT
     folder: Path | None = field(default=None, compare=False)
     """The run's, where the result was read or written; it isn't stored."""
+
+    @property
+    def ensemble(self) -> Alternative:
+        """The model in the bundle, be it an ensemble or not."""
+        return self.alternatives[self.taken]
+
+    @property
+    def single(self) -> Alternative:
+        """The trial that is best on the validation split."""
+        return self.alternatives[0]
 
     @property
     def optimism(self) -> float:

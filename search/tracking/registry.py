@@ -10,6 +10,7 @@ import io
 import re
 import tempfile
 import unicodedata
+from collections.abc import Mapping
 from importlib import metadata
 from pathlib import Path
 
@@ -65,14 +66,26 @@ def model_record(name: str, bundle: Path, result: SearchResult) -> Record:
         "name": name,
         "bundle": str(bundle.resolve()),
         "metrics": metrics,
-        "tags": {"metric": result.metric, "score": str(score), "members": chosen.members},
+        "tags": {
+            "metric": result.metric,
+            "score": str(score),
+            "model": chosen.name,
+            "members": chosen.members,
+            "why": result.why,
+        },
         "description": (
             f"**{result.metric} {score}**, with its 95 % interval, on {photos} test "
             "photographs that neither training nor selection saw.\n\n"
+            f"{result.why}\n\n"
             + (f"{chosen.test.caution}\n\n" if chosen.test.caution else "")
             + f"Members: {chosen.members}."
+            + (f" Factors of the classes: {_factors(chosen.factors)}." if chosen.factors else "")
         ),
     }
+
+
+def _factors(factors: Mapping[str, float]) -> str:
+    return ", ".join(f"{name} ×{factor:.2f}" for name, factor in factors.items())
 
 
 def register(client: MlflowClient, record: Record, experiment_id: str, run_id: str) -> None:

@@ -2,12 +2,14 @@
 
 The probabilities of fifty candidates for a whole split would fill a disk. So mixtures are compared
 on a sample of its pixels, which is drawn from the truth before anything is predicted. Where all
-candidates name the same class, so does every weighted mean of them: only the other, *contested*
-pixels are computed again for each mixture. If the sample is the whole split, scores are exact.
+candidates are sure of the same class, so is every weighted mean of them, whatever factors its
+classes get (``segcore.choosing.factors``): only the other, *contested* pixels are computed again
+for each mixture. If the sample is the whole split, scores are exact.
 """
 
 import functools
 import math
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
@@ -28,6 +30,12 @@ LAST_CLASS = 255
 
 PIECE_PX = 1 << 24
 """So much of a mask is sorted at once."""
+
+REACH = 16.0
+"""The largest ratio of two classes' factors: a class that is this many times as probable as any
+other one is named whatever the factors are."""
+FACTOR_STEPS = 1024
+"""Factors are rounded to this share of 1, so that sums stay whole numbers."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -122,7 +130,7 @@ class Pool:
     """
 
     settled_P3K: NDArray[np.float64]
-    """Counts of the pixels on whose class all agree, and the truth of all others."""
+    """Counts of the pixels of whose class all are sure, and the truth of all others."""
     photo_N: NDArray[np.int64]
     truth_N: NDArray[np.int64]
     weight_N: NDArray[np.float64]
@@ -135,7 +143,9 @@ class Pool:
         probs = list(candidates)
         first_N = probs[0].argmax(axis=1)
         contested_N = np.zeros(len(first_N), dtype=bool)
-        for probs_NK in probs[1:]:
+        for probs_NK in probs:
+            second_N, best_N = np.partition(probs_NK, (-2, -1), axis=1)[:, -2:].T
+            contested_N |= second_N * REACH >= best_N
             contested_N |= probs_NK.argmax(axis=1) != first_N
         k = pixels.num_classes
         count = functools.partial(_count, photos=int(pixels.photo_N.max()) + 1, num_classes=k)
@@ -166,14 +176,25 @@ class Pool:
     def mix(self, picks: Sequence[int]) -> SumLKB:
         """The sum of these candidates, each as often as it is picked (at most 127 picks)."""
         sum_LKB = np.zeros(self.probs[0].shape, dtype=np.int32)
-        for c in picks:
-            sum_LKB += self.probs[c]
+        for c, times in Counter(picks).items():
+            sum_LKB += self.probs[c] if times == 1 else times * self.probs[c].astype(np.int32)
         return sum_LKB
 
-    def counts(self, sum_LKB: SumLKB, plus: int | None = None) -> NDArray[np.float64]:
-        """``counts_P3K`` of a sum's largest class; ``plus`` adds one more candidate to it first."""
+    def counts(
+        self,
+        sum_LKB: SumLKB,
+        plus: int | None = None,
+        factors_K: NDArray[np.float64] | None = None,
+    ) -> NDArray[np.float64]:
+        """``counts_P3K`` of a sum's largest class; ``plus`` adds one more candidate to it first.
+
+        ``factors_K`` are what each class's sum is multiplied with.
+        """
         photos, _, k = self.settled_P3K.shape
-        class_N = _classes(sum_LKB, None if plus is None else self.probs[plus])
+        if factors_K is None:
+            class_N = _classes(sum_LKB, None if plus is None else self.probs[plus])
+        else:
+            class_N = _factored_classes(sum_LKB, factors_K)
         right_N = class_N == self.truth_N
         counts_P3K = self.settled_P3K.copy()
         counts_P3K[:, 0] += _count(
@@ -202,6 +223,15 @@ def _classes(sum_LKB: SumLKB, plus_LKB: NDArray[np.uint16] | None) -> NDArray[np
         key_KB += code_K1
         key_KB.max(axis=0, out=best_LB[block])
     return LAST_CLASS - (best_LB.ravel() & 255).astype(np.int64)
+
+
+def _factored_classes(sum_LKB: SumLKB, factors_K: NDArray[np.float64]) -> NDArray[np.int64]:
+    """The class of each pixel whose sum times its factor is the largest, the first of equals."""
+    num_classes = sum_LKB.shape[1]
+    code_K1 = np.arange(LAST_CLASS, LAST_CLASS - num_classes, -1, dtype=np.int64)[:, None]
+    steps_K1 = np.round(factors_K * FACTOR_STEPS).astype(np.int64)[:, None]
+    keys = [((sum_KB * steps_K1 << 8) + code_K1).max(axis=0) for sum_KB in sum_LKB]
+    return LAST_CLASS - (np.concatenate(keys) & 255) if keys else np.zeros(0, np.int64)
 
 
 def _count(

@@ -1,22 +1,34 @@
-"""Which candidates become an ensemble's members: greedy selection by the score, with bags."""
+"""Models that can be made of candidates, each with what it scores on what was left out."""
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
+from segcore.choosing.factors import Contest, fit_factors
+from segcore.choosing.left_out import Bags, LeftOut
 from segcore.choosing.pool import Pool, SumLKB
 from segcore.config import MetricName
 from segcore.scores.metrics import metric_of_counts
 
-BAGS = 20
 MAX_PICKS = 15
 PATIENCE_PICKS = 3
 """A bag ends after this many picks in a row that didn't improve the score."""
 LEAST_SHARE = 0.05
 """The least share of all votes that a member needs: each member costs time at every prediction."""
+SHRUNK = (0.25, 0.5, 0.75, 1.0)
+"""Exponents by which fitted factors are shrunk towards 1."""
+
+Way = Literal["single", "soup", "mean", "small", "greedy"]
+"""How a model is made of candidates: the best one; a soup; the plain mean of the best N; the greedy
+ensemble, and as few of its members as score about the same."""
+Picks = tuple[int, ...]
+"""Candidates, each as often as it counts."""
+Rule = Callable[[NDArray[np.int64]], Picks]
+"""From how often each photograph counts (``times_P``) to what is picked."""
 
 
 @dataclass(frozen=True)
@@ -38,131 +50,202 @@ class Limits:
         return fast and len(distinct) <= self.members
 
 
-@dataclass(frozen=True)
-class Selection:
-    """What was selected, and what it promises."""
+@dataclass(frozen=True, eq=False)
+class Proposal:
+    """A model that could be made of the candidates, and what its way of making promises."""
 
+    way: Way
     weights: tuple[float, ...]
     """Of each candidate. They sum to 1; a candidate that is no member has 0."""
-    expected_gain: float
-    """By how much the bags' ensembles scored better than the bags' best single candidates, on
-    average and on the photographs that each bag left out. NaN where no bag left any out."""
+    left_out: LeftOut
+    """What was made in this way of each bag, on the photographs that the bag left out."""
+    bag_picks: tuple[Picks, ...]
+    """What was made of each bag."""
+    factors: tuple[float, ...] | None = None
+    """What each class's probability is multiplied with before the largest one is named."""
+
+    @property
+    def members(self) -> tuple[int, ...]:
+        """Candidates with a weight."""
+        return tuple(c for c, weight in enumerate(self.weights) if weight > 0)
 
 
-def select(
-    pool: Pool,
-    metric: MetricName,
-    limits: Limits | None = None,
-    *,
-    bags: int = BAGS,
-    bag_share: float = 1.0,
-    seed: int = 0,
-) -> Selection:
-    """Select and weigh members within ``limits``, which must allow each candidate alone.
+def propose(
+    pool: Pool, bags: Bags, metric: MetricName, limits: Limits | None = None
+) -> list[Proposal]:
+    """The best single candidate, and ensembles within ``limits``, which must allow each candidate
+    alone. The simplest come first.
 
-    Each bag is a resample of the photographs, for which candidates are picked greedily
-    (``greedy_picks``); their weights in it are its votes. The candidates with the most votes become
-    members, as far as ``limits`` allow, with weights in proportion to their votes. But where the
-    plain mean of the best N is as good, it is taken instead, because it owes less to luck. On the
-    photographs that a bag left out, its ensemble is compared with its best single candidate.
-
-    Caruana et al. 2006 ("Getting the most out of ensemble selection") give each bag a share of
-    their thousands of candidates. A ``bag_share`` below 1 does that too; it harms where there are
-    only tens (benchmarks/selection.py).
+    An ensemble's classes get factors where these gain more than their error (``with_factors``); the
+    single candidate stands there twice then, with them and without.
     """
     limits = limits or Limits()
-    rng = np.random.default_rng(seed)
-    candidates = range(len(pool.probs))
-    single_counts = [pool.counts(pool.mix([c])) for c in candidates]
-    votes_C = np.zeros(len(candidates))
-    gains = []
-    for _ in range(bags):
-        among = sorted(rng.permutation(candidates)[: math.ceil(len(candidates) * bag_share)])
-        times_P = rng.multinomial(pool.photos, np.full(pool.photos, 1 / pool.photos))
-        picks = greedy_picks(pool, metric, limits, among=among, times_P=times_P)
-        votes_C += np.bincount(picks, minlength=len(candidates)) / len(picks)
-        left_out_P = (times_P == 0).astype(np.int64)
-        if left_out_P.any():
-            single = max(candidates, key=lambda c: _score(single_counts[c], metric, times_P))
-            gains.append(
-                _score(pool.counts(pool.mix(picks)), metric, left_out_P)
-                - _score(single_counts[single], metric, left_out_P)
-            )
+    rules = Rules(pool, metric, limits)
+    single = _by_rule("single", rules.best_single, pool, bags)
+    made = [single]
+    if limits.members > 1 and len(pool.probs) > 1:
+        made += [_by_rule("mean", rules.best_mean, pool, bags)]
+        made += _ensembles(rules, pool, bags, metric, limits)
+    made = [single, *(proposal for proposal in made if len(proposal.members) > 1)]
+    fitted = [with_factors(proposal, pool, bags, metric) for proposal in made]
+    return fitted if fitted[0] is single else [single, *fitted]
+
+
+def propose_soup(pool: Pool, bags: Bags, metric: MetricName) -> Proposal:
+    """The last candidate of a pool of soups, each of which has one ingredient more than the one
+    before; with factors where these gain more than their error.
+
+    A bag takes the soup that is best in it.
+    """
+    rules = Rules(pool, metric, Limits())
+    last = len(pool.probs) - 1
+    picks = [rules.best_single(times_P) for times_P in bags.times_BP]
+    return with_factors(_proposal("soup", (last,), picks, pool, bags), pool, bags, metric)
+
+
+def with_factors(proposal: Proposal, pool: Pool, bags: Bags, metric: MetricName) -> Proposal:
+    """The proposal with factors for its classes, or as it is where these don't pay.
+
+    Factors are fitted to each bag. What is kept is their geometric mean over the bags, shrunk by
+    the exponent that scores best on what the bags left out, if it is better there than no factors
+    by more than the error of that difference.
+    """
+    logs, counts = [], []
+    for picks, times_P in zip(proposal.bag_picks, bags.times_BP, strict=True):
+        sum_LKB = pool.mix(picks)
+        log_K = fit_factors(Contest.of(pool, sum_LKB), metric, times_P)
+        logs.append(log_K)
+        counts.append([pool.counts(sum_LKB, factors_K=np.exp(share * log_K)) for share in SHRUNK])
+    tried = [bags.left_out(of_share) for of_share in zip(*counts, strict=True)]
+    best = int(np.argmax([left_out.score(metric) for left_out in tried]))
+    gain = tried[best].minus(proposal.left_out, metric)
+    if not gain.value > gain.error:
+        return proposal
+    factors_K = np.exp(SHRUNK[best] * np.mean(logs, axis=0))
+    return replace(proposal, left_out=tried[best], factors=tuple(factors_K.tolist()))
+
+
+def _by_rule(way: Way, rule: Rule, pool: Pool, bags: Bags) -> Proposal:
+    every_P = np.ones(pool.photos, np.int64)
+    return _proposal(way, rule(every_P), [rule(times_P) for times_P in bags.times_BP], pool, bags)
+
+
+def _proposal(
+    way: Way, picks: Picks, bag_picks: Sequence[Picks], pool: Pool, bags: Bags
+) -> Proposal:
+    weights_C = np.bincount(picks, minlength=len(pool.probs)) / len(picks)
+    left_out = bags.left_out(pool.counts(pool.mix(of_bag)) for of_bag in bag_picks)
+    return Proposal(way, tuple(weights_C.tolist()), left_out, tuple(bag_picks))
+
+
+class Rules:
+    """What to pick from a pool, where photographs count so and so often."""
+
+    def __init__(self, pool: Pool, metric: MetricName, limits: Limits) -> None:
+        self._pool, self._metric, self._limits = pool, metric, limits
+        self._single_counts = [pool.counts(pool.mix([c])) for c in range(len(pool.probs))]
+
+    def best_first(self, times_P: NDArray[np.int64]) -> list[int]:
+        """All candidates."""
+        scores = [_score(counts, self._metric, times_P) for counts in self._single_counts]
+        return sorted(range(len(scores)), key=lambda c: -scores[c])
+
+    def best_single(self, times_P: NDArray[np.int64]) -> Picks:
+        """The best candidate."""
+        return tuple(self.best_first(times_P)[:1])
+
+    def best_mean(self, times_P: NDArray[np.int64]) -> Picks:
+        """The best N candidates, with the N whose plain mean scores best."""
+        return self._means(times_P)[0]
+
+    def _means(self, times_P: NDArray[np.int64]) -> tuple[Picks, float]:
+        best_first = self.best_first(times_P)
+        picks, scores = best_first[:1], [self._score(self._pool.mix(best_first[:1]), times_P)]
+        sum_LKB = self._pool.mix(picks)
+        for c in best_first[1:MAX_PICKS]:
+            if self._limits.allow([*picks, c]):
+                scores.append(self._score(sum_LKB, times_P, plus=c))
+                sum_LKB += self._pool.probs[c]
+                picks.append(c)
+        return tuple(picks[: int(np.argmax(scores)) + 1]), max(scores)
+
+    def greedy(self, times_P: NDArray[np.int64]) -> Picks:
+        """Candidates picked one by one, each time the one whose addition scores best.
+
+        The first picks are those of ``best_mean``. After that a candidate may be picked again: its
+        number of picks is its weight. The picks up to the best score are kept (Caruana et al. 2004,
+        "Ensemble selection from libraries of models").
+        """
+        start, best = self._means(times_P)
+        picks, length = list(start), len(start)
+        sum_LKB = self._pool.mix(picks)
+        while len(picks) < min(MAX_PICKS, length + PATIENCE_PICKS):
+            tried = {
+                c: self._score(sum_LKB, times_P, plus=c)
+                for c in range(len(self._pool.probs))
+                if self._limits.allow([*picks, c])
+            }
+            pick = max(tried, key=tried.__getitem__)
+            picks.append(pick)
+            sum_LKB += self._pool.probs[pick]
+            if tried[pick] > best:
+                best, length = tried[pick], len(picks)
+        return tuple(picks[:length])
+
+    def _score(self, sum_LKB: SumLKB, times_P: NDArray[np.int64], plus: int | None = None) -> float:
+        return _score(self._pool.counts(sum_LKB, plus), self._metric, times_P)
+
+
+def _ensembles(
+    rules: Rules, pool: Pool, bags: Bags, metric: MetricName, limits: Limits
+) -> list[Proposal]:
+    """The greedy ensemble, and before it one of as few members as score about the same.
+
+    The picks of each bag are its votes. The candidates with the most votes become members, as far
+    as ``limits`` allow, with weights in proportion to their votes (bags of photographs instead of
+    Caruana's bags of candidates, which harm where there are only tens: benchmarks/selection.py).
+    Then members are taken out one by one, each time the one that costs the least on what bags left
+    out: first all that cost nothing, which makes the greedy ensemble, and then as long as what is
+    left is worse by no more than the error of that difference.
+    """
+    every_picks = [rules.greedy(times_P) for times_P in bags.times_BP]
+    votes_C = np.zeros(len(pool.probs))
+    for picks in every_picks:
+        votes_C += np.bincount(picks, minlength=len(votes_C)) / len(picks)
     members: list[int] = []
-    for c in sorted(candidates, key=lambda c: -votes_C[c]):
-        worth_it = not members or votes_C[c] >= LEAST_SHARE * bags
+    for c in np.argsort(-votes_C, kind="stable").tolist():
+        worth_it = not members or votes_C[c] >= LEAST_SHARE * len(every_picks)
         if worth_it and limits.allow([*members, c]):
             members.append(c)
-    kept_C = [votes_C[c] if c in members else 0.0 for c in candidates]
-    return Selection(
-        _best_weights(pool, metric, limits, kept_C, single_counts),
-        float(np.mean(gains)) if gains else math.nan,
-    )
 
+    def of(way: Way, members: Sequence[int]) -> Proposal:
+        kept = [tuple(c for c in picks if c in members) for picks in every_picks]
+        kept = [picks or (members[0],) for picks in kept]
+        left_out = bags.left_out(pool.counts(pool.mix(picks)) for picks in kept)
+        weights_C = np.where(np.isin(np.arange(len(votes_C)), members), votes_C, 0.0)
+        weights = tuple((weights_C / weights_C.sum()).tolist())
+        return Proposal(way, weights, left_out, tuple(kept))
 
-def _best_weights(
-    pool: Pool,
-    metric: MetricName,
-    limits: Limits,
-    votes_C: Sequence[float],
-    single_counts: Sequence[NDArray[np.float64]],
-) -> tuple[float, ...]:
-    """Weights in proportion to the votes, unless the plain mean of the best N is as good."""
-    best_first = sorted(
-        range(len(votes_C)), key=lambda c: -metric_of_counts(metric, single_counts[c])
-    )
-    simple_first = [
-        np.bincount(best_first[:n], minlength=len(votes_C)) / n
-        for n in range(1, min(len(votes_C), MAX_PICKS) + 1)
-        if limits.allow(best_first[:n])
-    ]
-    options = [*simple_first, np.array(votes_C) / sum(votes_C)]
-    scores = []
-    for weights_C in options:
-        picks = np.repeat(np.arange(len(votes_C)), np.round(100 * weights_C).astype(int))
-        scores.append(metric_of_counts(metric, pool.counts(pool.mix(picks.tolist()))))
-    return tuple(options[int(np.argmax(scores))].tolist())
+    def smaller(proposal: Proposal) -> Proposal:
+        """The best one with a member less."""
+        own = sorted(proposal.members, key=lambda c: -votes_C[c])
+        tried = [of("small", [c for c in own if c != out]) for out in own]
+        return max(tried, key=lambda one: one.left_out.score(metric))
 
-
-def greedy_picks(
-    pool: Pool,
-    metric: MetricName,
-    limits: Limits,
-    *,
-    among: Sequence[int],
-    times_P: NDArray[np.int64],
-) -> list[int]:
-    """Pick candidates one by one, each time the one whose addition scores best.
-
-    The first picks are the best N candidates, with the N whose mean scores best. After that a
-    candidate may be picked again: its number of picks is its weight. The picks up to the best score
-    are kept (Caruana et al. 2004, "Ensemble selection from libraries of models"). ``times_P`` says
-    how often each photograph counts.
-    """
-
-    def score(sum_LKB: SumLKB, plus: int | None = None) -> float:
-        return _score(pool.counts(sum_LKB, plus), metric, times_P)
-
-    alone = {c: score(pool.mix([c])) for c in among}
-    best_first = sorted(among, key=lambda c: -alone[c])
-    picks, scores = best_first[:1], [alone[best_first[0]]]
-    sum_LKB = pool.mix(picks)
-    for c in best_first[1:MAX_PICKS]:
-        if limits.allow([*picks, c]):
-            scores.append(score(sum_LKB, c))
-            sum_LKB += pool.probs[c]
-            picks.append(c)
-    best, length = max(scores), int(np.argmax(scores)) + 1
-    picks = picks[:length]
-    sum_LKB = pool.mix(picks)
-    while len(picks) < min(MAX_PICKS, length + PATIENCE_PICKS):
-        tried = {c: score(sum_LKB, c) for c in among if limits.allow([*picks, c])}
-        pick = max(tried, key=tried.__getitem__)
-        picks.append(pick)
-        sum_LKB += pool.probs[pick]
-        if tried[pick] > best:
-            best, length = tried[pick], len(picks)
-    return picks[:length]
+    greedy = of("greedy", members)
+    while len(greedy.members) > 1:
+        less = smaller(greedy)
+        if less.left_out.score(metric) < greedy.left_out.score(metric):
+            break
+        greedy = replace(less, way="greedy")
+    small = greedy
+    while len(small.members) > 2:
+        less = smaller(small)
+        loss = greedy.left_out.minus(less.left_out, metric)
+        if math.isinf(loss.error) or loss.value > loss.error:
+            break
+        small = less
+    return [greedy] if small is greedy else [small, greedy]
 
 
 def _score(

@@ -7,12 +7,15 @@ accuracy without increasing inference time").
 """
 
 from collections.abc import Callable, Iterable, Sequence
+from typing import TypeVar
 
 import torch
 from torch.optim.swa_utils import update_bn
 
 from segcore.networks.models import SegmentationNetwork
 from segcore.training.checkpoint import StateDict
+
+Said = TypeVar("Said")
 
 
 def average_weights(ingredients: Sequence[StateDict]) -> dict[str, torch.Tensor]:
@@ -39,15 +42,19 @@ def mend_normalisation(
 
 
 def greedy_soup(
-    ingredients: Sequence[StateDict], score: Callable[[StateDict], float]
-) -> tuple[int, ...]:
+    ingredients: Sequence[StateDict], try_out: Callable[[StateDict], tuple[float, Said]]
+) -> tuple[tuple[int, ...], list[Said]]:
     """Positions of the ingredients, which come best first, that make a good soup together.
 
     One after the other is added, and stays unless the score gets lower (recipe 1 of Wortsman).
+    ``try_out`` gives a soup's score and something else, which comes back for each soup on the way.
     """
-    kept, best = [0], score(ingredients[0])
+    kept = [0]
+    best, said = try_out(ingredients[0])
+    path = [said]
     for i in range(1, len(ingredients)):
-        tried = score(average_weights([ingredients[j] for j in [*kept, i]]))
+        tried, said = try_out(average_weights([ingredients[j] for j in [*kept, i]]))
         if tried >= best:
             kept, best = [*kept, i], tried
-    return tuple(kept)
+            path.append(said)
+    return tuple(kept), path

@@ -56,6 +56,15 @@ class Strip:
     rows: slice
     columns: slice
     probs_KHW: Tensor
+    factors_K: Tensor | None = None
+    """What each class's probability is multiplied with before the largest one is named."""
+
+    def classes(self) -> Tensor:
+        """``class_HW`` (uint8): the decision, which is the same for every product and score."""
+        weighed_KHW = self.probs_KHW
+        if self.factors_K is not None:
+            weighed_KHW = weighed_KHW * self.factors_K.to(weighed_KHW.device)[:, None, None]
+        return weighed_KHW.max(dim=0).indices.to(torch.uint8)  # argmax is slower
 
 
 @torch.inference_mode()

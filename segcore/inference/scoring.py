@@ -60,6 +60,6 @@ def score_strips(
             truth_HW = send(torch.from_numpy(truth), device)
             if observe is not None:
                 observe(strip, truth_HW)
-            yield strip.probs_KHW.argmax(dim=0)[None], truth_HW[None], torch.tensor([number])
+            yield strip.classes()[None], truth_HW[None], torch.tensor([number])
 
     return score(predictions(), data.num_classes, data.photo_groups, device)

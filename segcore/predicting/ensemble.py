@@ -2,7 +2,7 @@
 
 A bundle is a folder that predicts without any other file:
 
-    bundle.json            the members' weights, and what the ensemble scored
+    bundle.json            the members' weights, the classes' factors, and what the ensemble scored
     member_00/ …           a checkpoint of each (segcore.training.checkpoint), for prediction only
 """
 
@@ -12,7 +12,7 @@ import math
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +31,8 @@ from segcore.plugins import is_import_path
 from segcore.reading.bands import RGB, Bands, Samples
 from segcore.training import checkpoint
 
-FORMAT = 1
+FORMAT = 2
+"""2: ``factors``. A bundle of format 1 is read as one without."""
 MANIFEST = "bundle.json"
 
 _TURNS = tuple((turns, flip) for turns in range(4) for flip in (False, True))
@@ -105,20 +106,35 @@ class Ensemble:
     """Of the data that the first member was trained on."""
     bands: Bands = RGB
     """How photographs are read for it."""
+    factors: tuple[float, ...] | None = None
+    """What each class's probability is multiplied with before the largest one is named; the
+    probabilities stay what they are. None: the most probable class is named."""
 
     @classmethod
     def load(
-        cls, folder: str | Path, device: torch.device | None = None, *, allow_plugins: bool = False
+        cls,
+        folder: str | Path,
+        device: torch.device | None = None,
+        *,
+        allow_plugins: bool = False,
+        use_factors: bool = True,
     ) -> "Ensemble":
         """Load a bundle, onto the fastest device unless another one is given.
 
+        Without ``use_factors`` the most probable class is named, whatever factors the bundle has.
         Raises ``UserError`` where it isn't whole.
         """
         folder = Path(folder)
-        members = read_manifest(folder)["members"]
+        manifest = read_manifest(folder)
+        members = manifest["members"]
         total = sum(member["weight"] for member in members)
         weighted = [(folder / member["folder"], member["weight"] / total) for member in members]
-        return cls.of_checkpoints(weighted, device or choose_device(), allow_plugins=allow_plugins)
+        ensemble = cls.of_checkpoints(
+            weighted, device or choose_device(), allow_plugins=allow_plugins
+        )
+        if not use_factors or manifest["factors"] is None:
+            return ensemble
+        return ensemble.with_factors(_factors_of(manifest["factors"], ensemble.class_names, folder))
 
     @classmethod
     def of_checkpoints(
@@ -153,6 +169,10 @@ class Ensemble:
             first.bands,
         )
 
+    def with_factors(self, factors: tuple[float, ...] | None) -> "Ensemble":
+        """The same, whose classes are decided otherwise."""
+        return replace(self, factors=factors)
+
     def strips(
         self,
         photo: Photograph,
@@ -183,7 +203,11 @@ class Ensemble:
             for view, members in by_view.items()
         ]
         classes = len(self.class_names)
-        return predict_strips(lookers, classes, photo, size_px=size_px, batch_size=batch_size)
+        factors_K = None if self.factors is None else torch.tensor(self.factors)
+        for strip in predict_strips(
+            lookers, classes, photo, size_px=size_px, batch_size=batch_size
+        ):
+            yield replace(strip, factors_K=factors_K)
 
     def probs(self, image_HWC: Samples) -> NDArray[np.float32]:
         """``probs_KHW`` of one picture, at its own size; the classes of a pixel sum to 1."""
@@ -207,7 +231,7 @@ class Ensemble:
         """``mask_HW`` of class indices on a grid of ``size_px``, also where there are no data."""
         mask_HW = np.empty(size_px, np.uint8)
         for strip in self.strips(photo, size_px=size_px):
-            mask_HW[strip.rows, strip.columns] = strip.probs_KHW.argmax(dim=0).cpu().numpy()
+            mask_HW[strip.rows, strip.columns] = strip.classes().cpu().numpy()
         return mask_HW
 
 
@@ -238,16 +262,17 @@ def _turned_back(turned_NKHW: torch.Tensor, turns: int, flip: bool) -> torch.Ten
     return torch.rot90(turned_NKHW.flip(-1) if flip else turned_NKHW, -turns, dims=(-2, -1))
 
 
-def disagreement(probs: torch.Tensor, class_dim: int) -> torch.Tensor:
-    """How much probability the members give to other classes than the ensemble's: 0 … 1 − 1/K.
+def disagreement(probs: torch.Tensor, classes: torch.Tensor, class_dim: int) -> torch.Tensor:
+    """How much probability the members give to other classes than the ensemble's: 0 … 1.
 
-    ``probs`` are the ensemble's, and the result lacks their axis ``class_dim``. As they are the
-    weighted mean p̄ of the members' pᵢ, this is 1 − max p̄ = Σ wᵢ (1 − pᵢ[k]), where k is the class
-    that the ensemble names. It is 0 where all members are sure of the same class, and large where
-    they name different classes or are all unsure. It finds errors better than the members' distance
-    from each other, which a barely trained member dominates (benchmarks/README.md).
+    ``probs`` are the ensemble's; ``classes`` and the result lack their axis ``class_dim``. As they
+    are the weighted mean p̄ of the members' pᵢ, this is 1 − p̄[k] = Σ wᵢ (1 − pᵢ[k]), where k is the
+    class that the ensemble names. It is 0 where all members are sure of the same class, and large
+    where they name different classes or are all unsure. It finds errors better than the members'
+    distance from each other, which a barely trained member dominates (benchmarks/README.md).
     """
-    return 1 - probs.max(dim=class_dim).values
+    named = probs.gather(class_dim, classes.long().unsqueeze(class_dim))
+    return 1 - named.squeeze(class_dim)
 
 
 def weighted_mean(parts: Sequence[tuple[float, torch.Tensor]]) -> torch.Tensor:
@@ -265,8 +290,11 @@ def write_bundle(
     *,
     metric: MetricName,
     scores: Mapping[str, Any],
+    factors: Mapping[str, float] | None = None,
 ) -> None:
     """Write a bundle of checkpoints with their weights; ``scores`` is kept as it is, for people.
+
+    ``factors``: by class, what its probability is multiplied with before the largest one is named.
 
     The folder is written as a whole or not at all. An older bundle of that name is replaced.
     Raises ``UserError`` where a checkpoint is damaged.
@@ -282,7 +310,13 @@ def write_bundle(
                 training=None,
             )
             entries.append({"folder": name, "weight": weight})
-        manifest = {"format": FORMAT, "metric": metric, "members": entries, "scores": dict(scores)}
+        manifest = {
+            "format": FORMAT,
+            "metric": metric,
+            "members": entries,
+            "factors": None if factors is None else dict(factors),
+            "scores": dict(scores),
+        }
         (unfinished / MANIFEST).write_text(json.dumps(manifest, indent=2))
 
 
@@ -294,8 +328,13 @@ def read_manifest(folder: Path) -> dict[str, Any]:
         raise UserError(f"{folder}: not a bundle: it has no {MANIFEST}")
     try:
         manifest: dict[str, Any] = json.loads(path.read_text())
-        if manifest["format"] != FORMAT:
-            raise UserError(f"{path}: format {manifest['format']}; this version reads {FORMAT}")
+        if manifest["format"] == 1:
+            manifest["factors"] = None
+        elif manifest["format"] != FORMAT:
+            raise UserError(
+                f"{path}: format {manifest['format']}; this version reads 1 to {FORMAT}: "
+                "use the version of segsearch that wrote it"
+            )
         if not manifest["members"]:
             raise UserError(f"{path}: it has no members")
         for member in manifest["members"]:
@@ -305,9 +344,26 @@ def read_manifest(folder: Path) -> dict[str, Any]:
                 )
         if not math.isfinite(sum(member["weight"] for member in manifest["members"])):
             raise UserError(f"{path}: the members' weights add up to no number")
-    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        for name, factor in (manifest["factors"] or {}).items():
+            if not 0 < factor < math.inf:
+                raise UserError(
+                    f"{path}: the factor of {name!r} is {factor}; allowed: a number above 0"
+                )
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise UserError(f"{path}: damaged ({error!r})") from error
     return manifest
+
+
+def _factors_of(
+    factors: Mapping[str, float], class_names: Sequence[str], bundle: Path
+) -> tuple[float, ...]:
+    """In the order of the classes. Raises ``UserError`` where they are those of other classes."""
+    if set(factors) != set(class_names):
+        raise UserError(
+            f"{bundle / MANIFEST}: its factors are not those of its classes, "
+            f"{', '.join(class_names)}; copy the bundle again from its source"
+        )
+    return tuple(float(factors[name]) for name in class_names)
 
 
 def _check_links(bundle: Path) -> None:

@@ -1,0 +1,166 @@
+"""Which model is taken: the one that scores best, or a cheaper one that may well be as good."""
+
+import math
+import re
+
+import numpy as np
+import pytest
+
+from search.ensembles.drafts import Draft
+from search.ensembles.models import Model
+from search.ensembles.reasons import reason
+from search.runs.result import Cost
+from segcore.choosing.choice import choose
+from segcore.choosing.factors import Contest, fit_factors
+from segcore.choosing.left_out import Bags, LeftOut, paired_difference
+from segcore.choosing.pool import REACH, WHOLE, Pool, draw_pixels
+from segcore.choosing.selection import propose
+from segcore.config import Prefer
+from segcore.scores.metrics import metric_of_counts
+
+PHOTOS = 30
+
+
+def scoring(score: float, spread: float, *, units: int = PHOTOS) -> LeftOut:
+    """A model whose accuracy is about ``score`` on each photograph of 1,000 pixels."""
+    rng = np.random.default_rng(int(1e6 * spread))
+    right_P = np.round(1000 * (score + spread * rng.permutation(np.linspace(-1, 1, PHOTOS))))
+    counts_P3K = np.zeros((PHOTOS, 3, 2))
+    counts_P3K[:, 0, 0], counts_P3K[:, 1:, 0] = right_P, 1000
+    unit_P = tuple(str(photo * units // PHOTOS) for photo in range(PHOTOS))
+    return LeftOut(tuple(range(PHOTOS)), unit_P, counts_P3K)
+
+
+def taken(models: list[LeftOut], costs: list[float]) -> list[int]:
+    """The places of those that each preference takes."""
+    wishes = ("accuracy", "balance", "speed")
+    return [choose(models, costs, "pixel_accuracy", wish).taken for wish in wishes]
+
+
+def test_the_error_of_a_difference_is_that_of_a_mean_of_differences() -> None:
+    ours, theirs = scoring(0.8, 0.05), scoring(0.7, 0.1)
+    difference = ours.minus(theirs, "pixel_accuracy")
+    each_P = (ours.counts_P3K[:, 0, 0] - theirs.counts_P3K[:, 0, 0]) / 1000
+    assert difference.value == pytest.approx(each_P.mean())
+    assert difference.error == pytest.approx(each_P.std(ddof=1) / math.sqrt(PHOTOS))
+    half = LeftOut(theirs.photos[10:], theirs.units[10:], theirs.counts_P3K[10:])
+    assert ours.minus(half, "pixel_accuracy").value == pytest.approx(each_P[10:].mean())
+
+
+def test_groups_that_are_alike_make_a_difference_less_sure() -> None:
+    ours, theirs = np.zeros((12, 3, 1)), np.zeros((12, 3, 1))
+    ours[:, 1:] = theirs[:, 1:] = 1000
+    ours[:, 0, 0] = np.repeat([900, 500, 700, 900, 500, 700], 2)
+    theirs[:, 0, 0] = 600
+    alone, groups = [str(p) for p in range(12)], [str(p // 2) for p in range(12)]
+    errors = [paired_difference(ours, theirs, "pixel_accuracy", u).error for u in (alone, groups)]
+    assert errors[1] > 1.3 * errors[0]
+
+
+def test_the_cheapest_model_within_the_error_of_the_best_is_taken() -> None:
+    # Differences of 0.03 and 0.07, each with an error of about 0.02, and costs of 1, 2 and 8.
+    models = [scoring(0.63, 0.1), scoring(0.69, 0.05), scoring(0.70, 0.2)]
+    errors = [models[2].minus(one, "pixel_accuracy").error for one in models]
+    assert 0.018 < errors[0] < 0.03 and 0.018 < errors[1] < 0.03
+    assert taken(models, [1.0, 2.0, 8.0]) == [2, 1, 1]
+    assert taken([scoring(0.66, 0.1), *models[1:]], [1.0, 2.0, 8.0]) == [2, 1, 0]
+    assert taken(models, [9.0, 8.4, 8.0]) == [2, 1, 1], "within a tenth costs count as equal"
+
+
+def test_where_photographs_are_too_few_the_plainest_is_taken() -> None:
+    models = [scoring(0.6, 0.1, units=5), scoring(0.9, 0.1, units=5)]
+    assert taken(models, [2.0, 1.0]) == [1, 0, 0]
+    assert not choose(models, [2.0, 1.0], "pixel_accuracy", "balance").can_tell
+
+
+def sentence(models: list[LeftOut], costs: list[float], prefer: Prefer) -> str:
+    names = ["trial 7", "mean of the best 2", "ensemble of 5"]
+    drafts = [
+        Draft(Model(name, {7: 1.0}, ()), left_out, Cost(1, cost, 1))
+        for name, left_out, cost in zip(names, models, costs, strict=False)
+    ]
+    choice = choose(models, costs, "pixel_accuracy", prefer)
+    return reason(drafts, choice, "pixel_accuracy", prefer)
+
+
+def test_a_sentence_says_why_a_model_was_taken() -> None:
+    models, costs = [scoring(0.63, 0.1), scoring(0.69, 0.05), scoring(0.70, 0.2)], [1.0, 2.0, 8.0]
+    best = sentence(models, costs, "accuracy")
+    assert best.startswith("Ensemble of 5 was taken because it scores best on validation photogr")
+    assert re.search(
+        r"\(pixel_accuracy 0\.7\d+, the best single trial 0\.0\d+ ± 0\.0\d+ less\)", best
+    )
+    cheap = sentence(models, costs, "balance")
+    assert cheap.startswith(
+        "Mean of the best 2 was taken because it is the cheapest whose score on "
+    )
+    assert "is within the standard error of the best one's: ensemble of 5 is better by 0.0" in cheap
+    assert cheap.endswith("and takes 4.0 times as long.")
+    few = [scoring(0.6, 0.1, units=5), scoring(0.9, 0.1, units=5)]
+    assert sentence(few, costs, "balance") == (
+        "Trial 7 was taken as the plainest model: the validation split has too few independent "
+        "photographs (30 in 5 groups) to tell whether another one is better."
+    )
+    assert "which is a guess" in sentence(few, costs, "accuracy")
+    assert sentence(few[:1], costs, "speed").endswith("there is nothing else to choose from.")
+
+
+def rare(photos: int, rng: np.random.Generator, *, shift: float) -> tuple[np.ndarray, np.ndarray]:
+    """Masks with a rare class, and probabilities that are too low for it by a factor."""
+    masks = rng.choice(3, (photos, 24, 24), p=[0.62, 0.35, 0.03]).astype(np.uint8)
+    logits = 2 * np.eye(3)[masks] + rng.normal(0, 1.0, (*masks.shape, 3)) - [0, 0, shift]
+    probs = np.exp(logits)
+    return masks, np.round(probs / probs.sum(-1, keepdims=True) * WHOLE).astype(np.uint16)
+
+
+def pool_of(masks: np.ndarray, *candidates: np.ndarray) -> Pool:
+    pixels = draw_pixels(list(masks), 3, limit=masks.size)
+    return Pool.of(pixels, [probs.reshape(-1, 3)[pixels.position_N] for probs in candidates])
+
+
+@pytest.mark.parametrize("metric", ["dice", "dice_per_image"])
+def test_factors_find_the_rare_class_that_a_network_names_too_seldom(metric) -> None:  # type: ignore[no-untyped-def]
+    rng = np.random.default_rng(0)
+    pool = pool_of(*rare(20, rng, shift=2.0))
+    unseen = pool_of(*rare(20, rng, shift=2.0))
+    sum_LKB = pool.mix([0])
+    times_P = np.ones(20, np.int64)
+    log_K = fit_factors(Contest.of(pool, sum_LKB), metric, times_P)
+    assert log_K.mean() == pytest.approx(0, abs=1e-9)
+    assert np.ptp(log_K) <= np.log(REACH) + 1e-9 and log_K.argmax() == 2
+    factors_K = np.exp(log_K)
+    for of in (pool, unseen):
+        plain = metric_of_counts(metric, of.counts(of.mix([0])))
+        assert metric_of_counts(metric, of.counts(of.mix([0]), factors_K=factors_K)) > plain + 0.05
+    for tried in (factors_K**0.5, factors_K * [1, 1, 1.4], factors_K * [1, 1, 0.7]):
+        best = metric_of_counts(metric, pool.counts(sum_LKB, factors_K=factors_K))
+        assert metric_of_counts(metric, pool.counts(sum_LKB, factors_K=tried)) <= best + 1e-9
+
+
+def test_counts_with_factors_are_those_of_all_pixels() -> None:
+    rng = np.random.default_rng(1)
+    masks, first = rare(4, rng, shift=0.0)
+    _, second = rare(4, rng, shift=0.0)
+    pool = pool_of(masks, first, second)
+    assert (pool.weight_N > 0).sum() < masks.size, "some pixels are settled"
+    factors_K = np.array([0.5, 1.0, 4.0])
+    classes = ((first.astype(float) + second) * factors_K).argmax(-1)
+    counts_P3K = pool.counts(pool.mix([0, 1]), factors_K=factors_K)
+    for k in range(3):
+        named, true = classes == k, masks == k
+        expected = [(named & true).sum((1, 2)), named.sum((1, 2)), true.sum((1, 2))]
+        np.testing.assert_allclose(counts_P3K[:, :, k], np.transpose(expected), atol=2)
+
+
+def test_factors_are_kept_only_where_they_pay_on_what_was_left_out() -> None:
+    rng = np.random.default_rng(2)
+    bags = Bags.draw(range(12), [str(p) for p in range(12)])
+    (plain, fitted) = propose(pool_of(*rare(12, rng, shift=2.0)), bags, "dice")
+    assert plain.factors is None and fitted.factors is not None
+    assert fitted.factors[2] > max(fitted.factors[:2])
+    gain = fitted.left_out.minus(plain.left_out, "dice")
+    assert gain.value > gain.error > 0
+    perfect = np.round(np.eye(3)[rare(12, rng, shift=0.0)[0]] * WHOLE).astype(np.uint16)
+    masks = perfect.argmax(-1).astype(np.uint8)
+    (only,) = propose(pool_of(masks, perfect), bags, "dice")
+    assert only.factors is None

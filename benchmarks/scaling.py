@@ -37,7 +37,7 @@ from search.runs.options import SearchOptions
 from search.runs.rows import read_rows
 from search.runs.storage import Location
 from search.runs.study import open_study
-from search.trials.keeping import drop_checkpoints
+from search.trials.keeping import drop_checkpoints, kept_trials
 from search.trials.searcher import StudyScheduler, StudySearcher
 from segcore.config import TrialConfig
 from spaces.aerial import space as aerial
@@ -110,13 +110,11 @@ def driver_time_s(finished: int, folder: Path) -> tuple[float, float]:
     study = open_study(folder / "study.journal", name="s", sampler=sampler, create=True)
     _fill(study, finished, options)
     searcher = StudySearcher(
-        study, aerial, metric=options.score_key, planned_trials=options.trials,
+        study, aerial, Halving(study, grace_epochs=3, max_epochs=81, reduction_factor=3),
+        metric=options.score_key, planned_trials=options.trials,
         finish=functools.partial(finish, options), capacity=lambda: 99,
     )  # fmt: skip
-    halving = Halving(
-        study.get_trials(deepcopy=False), grace_epochs=3, max_epochs=81, reduction_factor=3
-    )
-    scheduler = StudyScheduler(searcher, halving, why=str)
+    scheduler = StudyScheduler(searcher, why=str)
     aerial(study.ask())  # the first reads the journal
     asked = time.perf_counter()
     for _ in range(3):
@@ -129,9 +127,10 @@ def driver_time_s(finished: int, folder: Path) -> tuple[float, float]:
         for epoch in range(1, 4):
             result = {"epoch": epoch, options.score_key: 0.1, "finished": epoch == 3}
             scheduler.on_trial_result(None, trial, result)
-            searcher.on_trial_result(trial.trial_id, result)
         searcher.on_trial_complete(trial.trial_id, result)
-        drop_checkpoints(Location.parse(folder / "trials"), read_rows(study), 8)
+        rows = read_rows(study)
+        others = {row.number for row in rows} - kept_trials(rows, 8)
+        drop_checkpoints(Location.parse(folder / "trials"), others)
     return (time.perf_counter() - started) / 5, sampler_s
 
 

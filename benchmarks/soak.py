@@ -1,6 +1,6 @@
 """A search that is shot at: is anything lost, or there twice?
 
-    python -m benchmarks.soak [--trials 200] [--seed 0] [--out FOLDER]
+    python -m benchmarks.soak [--trials 200] [--strategy freeze-thaw] [--seed 0] [--out FOLDER]
 
 A search of tiny trials runs against an MLflow server of its own, both as processes. Again and again
 a random one is killed (SIGKILL): mostly a worker, now and then the search's own process, which is
@@ -25,6 +25,7 @@ import tempfile
 import time
 from collections import Counter
 from pathlib import Path
+from typing import get_args
 
 import optuna
 import psutil
@@ -32,11 +33,13 @@ from mlflow.entities import Run
 from mlflow.tracking import MlflowClient
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
-from optuna.trial import BaseTrial
+from optuna.trial import BaseTrial, TrialState
 
+from search.planning.strategies import epoch_budget
 from search.reporting.command_line import BAD_INPUT
 from search.runs.folder import RunFolder
-from search.runs.rows import STATUS
+from search.runs.options import SearchOptions, StrategyName
+from search.runs.rows import status_of
 from search.tracking.outbox import Outbox
 from segcore.config import TrialConfig
 
@@ -58,8 +61,10 @@ def tiny_space(trial: BaseTrial) -> TrialConfig:
 class Soak:
     """The processes that are shot at."""
 
-    def __init__(self, folder: Path, trials: int, seed: int) -> None:
+    def __init__(self, folder: Path, trials: int, strategy: StrategyName, seed: int) -> None:
         self._folder, self._rng, self._trials = folder, random.Random(seed), trials
+        options = SearchOptions(strategy=strategy, trials=trials, max_epochs=4, grace_epochs=1)
+        self._epochs = epoch_budget(options)
         self._run = RunFolder(folder / NAME)
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
@@ -67,8 +72,9 @@ class Soak:
         self.uri = f"http://127.0.0.1:{self._port}"
         self.hits: Counter[str] = Counter()
         self._first = ["--space", "benchmarks.soak:tiny_space", "--trials", str(trials),
-                       "--max-epochs", "4", "--grace-epochs", "1", "--name", NAME,
-                       "--out", str(folder), "--tracking-uri", self.uri]  # fmt: skip
+                       "--strategy", strategy, "--max-epochs", "4", "--grace-epochs", "1",
+                       "--name", NAME, "--out", str(folder),
+                       "--tracking-uri", self.uri]  # fmt: skip
 
     def run(self) -> None:
         """Search until it is done, shooting; then count."""
@@ -186,7 +192,8 @@ class Soak:
         trials = optuna.load_study(study_name=NAME, storage=storage).trials
         runs = self._trial_runs()
         lost, doubled = Counter[str](), Counter[str]()
-        lost["trials"] = max(0, self._trials - len(trials))
+        if self._epochs is None:  # else the search may end before all trials are begun
+            lost["trials"] = max(0, self._trials - len(trials))
         doubled["trials"] = max(0, len(trials) - self._trials)
         for trial in trials:
             epochs = set(trial.intermediate_values)
@@ -201,11 +208,15 @@ class Soak:
                 doubled["epochs in MLflow"] += sum(count - 1 for count in steps.values())
                 lost["epochs in MLflow"] += len(epochs - set(steps))
                 status = run.data.tags.get("segsearch.status")
-                lost["ends in MLflow"] += status != STATUS[trial.state]
+                lost["ends in MLflow"] += status != status_of(trial)
         doubled["runs"] += sum(map(len, runs.values()))  # of trials that the study hasn't
         states = Counter(trial.state.name for trial in trials)
         failures = Counter(trial.user_attrs.get("failure") for trial in trials) - Counter([None])
         epochs_done = sum(len(trial.intermediate_values) for trial in trials)
+        # A failed trial's epochs may be left over, where all others were trained to their ends.
+        all_ended = all(trial.state in (TrialState.COMPLETE, TrialState.FAIL) for trial in trials)
+        if self._epochs is not None and not all_ended:
+            lost["epochs of the search"] = max(0, self._epochs - epochs_done)
         print(f"{len(trials)} trials {dict(states)}, {epochs_done} epochs; shot: {dict(self.hits)}")
         for reason, count in failures.items():
             if reason is not None:
@@ -229,6 +240,7 @@ def main() -> None:
     """Shoot, count, and print."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--trials", type=int, default=200)
+    parser.add_argument("--strategy", choices=get_args(StrategyName), default="halving")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, help="a new folder to keep; default: a temporary one")
     options = parser.parse_args()
@@ -236,7 +248,7 @@ def main() -> None:
         kept: Path = options.out or Path(folder)
         kept.mkdir(parents=True, exist_ok=kept == Path(folder))
         started = time.monotonic()
-        Soak(kept.absolute(), options.trials, options.seed).run()
+        Soak(kept.absolute(), options.trials, options.strategy, options.seed).run()
         print(f"{(time.monotonic() - started) / 60:.0f} minutes")
 
 

@@ -4,8 +4,8 @@
 """
 
 import dataclasses
+import functools
 import secrets
-import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,7 +18,14 @@ from search.ensembles.building import BuiltEnsemble, build_ensemble
 from search.ensembles.folds import folded_trials, open_folds
 from search.ensembles.models import Model, best_trials
 from search.planning.plan import Plan, default_name, make_plan
-from search.planning.words import show_score_grids, show_views, trained_on
+from search.planning.strategies import epoch_budget, pauses
+from search.planning.words import (
+    FREEZE_THAW,
+    show_amount,
+    show_score_grids,
+    show_views,
+    trained_on,
+)
 from search.reporting.page import REPORT, write_report
 from search.reporting.terminal import leaderboard_table, next_steps, result_text
 from search.runs.folder import RunFolder, RunRecord
@@ -254,6 +261,7 @@ def _run_study(setup: _Setup, study: SearchStudy, tracker: Tracker) -> list[Tria
     tracker.start_search(
         plan.identity,
         {
+            "strategy": options.strategy,
             "trials": str(options.trials),
             "time_budget": str(options.time_budget),
             "seed": str(options.seed),
@@ -262,25 +270,33 @@ def _run_study(setup: _Setup, study: SearchStudy, tracker: Tracker) -> list[Tria
         },
     )
     setup.console.print(
-        f"{options.trials} trials of up to {options.max_epochs} epochs, {slots.count} at a time, "
-        f"on {trained_on(plan)} · Ctrl-C stops gently",
+        f"{show_amount(options, slots.count)}, on {trained_on(plan)} · Ctrl-C stops gently",
         soft_wrap=True,
     )
-    ended = sum(trial.state.is_finished() for trial in study.get_trials(deepcopy=False))
-    with SearchProgress(
-        setup.console, metric=options.metric, planned_trials=options.trials, ended_trials=ended
-    ) as progress:
-        started = time.monotonic()
-        run_trials(plan, study, slots, tracker, progress)
-        spent_s = time.monotonic() - started
-    rows = read_rows(study)
-    unfinished = [row.number for row in rows if row.status == "running"]
-    out_of_time = options.time_budget_s is not None and spent_s >= options.time_budget_s
-    for number in unfinished:
-        tracker.end_trial(number, "stopped", "out of time" if out_of_time else "interrupted")
-    if (unfinished or len(rows) < options.trials) and not out_of_time:
-        raise KeyboardInterrupt  # Ray Tune handled Ctrl-C itself, and returned
-    return rows
+    if pauses(options):
+        setup.console.print(f"{FREEZE_THAW}.", soft_wrap=True)
+    with _progress(setup, read_rows(study)) as progress:
+        ending = run_trials(plan, study, slots, tracker, progress)
+    for row in read_rows(study):
+        if row.status == "running":
+            tracker.end_trial(row.number, "stopped", ending)
+        elif row.status == "paused" and ending != "interrupted":
+            study.stop_paused(row.number)
+            tracker.end_trial(row.number, "stopped", "paused when the search ended")
+    if ending == "interrupted":
+        raise KeyboardInterrupt
+    return read_rows(study)
+
+
+def _progress(setup: _Setup, rows: Sequence[TrialRow]) -> SearchProgress:
+    """A bar that counts what ends the search."""
+    options, console = setup.plan.options, setup.console
+    show = functools.partial(SearchProgress, console, metric=options.metric)
+    if (budget := epoch_budget(options)) is not None:
+        return show(unit="epochs", total=budget, done=sum(len(row.values) for row in rows))
+    if pauses(options) and options.time_budget_s is not None:
+        return show(unit="time", total=options.time_budget_s)
+    return show(unit="trials", total=options.trials, done=sum(row.is_over for row in rows))
 
 
 def _train_folds(setup: _Setup, rows: Sequence[TrialRow]) -> list[Model]:
@@ -318,14 +334,16 @@ def _plan_text(setup: _Setup, time_s: float) -> str:
     plan, slots, options = setup.plan, setup.slots, setup.plan.options
     photos = {split: len(plan.data.of_split(split)) for split in SPLITS}
     lines = [
-        f"{options.trials} trials of up to {options.max_epochs} epochs, {slots.count} at a time: "
-        f"{slots.cpus_per_trial} CPU and {slots.gpus_per_trial:g} GPU each",
+        f"{show_amount(options, slots.count)}: {slots.cpus_per_trial} CPU and "
+        f"{slots.gpus_per_trial:g} GPU each",
         f"data       {plan.data_folder}: {trained_on(plan)}, "
         f"{photos['val']} for validation, {photos['test']} for the test",
         f"space      {plan.space.path}: {len(plan.networks)} networks, "
         f"{len(plan.space.baselines)} known-good configurations first",
         f"views      {show_views(plan)}, all scored at {show_score_grids(plan)}",
     ]
+    if pauses(options):
+        lines.append(f"strategy   freeze-thaw: {FREEZE_THAW[0].lower()}{FREEZE_THAW[1:]}")
     if options.folds > 1:
         trainings = f"{options.fold_trials} trials on {options.folds} folds each"
         lines.append(

@@ -43,7 +43,7 @@ def _print_leaderboard(options: LeaderboardOptions) -> int:
     from search.reporting.terminal import leaderboard_table
     from search.runs.folder import RunFolder
     from search.runs.result import SearchResult
-    from search.runs.rows import read_rows
+    from search.runs.rows import read_rows, show_counts
     from search.runs.study import read_study
 
     if options.top < 1:
@@ -59,8 +59,7 @@ def _print_leaderboard(options: LeaderboardOptions) -> int:
         return 0
     title = f"{run.path.name} · {metric} on the validation split"
     if SearchResult.read(run.path) is None:
-        ended = sum(row.status not in ("running", "waiting") for row in rows)
-        title += f" · {ended} of {record.options.trials} ended"
+        title += f" · {show_counts(rows, record.options)}"
     table = leaderboard_table(rows, metric, top=options.top, title=title)
     Console(highlight=False).print(table)
     return 0

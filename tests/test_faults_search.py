@@ -95,6 +95,7 @@ def test_a_trial_whose_worker_dies_as_it_takes_it_up_is_trained_all_the_same(
     done = search(
         tmp_path, "--data", str(blocks), "--space", "tests.reusing_space",
         "--trials", "4", "--max-epochs", "2", "--grace-epochs", "2", "--name", "reused",
+        "--strategy", "freeze-thaw",
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
     assert "its worker died; it goes on from its last checkpoint" in done.stdout
@@ -107,12 +108,18 @@ def test_mlflow_gets_what_a_killed_driver_had_told_the_study_alone(
 ) -> None:
     done = search(
         tmp_path, "--data", str(blocks), "--space", "tests.tiny_space",
-        "--trials", "2", "--max-epochs", "3", "--grace-epochs", "3", "--name", "killed",
+        "--trials", "3", "--max-epochs", "3", "--grace-epochs", "3", "--name", "killed",
+        "--strategy", "freeze-thaw",
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
+    assert "At most 3 trials of up to 3 epochs, 9 epochs together" in done.stdout
+    assert "  paused      1 epochs" in done.stdout, "before the third trial began"
     run = tmp_path / "runs/killed"
+    for number in range(3):  # each turn of a trial has a folder of its own
+        kept = list(run.glob(f"trials/*/trial_{number:04d}*/checkpoint_*/model.safetensors"))
+        assert 1 <= len(kept) <= 2, "the best and the newest"
     outbox = RunFolder(run).outbox
-    # Nothing of trial 1 was told, and not the last epoch of trial 0, nor its end.
+    # Nothing of trials 1 and 2 was told, and not the last epoch of trial 0, nor its ends.
     told = [
         record
         for record in read_records(outbox)
@@ -133,7 +140,7 @@ def test_mlflow_gets_what_a_killed_driver_had_told_the_study_alone(
         for r in runs
         if "segsearch.trial" in r.data.tags
     }
-    assert sorted(trials) == ["0", "1"]
+    assert sorted(trials) == ["0", "1", "2"]
     for trial in trials.values():
         history = client.get_metric_history(trial.info.run_id, "train/loss")
         assert sorted(metric.step for metric in history) == [1, 2, 3]

@@ -6,10 +6,10 @@ from types import SimpleNamespace
 
 import optuna
 import pytest
-from optuna.trial import FrozenTrial, TrialState
+from optuna.trial import TrialState
 from ray.tune.schedulers import ASHAScheduler
 
-from search.planning.halving import Halving, rungs, stops
+from search.planning.halving import Halving, rungs, simulated_epochs, stops
 from segcore.errors import UserError
 
 
@@ -77,19 +77,23 @@ def test_trials_that_run_side_by_side_are_stopped_when_ray_stops_them(
 ) -> None:
     random_ = random.Random(seed)
     theirs = rays_scheduler(grace, most, factor)
-    ours = Halving([], grace_epochs=grace, max_epochs=most, reduction_factor=factor)
+    study = optuna.create_study(direction="maximize")
+    ours = Halving(study, grace_epochs=grace, max_epochs=most, reduction_factor=factor)
+    trials = []
     epoch_of: dict[int, int] = {}
     started = stopped = 0
     while started < 80 or epoch_of:
         if started < 80 and len(epoch_of) < 5:
             theirs.on_trial_add(None, SimpleNamespace(trial_id=str(started)))
+            trials.append(study.ask())
             epoch_of[started] = 0
             started += 1
         number = random_.choice(list(epoch_of))
         epoch_of[number] += 1
         # Rounded, so that ties are frequent.
         epoch, score = epoch_of[number], round(random_.gauss(0.5 + 0.003 * number, 0.1), 2)
-        decision = ours.stops(number, epoch, score)
+        trials[number].report(score, epoch)
+        decision = not ours.goes_on(number, epoch)
         assert decision == ray_stops(theirs, str(number), epoch, score), (number, epoch)
         if decision:
             stopped += epoch < most
@@ -97,51 +101,80 @@ def test_trials_that_run_side_by_side_are_stopped_when_ray_stops_them(
     assert stopped > 20
 
 
-def past(number: int, values: dict[int, float], state: TrialState) -> FrozenTrial:
-    trial = optuna.trial.create_trial(
-        intermediate_values=values,
-        state=state,
-        value=max(values.values()) if state == TrialState.COMPLETE else None,
-    )
-    trial.number = number
-    return trial
+class Trials:
+    """A study of trials that are past or run, and the strategy of a session that goes on."""
+
+    def __init__(self, *past: tuple[dict[int, float], TrialState], max_epochs: int = 9) -> None:
+        self.study = optuna.create_study(direction="maximize")
+        for values, state in past:
+            value = max(values.values()) if state == TrialState.COMPLETE else None
+            self.study.add_trial(
+                optuna.trial.create_trial(intermediate_values=values, state=state, value=value)
+            )
+        self.halving = Halving(
+            self.study, grace_epochs=1, max_epochs=max_epochs, reduction_factor=3
+        )
+
+    def stops(self, number: int, epoch: int, value: float) -> bool:
+        """Report a trial's epoch as the searcher does; whether it was the trial's last one."""
+        while len(self.study.trials) <= number:
+            self.study.ask()
+        trial = optuna.Trial(self.study, self.study.trials[number]._trial_id)
+        if math.isfinite(value) and epoch not in self.study.trials[number].intermediate_values:
+            trial.report(value, epoch)
+        return not self.halving.goes_on(number, epoch)
 
 
 def test_whatever_became_of_past_trials_their_values_count() -> None:
     values = {1: 0.5, 2: 0.5, 3: 0.6}
     for state in (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL, TrialState.RUNNING):
-        halving = Halving(
-            [past(0, values, state)], grace_epochs=1, max_epochs=9, reduction_factor=3
-        )
-        assert not halving.stops(1, 1, 0.5)
-        assert halving.stops(1, 3, 0.59)
-        assert halving.stops(2, 1, 0.49)
+        trials = Trials((values, state))
+        assert not trials.stops(1, 1, 0.5)
+        assert trials.stops(1, 3, 0.59)
+        assert trials.stops(2, 1, 0.49)
 
 
 def test_a_resumed_trial_is_not_judged_again_where_it_repeats_an_epoch() -> None:
-    trials = [
-        past(0, {1: 0.9, 2: 0.9}, TrialState.PRUNED),
-        past(1, {1: 0.1, 2: 0.2}, TrialState.RUNNING),
-    ]
     for value, decision in ((0.63, True), (0.64, False)):
-        halving = Halving(trials, grace_epochs=1, max_epochs=9, reduction_factor=3)
-        assert not halving.stops(1, 1, 0.1)
-        assert not halving.stops(1, 2, 0.2)
+        trials = Trials(
+            ({1: 0.9, 2: 0.9}, TrialState.PRUNED), ({1: 0.1, 2: 0.2}, TrialState.RUNNING)
+        )
+        assert not trials.stops(1, 1, 0.1)
+        assert not trials.stops(1, 2, 0.2)
         # It has one value at the rung: the next trial is compared with 0.9 and 0.1 alone.
-        assert halving.stops(2, 1, value) == decision
+        assert trials.stops(2, 1, value) == decision
 
 
 @pytest.mark.parametrize("resumed", [False, True])
 def test_a_value_that_is_not_finite_is_made_up_for_by_the_next_epoch(resumed: bool) -> None:
     """The study has no such values, so a session that goes on must not need them."""
-    trials = [past(0, {1: 0.5}, TrialState.PRUNED)]
-    halving = Halving(trials, grace_epochs=1, max_epochs=9, reduction_factor=3)
+    trials = Trials(({1: 0.5}, TrialState.PRUNED))
     if not resumed:
-        assert not halving.stops(1, 1, math.nan)
-    assert halving.stops(1, 2, 0.4)
-    assert not halving.stops(2, 1, 0.47), "two thirds of the way from 0.4 to 0.5 lies 0.4667"
+        assert not trials.stops(1, 1, math.nan)
+    assert trials.stops(1, 2, 0.4)
+    assert not trials.stops(2, 1, 0.47), "two thirds of the way from 0.4 to 0.5 lies 0.4667"
 
 
 def test_the_last_epoch_is_always_the_last() -> None:
-    halving = Halving([], grace_epochs=1, max_epochs=3, reduction_factor=3)
-    assert [halving.stops(0, epoch, math.nan) for epoch in (1, 2, 3)] == [False, False, True]
+    trials = Trials(max_epochs=3)
+    assert [trials.stops(0, epoch, math.nan) for epoch in (1, 2, 3)] == [False, False, True]
+
+
+@pytest.mark.parametrize(
+    ("trials", "grace", "most", "factor", "epochs"),
+    [
+        (1, 1, 1, 2, 1),
+        (1, 2, 18, 3, 18),  # a lone trial is never stopped
+        (10, 5, 5, 3, 50),  # no trial is stopped
+        # The first of two goes on for 8 epochs more than the second, which does half of the times.
+        (2, 1, 9, 3, 9 + 1 + 8 / 2),
+        (2000, 1, 2, 2, 2000 * 1.5),
+    ],
+)
+def test_how_many_epochs_a_search_is_said_to_take(
+    trials: int, grace: int, most: int, factor: int, epochs: float
+) -> None:
+    simulated = simulated_epochs(
+        trials, grace_epochs=grace, max_epochs=most, reduction_factor=factor
+    )
+    assert simulated == pytest.approx(epochs, rel=0.02)

@@ -7,19 +7,24 @@ from typing import Any
 import pytest
 
 from search.runs.options import SearchOptions
-from search.runs.rows import TrialRow
+from search.runs.rows import Status, TrialRow
 from search.runs.storage import Location
 from search.trials import estimate
 from search.trials.cluster import Slots
-from search.trials.estimate import estimate_s, expected_epochs
-from search.trials.keeping import KEPT_PER_CANDIDATE, drop_checkpoints
+from search.trials.estimate import estimate_s
+from search.trials.keeping import (
+    KEPT_PER_CANDIDATE,
+    drop_checkpoints,
+    kept_trials,
+    most_promising,
+)
 from segcore.config import TrialConfig
 from tests.conftest import make_data
 
 CONFIG = TrialConfig(architecture="scratch_unet", encoder=None).to_dict()
 
 
-def row(number: int, score: float | None, status: str = "stopped") -> TrialRow:
+def row(number: int, score: float | None, status: Status = "stopped") -> TrialRow:
     return TrialRow(number, status, score, None, None, 3, None, CONFIG, None)
 
 
@@ -48,14 +53,38 @@ def test_only_trials_that_can_not_become_candidates_lose_their_checkpoints(tmp_p
         row(4, 0.1, "running"), row(2, None, "failed"), row(5, None, "running"),
     ]  # fmt: skip
     assert KEPT_PER_CANDIDATE == 2
-    dropped = drop_checkpoints(Location.parse(tmp_path), rows, candidates=1)
+    others = {row.number for row in rows} - kept_trials(rows, candidates=1)
+    dropped = drop_checkpoints(Location.parse(tmp_path), others)
     assert sorted(dropped) == [0, 2, 3, 3, 3, 100]
     assert left(tmp_path) == [
         "session_1/trial_0001", "session_2/trial_0004", "session_2/trial_0005",
         "session_2/trial_10000",
     ]  # fmt: skip
     assert (tmp_path / "session_1" / "tuner.pkl").is_file()
-    assert drop_checkpoints(Location.parse(tmp_path), rows, candidates=1) == []
+    assert drop_checkpoints(Location.parse(tmp_path), others) == []
+
+
+def paused(number: int, *values: float) -> TrialRow:
+    return TrialRow(
+        number, "paused", max(values), None, None, len(values), None, CONFIG, None,
+        dict(enumerate(values, 1)),
+    )  # fmt: skip
+
+
+def test_half_of_the_checkpoints_are_those_of_the_most_promising_paused_trials() -> None:
+    """A long training has a higher score than what is young, and may be worse all the same."""
+    old = [
+        TrialRow(number, "stopped", score, None, None, 3, None, CONFIG, None,
+                 {1: score / 2, 2: score / 1.5, 3: score})
+        for number, score in enumerate((0.9, 0.8, 0.7, 0.6))
+    ]  # fmt: skip
+    young = [paused(4, 0.3), paused(5, 0.5), paused(6, 0.39, 0.41), paused(7, 0.2, 0.62)]
+    rows = sorted([*old, *young], key=lambda row: -(row.score or 0))
+    # Better than them at the last common epoch: 5 none; 7 (0 and 2 later); 6 three; 4 all.
+    assert most_promising(rows) == [5, 7, 6, 4]
+    assert kept_trials(rows, candidates=2) == {0, 1, 5, 7}
+    assert kept_trials(rows, candidates=4) == {0, 1, 2, 7, 4, 5, 6, 3}
+    assert kept_trials(rows[:3], candidates=1) == {0, 1}, "none is paused"
 
 
 def plan_of(*networks: TrialConfig, photos: int = 8, **options: Any) -> Any:
@@ -66,22 +95,6 @@ def plan_of(*networks: TrialConfig, photos: int = 8, **options: Any) -> Any:
         data=make_data(photos),
         data_on_nodes=None,
     )
-
-
-@pytest.mark.parametrize(
-    ("trials", "grace", "most", "factor", "epochs"),
-    [
-        (1, 1, 1, 2, 1),
-        (10, 5, 5, 3, 50),  # no trial is stopped
-        (9, 1, 9, 3, 9 * 1 + 3 * 2 + 1 * 6),
-        (8, 2, 12, 2, 8 * 2 + 4 * 2 + 2 * 4 + 1 * 4),  # rungs 2, 4, 8 and the end
-    ],
-)
-def test_at_each_rung_the_expected_share_of_trials_goes_on(
-    trials: int, grace: int, most: int, factor: int, epochs: float
-) -> None:
-    plan = plan_of(trials=trials, grace_epochs=grace, max_epochs=most, reduction_factor=factor)
-    assert expected_epochs(plan) == pytest.approx(epochs)
 
 
 def test_the_time_is_that_of_the_mean_network_on_all_slots(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,7 +15,8 @@ SEGCORE = ("scenes", "reading", "data", "guessing", "converting", "networks", "s
            "training", "choosing", "predicting")  # fmt: skip
 SEGCORE_FLAT = {"config", "devices", "errors", "facts", "files", "folders", "plugins", "versions"}
 SEGCORE_COMMANDS = {"convert", "prepare", "weights"}
-SEARCH = ("runs", "predicting", "planning", "tracking", "reporting", "trials", "ensembles")
+SEARCH = ("runs", "predicting", "forecasting", "planning", "tracking", "reporting", "trials",
+          "ensembles")  # fmt: skip
 SEARCH_COMMANDS = {"__main__", "evaluate", "leaderboard", "predict", "replay", "report", "run"}
 APART = {("networks", "data"), ("scores", "data"), ("scores", "networks"), ("data", "scenes"),
          ("reading", "scenes"), ("scores", "reading"),

@@ -12,7 +12,8 @@ from rich.console import Console
 from search import leaderboard
 from search.reporting.terminal import leaderboard_table
 from search.runs.folder import RunFolder
-from search.runs.rows import TrialRow, like_the_best
+from search.runs.options import SearchOptions
+from search.runs.rows import TrialRow, like_the_best, show_counts
 from search.runs.study import read_study
 from search.trials.worker import JACKKNIFE, add_result, plain_jackknife
 from segcore.scores.intervals import Jackknife
@@ -78,6 +79,21 @@ def row_of(counts_P3K: np.ndarray, number: int, **config: int) -> TrialRow:
         number, "finished", jackknife.value, (0.0, 1.0), plain_jackknife(jackknife), 1, None,
         config, None,
     )  # fmt: skip
+
+
+def test_a_paused_trial_is_said_to_be_paused() -> None:
+    values = {1: 0.3, 7: 0.5}
+    rows = [
+        TrialRow(0, "finished", 0.6, None, None, 9, None, None, None, {9: 0.6}),
+        TrialRow(1, "paused", 0.5, None, None, 7, None, None, None, values),
+        TrialRow(2, "waiting", None, None, None, 0, None, None, None),
+    ]
+    console = Console(file=io.StringIO(), width=120)
+    console.print(leaderboard_table(rows, "dice"))
+    assert "paused at epoch 7, may go on" in console.file.getvalue()  # type: ignore[attr-defined]
+    options = SearchOptions(strategy="freeze-thaw", trials=12)
+    assert show_counts(rows, options) == "2 of at most 12 begun, 1 paused, 1 ended"
+    assert show_counts(rows, SearchOptions(trials=12)) == "1 of 12 ended"
 
 
 def test_of_a_trials_results_the_best_one_keeps_what_comparisons_need() -> None:

@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -21,15 +22,18 @@ from ray.exceptions import RayActorError
 from search.planning.halving import Halving, rungs
 from search.planning.sampler import RungTPESampler
 from search.planning.space import Space
-from search.runs.rows import read_rows
-from search.runs.study import SearchStudy, enqueue_baselines, open_study
+from search.planning.strategy import Resume, Start
+from search.runs.rows import STATUS, read_rows
+from search.runs.study import SearchStudy, enqueue_baselines, is_paused, open_study
 from search.trials.faults import last_error
-from search.trials.searcher import StudyScheduler, StudySearcher
+from search.trials.searcher import EPOCH_S, StudyScheduler, StudySearcher
 from segcore.config import TrialConfig
 from segcore.errors import UserError
 
 MAX_EPOCHS = 9
 METRIC = "val/dice"
+PAUSED_PLANNED, EPOCH_BUDGET = 6, 30
+"""Of a search whose trials are paused."""
 BASELINES = [  # the second is the best there is: it is never stopped
     {"loss": "ce", "lr": 1e-2, "batch_size": 8},
     {"loss": "ce", "lr": 1e-1, "batch_size": 8},
@@ -69,15 +73,31 @@ def score(config: TrialConfig, epoch: int) -> float:
     return (1 + math.log10(config.lr) / 4) * epoch / MAX_EPOCHS
 
 
+class BestFirst:
+    """Pauses every trial after epochs 1, 2 and 5, and goes on with the best of three at a time."""
+
+    def __init__(self, study: SearchStudy) -> None:
+        self._study = study
+
+    def next(self) -> Resume | Start:
+        paused = self._study.paused_trials().values()
+        if len(paused) < 3 and len(self._study.trials) < PAUSED_PLANNED:
+            return Start({"loss": "ce", "lr": 10 ** -(1 + len(self._study.trials) / 10)})
+        best = max(paused, key=lambda t: max(t.intermediate_values.values()), default=None)
+        return Start(None) if best is None else Resume(best.number)
+
+    def goes_on(self, number: int, epoch: int) -> bool:
+        return epoch not in (1, 2, 5)
+
+
 def train(config: dict[str, Any], *, folder: Path, epoch_s: float, flawed: bool) -> None:
-    """Report every epoch; ``trial-N`` holds the last one, as a checkpoint would.
+    """Report every epoch that the study doesn't know; ``trained`` lists all epochs.
 
     Where ``flawed``, trial 1 loses its worker after epoch 2, and raises when it goes on from there;
     2 reports why it can't go on, and 3 scores NaN.
     """
     number = config["trial_number"]
-    done = folder / f"trial-{number}"
-    first = int(done.read_text()) + 1 if done.exists() else 1
+    first = config["known_epochs"] + 1
     for epoch in range(first, MAX_EPOCHS + 1):
         time.sleep(epoch_s)
         if flawed and number == 1 and epoch == 3:
@@ -88,13 +108,16 @@ def train(config: dict[str, Any], *, folder: Path, epoch_s: float, flawed: bool)
             tune.report({"epoch": epoch, "finished": False, "failure": "the loss is infinite"})
             return
         value = math.nan if flawed and number == 3 else score(config["config"], epoch)
-        tune.report({"epoch": epoch, METRIC: value, "finished": epoch == MAX_EPOCHS})
-        done.write_text(str(epoch))
+        with (folder / "trained").open("a") as file:
+            file.write(f"{number} {epoch}\n")
+        result = {"epoch": epoch, METRIC: value, "finished": epoch == MAX_EPOCHS}
+        tune.report(result | {EPOCH_S: epoch_s})
 
 
 def run_search(
-    folder: Path, *, create: bool, planned: int, epoch_s: float = 0, flawed: bool = False
-) -> None:
+    folder: Path, *, create: bool, planned: int, epoch_s: float = 0, flawed: bool = False,
+    pauses: bool = False,
+) -> None:  # fmt: skip
     study = open_study(
         folder / "study.journal",
         name="test",
@@ -102,15 +125,12 @@ def run_search(
         create=create,
     )
     enqueue_baselines(study, BASELINES)
-    searcher = StudySearcher(
-        study, space, metric=METRIC, planned_trials=planned, finish=finish, capacity=lambda: 99
-    )
-    halving = Halving(study.trials, grace_epochs=1, max_epochs=MAX_EPOCHS, reduction_factor=3)
+    searcher = pausing_searcher_of(study) if pauses else searcher_of(study, planned)
     tuner = tune.Tuner(
         functools.partial(train, folder=folder, epoch_s=epoch_s, flawed=flawed),
         tune_config=tune.TuneConfig(
             search_alg=searcher,
-            scheduler=StudyScheduler(searcher, halving, why=last_chance),
+            scheduler=StudyScheduler(searcher, why=last_chance),
             num_samples=-1,
             max_concurrent_trials=2,
             reuse_actors=True,
@@ -174,17 +194,7 @@ def test_every_state_and_every_value_in_the_study_is_what_happened(tmp_path: Pat
 
 @pytest.mark.usefixtures("ray_session")
 def test_a_search_whose_driver_was_killed_ends_with_the_planned_trials(tmp_path: Path) -> None:
-    driver = subprocess.Popen(
-        [sys.executable, __file__, str(tmp_path)],
-        env={**os.environ, **RAY_SETTINGS, "PYTHONPATH": str(Path.cwd())},
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
-    while len(ended_trials(tmp_path)) < 2:
-        assert driver.poll() is None, "the driver ended before it was killed"
-        time.sleep(0.2)
-    driver.kill()
-    driver.wait()
+    kill_driver(tmp_path, lambda trials: sum(t.state.is_finished() for t in trials) >= 2)
     before = trials_of(tmp_path)
     running = [trial.number for trial in before if trial.state == TrialState.RUNNING]
     assert running
@@ -201,10 +211,55 @@ def test_a_search_whose_driver_was_killed_ends_with_the_planned_trials(tmp_path:
             assert value == score(TrialConfig.from_dict(trial.user_attrs["config"]), epoch)
 
 
-def ended_trials(folder: Path) -> list[FrozenTrial]:
-    if not (folder / "study.journal").exists():
-        return []
-    return [trial for trial in trials_of(folder) if trial.state.is_finished()]
+@pytest.mark.usefixtures("ray_session")
+def test_a_driver_is_killed_while_trials_are_paused_and_resumed(tmp_path: Path) -> None:
+    """Nothing is lost, none is trained twice, and all epochs that there are for are used."""
+
+    def in_the_midst(trials: list[FrozenTrial]) -> bool:
+        resumed = [t for t in trials if len(t.intermediate_values) > 2]
+        return bool(resumed) and any(is_paused(t) for t in trials)
+
+    kill_driver(tmp_path, in_the_midst, "pauses")
+    before = trials_of(tmp_path)
+    run_search(tmp_path, create=False, planned=PAUSED_PLANNED, pauses=True)
+    after = trials_of(tmp_path)
+
+    assert len(after) == PAUSED_PLANNED
+    n_epochs = sum(len(trial.intermediate_values) for trial in after)
+    assert EPOCH_BUDGET <= n_epochs <= EPOCH_BUDGET + 1, "two run at a time"
+    assert any(trial.state == TrialState.COMPLETE for trial in after)
+    for trial in after:
+        assert trial.state == TrialState.COMPLETE or is_paused(trial)
+        values = trial.intermediate_values
+        config = TrialConfig.from_dict(trial.user_attrs["config"])
+        assert values == {epoch: score(config, epoch) for epoch in range(1, max(values) + 1)}
+        if is_paused(trial):
+            assert trial.user_attrs["paused"] == max(values)
+        assert 0 <= trial.user_attrs["epoch_seconds"] <= 0.3
+        assert trial.user_attrs["started_seconds"] >= 0
+    for old, new in zip(before, after, strict=False):
+        assert old.params.items() <= new.params.items()
+        assert old.intermediate_values.items() <= new.intermediate_values.items()
+    assert after[3].params["lr"] == pytest.approx(10**-1.3), "which the strategy chose"
+    trained = Counter((tmp_path / "trained").read_text().splitlines())
+    was_running = [t.number for t in before if STATUS[t.state] == "running" and not is_paused(t)]
+    twice = {int(line.split()[0]) for line, count in trained.items() if count > 1}
+    assert twice <= set(was_running), "whose last epoch nobody had heard of"
+
+
+def kill_driver(folder: Path, when: Callable[[list[FrozenTrial]], bool], *arguments: str) -> None:
+    """Kill the driver of a search once its trials are so."""
+    driver = subprocess.Popen(
+        [sys.executable, __file__, str(folder), *arguments],
+        env={**os.environ, **RAY_SETTINGS, "PYTHONPATH": str(Path.cwd())},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    while not ((folder / "study.journal").exists() and when(trials_of(folder))):
+        assert driver.poll() is None, "the driver ended before it was killed"
+        time.sleep(0.2)
+    driver.kill()
+    driver.wait()
 
 
 def study_in(folder: Path, sampler: optuna.samplers.BaseSampler | None = None) -> SearchStudy:
@@ -213,9 +268,18 @@ def study_in(folder: Path, sampler: optuna.samplers.BaseSampler | None = None) -
 
 
 def searcher_of(study: SearchStudy, planned: int) -> StudySearcher:
+    halving = Halving(study, grace_epochs=1, max_epochs=MAX_EPOCHS, reduction_factor=3)
     return StudySearcher(
-        study, space, metric=METRIC, planned_trials=planned, finish=finish, capacity=lambda: 99
-    )
+        study, space, halving, metric=METRIC, planned_trials=planned, finish=finish,
+        capacity=lambda: 99,
+    )  # fmt: skip
+
+
+def pausing_searcher_of(study: SearchStudy, epoch_budget: int = EPOCH_BUDGET) -> StudySearcher:
+    return StudySearcher(
+        study, space, BestFirst(study), metric=METRIC, planned_trials=PAUSED_PLANNED,
+        finish=finish, capacity=lambda: 2, pauses=True, epoch_budget=epoch_budget,
+    )  # fmt: skip
 
 
 def results(*values: float, finished: bool = False) -> Iterator[dict[str, Any]]:
@@ -223,13 +287,95 @@ def results(*values: float, finished: bool = False) -> Iterator[dict[str, Any]]:
         yield {"epoch": epoch, METRIC: value, "finished": finished and epoch == len(values)}
 
 
+def end(searcher: StudySearcher, trial_id: str, result: dict[str, Any]) -> None:
+    """Report a last epoch."""
+    searcher.on_trial_result(trial_id, result)
+    searcher.on_trial_complete(trial_id, result)
+
+
+def turn(searcher: StudySearcher, trial_id: str, *epochs: int, value: float) -> dict[str, Any]:
+    """Hand out a trial, and report epochs until its turn ends as Ray's controller does it."""
+    assignment = searcher.suggest(trial_id)
+    assert isinstance(assignment, dict)
+    scheduler = StudyScheduler(searcher, why=last_chance)
+    trial = SimpleNamespace(trial_id=trial_id, config=assignment)
+    for epoch in epochs:
+        result = {"epoch": epoch, METRIC: value, "finished": epoch == MAX_EPOCHS, EPOCH_S: 2.0}
+        decision = scheduler.on_trial_result(None, trial, result)
+        assert (decision == StudyScheduler.STOP) == (epoch == epochs[-1])
+    searcher.on_trial_complete(trial_id, result)
+    return assignment
+
+
+def test_a_paused_trial_goes_on_when_the_strategy_says_so_in_this_session_or_the_next(
+    tmp_path: Path,
+) -> None:
+    study = study_in(tmp_path)
+    searcher = pausing_searcher_of(study)
+    first = turn(searcher, "a", 1, value=0.3)
+    turn(searcher, "b", 1, value=0.5)
+    turn(searcher, "c", 1, value=0.4)
+    assert [row.status for row in read_rows(study)] == ["paused"] * 3
+    assert [trial.params["lr"] for trial in study.trials] == pytest.approx(
+        [0.1, 10**-1.1, 10**-1.2]
+    )
+    attributes = study.trials[0].user_attrs
+    assert (attributes["paused"], attributes["epoch_seconds"]) == (1, 2.0)
+    assert attributes["started_seconds"] == 0, "it was there before its epoch could have passed"
+
+    again = turn(searcher, "d", 2, value=0.2)
+    assert (again["trial_number"], again["attempt"], again["known_epochs"]) == (1, 2, 1)
+    study.stop_paused(2)  # its checkpoint had to go
+    assert study.trials[2].state == TrialState.PRUNED
+    study.stop_paused(1)
+    searcher = pausing_searcher_of(study)
+    assert searcher.suggest("e")["trial_number"] == 3  # type: ignore[index,call-overload]
+    searcher = pausing_searcher_of(study)
+    interrupted = searcher.suggest("f")
+    assert interrupted["trial_number"] == 3  # type: ignore[index,call-overload]
+    assert study.trials[0].user_attrs["paused"] == 1, "it waits for the strategy"
+    for trial_id in "gh":
+        turn(searcher, trial_id, 1, value=0.1)
+    assert turn(searcher, "i", 2, value=0.9) == first | {"known_epochs": 1}
+    assert study.trials[0].user_attrs["paused"] == 2
+
+
+def test_once_the_epochs_are_used_up_all_trials_are_paused_and_the_search_is_over(
+    tmp_path: Path,
+) -> None:
+    study = study_in(tmp_path)
+    searcher = pausing_searcher_of(study, epoch_budget=4)
+    turn(searcher, "a", 1, value=0.3)
+    turn(searcher, "b", 1, value=0.3)
+    turn(searcher, "c", 1, value=0.3)
+    assert not searcher.is_done
+    turn(searcher, "d", 2, value=0.3)
+    assert searcher.suggest("e") == StudySearcher.FINISHED
+    assert searcher.is_done
+    assert all(is_paused(trial) for trial in study.trials)
+    # A driver that dies may leave a trial running. It ends its epoch before the search does.
+    study.begun_trial(0).set_user_attr("paused", None)
+    searcher = pausing_searcher_of(study, epoch_budget=4)
+    turn(searcher, "f", 3, value=0.4)
+    assert searcher.suggest("g") == StudySearcher.FINISHED
+
+
+def test_a_trial_without_a_score_is_not_paused_but_has_failed(tmp_path: Path) -> None:
+    """No forecast could be made of it, so it would wait for ever."""
+    study = study_in(tmp_path)
+    turn(pausing_searcher_of(study), "a", 1, value=math.nan)
+    (row,) = read_rows(study)
+    assert (row.status, row.failure) == ("failed", "no epoch had a finite val/dice")
+
+
 def test_a_finished_trial_is_worth_its_best_epoch(tmp_path: Path) -> None:
     study = study_in(tmp_path)
     searcher = searcher_of(study, planned=1)
     searcher.suggest("a")
-    for result in (reported := list(results(0.1, 0.6, 0.4, finished=True))):
+    *before, last = results(0.1, 0.6, 0.4, finished=True)
+    for result in before:
         searcher.on_trial_result("a", result)
-    searcher.on_trial_complete("a", reported[-1])
+    end(searcher, "a", last)
     assert (study.trials[0].state, study.trials[0].value) == (TrialState.COMPLETE, 0.6)
 
 
@@ -276,14 +422,14 @@ def test_a_resumed_search_compares_with_the_values_of_interrupted_trials_that_st
     """With less room than before, some of them are not even handed out."""
     study = study_in(tmp_path)
     first = searcher_of(study, planned=4)
-    for trial_id, value in {"a": 0.5, "b": 0.6, "c": 0.7}.items():
+    for trial_id in "abcd":
         first.suggest(trial_id)
+    for trial_id, value in {"b": 0.5, "c": 0.6, "d": 0.7}.items():
         first.on_trial_result(trial_id, {"epoch": 1, METRIC: value})
 
-    searcher, stops = resumed(study, planned=4)
-    searcher.suggest("d")
-    assert not stops(0, 1, 0.5), "it was judged before, and trains the epoch a second time"
-    assert stops(3, 1, 0.63), "two of the three that wait were better"
+    stops = resumed(study, planned=4)
+    assert stops(0, 1, 0.63), "two of the three that wait were better"
+    assert not stops(1, 1, 0.5), "it was judged before, and trains the epoch a second time"
 
 
 @pytest.mark.parametrize("killed", [False, True])
@@ -291,35 +437,34 @@ def test_a_session_that_goes_on_decides_as_the_one_before_would_have(
     tmp_path: Path, killed: bool
 ) -> None:
     study = study_in(tmp_path)
-    searcher, stops = resumed(study, planned=9)
+    stops = resumed(study, planned=9)
     scores = [[0.1, math.nan, 0.3], [0.5, 0.5, 0.6, 0.7], [math.nan, 0.8]]
     for number, values in enumerate(scores):
-        searcher.suggest(str(number))
         for result in results(*values):
             assert not stops(number, result["epoch"], result[METRIC])
-            searcher.on_trial_result(str(number), result)
     if killed:
-        searcher, stops = resumed(study, planned=9)
+        stops = resumed(study, planned=9)
     # At epoch 1 there are 0.1, 0.5 and 0.8, at epoch 3 there are 0.3 and 0.6.
     assert [stops(n, 1, value) for n, value in ((3, 0.59), (4, 0.62))] == [True, False]
     assert [stops(n, 3, value) for n, value in ((3, 0.49), (4, 0.55))] == [True, False]
     assert not stops(2, 3, 0.9) and stops(1, MAX_EPOCHS, 0.99)
 
 
-def resumed(
-    study: SearchStudy, planned: int
-) -> tuple[StudySearcher, Callable[[int, int, float], bool]]:
-    """A new session's searcher, and its scheduler's decision on a trial's epoch and score."""
+def resumed(study: SearchStudy, planned: int) -> Callable[[int, int, float], bool]:
+    """The decision of a new session's scheduler on a trial's epoch and score."""
+    handed_out: list[str] = []
     searcher = searcher_of(study, planned)
-    halving = Halving(study.trials, grace_epochs=1, max_epochs=MAX_EPOCHS, reduction_factor=3)
-    scheduler = StudyScheduler(searcher, halving, why=last_chance)
+    scheduler = StudyScheduler(searcher, why=last_chance)
 
     def stops(number: int, epoch: int, value: float) -> bool:
-        trial = SimpleNamespace(config={"trial_number": number})
+        while len(handed_out) <= number:
+            handed_out.append(str(len(handed_out)))
+            assert searcher.suggest(handed_out[-1])["trial_number"] == int(handed_out[-1])  # type: ignore[index,call-overload]
+        trial = SimpleNamespace(trial_id=str(number), config={"trial_number": number})
         decision = scheduler.on_trial_result(None, trial, {"epoch": epoch, METRIC: value})
         return decision == StudyScheduler.STOP
 
-    return searcher, stops
+    return stops
 
 
 def test_a_trial_that_broke_is_handed_out_again_unless_it_was_given_up(tmp_path: Path) -> None:
@@ -327,7 +472,7 @@ def test_a_trial_that_broke_is_handed_out_again_unless_it_was_given_up(tmp_path:
     searcher = searcher_of(study, planned=2)
     first, _ = searcher.suggest("a"), searcher.suggest("b")
     searcher.on_trial_result("a", {"epoch": 1, METRIC: 0.3})
-    searcher.on_trial_complete("b", {"epoch": 1, METRIC: 0.5, "finished": True})
+    end(searcher, "b", {"epoch": 1, METRIC: 0.5, "finished": True})
     searcher.on_trial_complete("a", error=True)
     searcher.on_trial_complete("a", error=True)  # Ray tells twice
     assert [trial.state for trial in study.trials] == [TrialState.RUNNING, TrialState.COMPLETE]
@@ -350,7 +495,7 @@ def test_a_failure_that_was_noted_but_not_told_is_forgotten_when_the_trial_goes_
     study.ask().set_user_attr("failure", "its worker died")
     searcher = searcher_of(study, planned=1)
     searcher.suggest("a")
-    searcher.on_trial_complete("a", {"epoch": 1, METRIC: 0.5, "finished": True})
+    end(searcher, "a", {"epoch": 1, METRIC: 0.5, "finished": True})
     (row,) = read_rows(study)
     assert (row.status, row.failure) == ("finished", None)
 
@@ -361,9 +506,11 @@ def test_a_space_that_raises_names_what_it_had_sampled(tmp_path: Path) -> None:
 
     study = study_in(tmp_path)
     sample = Space("mylab:bad_space", bad_space, (), "").sample
+    halving = Halving(study, grace_epochs=1, max_epochs=MAX_EPOCHS, reduction_factor=3)
     searcher = StudySearcher(
-        study, sample, metric=METRIC, planned_trials=2, finish=finish, capacity=lambda: 99
-    )
+        study, sample, halving, metric=METRIC, planned_trials=2, finish=finish,
+        capacity=lambda: 99,
+    )  # fmt: skip
     with pytest.raises(UserError, match=r"leaves nothing of max_epochs.*warmup_epochs = 60"):
         searcher.suggest("a")
     assert study.trials[0].state == TrialState.FAIL
@@ -412,4 +559,4 @@ def test_a_journal_whose_last_line_was_torn_opens_and_is_written_to(tmp_path: Pa
 
 if __name__ == "__main__":  # the driver that a test kills
     ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False)
-    run_search(Path(sys.argv[1]), create=True, planned=6, epoch_s=0.3)
+    run_search(Path(sys.argv[1]), create=True, planned=6, epoch_s=0.3, pauses="pauses" in sys.argv)

@@ -103,6 +103,7 @@ def test_a_search_is_read_back_as_it_was_logged(uri: str, tmp_path: Path) -> Non
         tracker.start_search({"space": "spaces.quick:space", "trials": 2}, {"segsearch.data": "d4"})
         tracker.start_trial(0, CONFIG, {"segsearch.data": "d4"})
         tracker.start_trial(1, CONFIG, {})
+        tracker.start_trial(2, CONFIG, {})
         tracker.log_epoch(
             0, 1, {"val/dice": 0.5, "dice/Trees / Shrubs": 0.25, "dice/Boat": math.nan}
         )
@@ -112,11 +113,13 @@ def test_a_search_is_read_back_as_it_was_logged(uri: str, tmp_path: Path) -> Non
         tracker.log_artifacts(0, picture, artifact_path="pictures")
         tracker.end_trial(0, "stopped", "halving at epoch 2")
         tracker.end_trial(1, "failed", "loss is NaN at epoch 1")
+        tracker.end_trial(2, "paused", "paused at epoch 1, may go on")
         tracker.end_search("finished")
         assert tracker.close(30) == 0
     runs = find_runs(uri, "whole")
-    parent, stopped, failed = (
-        runs[name] for name in ("whole", "000-unet-resnet34", "001-unet-resnet34")
+    parent, stopped, failed, paused = (
+        runs[name]
+        for name in ("whole", "000-unet-resnet34", "001-unet-resnet34", "002-unet-resnet34")
     )
     assert parent.data.params == {"space": "spaces.quick:space", "trials": "2"}
     assert stopped.data.params == {key: str(value) for key, value in CONFIG.flat().items()}
@@ -132,12 +135,13 @@ def test_a_search_is_read_back_as_it_was_logged(uri: str, tmp_path: Path) -> Non
     assert parent.data.metrics == {"best_score": 0.5}
     status = [
         (run.info.status, run.data.tags["segsearch.status"], run.data.tags.get("segsearch.reason"))
-        for run in (parent, stopped, failed)
+        for run in (parent, stopped, failed, paused)
     ]
     assert status == [
         ("FINISHED", "finished", None),
         ("FINISHED", "stopped", "halving at epoch 2"),
         ("FAILED", "failed", "loss is NaN at epoch 1"),
+        ("SCHEDULED", "paused", "paused at epoch 1, may go on"),
     ]
     copy = MlflowClient(uri).download_artifacts(stopped.info.run_id, "pictures/picture.txt")
     assert Path(copy).read_text() == "roofs"

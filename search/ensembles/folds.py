@@ -47,6 +47,7 @@ def open_folds(plan: Plan, rows: Sequence[TrialRow]) -> tuple[Plan, SearchStudy]
     )
     options = dataclasses.replace(
         plan.options,
+        strategy="halving",
         grace_epochs=plan.options.max_epochs,  # so that no training is stopped early
         time_budget=None,
         name=None,

@@ -11,6 +11,7 @@ STATUSES = {
     "finished": "finished",
     "stopped": "were stopped",
     "failed": "failed",
+    "paused": "are paused, and may go on",
     "running": "haven't ended",
 }
 

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 from optuna.trial import FrozenTrial
 
-from search.planning.halving import rungs
+from search.planning.strategies import decision_epochs
 from search.reporting.history import History, read_history
 from search.reporting.importance import Importance, find_importance
 from search.runs.folder import RunFolder, RunRecord
@@ -44,7 +44,7 @@ class RunFacts:
     rows: Sequence[TrialRow]
     """The best first."""
     rungs: Sequence[int]
-    """The epochs at which weak trials are stopped, and the last epoch."""
+    """The epochs at which it is decided which trials go on, and the last epoch."""
     history: History
     folded: tuple[Sequence[TrialRow], History] | None
     """The trainings on folds that follow the search; None where there are none yet."""
@@ -65,7 +65,7 @@ class RunFacts:
     @property
     def ended(self) -> int:
         """How many trials have ended, whatever became of them."""
-        return sum(row.status not in ("running", "waiting") for row in self.rows)
+        return sum(row.is_over for row in self.rows)
 
 
 def gather(run: RunFolder) -> RunFacts:
@@ -74,7 +74,7 @@ def gather(run: RunFolder) -> RunFacts:
     options = record.options
     study = read_study(run)
     trials = study.get_trials(deepcopy=False)
-    milestones = rungs(options.grace_epochs, options.max_epochs, options.reduction_factor)
+    milestones = decision_epochs(options)
     result = SearchResult.read(run.path)
     data, notes = None, []
     try:

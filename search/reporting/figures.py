@@ -17,17 +17,18 @@ from optuna.trial import FrozenTrial
 
 from search.reporting.importance import Importance
 from search.runs.result import Alternative, SearchResult
-from search.runs.rows import STATUS
+from search.runs.rows import Status, status_of
 from segcore.scores.intervals import Interval
 
 Figure = dict[str, Any]
 """``data`` and ``layout``, as JSON values."""
 
 GREY = "#9aa3ad"
-STATUS_COLORS = {
+STATUS_COLORS: dict[Status, str] = {
     "finished": "#2f7ed8",
     "stopped": GREY,
     "failed": "#d9483b",
+    "paused": "#a678c9",
     "running": "#e09f1f",
 }
 MEMBER_COLOR = "#17936a"
@@ -49,7 +50,7 @@ def learning_curves(
 ) -> Figure:
     """Each trial's score by epoch, with a cross where the scheduler stopped it."""
     figure = go.Figure()
-    groups = {status: [t for t in trials if STATUS[t.state] == status] for status in STATUS_COLORS}
+    groups = {status: [t for t in trials if status_of(t) == status] for status in STATUS_COLORS}
     width = 1.5 if len(trials) <= MANY_TRIALS else 0.7
     for status, group in groups.items():
         group = [trial for trial in group if trial.number not in members]

@@ -19,7 +19,14 @@ from search.reporting.photographs import Gallery, galleries
 from search.reporting.terminal import cautions
 from search.runs.folder import RunFolder
 from search.runs.options import SearchOptions
-from search.runs.rows import like_the_best, show_config, show_duration, varying_parameters
+from search.runs.rows import (
+    like_the_best,
+    show_config,
+    show_counts,
+    show_duration,
+    show_status,
+    varying_parameters,
+)
 from search.tracking.addresses import default_uri, ui_command
 from segcore.errors import UserError
 from segcore.files import whole_file
@@ -79,6 +86,7 @@ def _render(facts: RunFacts, allow_plugins: bool) -> str:
         galleries=pictures,
         figures=_figures(facts),
         trials=_trial_table(facts),
+        counts=show_counts(facts.rows, facts.record.options),
         table_trials=TABLE_TRIALS,
         members=_members(facts),
         costs=find_costs(facts),
@@ -173,5 +181,6 @@ _FILTERS: dict[str, Callable[..., str]] = {
     "score": _score,
     "percent": _percent,
     "duration": show_duration,
+    "status": show_status,
     "css_color": _css_color,
 }

@@ -13,6 +13,7 @@ from search.runs.rows import (
     like_the_best,
     show_config,
     show_duration,
+    show_status,
     varying_parameters,
 )
 
@@ -38,7 +39,7 @@ def leaderboard_table(
             _interval(row, equals),
             str(row.epochs),
             "–" if row.duration is None else show_duration(row.duration.total_seconds()),
-            row.status,
+            show_status(row),
         )
         for row in shown
     ]

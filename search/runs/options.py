@@ -5,7 +5,7 @@ import math
 import re
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import yaml
 from pydantic import TypeAdapter, ValidationError
@@ -25,6 +25,9 @@ COMMAND_LINE_ONLY = ("resume", "dry_run")
 """Fields that say what to do with the options, and are none themselves."""
 
 
+StrategyName = Literal["halving", "freeze-thaw"]
+
+
 @dataclass(frozen=True)
 class SearchOptions:
     """Search for the best segmentation: networks, losses, learning rates and oversampling."""
@@ -35,12 +38,16 @@ class SearchOptions:
     """Search space, as module:function. Shipped: spaces.quick, .competition and .aerial."""
     trials: int = 10
     """Number of configurations to try; the space's known-good ones come first and count."""
+    strategy: StrategyName = "halving"
+    """halving: successive halving stops weak trials for good. freeze-thaw: trials are paused after
+    1, 2, 4, 7 … epochs, and those go on that promise most per second. It ends with --time-budget,
+    or else after as many epochs, all trials together, as halving would take."""
     max_epochs: int = 18
     """Epochs of the longest trainings; weak trials are stopped sooner."""
     grace_epochs: int = 2
-    """Epochs that every trial gets before it may be stopped."""
+    """Epochs that every trial gets before halving may stop it."""
     reduction_factor: int = 3
-    """Of this many trials one goes on at 1, 3, 9 … times the grace epochs (successive halving)."""
+    """Of this many trials halving lets one go on at 1, 3, 9 … times the grace epochs."""
     epoch_megapixels: float | None = None
     """Megapixels that go through the network in an epoch, in every trial alike, whatever its scale
     and window. Default: as many as the training photographs have in the space's finest view, and at

@@ -1,26 +1,30 @@
 """The trials of a study as rows: what each was and scored."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import timedelta
 from functools import cached_property
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
+from search.runs.options import SearchOptions
+from search.runs.study import PAUSED, is_paused
 from segcore.config import TrialConfig
 from segcore.scores.intervals import Jackknife
 
-STATUS = {
+Status = Literal["finished", "stopped", "failed", "paused", "running", "waiting"]
+
+STATUS: dict[TrialState, Status] = {
     TrialState.COMPLETE: "finished",
     TrialState.PRUNED: "stopped",
     TrialState.FAIL: "failed",
     TrialState.RUNNING: "running",
     TrialState.WAITING: "waiting",
 }
-
+"""What people read for Optuna's states; but a running trial may be paused (``status_of``)."""
 
 MAIN_PARAMETERS = (
     "architecture", "encoder", "scale", "metres_per_px", "height_px", "width_px", "loss", "lr",
@@ -43,7 +47,7 @@ class TrialRow:
     """One trial, for people and for choosing an ensemble."""
 
     number: int
-    status: str
+    status: Status
     score: float | None
     """The best over its epochs, on the validation split; None before the first."""
     interval: tuple[float, float] | None
@@ -55,6 +59,13 @@ class TrialRow:
     plain_config: Mapping[str, Any] | None
     """As the study holds it; None for a trial that waits for its turn."""
     failure: str | None
+    values: Mapping[int, float] = field(default_factory=dict)
+    """The score after each epoch that had a finite one."""
+
+    @property
+    def is_over(self) -> bool:
+        """Whether it has ended, so that it will never go on."""
+        return self.status in ("finished", "stopped", "failed")
 
     @cached_property
     def config(self) -> TrialConfig | None:
@@ -75,19 +86,58 @@ def read_rows(study: optuna.Study) -> list[TrialRow]:
     return sorted(rows, key=lambda row: (row.score is None, -(row.score or 0.0), row.number))
 
 
+def read_row(study: optuna.Study, number: int) -> TrialRow:
+    """One trial."""
+    return _row(study.get_trials(deepcopy=False)[number])
+
+
 def _row(trial: FrozenTrial) -> TrialRow:
     values = trial.intermediate_values
     return TrialRow(
         number=trial.number,
-        status=STATUS[trial.state],
+        status=status_of(trial),
         score=max(values.values(), default=None),
         interval=tuple(trial.user_attrs["interval"]) if "interval" in trial.user_attrs else None,
         plain_jackknife=trial.user_attrs.get("jackknife"),
         epochs=max(values, default=0),
-        duration=trial.duration,
+        duration=_duration(trial),
         plain_config=trial.user_attrs.get("config"),
         failure=trial.user_attrs.get("failure"),
+        values=values,
     )
+
+
+def _duration(trial: FrozenTrial) -> timedelta | None:
+    """From a trial's begin to its end; of one that was ever paused, what its epochs took."""
+    if PAUSED not in trial.user_attrs:
+        return trial.duration
+    epoch_seconds = trial.user_attrs.get("epoch_seconds", 0.0)
+    return timedelta(seconds=epoch_seconds * len(trial.intermediate_values))
+
+
+def status_of(trial: FrozenTrial) -> Status:
+    """What became of a trial, or what it does now."""
+    return "paused" if is_paused(trial) else STATUS[trial.state]
+
+
+def show_status(row: TrialRow) -> str:
+    """What became of a trial, in words."""
+    if row.status == "paused":
+        return f"paused at epoch {row.epochs}, may go on"
+    return row.status
+
+
+def show_counts(rows: Sequence[TrialRow], options: SearchOptions) -> str:
+    """How far a search is, such as ``6 of 12 ended``, of which all are begun sooner or later.
+
+    Where trials may be paused: ``9 of at most 12 begun, 4 paused, 3 ended``.
+    """
+    ended = sum(row.is_over for row in rows)
+    if options.strategy == "halving":
+        return f"{ended} of {options.trials} ended"
+    begun = sum(row.status != "waiting" for row in rows)
+    paused = sum(row.status == "paused" for row in rows)
+    return f"{begun} of at most {options.trials} begun, {paused} paused, {ended} ended"
 
 
 def like_the_best(rows: Sequence[TrialRow]) -> set[int]:

@@ -8,6 +8,7 @@ import optuna
 from optuna.storages import BaseStorage, JournalStorage
 from optuna.storages.journal import JournalFileBackend, JournalFileSymlinkLock
 from optuna.study import StudyDirection
+from optuna.trial import FrozenTrial, TrialState
 
 from search.runs.folder import RunFolder
 from segcore.errors import UserError
@@ -17,8 +18,18 @@ LOCK_GRACE_S = 5
 """A lock older than this was left by a killed driver: a write takes milliseconds."""
 
 
+PAUSED = "paused"
+"""User attribute of a trial that is paused: its last epoch. None once it goes on. Optuna knows no
+such state: to it the trial is RUNNING."""
+
+
+def is_paused(trial: FrozenTrial) -> bool:
+    """Whether a trial waits, with its checkpoint, until it may go on."""
+    return trial.state == TrialState.RUNNING and trial.user_attrs.get(PAUSED) is not None
+
+
 class SearchStudy(optuna.Study):
-    """A study that can go on with trials which an earlier process began."""
+    """A study whose trials may be paused, and go on in another process than began them."""
 
     def __init__(
         self, name: str, storage: BaseStorage, sampler: optuna.samplers.BaseSampler | None
@@ -32,6 +43,15 @@ class SearchStudy(optuna.Study):
         study_id = self.storage.get_study_id_from_name(self.study_name)
         trial_id = self.storage.get_trial_id_from_study_id_trial_number(study_id, number)
         return optuna.Trial(self, trial_id)
+
+    def paused_trials(self) -> dict[int, FrozenTrial]:
+        """The paused trials by their numbers."""
+        running = self.get_trials(deepcopy=False, states=[TrialState.RUNNING])
+        return {trial.number: trial for trial in running if is_paused(trial)}
+
+    def stop_paused(self, number: int) -> None:
+        """Count a paused trial as stopped: it never goes on, and keeps its values."""
+        self.tell(number, state=TrialState.PRUNED)
 
 
 def read_study(run: RunFolder) -> optuna.Study:

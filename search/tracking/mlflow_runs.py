@@ -7,12 +7,12 @@ What a person finds there:
   search's run has ``best_score`` too, over all trials' epochs: without it, a comparison would show
   no metric at all when that run is selected together with the trials.
 - tags: ``segsearch.search_id`` on the search's run, ``segsearch.trial`` ("<search_id>/<number>") on
-  a trial's; ``segsearch.status`` (running, finished, stopped or failed) and ``segsearch.reason``.
+  a trial's; ``segsearch.status`` (running, paused, finished, stopped or failed) and
+  ``segsearch.reason``.
 """
 
 from collections.abc import Mapping, Sequence
 from functools import cached_property, partial
-from typing import Literal
 
 from mlflow.entities import Metric, Param, Run, RunTag
 from mlflow.exceptions import MlflowException
@@ -23,10 +23,11 @@ from search.tracking.addresses import sqlite_path, trials_url
 from search.tracking.outbox import Record
 from segcore.errors import UserError
 
-Status = Literal["finished", "stopped", "failed"]
-
-RUN_STATUS = {"finished": "FINISHED", "stopped": "FINISHED", "failed": "FAILED"}
-"""A trial that halving stopped is no failure, and MLflow draws KILLED like one, in red."""
+RUN_STATUS = {
+    "finished": "FINISHED", "stopped": "FINISHED", "failed": "FAILED", "paused": "SCHEDULED",
+}  # fmt: skip
+"""A trial that was stopped is no failure, and MLflow draws KILLED like one, in red. One that is
+paused gets MLflow's clock: it has not ended, but nothing runs."""
 
 REFUSALS = {"INVALID_PARAMETER_VALUE", "INVALID_STATE", "RESOURCE_DOES_NOT_EXIST"}
 """MLflow's codes for a bad record or a deleted run. The error page of a proxy has none of them."""

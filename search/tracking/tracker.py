@@ -16,8 +16,9 @@ from pathlib import Path
 from typing import Self
 
 from search.runs.credentials import without_credentials
+from search.runs.rows import Status
 from search.tracking.metric_names import BEST_SCORE, metric_keys
-from search.tracking.mlflow_runs import MlflowRuns, Status, is_refusal
+from search.tracking.mlflow_runs import MlflowRuns, is_refusal
 from search.tracking.outbox import Outbox, Record, read_records
 from segcore.config import Scalar, TrialConfig
 
@@ -90,7 +91,7 @@ class Tracker:
             self._append_epoch(None, epochs, {}, score)
 
     def end_trial(self, number: int, status: Status, reason: str | None = None) -> None:
-        """End a trial's run; ``start_trial`` opens it again."""
+        """End or pause a trial's run; ``start_trial`` opens it again."""
         self._append("end", number, status=status, reason=reason)
 
     def end_search(self, status: Status, reason: str | None = None) -> None:

@@ -1,9 +1,11 @@
 """How long a search will take, from a few measured steps of each network."""
 
+import math
+
 import ray
 
-from search.planning.halving import rungs
 from search.planning.plan import Plan
+from search.planning.strategies import most_epochs, pauses
 from search.runs.storage import NodeCopy
 from search.trials.cluster import Slots
 from search.trials.worker import prepare_process
@@ -25,10 +27,12 @@ def estimate_s(plan: Plan, slots: Slots) -> float:
         step_s / config.batch_size / _window_px(config) * _epoch_px(plan.data, config)
         for step_s, config in steps_s
     ]
-    epochs = expected_epochs(plan)
-    if options.folds > 1:
-        epochs += options.folds * options.fold_trials * options.max_epochs
-    return epochs * sum(epoch_s) / len(epoch_s) / slots.count
+    mean_s = sum(epoch_s) / len(epoch_s) / slots.count
+    search_s = most_epochs(options) * mean_s
+    if pauses(options):
+        search_s = min(search_s, options.time_budget_s or math.inf)
+    folds = options.folds * options.fold_trials if options.folds > 1 else 0
+    return search_s + folds * options.max_epochs * mean_s
 
 
 def _epoch_px(data: PreparedData, config: TrialConfig) -> float:
@@ -40,16 +44,6 @@ def _epoch_px(data: PreparedData, config: TrialConfig) -> float:
 
 def _window_px(config: TrialConfig) -> int:
     return config.height_px * config.width_px
-
-
-def expected_epochs(plan: Plan) -> float:
-    """Epochs of all trials together, if one trial in ``reduction_factor`` goes on at each rung."""
-    options = plan.options
-    total, reached, share = 0.0, 0, 1.0
-    for rung in rungs(options.grace_epochs, options.max_epochs, options.reduction_factor):
-        total += (rung - reached) * share
-        reached, share = rung, share / options.reduction_factor
-    return total * options.trials
 
 
 def measure(plan: Plan, slots: Slots) -> list[float]:

@@ -1,15 +1,18 @@
 """Which trials the ensemble may choose from, and whose checkpoints are kept for that."""
 
 import itertools
+import math
 import shutil
-from collections.abc import Sequence
+from bisect import bisect_right
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 
 from search.planning.plan import Plan
+from search.planning.strategies import pauses
 from search.runs.rows import TrialRow
 from search.runs.storage import Location
 from search.trials.cluster import Slots
-from search.trials.worker import trial_folders, trial_name
+from search.trials.worker import checkpoints, trial_folders, trial_name
 from segcore.errors import UserError
 from segcore.training.checkpoint import checkpoint_bytes
 
@@ -18,7 +21,7 @@ DIFFERENT_SHARE = 0.25
 
 KEPT_PER_CANDIDATE = 2
 """This many trials keep their checkpoints for each candidate of the ensemble. Later trials change
-who the candidates are, and a checkpoint that was deleted can't come back."""
+who the candidates are, paused ones may go on, and a checkpoint that was deleted can't come back."""
 
 
 def choose_candidates(rows: Sequence[TrialRow], limit: int) -> list[TrialRow]:
@@ -46,16 +49,49 @@ def _kind(row: TrialRow) -> set[tuple[str, str | None]]:
 
 
 def kept_trials(rows: Sequence[TrialRow], candidates: int) -> set[int]:
-    """Numbers of the trials whose checkpoints stay: they may become candidates, or are running."""
-    kept = {row.number for row in choose_candidates(rows, candidates * KEPT_PER_CANDIDATE)}
+    """Numbers of the trials whose checkpoints stay: they may become candidates, go on, or run.
+
+    Half of the places may go to paused trials that are no candidates yet, the most promising first.
+    """
+    places = candidates * KEPT_PER_CANDIDATE
+    promising = most_promising(rows)
+    for_paused = min(len(promising), places - candidates)
+    likely = [row.number for row in choose_candidates(rows, places - for_paused)]
+    others = [number for number in promising if number not in likely]
+    rest = [row.number for row in choose_candidates(rows, places)]
+    in_order = dict.fromkeys([*likely, *others[:for_paused], *rest])
+    kept = set(itertools.islice(in_order, places))
     return kept | {row.number for row in rows if row.status == "running"}
+
+
+def most_promising(rows: Sequence[TrialRow]) -> list[int]:
+    """The paused trials' numbers, those first that the fewest trials are better than.
+
+    Two trials are compared by their best scores up to the last epoch that both have reached.
+    """
+    best_until = {row.number: _best_until(row) for row in rows if row.values}
+
+    def better_ones(row: TrialRow) -> int:
+        own = best_until[row.number]
+        scored = (other for other in rows if other.values)
+        return sum(best_until[o.number](row.epochs) > own(o.epochs) for o in scored)
+
+    paused = [row for row in rows if row.status == "paused" and row.values]
+    return [row.number for row in sorted(paused, key=better_ones)]
+
+
+def _best_until(row: TrialRow) -> Callable[[int], float]:
+    """A function from an epoch to the best score up to then; below all scores before the first."""
+    epochs = sorted(row.values)
+    best = [-math.inf, *itertools.accumulate((row.values[epoch] for epoch in epochs), max)]
+    return lambda epoch: best[bisect_right(epochs, epoch)]
 
 
 def check_space(plan: Plan, slots: Slots) -> int:
     """Bytes that checkpoints will take at most. ``UserError`` where this disk has less than that.
 
     Each trial that is kept or runs has its best and its newest checkpoint, and while it runs one
-    that is being written.
+    that is being written. One that was paused has, while it runs, those of before, too.
     """
     options = plan.options
     largest = max(
@@ -63,7 +99,8 @@ def check_space(plan: Plan, slots: Slots) -> int:
     )
     kept = options.ensemble_candidates * KEPT_PER_CANDIDATE
     folds = options.folds * options.fold_trials if options.folds > 1 else 0
-    needed = largest * (2 * (min(kept, options.trials) + folds) + 3 * slots.count)
+    running = 5 if pauses(options) else 3
+    needed = largest * (2 * (min(kept, options.trials) + folds) + running * slots.count)
     storage = plan.run.storage
     if storage.is_local:
         free = shutil.disk_usage(_existing(Path(storage.path))).free
@@ -80,13 +117,25 @@ def _existing(path: Path) -> Path:
     return path if path.exists() else _existing(path.parent)
 
 
-def drop_checkpoints(trials: Location, rows: Sequence[TrialRow], candidates: int) -> list[int]:
-    """Delete the checkpoints of all other trials; the number of each whose folder went."""
-    kept = kept_trials(rows, candidates)
-    names = {trial_name(row.number): row.number for row in rows if row.number not in kept}
+def drop_checkpoints(trials: Location, numbers: Collection[int]) -> list[int]:
+    """Delete the checkpoints of these trials; the number of each whose folder went."""
+    names = {trial_name(number): number for number in numbers}
     dropped = []
     for name, folder in trial_folders(trials):
         if name in names:
             folder.delete()
             dropped.append(names[name])
     return dropped
+
+
+def drop_superseded(trials: Location, number: int) -> None:
+    """Delete all checkpoints of a trial but its best and its newest.
+
+    Each time that a trial goes on, Ray keeps these two without knowing those of before.
+    """
+    found = sorted(checkpoints(trials, number), key=lambda stored: stored.info.epoch)
+    if found:
+        best = max(found, key=lambda stored: stored.info.score)
+        for stored in found[:-1]:
+            if stored is not best:
+                stored.location.delete()

@@ -1,43 +1,56 @@
-"""What a person sees while trials run: a bar, and a line for each trial that ends."""
+"""What a person sees while trials run: a bar, and a line for each trial that ends or is paused."""
 
 import html
+import math
 import time
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 from ray import tune
 from ray.tune.experiment import Trial
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+from rich.progress import BarColumn, Progress, TextColumn
 
-from search.runs.rows import show_duration
+from search.runs.rows import TrialRow, show_config, show_duration
+
+COLOURS = {"finished": "green", "stopped": "yellow", "paused": "cyan", "failed": "red"}
+SHOWN_PARAMETERS = ("architecture", "encoder", "scale", "metres_per_px", "loss", "lr")
 
 
 class SearchProgress:
-    """Trials done and running, the best score so far, and the time left."""
+    """How much of a search is done, what runs, the best score so far, and the time left.
+
+    The bar counts what ends the search: ``total`` trials, epochs or seconds. Of the first two,
+    ``done`` were done in earlier sessions.
+    """
 
     def __init__(
-        self, console: Console, *, metric: str, planned_trials: int, ended_trials: int
+        self,
+        console: Console,
+        *,
+        metric: str,
+        unit: Literal["trials", "epochs", "time"],
+        total: float,
+        done: int = 0,
     ) -> None:
-        self._console = console
         self._metric = metric
-        self._planned, self._ended = planned_trials, ended_trials
-        self._ended_before = ended_trials
+        self._unit, self._total, self._done = unit, total, done
+        self._done_before = done
         self._started_at = time.monotonic()
-        self._running: dict[int, tuple[int, float | None]] = {}
+        self._running: set[int] = set()
+        self._paused: set[int] = set()
         self._best: tuple[float, int] | None = None
         self._said = ""
         self._bar = Progress(
-            TextColumn("[bold]trials"),
+            TextColumn(f"[bold]{unit}"),
             BarColumn(bar_width=24),
-            MofNCompleteColumn(),
             TextColumn("{task.description}"),
             console=console,
             transient=True,
             # In a file, each state of the bar would be a line.
             disable=console.quiet or not console.is_terminal or console.is_jupyter,
         )
-        self._task = self._bar.add_task("", total=planned_trials, completed=ended_trials)
+        self._task = self._bar.add_task("", total=total, completed=done)
         self._cell = _NotebookBar() if console.is_jupyter and not console.quiet else None
 
     def __enter__(self) -> Self:
@@ -53,34 +66,46 @@ class SearchProgress:
     ) -> None:
         self._bar.stop()
 
-    def best_so_far(self, score: float | None, number: int) -> None:
-        """Note a trial's score, of this session or an earlier one."""
-        if score is not None and (self._best is None or score > self._best[0]):
-            self._best = (score, number)
+    def trial_known(self, row: TrialRow) -> None:
+        """Note a trial of an earlier session."""
+        self._note_score(row.number, row.score)
+        if row.status == "paused":
+            self._paused.add(row.number)
 
-    def epoch_done(self, number: int, epoch: int, score: float | None) -> None:
-        """Show that a running trial reported an epoch; ``score`` is None before the first one."""
-        before, best = self._running.get(number, (0, None))
-        epoch = max(epoch, before)  # a trial that starts again has not lost what it did
-        if score is not None:
-            best = score if best is None else max(best, score)
-        self._running[number] = (epoch, best)
-        self.best_so_far(score, number)
+    def trial_begun(self, number: int) -> None:
+        """Show that a trial runs."""
+        self._running.add(number)
+        self._paused.discard(number)
         self._show()
 
-    def trial_ended(self, number: int, what: str, status: str, failure: str | None) -> None:
-        """Print the line of a trial that ended; ``what`` is its main parameters in short."""
-        epoch, best = self._running.pop(number, (0, None))
-        self._ended += 1
-        score = "no score" if best is None else f"{self._metric} {best:.4f}"
-        colour = {"finished": "green", "stopped": "yellow", "failed": "red"}[status]
+    def epoch_done(self, number: int, score: float) -> None:
+        """Show that a running trial reported an epoch."""
+        self._note_score(number, score)
+        if self._unit == "epochs":
+            self._done += 1
+        self._show()
+
+    def trial_ended(self, row: TrialRow, failure: str | None = None) -> None:
+        """Print the line of a trial that ended, or that is paused."""
+        self._running.discard(row.number)
+        if row.status == "paused":
+            self._paused.add(row.number)
+        elif self._unit == "trials":
+            self._done += 1
+        score = "no score" if row.score is None else f"{self._metric} {row.score:.4f}"
+        what = show_config(row.config, SHOWN_PARAMETERS) if row.config else ""
         self._bar.console.print(
-            f"trial {number:>3}  [{colour}]{status:<8}[/]  {epoch:>3} epochs  {score}  {what}",
+            f"trial {row.number:>3}  [{COLOURS[row.status]}]{row.status:<8}[/]  {row.epochs:>3} "
+            f"epochs  {score}  {what}",
             soft_wrap=True,
         )
         if failure:
             self._bar.console.print(f"  {failure}", style="red", markup=False, soft_wrap=True)
         self._show()
+
+    def trial_let_go(self, number: int) -> None:
+        """Note that a paused trial will not go on."""
+        self._paused.discard(number)
 
     def say(self, what: str) -> None:
         """Print what went wrong without ending the search, but no line twice in a row."""
@@ -88,18 +113,32 @@ class SearchProgress:
             self._bar.console.print(what, style="yellow", markup=False, soft_wrap=True)
             self._said = what
 
+    def _note_score(self, number: int, score: float | None) -> None:
+        if score is None or not math.isfinite(score):
+            return
+        if self._best is None or score > self._best[0]:
+            self._best = (score, number)
+
     def _show(self) -> None:
-        parts = [f"{len(self._running)} running"]
+        spent_s = time.monotonic() - self._started_at
+        done: float = self._done
+        amount = f"{self._done}/{self._total:.0f}"
+        if self._unit == "time":
+            done = spent_s
+            amount = f"{show_duration(spent_s)} of {show_duration(self._total)}"
+        parts = [amount, f"{len(self._running)} running"]
+        if self._paused:
+            parts.append(f"{len(self._paused)} paused")
         if self._best is not None:
             parts.append(f"best {self._metric} {self._best[0]:.4f} (trial {self._best[1]})")
-        here = self._ended - self._ended_before
-        if here and self._ended < self._planned:
-            spent_s = time.monotonic() - self._started_at
-            left_s = spent_s / here * (self._planned - self._ended)
+        here = self._done - self._done_before
+        if here and done < self._total:
+            left_s = spent_s / here * (self._total - self._done)
             parts.append(f"about {show_duration(left_s)} left")
-        self._bar.update(self._task, completed=self._ended, description=" · ".join(parts))
+        text = " · ".join(parts)
+        self._bar.update(self._task, completed=done, description=text)
         if self._cell is not None:
-            self._cell.update(self._ended, self._planned, " · ".join(parts))
+            self._cell.update(done, self._total, f"{self._unit} {text}")
 
 
 class NothingOfRays(tune.ProgressReporter):
@@ -119,14 +158,11 @@ class _NotebookBar:
     def __init__(self) -> None:
         self._shown: Any = None
 
-    def update(self, done: int, planned: int, text: str) -> None:
+    def update(self, done: float, total: float, text: str) -> None:
         """Show the bar, or show it anew."""
         from IPython.display import HTML, display  # there is one wherever there is a notebook
 
-        bar = HTML(
-            f'<progress value="{done}" max="{planned}"></progress> '
-            f"trials {done}/{planned} · {html.escape(text)}"
-        )
+        bar = HTML(f'<progress value="{done}" max="{total}"></progress> {html.escape(text)}')
         if self._shown is None:
             self._shown = display(bar, display_id=True)
         else:

@@ -1,4 +1,4 @@
-"""A plan carried out: Ray Tune runs the trials, Optuna samples them, MLflow keeps them.
+"""A plan carried out: a strategy chooses the trials, Ray Tune runs them, MLflow keeps them.
 
 The truth about a search is on disk in three places, each with one owner: the study's journal
 (parameters, scores and states; ``search.trials.searcher``), the trials' checkpoints
@@ -8,26 +8,27 @@ resumed search is a new session of Ray that hands out what the study says is unf
 
 import functools
 import json
+import math
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any, Literal
 
 from ray import tune
 from ray.tune.error import TuneError
 from ray.tune.experiment import Trial
 
-from search.planning.halving import Halving, rungs
 from search.planning.plan import Plan
 from search.planning.sampler import RungTPESampler
 from search.planning.space import finish
-from search.runs.rows import STATUS, read_rows, show_config
+from search.planning.strategies import decision_epochs, epoch_budget, make_strategy, pauses
+from search.runs.rows import read_row, read_rows, show_status, status_of
 from search.runs.study import SearchStudy, enqueue_baselines, open_study
-from search.tracking.mlflow_runs import Status
 from search.tracking.tracker import Tracker
 from search.trials.cluster import Slots
 from search.trials.faults import Faults, last_error
-from search.trials.keeping import drop_checkpoints
+from search.trials.keeping import drop_checkpoints, drop_superseded, kept_trials
 from search.trials.progress import NothingOfRays, SearchProgress
 from search.trials.searcher import StudyScheduler, StudySearcher
 from search.trials.worker import TrialSetting, folder_name, kept_results, run_trial, trial_name
@@ -41,7 +42,7 @@ def open_plan_study(plan: Plan) -> SearchStudy:
     options = plan.options
     study = open_study(plan.run.study, name=plan.run.path.name, create=not plan.run.study.exists())
     study.sampler = RungTPESampler(
-        rungs(options.grace_epochs, options.max_epochs, options.reduction_factor),
+        decision_epochs(options),
         # A resumed search must not begin its draws again: it would try the same a second time.
         seed=options.seed + len(study.get_trials(deepcopy=False)),
         storage=study.storage,
@@ -50,46 +51,51 @@ def open_plan_study(plan: Plan) -> SearchStudy:
     return study
 
 
+Ending = Literal["done", "out of time", "interrupted"]
+"""Why no trial runs any more."""
+
+
 def run_trials(
     plan: Plan, study: SearchStudy, slots: Slots, tracker: Tracker, progress: SearchProgress
-) -> None:
-    """Run the trials that the study still lacks; returns when they ended, or on Ctrl-C.
+) -> Ending:
+    """Run trials until the search ends, its time is up, or somebody presses Ctrl-C.
 
     Raises ``UserError`` where it makes no sense to go on.
     """
+    started_at = time.monotonic()
     options = plan.options
     faults = Faults(
         hang_timeout_s=options.hang_timeout_s, planned_trials=options.trials, say=progress.say
     )
     watcher = _Watcher(plan, study, tracker, progress, faults)
     watcher.catch_up()
+    searcher = StudySearcher(
+        study,
+        plan.space.sample,
+        make_strategy(options, study, plan.space),
+        metric=options.score_key,
+        planned_trials=options.trials,
+        finish=functools.partial(finish, options),
+        capacity=lambda: slots.count,
+        pauses=pauses(options),
+        epoch_budget=epoch_budget(options),
+    )
     try:
-        _tuner(plan, study, slots, faults, watcher).fit()
+        _tuner(plan, searcher, slots, watcher).fit()
     except TuneError as error:
         # What the searcher and the callbacks raise is in there as text.
         raise _cause_of(error) from error
     if faults.reason is not None:
         raise UserError(f"{plan.run.address}: {faults.reason}")
+    if searcher.is_done:
+        return "done"
+    # Ray Tune handles Ctrl-C itself, and returns.
+    spent_s = time.monotonic() - started_at
+    return "out of time" if spent_s >= (options.time_budget_s or math.inf) else "interrupted"
 
 
-def _tuner(
-    plan: Plan, study: SearchStudy, slots: Slots, faults: Faults, watcher: "_Watcher"
-) -> tune.Tuner:
+def _tuner(plan: Plan, searcher: StudySearcher, slots: Slots, watcher: "_Watcher") -> tune.Tuner:
     options, trials = plan.options, plan.run.trials
-    searcher = StudySearcher(
-        study,
-        plan.space.sample,
-        metric=options.score_key,
-        planned_trials=options.trials,
-        finish=functools.partial(finish, options),
-        capacity=lambda: slots.count,
-    )
-    halving = Halving(
-        study.get_trials(deepcopy=False),
-        grace_epochs=options.grace_epochs,
-        max_epochs=options.max_epochs,
-        reduction_factor=options.reduction_factor,
-    )
     setting = TrialSetting(
         storage=plan.run.storage,
         data=plan.data_on_nodes,
@@ -103,7 +109,7 @@ def _tuner(
         tune.with_resources(functools.partial(run_trial, setting=setting), slots.resources),
         tune_config=tune.TuneConfig(
             search_alg=searcher,
-            scheduler=StudyScheduler(searcher, halving, why=watcher.why_given_up),
+            scheduler=StudyScheduler(searcher, why=watcher.why_given_up),
             num_samples=-1,  # the searcher says when no more are to come
             max_concurrent_trials=options.trials,  # it also knows how many there is room for
             time_budget_s=options.time_budget_s,
@@ -176,7 +182,7 @@ class _Watcher(tune.Callback, tune.Stopper):
         An epoch whose checkpoint is gone has only its score there.
         """
         for row in read_rows(self.study):
-            self.progress.best_so_far(row.score, row.number)
+            self.progress.trial_known(row)
         for trial in self.study.get_trials(deepcopy=False):
             if "config" not in trial.user_attrs:
                 continue  # it waits, or the space failed
@@ -189,8 +195,8 @@ class _Watcher(tune.Callback, tune.Stopper):
             for epoch, value in sorted(untold.items()):
                 score = {self.plan.options.score_key: value}
                 self.tracker.log_epoch(number, epoch, _our_metrics(kept.get(epoch, score)))
-            if trial.state.is_finished() and status != STATUS[trial.state]:
-                ended = cast(Status, STATUS[trial.state])
+            ended = status_of(trial)
+            if ended not in (status, "running"):
                 self.tracker.end_trial(number, ended, trial.user_attrs.get("failure"))
 
     # A trial starts.
@@ -200,7 +206,7 @@ class _Watcher(tune.Callback, tune.Stopper):
         number = _number(trial)
         self.faults.heard(number)
         self._open_run(number, trial.config["config"])
-        self.progress.epoch_done(number, 0, None)
+        self.progress.trial_begun(number)
         self._push_state()
 
     def _open_run(self, number: int, config: TrialConfig) -> None:
@@ -225,28 +231,24 @@ class _Watcher(tune.Callback, tune.Stopper):
             self.faults.scored()
             self.tracker.log_epoch(number, result["epoch"], _our_metrics(result))
             score = result[self.plan.options.score_key]
-            self.progress.epoch_done(number, result["epoch"], score)
+            self.progress.epoch_done(number, score)
 
-    # It ends, or breaks.
+    # Its turn ends, or it breaks.
 
     def on_trial_complete(self, *, trial: Trial, **info: Any) -> None:
-        """Close the run of a trial that finished, was stopped, or reported its failure."""
+        """Close the run of a trial that finished, is stopped or paused, or reported its failure."""
         result = trial.last_result
         if "fatal" in result:
             return  # nothing is wrong with this trial: the next session runs it
         failure = result.get("failure")
-        if failure is None:
-            # A resumed trial that had nothing left to train has no result of its own: it finished.
-            status: Status = "finished" if result.get("finished", True) else "stopped"
-            self._close_run(trial, status, None)
-            return
-        self.faults.failed(failure)
+        if failure is not None:
+            self.faults.failed(failure)
         if "traceback" in result:
             path = self.plan.run.path / "failures" / f"{_name_of(trial)}.txt"
             path.parent.mkdir(exist_ok=True)
             path.write_text(result["traceback"])
             failure = f"{failure} (details: {path})"
-        self._close_run(trial, "failed", failure)
+        self._close_run(trial, failure)
 
     def why_given_up(self, trial: Trial) -> str | None:
         """Why a trial that broke isn't tried again; None where it is."""
@@ -257,19 +259,31 @@ class _Watcher(tune.Callback, tune.Stopper):
         reason = self.faults.given_up.get(_number(trial))
         if reason is not None:
             self.faults.failed(reason)
-            self._close_run(trial, "failed", reason)
+            self._close_run(trial, reason)
 
-    def _close_run(self, trial: Trial, status: Status, failure: str | None) -> None:
-        number, config = _number(trial), trial.config["config"]
-        self.tracker.end_trial(number, status, failure)
-        what = show_config(
-            config, ("architecture", "encoder", "scale", "metres_per_px", "loss", "lr")
-        )
-        self.progress.trial_ended(number, what, status, failure)
+    def _close_run(self, trial: Trial, failure: str | None) -> None:
+        """Tell what became of a trial; the searcher has told the study a moment ago."""
+        number, rows = _number(trial), read_rows(self.study)
+        kept = kept_trials(rows, self.plan.options.ensemble_candidates)
+        for row in rows:
+            if row.status == "paused" and row.number not in kept:
+                self._let_go(row.number)
+        row = read_row(self.study, number)
+        failure = failure or row.failure
+        is_paused = row.status == "paused"
+        self.tracker.end_trial(number, row.status, show_status(row) if is_paused else failure)
+        self.progress.trial_ended(row, failure)
         self._push_state()
         with self._outages_told():
-            kept = self.plan.options.ensemble_candidates
-            drop_checkpoints(self.plan.run.trials, read_rows(self.study), kept)
+            drop_checkpoints(self.plan.run.trials, {row.number for row in rows} - kept)
+            if trial.config["known_epochs"]:
+                drop_superseded(self.plan.run.trials, number)
+
+    def _let_go(self, number: int) -> None:
+        """Count a paused trial as stopped before its checkpoint goes: it would begin anew."""
+        self.study.stop_paused(number)
+        self.tracker.end_trial(number, "stopped", "paused, and others promised more")
+        self.progress.trial_let_go(number)
 
     def _push_state(self) -> None:
         with self._outages_told():

@@ -1,0 +1,158 @@
+"""What the trials of a study, at this moment, say about epochs and configurations to come."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from optuna.trial import FrozenTrial, TrialState
+
+from search.forecasting.costs import predict_seconds
+from search.forecasting.curves import FAILED_Z, Scale, milestones, relative_epoch, thin
+from search.forecasting.encoding import Encoder
+from search.forecasting.kernel import SCALARS, WEIGHT, Array, Hyperparameters, Points
+from search.forecasting.proposals import Proposal
+from search.forecasting.process import Posterior, fit
+
+EPOCH_SECONDS = "epoch_seconds"
+"""User attribute of a trial: mean seconds per epoch so far."""
+STARTED_SECONDS = "started_seconds"
+"""User attribute of a trial: seconds from when it was given to a worker to its first step."""
+
+MOST_TRIALS = 120
+"""No more trials are conditioned on."""
+MOST_FITTED = 70
+"""Hyperparameters are fitted to no more trials: about 200 observations."""
+
+
+class Forecast:
+    """The Gaussian process, conditioned on the curves of a study.
+
+    ``known`` are the hyperparameters of an earlier forecast (``Forecast.remembered``); without
+    them they are fitted. Raises ``ValueError`` where no trial has a score.
+    """
+
+    def __init__(
+        self,
+        trials: Sequence[FrozenTrial],
+        max_epochs: int,
+        rng: np.random.Generator,
+        known: Mapping[str, Any] | None = None,
+        *,
+        refit: bool = False,
+    ) -> None:
+        self.max_epochs = max_epochs
+        curves = {t.number: thin(t.intermediate_values) for t in trials}
+        self._trials = [t for t in trials if curves[t.number] or t.state == TrialState.FAIL]
+        self.last_epoch = {number: points[-1][0] for number, points in curves.items() if points}
+        self.scale = Scale.of([points[-1][1] for points in curves.values() if points])
+        self._z = {
+            number: self.scale.standardise(np.array([value for _, value in points]))
+            for number, points in curves.items()
+        }
+        self._curves = curves
+        self.encoder = Encoder({k: v for t in trials for k, v in t.distributions.items()})
+        self._x_ND = self.encoder.encode([t.params for t in self._trials])
+        self._row = {t.number: row for row, t in enumerate(self._trials)}
+        start = self._recall(known)
+        if refit or start is None:
+            points, z_N = self._observations(self._choose(MOST_FITTED, rng))
+            start = fit(points, z_N, self.encoder.column_D, start)
+        self._hyperparameters = start
+        chosen = self._choose(MOST_TRIALS, rng)
+        points, z_N = self._observations(chosen)
+        self.posterior = Posterior.of(points, z_N, self.encoder.column_D, start)
+        self.seen = [number for number in chosen if number in self.last_epoch]
+        """The trials with scores that were conditioned on."""
+        self._timed = [t for t in self._trials if t.user_attrs.get(EPOCH_SECONDS)]
+
+    @property
+    def remembered(self) -> dict[str, Any]:
+        """The hyperparameters, as plain values by name."""
+        h = self._hyperparameters
+        weights = dict(zip(self.encoder.names, h.weights_P.tolist(), strict=True))
+        return {"amplitudes": dict(h.scalars), "weights": weights}
+
+    def _recall(self, known: Mapping[str, Any] | None) -> Hyperparameters | None:
+        """What ``remembered`` gave; a parameter that it doesn't name has the prior's median."""
+        if known is None:
+            return None
+        weights = [known["weights"].get(name, WEIGHT[0]) for name in self.encoder.names]
+        return Hyperparameters({k: known["amplitudes"][k] for k in SCALARS}, np.array(weights))
+
+    def at(self, numbers: Sequence[int], epochs: Sequence[int] | Array) -> Points:
+        """Points on the curves of trials."""
+        rows = [self._row[number] for number in numbers]
+        tau_N = relative_epoch(np.asarray(epochs, dtype=float), self.max_epochs)
+        return Points(self._x_ND[rows], tau_N, np.array(numbers, dtype=np.int64))
+
+    def untried(self, x_ND: Array, epochs_N: Array) -> Points:
+        """Points of configurations that were never tried."""
+        tau_N = relative_epoch(epochs_N, self.max_epochs)
+        return Points(x_ND, tau_N, np.full(len(x_ND), -1, dtype=np.int64))
+
+    def epoch_seconds(self, x_MD: Array) -> Array:
+        """Predicted seconds per epoch of encoded configurations."""
+        rows = [self._row[t.number] for t in self._timed]
+        seconds = np.array([float(t.user_attrs[EPOCH_SECONDS]) for t in self._timed])
+        return predict_seconds(self._x_ND[rows], seconds, x_MD)
+
+    def epoch_seconds_of(self, numbers: Sequence[int]) -> Array:
+        """Seconds per epoch of trials: measured, or predicted where they have none."""
+        predicted = self.epoch_seconds(self._x_ND[[self._row[number] for number in numbers]])
+        measured = {t.number: float(t.user_attrs[EPOCH_SECONDS]) for t in self._timed}
+        return np.array([measured.get(n, p) for n, p in zip(numbers, predicted, strict=True)])
+
+    def start_seconds(self) -> float:
+        """Mean seconds that it takes to start a trial, or to resume one; 0 where none is known."""
+        known = [t.user_attrs[STARTED_SECONDS] for t in self._timed
+                 if STARTED_SECONDS in t.user_attrs]  # fmt: skip
+        return float(np.mean(known)) if known else 0.0
+
+    def proposal(self, number: int) -> Proposal:
+        """The configuration of a trial."""
+        trial = self._trials[self._row[number]]
+        return Proposal(trial.params, trial.distributions)
+
+    def _observations(self, numbers: Sequence[int]) -> tuple[Points, Array]:
+        rows = [
+            (number, epoch, z)
+            for number in numbers
+            for (epoch, _), z in zip(self._curves[number], self._z[number], strict=True)
+        ]
+        broken = [t for t in self._trials if t.state == TrialState.FAIL and t.number in numbers]
+        rows = [row for row in rows if row[0] not in {t.number for t in broken}]
+        rows += [(t.number, self.last_epoch.get(t.number, 1), FAILED_Z) for t in broken]
+        numbers_N, epochs_N, z_N = zip(*rows, strict=True)
+        return self.at(numbers_N, epochs_N), np.array(z_N)
+
+    def _choose(self, most: int, rng: np.random.Generator) -> list[int]:
+        """The trials that count: those that run, the best among those that came as far, others.
+
+        A trial is compared with those that reached the same milestone: what a young one may become
+        can't be seen from its score among old ones.
+        """
+        numbers = [t.number for t in self._trials]
+        if len(numbers) <= most:
+            return numbers
+        chosen = {
+            t.number for t in self._trials
+            if t.state == TrialState.RUNNING and t.user_attrs.get("paused") is None
+        }  # fmt: skip
+        groups = self._by_milestone()
+        for rank in range(most):
+            for group in groups:
+                if rank < len(group) and len(chosen) < most * 2 // 3:
+                    chosen.add(group[rank])
+        others = [number for number in numbers if number not in chosen]
+        chosen |= set(rng.permutation(others)[: most - len(chosen)].tolist())
+        return sorted(chosen)
+
+    def _by_milestone(self) -> list[list[int]]:
+        """Trials by the last milestone that they reached, each group from the best to the worst."""
+        steps = np.array(milestones(self.max_epochs))
+        groups: dict[int, list[int]] = {}
+        for number, epoch in self.last_epoch.items():
+            groups.setdefault(int(np.searchsorted(steps, epoch, side="right")), []).append(number)
+        for group in groups.values():
+            group.sort(key=lambda number: -float(self._z[number][-1]))
+        return [groups[key] for key in sorted(groups, reverse=True)]

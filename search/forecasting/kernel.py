@@ -1,0 +1,187 @@
+"""How alike two points of learning curves are: the covariance function, and its gradient.
+
+A point is an epoch of a trial. Its standardised score is the sum of a level, a curve that all
+trials share, one that depends on the configuration, one of the trial alone (its seed), and noise:
+
+    4 + a² M(Δτ; 0.4) + g(τ) g(τ') (K_x (c₁² + c₂² M(Δτ; 0.6))
+                                  + [same trial] (t₁² + t₂² M(Δτ; 0.6))) + σ²
+
+where M is the Matérn function with ν = 5/2, τ the logarithm of the epoch, and K_x = M over the
+distance of the configurations, with a weight for each parameter. Curves may fan out: what tells
+them apart is g(τ) = growth^(τ − 1) times as large as at the last epoch.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.spatial.distance import cdist
+
+Array = NDArray[np.float64]
+
+LEVEL_VARIANCE = 4.0
+SHARED_LENGTH, OWN_LENGTH = 0.4, 0.6
+"""Length scales in τ, of the curve that all trials share, and of those that differ."""
+
+SCALARS = {
+    "shared": (1.5, 0.7), "level": (1.0, 0.7), "shape": (0.5, 0.8), "trial_level": (0.25, 0.6),
+    "trial_shape": (0.25, 0.6), "noise": (0.15, 0.6), "growth": (1.3, 0.7),
+}  # fmt: skip
+"""Median and standard deviation of the logarithm, a priori, of each amplitude (a, c₁, c₂, t₁, t₂
+and σ, in the units of standardised scores) and of the growth."""
+WEIGHT = (0.35, 1.3)
+"""The same for the weight of each parameter: most are expected to matter little."""
+
+
+@dataclass(frozen=True)
+class Points:
+    """N points of learning curves."""
+
+    x_ND: Array
+    """Encoded configurations (``search.forecasting.encoding``)."""
+    tau_N: Array
+    """Epochs as ln t / ln E: 0 for the first, 1 for the last one."""
+    trial_N: NDArray[np.int64]
+    """The trial's number; -1 for a configuration that hasn't been tried."""
+
+    def __len__(self) -> int:
+        return len(self.tau_N)
+
+    def __getitem__(self, index: NDArray[np.int64]) -> "Points":
+        return Points(self.x_ND[index], self.tau_N[index], self.trial_N[index])
+
+    def __add__(self, other: "Points") -> "Points":
+        return Points(
+            np.concatenate([self.x_ND, other.x_ND]),
+            np.concatenate([self.tau_N, other.tau_N]),
+            np.concatenate([self.trial_N, other.trial_N]),
+        )
+
+
+@dataclass(frozen=True)
+class Hyperparameters:
+    """The amplitudes in the order of ``SCALARS``, and the weight of each parameter's distance."""
+
+    scalars: Mapping[str, float]
+    weights_P: Array
+    """In the order of ``Encoder.names``."""
+
+    @classmethod
+    def from_logs(cls, logs_H: Array) -> "Hyperparameters":
+        """From one vector of logarithms: the amplitudes, then the weights."""
+        values = np.exp(logs_H)
+        return cls(dict(zip(SCALARS, values.tolist(), strict=False)), values[len(SCALARS) :])
+
+    def to_logs(self) -> Array:
+        """The vector that ``from_logs`` takes."""
+        return np.log([*(self.scalars[name] for name in SCALARS), *self.weights_P])
+
+    @cached_property
+    def variances(self) -> dict[str, float]:
+        """The amplitudes squared."""
+        return {name: value**2 for name, value in self.scalars.items()}
+
+    def growth(self, tau_N: Array) -> Array:
+        """g(τ)."""
+        return self.scalars["growth"] ** (tau_N - 1)
+
+
+def matern(r2: Array) -> Array:
+    """Matérn function with ν = 5/2 of a squared distance in length scales."""
+    r = np.sqrt(5 * r2)
+    return (1 + r + r * r / 3) * np.exp(-r)
+
+
+def matern_slope(r2: Array) -> Array:
+    """Derivative of ``matern`` by the squared distance."""
+    r = np.sqrt(5 * r2)
+    return -5 / 6 * (1 + r) * np.exp(-r)
+
+
+def covariance(a: Points, b: Points, column_D: NDArray[np.int64], h: Hyperparameters) -> Array:
+    """Covariance of each point of ``a`` with each of ``b``, without noise.
+
+    ``column_D`` says which parameter each column of ``x_ND`` belongs to.
+    """
+    scale_D = np.sqrt(h.weights_P[column_D])
+    alike_AB = matern(cdist(a.x_ND * scale_D, b.x_ND * scale_D, "sqeuclidean"))
+    shared_AB, own_AB = _in_time(a.tau_N, b.tau_N)
+    v = h.variances
+    same_AB = (a.trial_N[:, None] == b.trial_N) & (a.trial_N[:, None] >= 0)
+    differing_AB = alike_AB * (v["level"] + v["shape"] * own_AB)
+    differing_AB += same_AB * (v["trial_level"] + v["trial_shape"] * own_AB)
+    growth_AB = np.outer(h.growth(a.tau_N), h.growth(b.tau_N))
+    return LEVEL_VARIANCE + v["shared"] * shared_AB + growth_AB * differing_AB
+
+
+def variance(points: Points, h: Hyperparameters) -> Array:
+    """Prior variance at each point, without noise."""
+    v = h.variances
+    differing = v["level"] + v["shape"] + v["trial_level"] + v["trial_shape"]
+    return LEVEL_VARIANCE + v["shared"] + differing * h.growth(points.tau_N) ** 2
+
+
+def _in_time(a_A: Array, b_B: Array) -> tuple[Array, Array]:
+    """Matérn functions of the distance in τ, of the shared curve and of the others.
+
+    There are few different epochs, so each pair of them is computed once.
+    """
+    a, a_index = np.unique(a_A, return_inverse=True)
+    b, b_index = np.unique(b_B, return_inverse=True)
+    d2 = (a[:, None] - b) ** 2
+    grid = np.ix_(a_index, b_index)
+    return matern(d2 / SHARED_LENGTH**2)[grid], matern(d2 / OWN_LENGTH**2)[grid]
+
+
+class Gradient:
+    """The covariance matrix of fixed points, with noise, as a function of hyperparameters."""
+
+    def __init__(self, points: Points, column_D: NDArray[np.int64]) -> None:
+        n = len(points)
+        n_parameters = int(column_D.max(initial=-1)) + 1
+        self._d2_PNN = np.zeros((n_parameters, n * n))
+        for parameter in range(n_parameters):
+            x = points.x_ND[:, column_D == parameter]
+            self._d2_PNN[parameter] = cdist(x, x, "sqeuclidean").ravel()
+        self._shared_NN, self._own_NN = _in_time(points.tau_N, points.tau_N)
+        self._same_NN = (points.trial_N[:, None] == points.trial_N).astype(float)
+        self._tau_N, self._n = points.tau_N, n
+
+    def covariance(self, h: Hyperparameters) -> Array:
+        """The covariance of the points with each other, with noise on the diagonal."""
+        v = h.variances
+        self._r2_NN = (h.weights_P @ self._d2_PNN).reshape(self._n, self._n)
+        self._alike_NN = matern(self._r2_NN)
+        growth_N = h.growth(self._tau_N)
+        self._growth_NN = np.outer(growth_N, growth_N)
+        self._differing_NN = self._growth_NN * (
+            self._alike_NN * (v["level"] + v["shape"] * self._own_NN)
+            + self._same_NN * (v["trial_level"] + v["trial_shape"] * self._own_NN)
+        )
+        shared_NN = LEVEL_VARIANCE + v["shared"] * self._shared_NN
+        return shared_NN + self._differing_NN + v["noise"] * np.eye(self._n)
+
+    def pull_back(self, h: Hyperparameters, slope_NN: Array) -> Array:
+        """Derivative of a loss by ``h.to_logs()``, from its derivative by the covariance.
+
+        For the hyperparameters of the last call of ``covariance``.
+        """
+        v = h.variances
+        grown_NN = self._growth_NN * slope_NN
+        alike_NN, same_NN = self._alike_NN * grown_NN, self._same_NN * grown_NN
+        later_NN = self._tau_N[:, None] + self._tau_N - 2
+        by_scalar = {
+            "shared": 2 * v["shared"] * np.sum(self._shared_NN * slope_NN),
+            "level": 2 * v["level"] * np.sum(alike_NN),
+            "shape": 2 * v["shape"] * np.sum(alike_NN * self._own_NN),
+            "trial_level": 2 * v["trial_level"] * np.sum(same_NN),
+            "trial_shape": 2 * v["trial_shape"] * np.sum(same_NN * self._own_NN),
+            "noise": 2 * v["noise"] * np.trace(slope_NN),
+            "growth": np.sum(later_NN * self._differing_NN * slope_NN),
+        }
+        of_alike_NN = v["level"] + v["shape"] * self._own_NN
+        by_r2 = (grown_NN * of_alike_NN * matern_slope(self._r2_NN)).ravel()
+        by_weight = h.weights_P * (self._d2_PNN @ by_r2)
+        return np.array([*(by_scalar[name] for name in SCALARS), *by_weight])

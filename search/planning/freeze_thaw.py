@@ -1,0 +1,195 @@
+"""Freeze-thaw: trials are paused and resumed, by the probability of improvement per second.
+
+The idea is Swersky, Snoek and Adams' (arXiv 1406.3896); the acquisition, with its random horizon
+and threshold, is that of ifBO (Rakotoarison et al., ICML 2024). A Gaussian process forecasts
+learning curves (``search.forecasting``). Whenever a worker is free, or a trial reaches epoch 1, 2,
+4, 7, 13, 23, 41, 74 …, three answers are compared: go on with the trial, resume a paused one from
+its checkpoint, or start a new one.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from optuna import Study
+from optuna.trial import FrozenTrial, TrialState
+from scipy.special import log_ndtr
+
+from search.forecasting.curves import milestones
+from search.forecasting.forecast import Forecast
+from search.forecasting.kernel import Array
+from search.forecasting.proposals import Proposal, SpaceFunction, draw, mutate
+from search.planning.strategy import Resume, Start
+from search.runs.study import is_paused
+
+REMEMBERED = "forecast"
+"""User attribute of the study: hyperparameters, and the number of trials they were fitted to."""
+
+RANDOM_STARTS = 8
+"""Random configurations that follow the baselines, one epoch each, before anything is forecast."""
+REFIT_GROWTH = 1.35
+"""Hyperparameters are fitted anew when there are so many times as many trials."""
+RANDOM_CANDIDATES, PARENTS, MUTANTS = 100, 8, 12
+"""New configurations come from random ones, and mutants of the best trials."""
+SMALLEST_GAIN, LARGEST_GAIN = -4.0, -1.0
+"""The improvement asked for is 10^U(−4, −1) of what is missing to a score of 1."""
+RELATIVE_GAIN = False
+EXPECTED = False
+
+
+@dataclass(frozen=True)
+class _Aim:
+    """What the answers are compared by: better than ``threshold_z``, ``horizon`` epochs on."""
+
+    horizon: int
+    threshold_z: float
+    seconds_left: float
+
+    def epochs(self, most_N: Array, epoch_seconds_N: Array, start_seconds_N: Array) -> Array:
+        """How many epochs each answer is judged by: those of the horizon that are possible."""
+        affordable_N = np.floor((self.seconds_left - start_seconds_N) / epoch_seconds_N)
+        return np.minimum(np.minimum(most_N, self.horizon), affordable_N)
+
+    def log_rate(self, forecast_mean_sd: tuple[Array, Array], seconds_N: Array) -> Array:
+        """Logarithm of the probability of improvement per second."""
+        mean_N, sd_N = forecast_mean_sd
+        if EXPECTED:
+            u = (mean_N - self.threshold_z) / sd_N
+            near = np.exp(-u * u / 2) / math.sqrt(2 * math.pi) + u * np.exp(log_ndtr(u))
+            far = -u * u / 2 - 0.92 - 2 * np.log(np.maximum(-u, 1))
+            ei = np.where(u > -4, np.log(np.maximum(near, 1e-12)), far) + np.log(sd_N)
+            return ei - np.log(np.maximum(seconds_N, 1e-9))
+        return log_ndtr((mean_N - self.threshold_z) / sd_N) - np.log(np.maximum(seconds_N, 1e-9))
+
+
+class FreezeThaw:
+    """Decides from a study what its workers do; it keeps no state of its own.
+
+    ``space`` makes a configuration by asking a trial. ``first_trials`` are begun before anything
+    is forecast: the baselines, and ``RANDOM_STARTS``. Once ``most_trials`` are begun, only they
+    are chosen from. ``seconds_left`` says how long the search goes on: what can't be trained until
+    then is not hoped for.
+    """
+
+    def __init__(
+        self,
+        study: Study,
+        space: SpaceFunction,
+        *,
+        max_epochs: int,
+        first_trials: int = RANDOM_STARTS,
+        most_trials: int | None = None,
+        seconds_left: Callable[[], float] = lambda: math.inf,
+        seed: int = 0,
+    ) -> None:
+        self._study, self._space, self._most_trials = study, space, most_trials
+        self._seconds_left = seconds_left
+        self._max_epochs, self._first_trials, self._seed = max_epochs, first_trials, seed
+        self._milestones = frozenset(milestones(max_epochs))
+
+    def next(self) -> Resume | Start:
+        """What a worker does that is free."""
+        trials = self._study.get_trials(deepcopy=False)
+        if any(trial.state == TrialState.WAITING for trial in trials):
+            return Start(None)  # the study's next trial is an enqueued one
+        if len(trials) < self._first_trials or not any(t.intermediate_values for t in trials):
+            return Start(draw(self._space, self._rng(trials)).params)
+        return self._decide(trials, None)
+
+    def goes_on(self, number: int, epoch: int) -> bool:
+        """Whether a trial goes on that has reported this epoch; it is paused where it doesn't."""
+        if epoch >= self._max_epochs:
+            return False
+        if epoch not in self._milestones:
+            return True
+        trials = self._study.get_trials(deepcopy=False)
+        begun = [trial for trial in trials if trial.state != TrialState.WAITING]
+        if len(begun) < self._first_trials:
+            return False
+        return self._decide(begun, number) == Resume(number)
+
+    def _rng(self, trials: Sequence[FrozenTrial]) -> np.random.Generator:
+        """The same numbers for the same study: a resumed search decides as it would have."""
+        n_epochs = sum(len(trial.intermediate_values) for trial in trials)
+        return np.random.default_rng([self._seed, len(trials), n_epochs])
+
+    def _decide(self, trials: Sequence[FrozenTrial], current: int | None) -> Resume | Start:
+        rng = self._rng(trials)
+        forecast = self._forecast(trials, rng)
+        aim = self._aim(forecast, rng)
+        paused = {t.number for t in trials if is_paused(t)}
+        going = [n for n in forecast.seen if (n in paused or n == current)
+                 and forecast.last_epoch[n] < self._max_epochs]  # fmt: skip
+        running = [t.number for t in trials if t.state == TrialState.RUNNING
+                   and t.number not in paused and t.number in forecast.last_epoch
+                   and t.number != current]  # fmt: skip
+        rates = self._rates_of_going_on(forecast, aim, going, current)
+        if self._most_trials is not None and len(trials) >= self._most_trials:
+            return Resume(going[int(rates.argmax())]) if going else Start(None)
+        proposals, new_rates = self._rates_of_new(forecast, aim, running, rng)
+        if len(rates) and rates.max() >= new_rates.max(initial=-np.inf):
+            return Resume(going[int(rates.argmax())])
+        return Start(proposals[int(new_rates.argmax())].params)
+
+    def _forecast(self, trials: Sequence[FrozenTrial], rng: np.random.Generator) -> Forecast:
+        remembered = self._study.user_attrs.get(REMEMBERED)
+        refit = remembered is None or len(trials) >= REFIT_GROWTH * remembered["trials"]
+        forecast = Forecast(trials, self._max_epochs, rng, remembered, refit=refit)
+        if refit:
+            fitted = {"trials": len(trials), **forecast.remembered}
+            self._study.set_user_attr(REMEMBERED, fitted)
+        return forecast
+
+    def _aim(self, forecast: Forecast, rng: np.random.Generator) -> _Aim:
+        seen = forecast.seen
+        mean_N, _ = forecast.posterior.predict(
+            forecast.at(seen, [forecast.last_epoch[number] for number in seen])
+        )
+        best = forecast.scale.restore(float(mean_N.max()))
+        gain = 10 ** rng.uniform(SMALLEST_GAIN, LARGEST_GAIN)
+        gain *= forecast.scale.spread if RELATIVE_GAIN else max(1 - best, 0.0)
+        threshold_z = float(forecast.scale.standardise(best + gain))
+        horizon = int(rng.integers(1, self._max_epochs + 1))
+        return _Aim(horizon, threshold_z, self._seconds_left())
+
+    def _rates_of_going_on(
+        self, forecast: Forecast, aim: _Aim, numbers: Sequence[int], current: int | None
+    ) -> Array:
+        """Of the trial that has just reported, and of paused ones, which must be started again."""
+        if not numbers:
+            return np.empty(0)
+        last_N = np.array([forecast.last_epoch[number] for number in numbers])
+        each_N = forecast.epoch_seconds_of(numbers)
+        start_N = forecast.start_seconds() * (np.array(numbers) != current)
+        epochs_N = aim.epochs(self._max_epochs - last_N, each_N, start_N)
+        points = forecast.at(numbers, last_N + np.maximum(epochs_N, 1))
+        rates_N = aim.log_rate(forecast.posterior.predict(points), start_N + each_N * epochs_N)
+        return np.where(epochs_N >= 1, rates_N, -np.inf)
+
+    def _rates_of_new(
+        self, forecast: Forecast, aim: _Aim, running: Sequence[int], rng: np.random.Generator
+    ) -> tuple[list[Proposal], Array]:
+        """Of new configurations, as if the running trials had ended as they are believed to."""
+        proposals = self._propose(forecast, rng)
+        x_ND = forecast.encoder.encode([proposal.params for proposal in proposals])
+        posterior = forecast.posterior
+        if running:
+            posterior = posterior.fantasise(forecast.at(running, [self._max_epochs] * len(running)))
+        each_N, start = forecast.epoch_seconds(x_ND), forecast.start_seconds()
+        epochs_N = aim.epochs(np.full(len(x_ND), self._max_epochs), each_N, np.array(start))
+        points = forecast.untried(x_ND, np.maximum(epochs_N, 1))
+        rates_N = aim.log_rate(posterior.predict(points), start + each_N * epochs_N)
+        return proposals, np.where(epochs_N >= 1, rates_N, -np.inf)
+
+    def _propose(self, forecast: Forecast, rng: np.random.Generator) -> list[Proposal]:
+        """Random configurations, and mutants of the trials that are believed to end best."""
+        mean_N, _ = forecast.posterior.predict(
+            forecast.at(forecast.seen, [self._max_epochs] * len(forecast.seen))
+        )
+        best = np.argsort(-mean_N, kind="stable")[:PARENTS]
+        parents = [forecast.proposal(forecast.seen[index]) for index in best]
+        proposals = [draw(self._space, rng) for _ in range(RANDOM_CANDIDATES)]
+        return proposals + [
+            mutate(self._space, rng, parent) for parent in parents for _ in range(MUTANTS)
+        ]

@@ -36,10 +36,11 @@ from benchmarks.curve_tables import (
 )
 from benchmarks.search_figures import tables_of_figures
 from search.forecasting.forecast import EPOCH_SECONDS, STARTED_SECONDS
-from search.planning.freeze_thaw import PAUSED, FreezeThaw
+from search.planning.freeze_thaw import FreezeThaw
 from search.planning.halving import Halving, rungs
 from search.planning.sampler import RungTPESampler
 from search.planning.strategy import Resume, Start, Strategy
+from search.runs.study import PAUSED
 
 WORKERS = 4
 FULL_TRAININGS = 20
@@ -287,9 +288,6 @@ def _run(job: Job) -> dict[str, Any]:
     }  # fmt: skip
 
 
-RUN = _run
-
-
 def simulate(arguments: argparse.Namespace) -> Iterator[dict[str, Any]]:
     """Every method on every table with every seed, until the time is up; seed after seed."""
     deadline = time.monotonic() + 60 * arguments.minutes
@@ -303,7 +301,7 @@ def simulate(arguments: argparse.Namespace) -> Iterator[dict[str, Any]]:
             for method in arguments.methods
             for name in names
         ]
-        results = pool.imap_unordered(RUN, jobs)
+        results = pool.imap_unordered(_run, jobs)
         for _ in jobs:
             try:
                 yield results.next(timeout=max(deadline - time.monotonic(), 0))

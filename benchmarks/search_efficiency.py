@@ -63,21 +63,6 @@ class Unstopped:
         return True
 
 
-class Halved(Unstopped):
-    """Asynchronous successive halving."""
-
-    def __init__(self, search: "Search", reduction_factor: int = 3) -> None:
-        self._study, self._halving = search.study, Halving(
-            [], grace_epochs=1, max_epochs=search.table.max_epochs,
-            reduction_factor=reduction_factor,
-        )  # fmt: skip
-
-    def goes_on(self, number: int, epoch: int) -> bool:
-        """Unless halving stops it."""
-        value = self._study.get_trials(deepcopy=False)[number].intermediate_values[epoch]
-        return not self._halving.stops(number, epoch, value)
-
-
 class TopAfterOneEpoch:
     """Half of the budget goes to random trials of one epoch, then the best are trained on.
 
@@ -110,6 +95,15 @@ class Method(NamedTuple):
     leaves: Literal["paused", "stopped", "told their last value"] = "paused"
 
 
+def _halving(search: "Search", reduction_factor: int) -> Strategy:
+    return Halving(
+        search.study,
+        grace_epochs=1,
+        max_epochs=search.table.max_epochs,
+        reduction_factor=reduction_factor,
+    )
+
+
 def _random(search: "Search", seed: int) -> optuna.samplers.BaseSampler:
     return optuna.samplers.RandomSampler(seed)
 
@@ -120,14 +114,14 @@ def _bohb(search: "Search", seed: int) -> optuna.samplers.BaseSampler:
 
 METHODS = {
     "stock": Method(
-        lambda search, seed: Halved(search, reduction_factor=4),
+        lambda search, seed: _halving(search, 4),
         lambda search, seed: optuna.samplers.TPESampler(seed=seed),
         "told their last value",
     ),
-    "random, ASHA": Method(lambda search, seed: Halved(search), _random, "stopped"),
+    "random, ASHA": Method(lambda search, seed: _halving(search, 3), _random, "stopped"),
     "random": Method(lambda search, seed: Unstopped(), _random),
     "top after one epoch": Method(lambda search, seed: TopAfterOneEpoch(search), _random),
-    "BOHB's rule": Method(lambda search, seed: Halved(search), _bohb, "stopped"),
+    "BOHB's rule": Method(lambda search, seed: _halving(search, 3), _bohb, "stopped"),
     "freeze-thaw": Method(
         lambda search, seed: FreezeThaw(
             search.study,

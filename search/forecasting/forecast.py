@@ -110,7 +110,7 @@ class Forecast:
         alike_MN = covariance(new, tried, self.encoder.column_D, h)
         same = LEVEL_VARIANCE + sum(h.variances[part] for part in ("shared", "level", "shape"))
         difference_MN = 2 * (same - alike_MN)
-        return (difference_MN < h.variances["noise"]).any(axis=1)
+        return np.asarray(difference_MN.min(axis=1) < h.variances["noise"])
 
     def epoch_seconds(self, x_MD: Array) -> Array:
         """Predicted seconds per epoch of encoded configurations."""

@@ -54,7 +54,7 @@ class AnsweringTrial(BaseTrial):
         """A whole number."""
         return int(self._number(name, IntDistribution(low, high, log=log, step=step)))
 
-    def suggest_categorical(
+    def suggest_categorical(  # type: ignore[override]  # Optuna has an overload for each type
         self, name: str, choices: Sequence[CategoricalChoiceType]
     ) -> CategoricalChoiceType:
         """One of the choices."""

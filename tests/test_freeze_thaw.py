@@ -1,5 +1,6 @@
 """What freeze-thaw decides, on studies whose best answer anybody can see."""
 
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -173,3 +174,32 @@ def test_nothing_is_begun_that_can_not_be_trained_in_the_time_left() -> None:
 def test_a_study_without_any_score_goes_on_with_random_trials() -> None:
     trials = [begun(plain(0.1), []) for _ in range(12)]
     assert isinstance(FreezeThaw(study_of(trials), space, max_epochs=MAX_EPOCHS).next(), Start)
+
+
+def test_a_decision_among_200_trials_takes_a_fifth_of_a_second_of_one_core() -> None:
+    rng = np.random.default_rng(4)
+
+    def wide(trial: BaseTrial) -> None:
+        space(trial)
+        for i in range(13):
+            trial.suggest_float(f"x{i}", 1e-5, 1.0, log=True)
+
+    proposals = [draw(wide, rng) for _ in range(200)]
+    trials = [
+        create_trial(
+            state=TrialState.RUNNING,
+            params=dict(proposal.params),
+            distributions=dict(proposal.distributions),
+            intermediate_values=dict(enumerate(rising(rng.random(), 1 + i % 13), start=1)),
+            user_attrs={"paused": 1 + i % 13, "epoch_seconds": 60.0, "started_seconds": 20.0},
+        )
+        for i, proposal in enumerate(proposals)
+    ]
+    searched = FreezeThaw(study_of(trials), wide, max_epochs=MAX_EPOCHS)
+    searched.next()  # the first one fits hyperparameters
+    seconds = []
+    for _ in range(3):
+        began = time.thread_time()
+        searched.next()
+        seconds.append(time.thread_time() - began)
+    assert min(seconds) < 0.2

@@ -97,9 +97,8 @@ class Synthetic:
     def __init__(self, shape: str) -> None:
         self.name = self._shape = shape
         rng = np.random.default_rng(self.SHAPES.index(shape))
-        self._shift = dict(
-            zip(("lr", "decay", "rare", "strength", "scale", "factor"), rng.normal(size=6))
-        )
+        optima = ("lr", "decay", "rare", "strength", "scale", "factor")
+        self._shift = dict(zip(optima, rng.normal(size=6).tolist(), strict=True))
 
     def space(self, trial: BaseTrial) -> object:
         """As in ``spaces.aerial``."""

@@ -36,10 +36,11 @@ from benchmarks.curve_tables import (
 )
 from benchmarks.search_figures import tables_of_figures
 from search.forecasting.forecast import EPOCH_SECONDS, STARTED_SECONDS
-from search.planning.freeze_thaw import PAUSED, FreezeThaw
+from search.planning.freeze_thaw import FreezeThaw
 from search.planning.halving import Halving, rungs
 from search.planning.sampler import RungTPESampler
 from search.planning.strategy import Resume, Start, Strategy
+from search.runs.study import PAUSED
 
 WORKERS = 4
 FULL_TRAININGS = 20
@@ -60,21 +61,6 @@ class Unstopped:
     def goes_on(self, number: int, epoch: int) -> bool:
         """Always."""
         return True
-
-
-class Halved(Unstopped):
-    """Asynchronous successive halving."""
-
-    def __init__(self, search: "Search", reduction_factor: int = 3) -> None:
-        self._study, self._halving = search.study, Halving(
-            [], grace_epochs=1, max_epochs=search.table.max_epochs,
-            reduction_factor=reduction_factor,
-        )  # fmt: skip
-
-    def goes_on(self, number: int, epoch: int) -> bool:
-        """Unless halving stops it."""
-        value = self._study.get_trials(deepcopy=False)[number].intermediate_values[epoch]
-        return not self._halving.stops(number, epoch, value)
 
 
 class TopAfterOneEpoch:
@@ -109,6 +95,15 @@ class Method(NamedTuple):
     leaves: Literal["paused", "stopped", "told their last value"] = "paused"
 
 
+def _halving(search: "Search", reduction_factor: int) -> Strategy:
+    return Halving(
+        search.study,
+        grace_epochs=1,
+        max_epochs=search.table.max_epochs,
+        reduction_factor=reduction_factor,
+    )
+
+
 def _random(search: "Search", seed: int) -> optuna.samplers.BaseSampler:
     return optuna.samplers.RandomSampler(seed)
 
@@ -119,14 +114,14 @@ def _bohb(search: "Search", seed: int) -> optuna.samplers.BaseSampler:
 
 METHODS = {
     "stock": Method(
-        lambda search, seed: Halved(search, reduction_factor=4),
+        lambda search, seed: _halving(search, 4),
         lambda search, seed: optuna.samplers.TPESampler(seed=seed),
         "told their last value",
     ),
-    "random, ASHA": Method(lambda search, seed: Halved(search), _random, "stopped"),
+    "random, ASHA": Method(lambda search, seed: _halving(search, 3), _random, "stopped"),
     "random": Method(lambda search, seed: Unstopped(), _random),
     "top after one epoch": Method(lambda search, seed: TopAfterOneEpoch(search), _random),
-    "BOHB's rule": Method(lambda search, seed: Halved(search), _bohb, "stopped"),
+    "BOHB's rule": Method(lambda search, seed: _halving(search, 3), _bohb, "stopped"),
     "freeze-thaw": Method(
         lambda search, seed: FreezeThaw(
             search.study,
@@ -287,9 +282,6 @@ def _run(job: Job) -> dict[str, Any]:
     }  # fmt: skip
 
 
-RUN = _run
-
-
 def simulate(arguments: argparse.Namespace) -> Iterator[dict[str, Any]]:
     """Every method on every table with every seed, until the time is up; seed after seed."""
     deadline = time.monotonic() + 60 * arguments.minutes
@@ -303,7 +295,7 @@ def simulate(arguments: argparse.Namespace) -> Iterator[dict[str, Any]]:
             for method in arguments.methods
             for name in names
         ]
-        results = pool.imap_unordered(RUN, jobs)
+        results = pool.imap_unordered(_run, jobs)
         for _ in jobs:
             try:
                 yield results.next(timeout=max(deadline - time.monotonic(), 0))

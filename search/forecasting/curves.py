@@ -1,4 +1,4 @@
-"""Learning curves of a study's trials as the Gaussian process sees them: thinned and standardised."""
+"""Learning curves as the Gaussian process sees them: thinned and standardised."""
 
 import math
 from collections.abc import Mapping, Sequence

@@ -4,14 +4,23 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from optuna.trial import FrozenTrial, TrialState
 
 from search.forecasting.costs import predict_seconds
 from search.forecasting.curves import FAILED_Z, Scale, milestones, relative_epoch, thin
 from search.forecasting.encoding import Encoder
-from search.forecasting.kernel import SCALARS, WEIGHT, Array, Hyperparameters, Points
-from search.forecasting.proposals import Proposal
+from search.forecasting.kernel import (
+    LEVEL_VARIANCE,
+    SCALARS,
+    WEIGHT,
+    Array,
+    Hyperparameters,
+    Points,
+    covariance,
+)
 from search.forecasting.process import Posterior, fit
+from search.forecasting.proposals import Proposal
 
 EPOCH_SECONDS = "epoch_seconds"
 """User attribute of a trial: mean seconds per epoch so far."""
@@ -89,6 +98,19 @@ class Forecast:
         """Points of configurations that were never tried."""
         tau_N = relative_epoch(epochs_N, self.max_epochs)
         return Points(x_ND, tau_N, np.full(len(x_ND), -1, dtype=np.int64))
+
+    def repeats(self, x_MD: Array) -> NDArray[np.bool_]:
+        """Whether a configuration's end differs from some trial's by less than the noise.
+
+        By the square that is expected of the difference, apart from that of two seeds.
+        """
+        h, end = self._hyperparameters, self.max_epochs
+        new = self.untried(x_MD, np.full(len(x_MD), end))
+        tried = self.untried(self._x_ND, np.full(len(self._x_ND), end))
+        alike_MN = covariance(new, tried, self.encoder.column_D, h)
+        same = LEVEL_VARIANCE + sum(h.variances[part] for part in ("shared", "level", "shape"))
+        difference_MN = 2 * (same - alike_MN)
+        return np.asarray(difference_MN.min(axis=1) < h.variances["noise"])
 
     def epoch_seconds(self, x_MD: Array) -> Array:
         """Predicted seconds per epoch of encoded configurations."""

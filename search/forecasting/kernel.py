@@ -3,8 +3,8 @@
 A point is an epoch of a trial. Its standardised score is the sum of a level, a curve that all
 trials share, one that depends on the configuration, one of the trial alone (its seed), and noise:
 
-    4 + a² M(Δτ; 0.4) + g(τ) g(τ') (K_x (c₁² + c₂² M(Δτ; 0.6))
-                                  + [same trial] (t₁² + t₂² M(Δτ; 0.6))) + σ²
+    4 + a² M(Δτ; 0.4) + g(τ) g(τ') (K_x (c₁² + c₂² M(Δτ; 0.7))
+                                  + [same trial] (t₁² + t₂² M(Δτ; 0.7))) + σ²
 
 where M is the Matérn function with ν = 5/2, τ the logarithm of the epoch, and K_x = M over the
 distance of the configurations, with a weight for each parameter. Curves may fan out: what tells
@@ -22,12 +22,12 @@ from scipy.spatial.distance import cdist
 Array = NDArray[np.float64]
 
 LEVEL_VARIANCE = 4.0
-SHARED_LENGTH, OWN_LENGTH = 0.4, 0.6
+SHARED_LENGTH, OWN_LENGTH = 0.4, 0.7
 """Length scales in τ, of the curve that all trials share, and of those that differ."""
 
 SCALARS = {
     "shared": (1.5, 0.7), "level": (1.0, 0.7), "shape": (0.5, 0.8), "trial_level": (0.25, 0.6),
-    "trial_shape": (0.25, 0.6), "noise": (0.15, 0.6), "growth": (1.3, 0.7),
+    "trial_shape": (0.25, 0.6), "noise": (0.15, 0.6), "growth": (1.2, 0.35),
 }  # fmt: skip
 """Median and standard deviation of the logarithm, a priori, of each amplitude (a, c₁, c₂, t₁, t₂
 and σ, in the units of standardised scores) and of the growth."""

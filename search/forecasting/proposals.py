@@ -1,7 +1,6 @@
-"""Configurations drawn and mutated by calling the space's function: conditions stay plain ``if``."""
+"""Configurations made by calling the space's function: conditions stay plain ``if``."""
 
 import datetime
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -22,8 +21,8 @@ SpaceFunction = Callable[[BaseTrial], object]
 
 MUTATED = 0.3
 """Probability that a parameter is mutated; one at least is."""
-STEPS = (0.15, 0.15)
-"""Standard deviation of a number's mutation, as a share of its range: log-uniform between these."""
+STEP = 0.15
+"""Standard deviation of a number's mutation, as a share of its range."""
 
 
 @dataclass(frozen=True)
@@ -55,7 +54,7 @@ class AnsweringTrial(BaseTrial):
         """A whole number."""
         return int(self._number(name, IntDistribution(low, high, log=log, step=step)))
 
-    def suggest_categorical(
+    def suggest_categorical(  # type: ignore[override]  # Optuna has an overload for each type
         self, name: str, choices: Sequence[CategoricalChoiceType]
     ) -> CategoricalChoiceType:
         """One of the choices."""
@@ -130,12 +129,11 @@ def mutate(space: SpaceFunction, rng: np.random.Generator, parent: Proposal) -> 
     names = list(parent.params)
     chosen = [name for name in names if rng.random() < MUTATED]
     given = dict(parent.params)
-    step = math.exp(rng.uniform(math.log(STEPS[0]), math.log(STEPS[1])))
     for name in chosen or names[rng.integers(len(names)) :][:1]:
         match parent.distributions[name]:
             case CategoricalDistribution():
                 del given[name]  # the space's next answer is a random choice
             case FloatDistribution() | IntDistribution() as number:
-                unit = to_unit(number, given[name]) + step * rng.standard_normal()
+                unit = to_unit(number, given[name]) + STEP * rng.standard_normal()
                 given[name] = from_unit(number, min(max(unit, 0.0), 1.0))
     return draw(space, rng, given)

@@ -34,8 +34,6 @@ RANDOM_CANDIDATES, PARENTS, MUTANTS = 100, 8, 12
 """New configurations come from random ones, and mutants of the best trials."""
 SMALLEST_GAIN, LARGEST_GAIN = -4.0, -1.0
 """The improvement asked for is 10^U(−4, −1) of what is missing to a score of 1."""
-RELATIVE_GAIN = False
-EXPECTED = False
 
 
 @dataclass(frozen=True)
@@ -54,12 +52,6 @@ class _Aim:
     def log_rate(self, forecast_mean_sd: tuple[Array, Array], seconds_N: Array) -> Array:
         """Logarithm of the probability of improvement per second."""
         mean_N, sd_N = forecast_mean_sd
-        if EXPECTED:
-            u = (mean_N - self.threshold_z) / sd_N
-            near = np.exp(-u * u / 2) / math.sqrt(2 * math.pi) + u * np.exp(log_ndtr(u))
-            far = -u * u / 2 - 0.92 - 2 * np.log(np.maximum(-u, 1))
-            ei = np.where(u > -4, np.log(np.maximum(near, 1e-12)), far) + np.log(sd_N)
-            return ei - np.log(np.maximum(seconds_N, 1e-9))
         return log_ndtr((mean_N - self.threshold_z) / sd_N) - np.log(np.maximum(seconds_N, 1e-9))
 
 
@@ -147,8 +139,7 @@ class FreezeThaw:
             forecast.at(seen, [forecast.last_epoch[number] for number in seen])
         )
         best = forecast.scale.restore(float(mean_N.max()))
-        gain = 10 ** rng.uniform(SMALLEST_GAIN, LARGEST_GAIN)
-        gain *= forecast.scale.spread if RELATIVE_GAIN else max(1 - best, 0.0)
+        gain = 10 ** rng.uniform(SMALLEST_GAIN, LARGEST_GAIN) * max(1 - best, 0.0)
         threshold_z = float(forecast.scale.standardise(best + gain))
         horizon = int(rng.integers(1, self._max_epochs + 1))
         return _Aim(horizon, threshold_z, self._seconds_left())
@@ -180,7 +171,8 @@ class FreezeThaw:
         epochs_N = aim.epochs(np.full(len(x_ND), self._max_epochs), each_N, np.array(start))
         points = forecast.untried(x_ND, np.maximum(epochs_N, 1))
         rates_N = aim.log_rate(posterior.predict(points), start + each_N * epochs_N)
-        return proposals, np.where(epochs_N >= 1, rates_N, -np.inf)
+        hopeful_N = (epochs_N >= 1) & ~forecast.repeats(x_ND)
+        return proposals, np.where(hopeful_N, rates_N, -np.inf)
 
     def _propose(self, forecast: Forecast, rng: np.random.Generator) -> list[Proposal]:
         """Random configurations, and mutants of the trials that are believed to end best."""

@@ -21,7 +21,7 @@ def BASELINES(data: DataFacts) -> list[dict[str, Any]]:  # noqa: N802  (the name
     common = {
         "height_px": 512, "loss": "dice_ce", "loss_kwargs.region_share": 0.5,
         "encoder_lr_factor": 0.3, "schedule": "poly", "warmup_epochs": 0.5, "batch_size": 8,
-        "augment_strength": 0.5, "oversample_ratio": 1.0, "rare_crop_prob": 0.25,
+        "augment_strength": 0.5, "oversample_ratio": 1.0, "rare_crop_prob": 0.4,
     }  # fmt: skip
     return [
         {"architecture": "deeplabv3plus", "encoder": "resnet101", "lr": 3e-4, "weight_decay": 1e-4,

@@ -379,6 +379,18 @@ def test_a_file_that_is_no_database_is_named(tmp_path: Path) -> None:
         check(default_uri(tmp_path), "segsearch")
 
 
+def test_two_searches_that_make_the_file_at_the_same_moment_both_can(tmp_path: Path) -> None:
+    code = "import sys; from search.tracking.check import check; check(sys.argv[1], 'segsearch')"
+    searches = [
+        subprocess.Popen(
+            [sys.executable, "-c", code, default_uri(tmp_path)], stderr=subprocess.PIPE, text=True
+        )
+        for _ in range(2)
+    ]
+    said = [search.communicate()[1] for search in searches]
+    assert [search.returncode for search in searches] == [0, 0], said
+
+
 def test_the_command_for_the_page_quotes_the_file(monkeypatch: pytest.MonkeyPatch) -> None:
     command = ui_command(default_uri(Path("/data/my runs")))
     assert command.endswith("mlflow ui --backend-store-uri 'sqlite:////data/my runs/mlflow.db'")

@@ -2,7 +2,7 @@
 
 import sqlite3
 import threading
-from contextlib import closing
+from contextlib import AbstractContextManager, closing, nullcontext
 from pathlib import Path
 from queue import Empty, SimpleQueue
 
@@ -12,6 +12,7 @@ from mlflow.tracking import MlflowClient
 from search.runs.credentials import without_credentials
 from search.tracking.addresses import default_uri, sqlite_path
 from segcore.errors import UserError
+from segcore.files import digest, locked, user_cache
 
 SERVER_ANSWERS_WITHIN_S = 10.0
 MIGRATION_TAKES_AT_MOST_S = 120.0
@@ -37,7 +38,8 @@ def check(uri: str, experiment: str) -> None:
             f"{where}: only a server, such as http://127.0.0.1:5000, or a SQLite file, such as "
             f"{default_uri(Path('runs'))}, can be used; give one of them, or leave the address out"
         )
-    answer = _get_experiment_within(timeout_s, uri, experiment)
+    with _alone(path):
+        answer = _get_experiment_within(timeout_s, uri, experiment)
     match answer:
         case TimeoutError():
             raise UserError(f"{where}: no answer within {timeout_s:.0f} s; {mend}")
@@ -49,6 +51,15 @@ def check(uri: str, experiment: str) -> None:
                 f"{where}: the experiment {experiment!r} was deleted; `mlflow experiments restore "
                 f"--experiment-id {answer.experiment_id}` brings it back"
             )
+
+
+def _alone(path: Path | None) -> AbstractContextManager[None]:
+    """Only one process of this machine at a time makes a SQLite file ready: MLflow's migrations
+    fail where two do.
+    """
+    if path is None:
+        return nullcontext()
+    return locked(user_cache() / "mlflow" / f"{digest(str(path.absolute()))[:24]}.lock")
 
 
 def _check_sqlite(path: Path, where: str) -> None:

@@ -22,15 +22,19 @@ TRIED = np.linspace(-1, 1, 17) * math.log(REACH) / 2
 ROUNDS = 2
 TOP = 3
 """So many classes of each pixel are looked at, the most probable ones."""
+MOST_PX = 50_000
+"""Of more contested pixels, only so many are looked at, evenly spread."""
 FLATNESS = 1e-5
 """What a logarithm of 1 must at least gain: so that nothing is moved for nothing."""
 
 
 @dataclass(frozen=True, eq=False)
 class Contest:
-    """The contested pixels of a mixture, with the most probable classes (T) of each."""
+    """Contested pixels of a mixture, with the most probable classes (T) of each."""
 
     pool: Pool
+    every: int
+    """One of so many of the pool's contested pixels is here."""
     class_NT: NDArray[np.int64]
     log_NT: NDArray[np.float32]
     """Logarithms of their probabilities."""
@@ -39,11 +43,14 @@ class Contest:
     def of(cls, pool: Pool, sum_LKB: SumLKB) -> "Contest":
         """``sum_LKB`` is a mixture of the pool's candidates."""
         classes = sum_LKB.shape[1]
-        sum_NK = sum_LKB.swapaxes(1, 2).reshape(-1, classes)
+        every = -(-len(pool.weight_N) // MOST_PX) or 1
+        sum_NK = sum_LKB.swapaxes(1, 2).reshape(-1, classes)[::every]
         top = min(TOP, classes)
         class_NT = np.argpartition(sum_NK, classes - top, axis=1)[:, classes - top :]
         largest_NT = np.take_along_axis(sum_NK, class_NT, axis=1)
-        return cls(pool, class_NT, np.log(np.maximum(largest_NT, 1.0 / WHOLE)).astype(np.float32))
+        return cls(
+            pool, every, class_NT, np.log(np.maximum(largest_NT, 1.0 / WHOLE)).astype(np.float32)
+        )
 
 
 def fit_factors(
@@ -72,15 +79,18 @@ class _Fit:
         self._metric = metric
         # Scores that are no means over photographs need only the photographs' sum.
         self._times_P = times_P if metric in PHOTO_MEANS else np.ones(1, np.int64)
-        used = np.flatnonzero((pool.weight_N > 0) & (times_P[pool.photo_N] > 0))
+        photo_N, truth_N, weight_N = (
+            of_pool_N[:: contest.every] for of_pool_N in (pool.photo_N, pool.truth_N, pool.weight_N)
+        )
+        used = np.flatnonzero((weight_N > 0) & (times_P[photo_N] > 0))
         self._class_NT, self._log_NT = contest.class_NT[used], contest.log_NT[used]
-        self._truth_N = pool.truth_N[used]
+        self._truth_N, weight_N = truth_N[used], contest.every * weight_N[used]
         if metric in PHOTO_MEANS:
-            self._photo_N, self._weight_N = pool.photo_N[used], pool.weight_N[used]
+            self._photo_N, self._weight_N = photo_N[used], weight_N
             self._counts_P3K = pool.settled_P3K.copy()
         else:
             self._photo_N = np.zeros(len(used), np.int64)
-            self._weight_N = pool.weight_N[used] * times_P[pool.photo_N[used]]
+            self._weight_N = weight_N * times_P[photo_N[used]]
             self._counts_P3K = np.tensordot(times_P, pool.settled_P3K, axes=1)[None]
         self._at = [np.nonzero(self._class_NT == k) for k in range(self._counts_P3K.shape[2])]
         self.log_K = np.zeros(self._counts_P3K.shape[2])

@@ -103,8 +103,9 @@ def test_a_process_killed_while_it_prepares_leaves_nothing_that_is_read(
 ) -> None:
     script = (
         "import os, signal, sys; from pathlib import Path; import segcore.data.preparing as p\n"
+        "import segcore.data.building as b\n"
         "from segcore.config import View\n"
-        "p._describe = lambda *_: os.kill(os.getpid(), signal.SIGKILL)\n"
+        "b._describe = lambda *_: os.kill(os.getpid(), signal.SIGKILL)\n"
         "p.prepare_data(Path(sys.argv[1]), [View(64, 64)], cache_dir=Path(sys.argv[2]))"
     )
     killed = subprocess.run(

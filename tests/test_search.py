@@ -200,7 +200,7 @@ def test_a_trial_that_can_not_predict_is_no_candidate_and_the_others_are(
     assert f"trial {best} could not predict, and is no candidate: " in again.stdout
     result = SearchResult.read(folder / "damaged/road")
     assert result is not None and best not in result.candidates
-    assert result.single.number != best and result.jackknife
+    assert result.single.number != best and result.left_out
 
 
 def test_a_finished_run_can_get_more_trials_until_its_time_is_up(folder: Path, output: str) -> None:

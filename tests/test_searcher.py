@@ -235,7 +235,8 @@ def test_a_driver_is_killed_while_trials_are_paused_and_resumed(tmp_path: Path) 
         assert values == {epoch: score(config, epoch) for epoch in range(1, max(values) + 1)}
         if is_paused(trial):
             assert trial.user_attrs["paused"] == max(values)
-        assert 0 <= trial.user_attrs["epoch_seconds"] <= 0.3
+        # A killed driver may have noted an epoch and not yet its time.
+        assert 0 <= trial.user_attrs.get("epoch_seconds", 0.0) <= 0.3
         assert trial.user_attrs["started_seconds"] >= 0
     for old, new in zip(before, after, strict=False):
         assert old.params.items() <= new.params.items()

@@ -51,7 +51,9 @@ class RunRecord:
         That line is one bracket, closed by the file's last byte, so that no beginning of the file
         is taken for all of it.
         """
-        options = yaml.safe_dump(self.options.to_dict(), sort_keys=False, allow_unicode=True)
+        options = yaml.safe_dump(
+            self.options.to_dict(), sort_keys=False, allow_unicode=True, width=math.inf
+        )
         own = {"format": FORMAT, "search_id": self.search_id, "identity": self.identity}
         line = yaml.safe_dump(own, default_flow_style=True, sort_keys=False, width=math.inf)
         text = f"{_HEADER}{options}{RUNS_OWN}: {line.strip()}"

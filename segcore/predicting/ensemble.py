@@ -344,7 +344,8 @@ def read_manifest(folder: Path) -> dict[str, Any]:
                 )
         if not math.isfinite(sum(member["weight"] for member in manifest["members"])):
             raise UserError(f"{path}: the members' weights add up to no number")
-        for name, factor in (manifest["factors"] or {}).items():
+        factors = {} if manifest["factors"] is None else dict(manifest["factors"])
+        for name, factor in factors.items():
             if not 0 < factor < math.inf:
                 raise UserError(
                     f"{path}: the factor of {name!r} is {factor}; allowed: a number above 0"

@@ -79,9 +79,8 @@ class _Fit:
         self._metric = metric
         # Scores that are no means over photographs need only the photographs' sum.
         self._times_P = times_P if metric in PHOTO_MEANS else np.ones(1, np.int64)
-        photo_N, truth_N, weight_N = (
-            of_pool_N[:: contest.every] for of_pool_N in (pool.photo_N, pool.truth_N, pool.weight_N)
-        )
+        here = np.s_[:: contest.every]
+        photo_N, truth_N, weight_N = pool.photo_N[here], pool.truth_N[here], pool.weight_N[here]
         used = np.flatnonzero((weight_N > 0) & (times_P[photo_N] > 0))
         self._class_NT, self._log_NT = contest.class_NT[used], contest.log_NT[used]
         self._truth_N, weight_N = truth_N[used], contest.every * weight_N[used]

@@ -27,12 +27,13 @@ import torch
 import tyro
 
 from benchmarks.plain_loop import Settings
-from benchmarks.recipe import RARE_SHARE, config_of, interval
+from benchmarks.recipe import config_of, dice_of_rare, interval, rare_classes
 from segcore.data.preparing import prepare_data
 from segcore.scenes import default_scenes
 from segcore.training import loading
 from segcore.training.fit import fit
 
+BEYOND = loading.BEYOND
 EPOCHS = 5
 """Of a training, so that there is a schedule to follow and a warm-up of a part of an epoch."""
 
@@ -128,7 +129,7 @@ def train(
     torch.set_num_threads(1)
     steps, seed, name = work
     changes = dict(CHANGES[name])
-    loading.BEYOND = changes.pop("BEYOND", 0.25)
+    loading.BEYOND = changes.pop("BEYOND", BEYOND)
     config = config_of("ours", options, steps, seed)
     assert config.epoch_mpx is not None
     config = config.model_copy(
@@ -139,10 +140,7 @@ def train(
     )  # fmt: skip
     data = prepare_data(folder, (config.view,), progress=False)
     *_, last = fit(config, data)
-    pixels_K = data.class_pixels("train")
-    rare_K = pixels_K < RARE_SHARE * pixels_K.sum()
-    dice_K = last.scores.class_dice_K[rare_K]
-    rare_dice = float(np.nanmean(dice_K)) if np.isfinite(dice_K).any() else float("nan")
+    rare_dice = dice_of_rare(last.scores, rare_classes(data))
     line = {"steps": steps, "seed": seed, "change": name, "dice": last.scores.dice}
     line |= {"rare": rare_dice, "accuracy": last.scores.pixel_accuracy, "epoch_s": last.epoch_s}
     print(json.dumps(line), flush=True)

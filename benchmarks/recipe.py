@@ -38,12 +38,13 @@ from torch import nn
 from benchmarks.plain_loop import ENCODER, Photo, Settings, train
 from segcore.config import TrialConfig
 from segcore.data.dataset import load_dataset
+from segcore.data.prepared import PreparedData
 from segcore.data.preparing import prepare_data
 from segcore.devices import choose_device
 from segcore.networks.models import build_network
 from segcore.reading.masks import read_pair
 from segcore.scenes import default_scenes
-from segcore.scores.metrics import score
+from segcore.scores.metrics import Scores, score
 from segcore.training.checkpoint import load_model_tensors
 from segcore.training.fit import fit
 
@@ -182,8 +183,7 @@ def read_photos(folder: Path, options: Options) -> Photos:
             coding = dataset.spec.coding
             pair = read_pair(photo.path, photo.mask_path, coding, at_least_px=None)
             pairs[split].append((pair.image_HWC, pair.mask_HW))
-    pixels_K = data.class_pixels("train")
-    return Photos(pairs["train"], pairs["val"], pixels_K < RARE_SHARE * pixels_K.sum())
+    return Photos(pairs["train"], pairs["val"], rare_classes(data))
 
 
 @torch.inference_mode()
@@ -197,9 +197,20 @@ def scored(network: nn.Module, photos: Photos, steps: int, train_s: float) -> Tr
         class_NHW = network(image_NCHW).argmax(dim=1).to(torch.uint8).cpu()
         predictions.append((class_NHW, torch.from_numpy(mask_HW)[None], torch.tensor([number])))
     scores = score(predictions, len(photos.rare_K), [str(n) for n in range(len(photos.val))], "cpu")
-    rare_K = scores.class_dice_K[photos.rare_K & ~np.isnan(scores.class_dice_K)]
-    rare_dice = float(rare_K.mean()) if len(rare_K) else math.nan
-    return Trained(scores.dice, rare_dice, steps, train_s)
+    return Trained(scores.dice, dice_of_rare(scores, photos.rare_K), steps, train_s)
+
+
+def rare_classes(data: PreparedData) -> NDArray[np.bool_]:
+    """Which classes have less than RARE_SHARE of the training pixels (K)."""
+    pixels_K = data.class_pixels("train")
+    rare_K: NDArray[np.bool_] = pixels_K < RARE_SHARE * pixels_K.sum()
+    return rare_K
+
+
+def dice_of_rare(scores: Scores, rare_K: NDArray[np.bool_]) -> float:
+    """The mean Dice of the rare classes that occur; NaN where none does."""
+    dice = scores.class_dice_K[rare_K & ~np.isnan(scores.class_dice_K)]
+    return float(dice.mean()) if len(dice) else math.nan
 
 
 def print_table(steps: int, found: dict[str, list[Trained]]) -> None:

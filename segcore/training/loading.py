@@ -20,6 +20,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from segcore.config import TrialConfig
 from segcore.data.prepared import PreparedData
 from segcore.data.windows import Window
+from segcore.devices import send
 from segcore.reading.bands import to_tensor
 from segcore.training.augment import Augmentation, Geometry, augment, build_augmentation
 
@@ -242,9 +243,7 @@ def _use_one_thread(worker_id: int) -> None:
 
 def to_device(batch: Batch, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
     """``image_NCHW`` and ``mask_NHW`` int64 on the device."""
-    on_cuda = device.type == "cuda"
-    # Only from pinned memory, which Metal doesn't have, can a copy run in the background.
-    image_NCHW, mask_NHW = (tensor.to(device, non_blocking=on_cuda) for tensor in batch)
-    if on_cuda:
+    image_NCHW, mask_NHW = (send(tensor, device) for tensor in batch)
+    if device.type == "cuda":
         image_NCHW = image_NCHW.contiguous(memory_format=torch.channels_last)
     return image_NCHW, mask_NHW.long()

@@ -12,6 +12,7 @@ from search.planning.freeze_thaw import RANDOM_STARTS, FreezeThaw
 from search.planning.halving import Halving, rungs, simulated_epochs
 from search.planning.space import Space
 from search.planning.strategy import Strategy
+from search.runs.attributes import EPOCH_SECONDS
 from search.runs.options import SearchOptions
 from search.runs.study import SearchStudy
 
@@ -42,7 +43,7 @@ def _seconds_left(options: SearchOptions, study: SearchStudy, begun_at: float) -
         return options.time_budget_s - (time.monotonic() - begun_at)
     trials = study.get_trials(deepcopy=False)
     epochs = [len(trial.intermediate_values) for trial in trials]
-    seconds = [trial.user_attrs.get("epoch_seconds", 0.0) for trial in trials]
+    seconds = [trial.user_attrs.get(EPOCH_SECONDS, 0.0) for trial in trials]
     if not any(epochs):
         return math.inf
     epochs_left = math.ceil(halving_epochs(options)) - sum(epochs)

@@ -19,7 +19,7 @@ from search.runs.study import SearchStudy
 
 def make_strategy(options: SearchOptions, study: SearchStudy, space: Space) -> Strategy:
     """The strategy of a search whose session begins now."""
-    if pauses(options):
+    if options.pauses:
         return FreezeThaw(
             study,
             space.sample,
@@ -50,14 +50,9 @@ def _seconds_left(options: SearchOptions, study: SearchStudy, begun_at: float) -
     return epochs_left * float(np.average(seconds, weights=epochs))
 
 
-def pauses(options: SearchOptions) -> bool:
-    """Whether a trial that doesn't go on is paused instead of stopped for good."""
-    return options.strategy == "freeze-thaw"
-
-
 def decision_epochs(options: SearchOptions) -> Sequence[int]:
     """Epochs at which it is decided whether a trial goes on, and the last epoch."""
-    if pauses(options):
+    if options.pauses:
         return sorted({*milestones(options.max_epochs), options.max_epochs})
     return rungs(options.grace_epochs, options.max_epochs, options.reduction_factor)
 
@@ -68,7 +63,7 @@ def epoch_budget(options: SearchOptions) -> int | None:
     Halving ends when no trial is left. Freeze-thaw could go on until every trial was trained to its
     last epoch, so without a time budget it gets as many epochs as halving would take.
     """
-    if not pauses(options) or options.time_budget is not None:
+    if not options.pauses or options.time_budget is not None:
         return None
     return math.ceil(halving_epochs(options))
 
@@ -86,6 +81,6 @@ def halving_epochs(options: SearchOptions) -> float:
 
 def most_epochs(options: SearchOptions) -> float:
     """Epochs of all trials together that the search is expected to take where time allows them."""
-    if pauses(options) and options.time_budget is not None:
+    if options.pauses and options.time_budget is not None:
         return options.trials * options.max_epochs
     return halving_epochs(options)

@@ -133,7 +133,7 @@ def show_counts(rows: Sequence[TrialRow], options: SearchOptions) -> str:
     Where trials may be paused: ``9 of at most 12 begun, 4 paused, 3 ended``.
     """
     ended = sum(row.is_over for row in rows)
-    if options.strategy == "halving":
+    if not options.pauses:
         return f"{ended} of {options.trials} ended"
     begun = sum(row.status != "waiting" for row in rows)
     paused = sum(row.status == "paused" for row in rows)

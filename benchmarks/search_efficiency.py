@@ -24,7 +24,6 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import optuna
-from numpy.typing import NDArray
 from optuna.trial import TrialState
 
 from benchmarks.curve_tables import (
@@ -35,6 +34,7 @@ from benchmarks.curve_tables import (
     mean_epoch_seconds,
 )
 from benchmarks.search_figures import tables_of_figures
+from search.forecasting.kernel import Array
 from search.planning.freeze_thaw import FreezeThaw
 from search.planning.halving import Halving, rungs
 from search.planning.sampler import RungTPESampler
@@ -47,7 +47,6 @@ START_EPOCHS = 0.3
 GRID = 200
 """Regret is noted at so many equal parts of the budget."""
 LCBENCH_TASKS = ("3945", "7593", "34539", "126026", "146212", "167104")
-Array = NDArray[np.float64]
 
 
 class Unstopped:

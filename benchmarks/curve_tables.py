@@ -15,12 +15,11 @@ from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
-from numpy.typing import NDArray
 from optuna.trial import BaseTrial
 
+from search.forecasting.kernel import Array
 from search.forecasting.proposals import draw, mutate
 
-Array = NDArray[np.float64]
 Params = Mapping[str, Any]
 
 

@@ -24,7 +24,6 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import optuna
-from numpy.typing import NDArray
 from optuna.trial import TrialState
 
 from benchmarks.curve_tables import (
@@ -35,12 +34,12 @@ from benchmarks.curve_tables import (
     mean_epoch_seconds,
 )
 from benchmarks.search_figures import tables_of_figures
-from search.forecasting.forecast import EPOCH_SECONDS, STARTED_SECONDS
+from search.forecasting.kernel import Array
 from search.planning.freeze_thaw import FreezeThaw
 from search.planning.halving import Halving, rungs
 from search.planning.sampler import RungTPESampler
 from search.planning.strategy import Resume, Start, Strategy
-from search.runs.study import PAUSED
+from search.runs.attributes import EPOCH_SECONDS, PAUSED, STARTED_SECONDS, is_paused
 
 WORKERS = 4
 FULL_TRAININGS = 20
@@ -48,7 +47,6 @@ START_EPOCHS = 0.3
 GRID = 200
 """Regret is noted at so many equal parts of the budget."""
 LCBENCH_TASKS = ("3945", "7593", "34539", "126026", "146212", "167104")
-Array = NDArray[np.float64]
 
 
 class Unstopped:
@@ -74,10 +72,7 @@ class TopAfterOneEpoch:
 
     def next(self) -> Resume | Start:
         """The best that is paused, once half of the budget is spent."""
-        paused = [
-            t for t in self._search.study.get_trials(deepcopy=False)
-            if t.user_attrs.get(PAUSED) is not None and t.state == TrialState.RUNNING
-        ]  # fmt: skip
+        paused = [t for t in self._search.study.get_trials(deepcopy=False) if is_paused(t)]
         if self._search.spent < 0.5 or not paused:
             return Start(None)
         return Resume(max(paused, key=lambda t: t.intermediate_values[1]).number)

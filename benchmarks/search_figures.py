@@ -4,9 +4,9 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-Array = NDArray[np.float64]
+from search.forecasting.kernel import Array
+
 Curves = Mapping[str, Mapping[str, Array]]
 """Regret of a method on a table, by their names: (seeds, parts of the budget)."""
 

@@ -27,12 +27,9 @@ from collections import Counter
 from pathlib import Path
 from typing import get_args
 
-import optuna
 import psutil
 from mlflow.entities import Run
 from mlflow.tracking import MlflowClient
-from optuna.storages import JournalStorage
-from optuna.storages.journal import JournalFileBackend
 from optuna.trial import BaseTrial, TrialState
 
 from search.planning.strategies import epoch_budget
@@ -40,6 +37,7 @@ from search.reporting.command_line import BAD_INPUT
 from search.runs.folder import RunFolder
 from search.runs.options import SearchOptions, StrategyName
 from search.runs.rows import status_of
+from search.runs.study import read_study
 from search.tracking.outbox import Outbox
 from segcore.config import TrialConfig
 
@@ -188,8 +186,7 @@ class Soak:
             )
 
     def _count(self) -> None:
-        storage = JournalStorage(JournalFileBackend(str(self._run.study)))
-        trials = optuna.load_study(study_name=NAME, storage=storage).trials
+        trials = read_study(self._run).trials
         runs = self._trial_runs()
         lost, doubled = Counter[str](), Counter[str]()
         if self._epochs is None:  # else the search may end before all trials are begun

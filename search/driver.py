@@ -18,7 +18,7 @@ from search.ensembles.building import BuiltEnsemble, build_ensemble
 from search.ensembles.folds import folded_trials, open_folds
 from search.ensembles.models import Model, best_trials
 from search.planning.plan import Plan, default_name, make_plan
-from search.planning.strategies import epoch_budget, pauses
+from search.planning.strategies import epoch_budget
 from search.planning.words import (
     FREEZE_THAW,
     show_amount,
@@ -273,8 +273,8 @@ def _run_study(setup: _Setup, study: SearchStudy, tracker: Tracker) -> list[Tria
         f"{show_amount(options, slots.count)}, on {trained_on(plan)} · Ctrl-C stops gently",
         soft_wrap=True,
     )
-    if pauses(options):
-        setup.console.print(f"{FREEZE_THAW}.", soft_wrap=True)
+    if options.pauses:
+        setup.console.print(f"{FREEZE_THAW.capitalize()}.", soft_wrap=True)
     with _progress(setup, read_rows(study)) as progress:
         ending = run_trials(plan, study, slots, tracker, progress)
     for row in read_rows(study):
@@ -294,7 +294,7 @@ def _progress(setup: _Setup, rows: Sequence[TrialRow]) -> SearchProgress:
     show = functools.partial(SearchProgress, console, metric=options.metric)
     if (budget := epoch_budget(options)) is not None:
         return show(unit="epochs", total=budget, done=sum(len(row.values) for row in rows))
-    if pauses(options) and options.time_budget_s is not None:
+    if options.pauses and options.time_budget_s is not None:
         return show(unit="time", total=options.time_budget_s)
     return show(unit="trials", total=options.trials, done=sum(row.is_over for row in rows))
 
@@ -342,8 +342,8 @@ def _plan_text(setup: _Setup, time_s: float) -> str:
         f"{len(plan.space.baselines)} known-good configurations first",
         f"views      {show_views(plan)}, all scored at {show_score_grids(plan)}",
     ]
-    if pauses(options):
-        lines.append(f"strategy   freeze-thaw: {FREEZE_THAW[0].lower()}{FREEZE_THAW[1:]}")
+    if options.pauses:
+        lines.append(f"strategy   freeze-thaw: {FREEZE_THAW}")
     if options.folds > 1:
         trainings = f"{options.fold_trials} trials on {options.folds} folds each"
         lines.append(

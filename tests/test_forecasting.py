@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-import optuna
 import pytest
 from numpy.typing import NDArray
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
@@ -88,10 +87,10 @@ def test_the_posterior_is_that_of_dense_algebra() -> None:
 
 def test_a_configuration_that_was_not_tried_shares_no_seed_with_another() -> None:
     h = some_hyperparameters(np.random.default_rng(2))
-    new = Points(np.zeros((2, 4)), np.ones(2), np.array([-1, -1]))
+    new = Points(np.zeros((1, 4)), np.ones(1), np.array([-1]))
     seen = Points(np.zeros((1, 4)), np.ones(1), np.array([0]))
     posterior = Posterior.of(seen, np.ones(1), COLUMN_D, h)
-    _, (again_sd, new_sd) = posterior.predict(seen + new[np.array([0])])
+    _, (again_sd, new_sd) = posterior.predict(seen + new)
     assert new_sd > again_sd
 
 
@@ -100,7 +99,8 @@ def test_what_is_fantasised_moves_no_mean_and_leaves_less_doubt() -> None:
     seen, others, h = some_points(20, rng), some_points(9, rng), some_hyperparameters(rng)
     posterior = Posterior.of(seen, rng.standard_normal(20), COLUMN_D, h)
     mean_M, sd_M = posterior.predict(others)
-    fantasy_M, less_M = posterior.fantasise(others[np.arange(2)]).predict(others)
+    first = Points(others.x_ND[:2], others.tau_N[:2], others.trial_N[:2])
+    fantasy_M, less_M = posterior.fantasise(first).predict(others)
     np.testing.assert_allclose(fantasy_M, mean_M, atol=1e-4)
     assert (less_M <= sd_M + 1e-9).all() and (less_M[:2] < sd_M[:2]).all()
 
@@ -273,6 +273,3 @@ def hits(trainings: list[tuple[str, list[float]]]) -> list[bool]:
         )
         found += (np.abs(truth_N - mean_N) <= 1.645 * np.hypot(sd_N, noise)).tolist()
     return found
-
-
-optuna.logging.set_verbosity(optuna.logging.ERROR)

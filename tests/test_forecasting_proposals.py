@@ -68,3 +68,16 @@ def test_a_space_may_ask_twice_and_keep_notes() -> None:
     answers: list[bool] = []
     draw(lambda trial: answers.append(asking_twice(trial)), rng)
     assert answers == [True]
+
+
+def test_older_names_draw_as_optunas_own_do() -> None:
+    def of_old(trial: BaseTrial) -> object:
+        rate = trial.suggest_loguniform("rate", 1e-6, 1.0)
+        momentum = trial.suggest_uniform("momentum", 0.0, 1.0)
+        return rate, momentum, trial.suggest_discrete_uniform("dropout", 0.0, 0.4, 0.2)
+
+    rng = np.random.default_rng(3)
+    drawn = [draw(of_old, rng).params for _ in range(200)]
+    assert 1e-4 < np.median([params["rate"] for params in drawn]) < 1e-2
+    assert 0.4 < np.median([params["momentum"] for params in drawn]) < 0.6
+    assert {round(params["dropout"], 6) for params in drawn} == {0.0, 0.2, 0.4}

@@ -23,8 +23,9 @@ from search.planning.halving import Halving, rungs
 from search.planning.sampler import RungTPESampler
 from search.planning.space import Space
 from search.planning.strategy import Resume, Start
-from search.runs.rows import STATUS, read_rows
-from search.runs.study import SearchStudy, enqueue_baselines, is_paused, open_study
+from search.runs.attributes import is_paused
+from search.runs.rows import read_rows, status_of
+from search.runs.study import SearchStudy, enqueue_baselines, open_study
 from search.trials.faults import last_error
 from search.trials.searcher import EPOCH_S, StudyScheduler, StudySearcher
 from segcore.config import TrialConfig
@@ -243,7 +244,7 @@ def test_a_driver_is_killed_while_trials_are_paused_and_resumed(tmp_path: Path) 
         assert old.intermediate_values.items() <= new.intermediate_values.items()
     assert after[3].params["lr"] == pytest.approx(10**-1.3), "which the strategy chose"
     trained = Counter((tmp_path / "trained").read_text().splitlines())
-    was_running = [t.number for t in before if STATUS[t.state] == "running" and not is_paused(t)]
+    was_running = [t.number for t in before if status_of(t) == "running"]
     twice = {int(line.split()[0]) for line, count in trained.items() if count > 1}
     assert twice <= set(was_running), "whose last epoch nobody had heard of"
 

@@ -5,7 +5,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from optuna.trial import FrozenTrial
 
 from search.forecasting.kernel import Array
 
@@ -70,8 +69,3 @@ class Scale:
     def restore(self, z: float) -> float:
         """The score of a standardised one above −1.5."""
         return self.centre + self.spread * z
-
-
-def curve(trial: FrozenTrial) -> list[tuple[int, float]]:
-    """What is known of a trial's scores."""
-    return thin(trial.intermediate_values)

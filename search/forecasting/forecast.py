@@ -21,11 +21,7 @@ from search.forecasting.kernel import (
 )
 from search.forecasting.process import Posterior, fit
 from search.forecasting.proposals import Proposal
-
-EPOCH_SECONDS = "epoch_seconds"
-"""User attribute of a trial: mean seconds per epoch so far."""
-STARTED_SECONDS = "started_seconds"
-"""User attribute of a trial: seconds from when it was given to a worker to its first step."""
+from search.runs.attributes import EPOCH_SECONDS, STARTED_SECONDS, is_paused
 
 MOST_TRIALS = 120
 """No more trials are conditioned on."""
@@ -158,7 +154,7 @@ class Forecast:
             return numbers
         chosen = {
             t.number for t in self._trials
-            if t.state == TrialState.RUNNING and t.user_attrs.get("paused") is None
+            if t.state == TrialState.RUNNING and not is_paused(t)
         }  # fmt: skip
         groups = self._by_milestone()
         for rank in range(most):

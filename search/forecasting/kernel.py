@@ -49,9 +49,6 @@ class Points:
     def __len__(self) -> int:
         return len(self.tau_N)
 
-    def __getitem__(self, index: NDArray[np.int64]) -> "Points":
-        return Points(self.x_ND[index], self.tau_N[index], self.trial_N[index])
-
     def __add__(self, other: "Points") -> "Points":
         return Points(
             np.concatenate([self.x_ND, other.x_ND]),

@@ -74,7 +74,11 @@ class AnsweringTrial(BaseTrial):
             self._distributions[name] = distribution
         return self._params[name]
 
-    suggest_uniform = suggest_loguniform = suggest_float
+    suggest_uniform = suggest_float
+
+    def suggest_loguniform(self, name: str, low: float, high: float) -> float:
+        """A number on a logarithmic scale, by an older name."""
+        return self.suggest_float(name, low, high, log=True)
 
     def suggest_discrete_uniform(self, name: str, low: float, high: float, q: float) -> float:
         """A number in steps, by an older name."""

@@ -21,7 +21,7 @@ from search.forecasting.forecast import Forecast
 from search.forecasting.kernel import Array
 from search.forecasting.proposals import Proposal, SpaceFunction, draw, mutate
 from search.planning.strategy import Resume, Start
-from search.runs.study import is_paused
+from search.runs.attributes import is_paused
 
 REMEMBERED = "forecast"
 """User attribute of the study: hyperparameters, and the number of trials they were fitted to."""

@@ -12,13 +12,14 @@ from search.planning.freeze_thaw import RANDOM_STARTS, FreezeThaw
 from search.planning.halving import Halving, rungs, simulated_epochs
 from search.planning.space import Space
 from search.planning.strategy import Strategy
+from search.runs.attributes import EPOCH_SECONDS
 from search.runs.options import SearchOptions
 from search.runs.study import SearchStudy
 
 
 def make_strategy(options: SearchOptions, study: SearchStudy, space: Space) -> Strategy:
     """The strategy of a search whose session begins now."""
-    if pauses(options):
+    if options.pauses:
         return FreezeThaw(
             study,
             space.sample,
@@ -42,21 +43,16 @@ def _seconds_left(options: SearchOptions, study: SearchStudy, begun_at: float) -
         return options.time_budget_s - (time.monotonic() - begun_at)
     trials = study.get_trials(deepcopy=False)
     epochs = [len(trial.intermediate_values) for trial in trials]
-    seconds = [trial.user_attrs.get("epoch_seconds", 0.0) for trial in trials]
+    seconds = [trial.user_attrs.get(EPOCH_SECONDS, 0.0) for trial in trials]
     if not any(epochs):
         return math.inf
     epochs_left = math.ceil(halving_epochs(options)) - sum(epochs)
     return epochs_left * float(np.average(seconds, weights=epochs))
 
 
-def pauses(options: SearchOptions) -> bool:
-    """Whether a trial that doesn't go on is paused instead of stopped for good."""
-    return options.strategy == "freeze-thaw"
-
-
 def decision_epochs(options: SearchOptions) -> Sequence[int]:
     """Epochs at which it is decided whether a trial goes on, and the last epoch."""
-    if pauses(options):
+    if options.pauses:
         return sorted({*milestones(options.max_epochs), options.max_epochs})
     return rungs(options.grace_epochs, options.max_epochs, options.reduction_factor)
 
@@ -67,7 +63,7 @@ def epoch_budget(options: SearchOptions) -> int | None:
     Halving ends when no trial is left. Freeze-thaw could go on until every trial was trained to its
     last epoch, so without a time budget it gets as many epochs as halving would take.
     """
-    if not pauses(options) or options.time_budget is not None:
+    if not options.pauses or options.time_budget is not None:
         return None
     return math.ceil(halving_epochs(options))
 
@@ -85,6 +81,6 @@ def halving_epochs(options: SearchOptions) -> float:
 
 def most_epochs(options: SearchOptions) -> float:
     """Epochs of all trials together that the search is expected to take where time allows them."""
-    if pauses(options) and options.time_budget is not None:
+    if options.pauses and options.time_budget is not None:
         return options.trials * options.max_epochs
     return halving_epochs(options)

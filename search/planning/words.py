@@ -4,7 +4,7 @@ import math
 from collections.abc import Iterable
 
 from search.planning.plan import Plan
-from search.planning.strategies import epoch_budget, pauses
+from search.planning.strategies import epoch_budget
 from search.runs.options import SearchOptions
 from search.runs.rows import show_duration
 
@@ -12,7 +12,7 @@ from search.runs.rows import show_duration
 def show_amount(options: SearchOptions, slots: int) -> str:
     """How much will be trained, such as ``10 trials of up to 18 epochs, 2 at a time``."""
     trials = f"{options.trials} trials of up to {options.max_epochs} epochs"
-    if not pauses(options):
+    if not options.pauses:
         return f"{trials}, {slots} at a time"
     time_s, budget = options.time_budget_s, epoch_budget(options)
     ends = f"{budget} epochs together" if time_s is None else f"for {show_duration(time_s)}"
@@ -20,7 +20,7 @@ def show_amount(options: SearchOptions, slots: int) -> str:
 
 
 FREEZE_THAW = (
-    "A trial is paused where another promises more per second of training, and may go on from its "
+    "a trial is paused where another promises more per second of training, and may go on from its "
     "checkpoint later"
 )
 """What a person should know who reads that trials are paused."""

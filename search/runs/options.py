@@ -154,6 +154,11 @@ class SearchOptions:
         """The key of ``metric`` in a trial's results and in MLflow."""
         return f"val/{self.metric}"
 
+    @property
+    def pauses(self) -> bool:
+        """Whether a trial that doesn't go on is paused instead of stopped for good."""
+        return self.strategy == "freeze-thaw"
+
     def to_dict(self) -> dict[str, Any]:
         """The options as plain JSON values, without ``resume`` and ``dry_run``.
 

@@ -10,14 +10,14 @@ import numpy as np
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
+from search.runs.attributes import EPOCH_SECONDS, PAUSED, is_paused
 from search.runs.options import SearchOptions
-from search.runs.study import PAUSED, is_paused
 from segcore.config import TrialConfig
 from segcore.scores.intervals import Jackknife
 
 Status = Literal["finished", "stopped", "failed", "paused", "running", "waiting"]
 
-STATUS: dict[TrialState, Status] = {
+_STATUS: dict[TrialState, Status] = {
     TrialState.COMPLETE: "finished",
     TrialState.PRUNED: "stopped",
     TrialState.FAIL: "failed",
@@ -111,13 +111,13 @@ def _duration(trial: FrozenTrial) -> timedelta | None:
     """From a trial's begin to its end; of one that was ever paused, what its epochs took."""
     if PAUSED not in trial.user_attrs:
         return trial.duration
-    epoch_seconds = trial.user_attrs.get("epoch_seconds", 0.0)
+    epoch_seconds = trial.user_attrs.get(EPOCH_SECONDS, 0.0)
     return timedelta(seconds=epoch_seconds * len(trial.intermediate_values))
 
 
 def status_of(trial: FrozenTrial) -> Status:
     """What became of a trial, or what it does now."""
-    return "paused" if is_paused(trial) else STATUS[trial.state]
+    return "paused" if is_paused(trial) else _STATUS[trial.state]
 
 
 def show_status(row: TrialRow) -> str:
@@ -133,7 +133,7 @@ def show_counts(rows: Sequence[TrialRow], options: SearchOptions) -> str:
     Where trials may be paused: ``9 of at most 12 begun, 4 paused, 3 ended``.
     """
     ended = sum(row.is_over for row in rows)
-    if options.strategy == "halving":
+    if not options.pauses:
         return f"{ended} of {options.trials} ended"
     begun = sum(row.status != "waiting" for row in rows)
     paused = sum(row.status == "paused" for row in rows)

@@ -10,22 +10,13 @@ from optuna.storages.journal import JournalFileBackend, JournalFileSymlinkLock
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
+from search.runs.attributes import is_paused
 from search.runs.folder import RunFolder
 from segcore.errors import UserError
 from segcore.files import cut_torn_line
 
 LOCK_GRACE_S = 5
 """A lock older than this was left by a killed driver: a write takes milliseconds."""
-
-
-PAUSED = "paused"
-"""User attribute of a trial that is paused: its last epoch. None once it goes on. Optuna knows no
-such state: to it the trial is RUNNING."""
-
-
-def is_paused(trial: FrozenTrial) -> bool:
-    """Whether a trial waits, with its checkpoint, until it may go on."""
-    return trial.state == TrialState.RUNNING and trial.user_attrs.get(PAUSED) is not None
 
 
 class SearchStudy(optuna.Study):

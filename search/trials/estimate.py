@@ -5,7 +5,7 @@ import math
 import ray
 
 from search.planning.plan import Plan
-from search.planning.strategies import most_epochs, pauses
+from search.planning.strategies import most_epochs
 from search.runs.storage import NodeCopy
 from search.trials.cluster import Slots
 from search.trials.worker import prepare_process
@@ -29,7 +29,7 @@ def estimate_s(plan: Plan, slots: Slots) -> float:
     ]
     mean_s = sum(epoch_s) / len(epoch_s) / slots.count
     search_s = most_epochs(options) * mean_s
-    if pauses(options):
+    if options.pauses:
         search_s = min(search_s, options.time_budget_s or math.inf)
     folds = options.folds * options.fold_trials if options.folds > 1 else 0
     return search_s + folds * options.max_epochs * mean_s

@@ -8,7 +8,6 @@ from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 
 from search.planning.plan import Plan
-from search.planning.strategies import pauses
 from search.runs.rows import TrialRow
 from search.runs.storage import Location
 from search.trials.cluster import Slots
@@ -69,6 +68,9 @@ def most_promising(rows: Sequence[TrialRow]) -> list[int]:
 
     Two trials are compared by their best scores up to the last epoch that both have reached.
     """
+    paused = [row for row in rows if row.status == "paused" and row.values]
+    if not paused:  # halving pauses none, and this is asked whenever a trial ends
+        return []
     best_until = {row.number: _best_until(row) for row in rows if row.values}
 
     def better_ones(row: TrialRow) -> int:
@@ -76,7 +78,6 @@ def most_promising(rows: Sequence[TrialRow]) -> list[int]:
         scored = (other for other in rows if other.values)
         return sum(best_until[o.number](row.epochs) > own(o.epochs) for o in scored)
 
-    paused = [row for row in rows if row.status == "paused" and row.values]
     return [row.number for row in sorted(paused, key=better_ones)]
 
 
@@ -99,7 +100,7 @@ def check_space(plan: Plan, slots: Slots) -> int:
     )
     kept = options.ensemble_candidates * KEPT_PER_CANDIDATE
     folds = options.folds * options.fold_trials if options.folds > 1 else 0
-    running = 5 if pauses(options) else 3
+    running = 5 if options.pauses else 3
     needed = largest * (2 * (min(kept, options.trials) + folds) + running * slots.count)
     storage = plan.run.storage
     if storage.is_local:

@@ -2,12 +2,11 @@
 
 Optuna's states say how a trial ended: COMPLETE, its training ended by itself; PRUNED, it was
 stopped for good; FAIL, it broke, and the user attribute ``failure`` says why; RUNNING, it is
-training, or it is paused (``search.runs.study.PAUSED``), or it was training when its session ended
-(killed, interrupted, out of time), and the next session goes on with it. The user attribute
-``config`` holds the TrialConfig, the intermediate values every (epoch, score) pair, ``interval``
-the ends of the best score's 95 % interval, ``jackknife`` what it takes to compare that score with
-other trials' (``search.trials.worker.JACKKNIFE``), ``epoch_seconds`` the mean time of its epochs,
-and ``started_seconds`` how long it last took from being handed out to its first epoch's begin.
+training, or it is paused, or it was training when its session ended (killed, interrupted, out of
+time), and the next session goes on with it. The user attribute ``config`` holds the TrialConfig,
+the intermediate values every (epoch, score) pair, ``interval`` the ends of the best score's 95 %
+interval, and ``jackknife`` what it takes to compare that score with other trials'
+(``search.trials.worker.JACKKNIFE``); the others are in ``search.runs.attributes``.
 """
 
 import math
@@ -23,7 +22,8 @@ from ray.tune.schedulers import FIFOScheduler
 from ray.tune.search import Searcher
 
 from search.planning.strategy import Resume, Strategy
-from search.runs.study import PAUSED, SearchStudy, is_paused
+from search.runs.attributes import EPOCH_SECONDS, PAUSED, STARTED_SECONDS, is_paused
+from search.runs.study import SearchStudy
 from segcore.config import TrialConfig
 from segcore.errors import UserError
 
@@ -178,7 +178,7 @@ class StudySearcher(Searcher):  # type: ignore[misc]  # Ray has no types
                 trial.set_user_attr(attribute, None)
         known = past.user_attrs.get("config")
         config = TrialConfig.from_dict(known) if known else self._configure(trial)
-        noted_s = past.user_attrs.get("epoch_seconds", 0.0)
+        noted_s = past.user_attrs.get(EPOCH_SECONDS, 0.0)
         return _Live(trial, config, dict(past.intermediate_values), noted_s, noted_s)
 
     def _configure(self, trial: optuna.Trial) -> TrialConfig:
@@ -260,10 +260,10 @@ def _note_times(live: _Live, epoch_s: float) -> None:
     # A write to the journal takes milliseconds, and the mean is nearly the same after each epoch.
     if abs(live.epoch_seconds - live.noted_seconds) > 0.05 * live.noted_seconds:
         live.noted_seconds = live.epoch_seconds
-        live.trial.set_user_attr("epoch_seconds", live.epoch_seconds)
+        live.trial.set_user_attr(EPOCH_SECONDS, live.epoch_seconds)
     if live.handed_out_at is not None:
         started_s = time.monotonic() - live.handed_out_at - epoch_s
-        live.trial.set_user_attr("started_seconds", max(0.0, started_s))
+        live.trial.set_user_attr(STARTED_SECONDS, max(0.0, started_s))
         live.handed_out_at = None
 
 

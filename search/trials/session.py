@@ -22,7 +22,7 @@ from ray.tune.experiment import Trial
 from search.planning.plan import Plan
 from search.planning.sampler import RungTPESampler
 from search.planning.space import finish
-from search.planning.strategies import decision_epochs, epoch_budget, make_strategy, pauses
+from search.planning.strategies import decision_epochs, epoch_budget, make_strategy
 from search.runs.rows import read_row, read_rows, show_status, status_of
 from search.runs.study import SearchStudy, enqueue_baselines, open_study
 from search.tracking.tracker import Tracker
@@ -77,7 +77,7 @@ def run_trials(
         planned_trials=options.trials,
         finish=functools.partial(finish, options),
         capacity=lambda: slots.count,
-        pauses=pauses(options),
+        pauses=options.pauses,
         epoch_budget=epoch_budget(options),
     )
     try:

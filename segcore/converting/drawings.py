@@ -10,11 +10,10 @@ from numpy.typing import NDArray
 from shapely.geometry.base import BaseGeometry
 
 from segcore.config import IGNORE_INDEX
-from segcore.data.spec import IGNORED_COLOR
+from segcore.data.spec import IGNORED_COLOR, MAX_CLASSES
 from segcore.errors import Problem, UserError
 from segcore.reading.images import write_image
 
-MAX_CLASSES = IGNORE_INDEX
 REST = "Background"
 """The class of the pixels on which nothing is drawn."""
 

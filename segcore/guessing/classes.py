@@ -57,20 +57,16 @@ def guess_classes(looks: Sequence[MaskLook], legends: Sequence[Legend]) -> Class
         if odd:
             shown = ", ".join(f"{value:g}" for value in odd[:5])
             return f"masks hold {len(odd)} values other than 0, 1 … 255, such as {shown}"
-    counted = [look.as_colors() if by_color else look.pixels for look in looks]
-    inner = Counter[int]()
-    for look in looks:
-        of_mask = look.inner_as_colors() if by_color else look.inner
-        inner.update({int(value): count for value, count in of_mask.items()})
-    pixels, files = Counter[int](), Counter[int]()
-    for of_mask in counted:
-        pixels.update({int(value): count for value, count in of_mask.items()})
-        files.update(int(value) for value in of_mask)
+    pixels, inner, files = Counter[int](), Counter[int](), Counter[int]()
+    for look in [look.in_colors() for look in looks] if by_color else looks:
+        pixels.update({int(value): count for value, count in look.pixels.items()})
+        inner.update({int(value): count for value, count in look.inner.items()})
+        files.update(int(value) for value in look.pixels)
     nodata = {int(look.nodata) for look in looks if look.nodata and look.nodata in range(256)}
     for value in nodata if not by_color else ():
         del pixels[value]
     if len(pixels) < 2:
-        held = ", ".join(f"{value:#08x}" if by_color else str(value) for value in pixels)
+        held = ", ".join(hex_of(value) if by_color else str(value) for value in pixels)
         return f"all masks hold only one value ({held}), so there is nothing to learn"
     guess = _named(by_color, _Counts(pixels, inner, files), legends)
     if len(guess.names) < 2:

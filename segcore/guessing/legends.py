@@ -113,7 +113,7 @@ def _entry(row: dict[str, Any]) -> Entry:
     value = next(
         (int(row[key]) for key in _VALUES if str(row.get(key, "")).strip().isdigit()), None
     )
-    parts = [[row.get(key) for key in keys] for keys in (("r", "g", "b"), ("red", "green", "blue"))]
+    parts = [[row.get(key) for key in keys] for keys in _CHANNELS]
     full = next((p for p in parts if all(part is not None for part in p)), None)
     color = full or next((row[key] for key in _COLORS if row.get(key)), None)
     return name, value, _color(color)

@@ -1,7 +1,8 @@
 """What picture files hold, before anyone has said what that means: for guesses."""
 
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import reduce
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,8 @@ from rasterio.enums import ColorInterp
 from segcore.reading.bands import RGB
 from segcore.reading.ground import middle_of
 from segcore.reading.headers import naming, open_raster, read_header
-from segcore.reading.masks import read_stored
+from segcore.reading.masks import has_colors, packed, read_stored
+from segcore.reading.samples import sample_bits
 
 FLAT = 16
 """Levels (of 255) by which neighbours may differ where nothing but JPEG's noise is."""
@@ -38,23 +40,20 @@ class MaskLook:
     nodata: float | None
     size_px: tuple[int, int]
 
-    def as_colors(self) -> dict[float, int]:
-        """Pixels of each colour, where a palette or grey gives numbers one."""
-        return self._in_colors(self.pixels)
-
-    def inner_as_colors(self) -> dict[float, int]:
-        """The same of ``inner``."""
-        return self._in_colors(self.inner)
-
-    def _in_colors(self, pixels: dict[float, int]) -> dict[float, int]:
+    def in_colors(self) -> "MaskLook":
+        """The same mask by colours, which a palette or grey gives to its numbers."""
         if self.by_color:
-            return pixels
-        found = Counter[float]()
-        for value, count in pixels.items():
-            grey = (int(value),) * 3
-            red, green, blue = self.palette.get(int(value), grey)
-            found[red << 16 | green << 8 | blue] += count
-        return dict(found)
+            return self
+
+        def colored(pixels: dict[float, int]) -> dict[float, int]:
+            found = Counter[float]()
+            for value, count in pixels.items():
+                grey = (int(value),) * 3
+                red, green, blue = self.palette.get(int(value), grey)
+                found[red << 16 | green << 8 | blue] += count
+            return dict(found)
+
+        return replace(self, by_color=True, pixels=colored(self.pixels), inner=colored(self.inner))
 
 
 @dataclass(frozen=True)
@@ -76,14 +75,17 @@ def look_at_mask(path: Path) -> MaskLook:
         header = read_header(path)
         stored_HWC, nodata = read_stored(path, None)
         palette: dict[int, RGB8] = {}
+        is_rgb8 = True
         if header.pillow is None:
             with open_raster(path) as raster:
+                is_rgb8 = raster.dtypes == ("uint8",) * 3 and sample_bits(raster) == 8
                 if raster.colorinterp[0] == ColorInterp.palette:
                     colors = raster.colormap(1).items()
                     palette = {index: (r, g, b) for index, (r, g, b, _) in colors}
-        by_color = stored_HWC.shape[2] > 1 and bool((stored_HWC != stored_HWC[..., :1]).any())
-        picture = read_stored(path, RGB)[0] if by_color else stored_HWC[..., :1]
-        pixels, inner = _count(picture)
+        by_color = has_colors(stored_HWC)
+        if by_color and not is_rgb8:  # Colours that aren't what is stored, such as CMYK.
+            stored_HWC, _ = read_stored(path, RGB)
+        pixels, inner = _count(stored_HWC if by_color else stored_HWC[..., :1])
     return MaskLook(by_color, pixels, inner, palette, nodata, header.size_px)
 
 
@@ -123,11 +125,9 @@ def _count(picture_HWC: NDArray[Any]) -> tuple[dict[float, int], dict[float, int
         return _counted(part_HWC[..., 0].ravel(), step), {}
     square = np.ones((3, 3), np.uint8)
     span_HWC = cv2.subtract(cv2.dilate(picture_HWC, square), cv2.erode(picture_HWC, square))
-    is_inner_HW = span_HWC.reshape(picture_HWC.shape)[::step, ::step].max(axis=2) <= FLAT
-    code_HW = np.zeros(part_HWC.shape[:2], np.int32)
-    for channel in range(part_HWC.shape[2]):
-        code_HW <<= 8
-        code_HW |= part_HWC[..., channel]
+    span_HW = reduce(np.maximum, cv2.split(span_HWC))  # Far faster than ``max(axis=2)``.
+    is_inner_HW = span_HW[::step, ::step] <= FLAT
+    code_HW = packed(part_HWC)
     code_HW <<= 1
     code_HW |= is_inner_HW
     pixels, inner = Counter[float](), Counter[float]()

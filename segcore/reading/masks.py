@@ -185,9 +185,25 @@ def read_stored(path: Path, bands: Bands | None) -> tuple[NDArray[Any], float | 
         return upright(stored_HWC, raster, header.orientation), raster.nodata
 
 
+def has_colors(stored_HWC: NDArray[Any]) -> bool:
+    """Whether pixels have colours, not one number that may stand in three bands alike."""
+    first_HW, *others = np.moveaxis(stored_HWC, 2, 0)
+    return any(bool((other_HW != first_HW).any()) for other_HW in others)
+
+
+def packed(picture_HWC: NDArray[np.uint8]) -> NDArray[np.int32]:
+    """The channels of each pixel as one number (HW): 0xRRGGBB of three."""
+    first_HW, *others = np.moveaxis(picture_HWC, 2, 0)
+    code_HW = first_HW.astype(np.int32)
+    for channel_HW in others:  # In place: with large pictures new memory takes most of the time.
+        code_HW <<= 8
+        code_HW |= channel_HW
+    return code_HW
+
+
 def _one_number(stored_HWC: NDArray[Any], path: Path) -> NDArray[Any]:
-    """The one number of each pixel (HW), which may stand in three bands alike."""
-    if stored_HWC.shape[2] > 1 and (stored_HWC != stored_HWC[..., :1]).any():
+    """The one number of each pixel (HW). Raises ``ImageError`` where pixels have colours."""
+    if has_colors(stored_HWC):
         raise ImageError(
             path,
             "is a colour picture, but the classes are index values",
@@ -232,10 +248,7 @@ def _classes_of_indices(
 def _classes_of_colors(
     rgb_HWC: NDArray[Any], coding: MaskCoding, path: Path
 ) -> tuple[NDArray[np.uint8], Snapped]:
-    color_HW = rgb_HWC[..., 0].astype(np.int32)
-    for channel in (1, 2):  # In place: with large pictures new memory takes most of the time.
-        color_HW <<= 8
-        color_HW |= rgb_HWC[..., channel]
+    color_HW = packed(rgb_HWC)
     class_of_color = _class_table(coding)
     class_HW = class_of_color.take(color_HW)
     if class_HW.min() == _UNKNOWN:

@@ -22,7 +22,7 @@ from search.predicting.prediction_log import (
 )
 from search.reporting.command_line import run_command
 from segcore.errors import UserError, is_disk_full, some_of
-from segcore.folders import Finder, normal
+from segcore.folders import files_below, normal
 
 if TYPE_CHECKING:
     from search.predicting.products import Kind, Products
@@ -173,7 +173,7 @@ def find_photos(inputs: Sequence[Path], out: Path) -> dict[Path, str]:
     names: dict[Path, str] = {}
     for given in inputs:
         if given.is_dir():
-            for path in _files_below(given):
+            for path in files_below(given):
                 if path.suffix.lower() in PHOTO_SUFFIXES and not _is_ours(path, given, out):
                     names[path] = _output_name(path.relative_to(given).with_name(path.stem))
         elif given.exists():
@@ -198,15 +198,6 @@ def find_photos(inputs: Sequence[Path], out: Path) -> dict[Path, str]:
 def _output_name(photo: Path) -> str:
     """The same name on every machine; a line break or a byte that is no UTF-8 becomes "_"."""
     return re.sub(r"[\x00-\x1f\x7f\ud800-\udfff]", "_", normal(str(photo)))
-
-
-def _files_below(folder: Path) -> list[Path]:
-    try:
-        return Finder().matching(folder, "**")
-    except OSError as error:
-        raise UserError(
-            f"{error.filename}: {error.strerror}; make it readable, or name the photographs"
-        ) from error
 
 
 def _namesakes(names: Mapping[Path, str]) -> tuple[Path, Path] | None:

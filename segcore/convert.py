@@ -17,7 +17,7 @@ from segcore.converting.tools import read_export
 from segcore.converting.vectors import VECTORS, read_polygons
 from segcore.data.spec import distinct_colors
 from segcore.errors import Problem, ProblemsError, UserError, some_of
-from segcore.folders import Finder, Names, normal
+from segcore.folders import Names, files_below, normal
 from segcore.guessing.pairs import PICTURES
 
 CLASSES = "classes.csv"
@@ -62,6 +62,10 @@ def main(arguments: Sequence[str] | None = None, prog: str = "python -m segcore.
     except UserError as error:
         errors.print(Text(error.each() if options.all else str(error)), soft_wrap=True)
         return 1
+    except OSError as error:  # What can't be read is a UserError.
+        what = f"{options.masks} can't be written: {error.strerror or error}"
+        errors.print(Text(f"{what}; name a folder that may be written"), soft_wrap=True)
+        return 1
     console.print(f"{len(drawings)} masks: {options.masks}", soft_wrap=True)
     console.print(Text(f"Classes: {', '.join(numbers)}"), soft_wrap=True)
     if export.problems:
@@ -100,7 +104,7 @@ def _check_places(places: Mapping[str, str]) -> None:
 
 
 def _pictures(folder: Path) -> list[str]:
-    found = (path for path in Finder().matching(folder, "**/*") if path.suffix.lower() in PICTURES)
+    found = (path for path in files_below(folder) if path.suffix.lower() in PICTURES)
     return [normal(path.relative_to(folder).as_posix()) for path in found]
 
 

@@ -20,6 +20,10 @@ def is_disk_full(error: BaseException | None) -> bool:
     return False
 
 
+SHOWN = 5
+"""How many of a list of names are told where not each is asked for."""
+
+
 class UserError(Exception):
     """Bad input. ``str()`` says what is wrong, where, what is allowed, and how to mend it."""
 
@@ -83,7 +87,7 @@ class Note:
         return [f"{file}: {self.what}" for file in self.files] or [self.what]
 
 
-def some_of(names: Sequence[str], shown: int = 5) -> str:
+def some_of(names: Sequence[str], shown: int = SHOWN) -> str:
     """Such as "a, b, c, d, e and 3 more"."""
     more = f" and {len(names) - shown} more" if len(names) > shown else ""
     return ", ".join(names[:shown]) + more

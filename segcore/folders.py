@@ -13,6 +13,8 @@ from collections.abc import Iterator, Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path, PurePosixPath
 
+from segcore.errors import UserError
+
 JUNK = {
     "__macosx", "@eadir", "#recycle", "$recycle.bin", "system volume information", "lost+found",
     "thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r",
@@ -130,6 +132,19 @@ class Finder:
                         links.append(child)
                 elif child.is_dir():
                     plain.append(child)
+
+
+def files_below(folder: Path) -> list[Path]:
+    """All files below a folder but hidden ones, as ``Finder.matching`` finds them.
+
+    Raises ``UserError`` where a folder can't be read.
+    """
+    try:
+        return Finder().matching(folder, "**")
+    except OSError as error:
+        raise UserError(
+            f"{error.filename}: {error.strerror}; make it readable, or move it away"
+        ) from error
 
 
 class Names:

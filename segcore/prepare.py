@@ -24,7 +24,7 @@ from segcore.data.prepared import PreparedData, Survey, read_survey
 from segcore.data.preparing import prepare_data
 from segcore.data.splits import SPLITS, Split
 from segcore.data.windows import Grid
-from segcore.errors import UserError
+from segcore.errors import SHOWN, UserError
 from segcore.facts import VISIBLE_PX, ObjectSizes
 from segcore.files import whole_file
 from segcore.guessing.writing import guess_dataset
@@ -114,7 +114,7 @@ def _write_guess(options: Options, console: Console) -> None:
     console.print(f"There was no dataset.yaml. Wrote {path}:\n", soft_wrap=True)
     console.print(Text(textwrap.indent(guess.text, "    ")), soft_wrap=True)
     if guess.checks:
-        console.print("Please check, and correct there what is wrong:")
+        console.print("Please check these, and correct in that file what is wrong:")
         for check in guess.checks:
             console.print(Text(f"  - {check}"), soft_wrap=True)
     console.print()
@@ -140,9 +140,12 @@ def _show(data: PreparedData, survey: Survey, console: Console, every: bool) -> 
     for note in survey.notes:
         for line in note.each() if every else [str(note)]:
             console.print(Text(f"! {line}", style="yellow"), soft_wrap=True)
-    for sentence in unit_notes(data):
+    doubts = unit_notes(data)
+    for sentence in doubts:
         console.print(Text(f"! {sentence}", style="yellow"), soft_wrap=True)
-    if not every and any(len(note.each()) > len(note.files[:5]) > 0 for note in survey.notes):
+    if doubts:
+        console.print("  Intervals say how far scores on a split may be off.", style="yellow")
+    if not every and any(len(note.files) > SHOWN for note in survey.notes):
         console.print("  --all names each file", style="yellow")
 
 
@@ -155,10 +158,11 @@ def _show_objects(data: PreparedData, objects: ObjectSizes, view: View, console:
     shares = [min(np.divide(data.grid(p, squeezed), data.plans[p].size_px))
               for p in range(len(data.photos))]  # fmt: skip
     columns = {f"{scale:g}": scale for scale in SHOWN_SCALES}
-    columns[f"{view.height_px}×{view.width_px}"] = float(np.median(shares))
+    whole = float(np.median(shares))
+    columns[f"{view.height_px}×{view.width_px}"] = whole
     table = Table(box=None, title="Typical width of objects, in pixels", title_justify="left")
     table.add_column("class", overflow="fold")
-    for title in ("objects", "scale 1", *(f"{name}" for name in columns)):
+    for title in ("objects", "scale 1", *columns):
         table.add_column(title, justify="right", no_wrap=True)
     for name, count, size_px in zip(
         data.class_names, objects.count_K, objects.typical_px_K, strict=True
@@ -168,7 +172,6 @@ def _show_objects(data: PreparedData, objects: ObjectSizes, view: View, console:
             table.add_row(Text(name), str(count), *(_width(px) for px in left))
     console.print(table)
     coarsest, finest = objects.scale_bounds()
-    whole = float(np.median(shares))
     unseen = [name for name, px in zip(data.class_names, objects.typical_px_K, strict=True)
               if px is not None and px * whole < VISIBLE_PX]  # fmt: skip
     if unseen:

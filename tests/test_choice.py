@@ -15,7 +15,7 @@ from segcore.choosing.factors import Contest, fit_factors
 from segcore.choosing.left_out import Bags, LeftOut, paired_difference
 from segcore.choosing.pool import REACH, WHOLE, Pool, draw_pixels
 from segcore.choosing.selection import propose
-from segcore.config import Prefer
+from segcore.config import MetricName, Prefer
 from segcore.scores.metrics import metric_of_counts
 
 PHOTOS = 30
@@ -135,6 +135,26 @@ def test_factors_find_the_rare_class_that_a_network_names_too_seldom(metric) -> 
     for tried in (factors_K**0.5, factors_K * [1, 1, 1.4], factors_K * [1, 1, 0.7]):
         best = metric_of_counts(metric, pool.counts(sum_LKB, factors_K=factors_K))
         assert metric_of_counts(metric, pool.counts(sum_LKB, factors_K=tried)) <= best + 1e-9
+
+
+@pytest.mark.parametrize("metric", ["dice", "dice_per_image"])
+def test_factors_of_a_sample_of_the_pixels_are_nearly_those_of_all(
+    metric: MetricName, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pool = pool_of(*rare(20, np.random.default_rng(3), shift=2.0))
+    sum_LKB = pool.mix([0])
+
+    def fitted(most_px: int) -> tuple[int, float]:
+        monkeypatch.setattr("segcore.choosing.factors.MOST_PX", most_px)
+        contest = Contest.of(pool, sum_LKB)
+        factors_K = np.exp(fit_factors(contest, metric, np.ones(20, np.int64)))
+        counts_P3K = pool.counts(sum_LKB, factors_K=factors_K)
+        return len(contest.class_NT), metric_of_counts(metric, counts_P3K)
+
+    every_px, best = fitted(10**6)
+    sampled_px, score = fitted(every_px // 4)
+    assert every_px == len(pool.weight_N) and sampled_px == every_px // 4
+    assert score > best - 0.01
 
 
 def test_counts_with_factors_are_those_of_all_pixels() -> None:

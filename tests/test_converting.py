@@ -57,6 +57,28 @@ def test_labelme(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "a line of 'way' is left out" in capsys.readouterr().err
 
 
+def labelme(*shapes: Any) -> dict[str, Any]:
+    return {"shapes": shapes, "imagePath": "a.jpg", "imageHeight": 20, "imageWidth": 30}
+
+
+def test_hidden_files_among_those_of_labelme_are_no_exports(tmp_path: Path) -> None:
+    roof = {"label": "roof", "points": SQUARE, "shape_type": "polygon"}
+    write_json(tmp_path / "json" / "a.json", labelme(roof))
+    (tmp_path / "json" / "__MACOSX").mkdir()
+    (tmp_path / "json" / "__MACOSX" / "._a.json").write_bytes(b"\0\5\x16\7")
+    assert [*convert(tmp_path, tmp_path / "json")] == ["a.png"]
+
+
+def test_a_folder_that_can_not_be_written_is_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    roof = {"label": "roof", "points": SQUARE, "shape_type": "polygon"}
+    source = write_json(tmp_path / "a.json", labelme(roof))
+    (tmp_path / "masks").touch()
+    convert(tmp_path, source, code=1)
+    assert f"{tmp_path / 'masks'} can't be written" in capsys.readouterr().err
+
+
 def coco(segmentation: Any) -> dict[str, Any]:
     annotation = {"id": 1, "image_id": 7, "category_id": 3, "segmentation": segmentation}
     return {
@@ -179,6 +201,9 @@ def test_names_never_lead_out_of_the_folder_of_masks(tmp_path: Path) -> None:
         ({"images": [{}], "annotations": [], "categories": []}, "no complete COCO file"),
         (coco(None), "nothing is drawn"),
         ([{"data": {"image": "a.jpg"}}], "no task of Label Studio holds a drawing"),
+        (labelme({"label": "roof", "points": [], "shape_type": "rectangle"}), "can't be read"),
+        (labelme({"label": "roof", "points": [[0, 0], [5, float("nan")], [5, 5]]}), "NaN"),
+        (labelme("roof"), "can't be read"),
     ],
 )
 def test_a_wrong_export_is_told(

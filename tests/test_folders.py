@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from segcore.folders import Finder, decode, normal
+from segcore.errors import UserError
+from segcore.folders import Finder, decode, files_below, normal
 
 NFC, NFD = (unicodedata.normalize(form, "Übersicht Ångström 가") for form in ("NFC", "NFD"))
 
@@ -136,6 +137,17 @@ def test_names_that_differ_only_in_normal_form_are_both_given(tmp_path: Path) ->
     touch(tmp_path, f"{NFC}.png", f"{NFD}.png")
     assert len(Finder().named(tmp_path / f"{NFC}.png")) == 2
     assert normal(NFD) == NFC
+
+
+def test_a_folder_that_may_not_be_read_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(folder: Path) -> None:
+        raise PermissionError(13, "Permission denied", str(folder))
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    with pytest.raises(UserError, match="Permission denied; make it readable"):
+        files_below(tmp_path)
 
 
 @pytest.mark.parametrize(

@@ -55,7 +55,8 @@ def proposals(pool: Pool, metric: MetricName, *limits: Limits, seed: int = 0) ->
 
 
 def greedy(pool: Pool, metric: MetricName, times_P: np.ndarray) -> list[int]:
-    return list(Rules(pool, metric, Limits()).greedy(times_P))
+    rules = Rules(pool, metric, Limits())
+    return list(rules.greedy(rules.best_mean(times_P), times_P))
 
 
 def every_photo() -> np.ndarray:

@@ -94,7 +94,7 @@ class _Fit:
         self._at = [np.nonzero(self._class_NT == k) for k in range(self._counts_P3K.shape[2])]
         self.log_K = np.zeros(self._counts_P3K.shape[2])
         self._named_N = self._class_NT[np.arange(len(used)), self._log_NT.argmax(axis=1)]
-        self._add(np.arange(len(used)), self._named_N, 1.0)
+        self._counts_P3K += self._counts(np.arange(len(used)), self._named_N)
 
     def improve(self, k: int) -> None:
         """Give class ``k`` the factor that scores best, those of the other classes being given."""
@@ -107,45 +107,35 @@ class _Fit:
         rival_M = self._class_NT[row_M, best_M]
         # The pixel is named k from this logarithm on.
         needed_M = seen_MT[np.arange(len(row_M)), best_M] - self._log_NT[row_M, slot_M]
-        self._add(row_M, self._named_N[row_M], -1.0)
-        self._add(row_M, rival_M, 1.0)  # as if k's factor were 0
+        self._counts_P3K -= self._counts(row_M, self._named_N[row_M])
+        self._counts_P3K += self._counts(row_M, rival_M)  # as if k's factor were 0
         step_M = np.searchsorted(TRIED, needed_M, side="left")
         moves = step_M < len(TRIED)
-        gained = self._moved(row_M[moves], rival_M[moves], step_M[moves], k)
-        counts_SP3K = self._counts_P3K + gained.cumsum(axis=0)
+        moved_M, at_step_M = row_M[moves], step_M[moves]
+        moved_SP3K = self._counts(moved_M, np.full(len(moved_M), k), at_step_M)
+        moved_SP3K -= self._counts(moved_M, rival_M[moves], at_step_M)
+        counts_SP3K = self._counts_P3K + moved_SP3K.cumsum(axis=0)
         scores_S = metric_of_each(self._metric, np.repeat(counts_SP3K, self._times_P, axis=1))
         chosen = int(np.argmax(scores_S - FLATNESS * np.abs(TRIED)))
         self.log_K[k] = TRIED[chosen]
         self._counts_P3K = counts_SP3K[chosen]
         self._named_N[row_M] = np.where(step_M <= chosen, k, rival_M)
 
-    def _moved(
+    def _counts(
         self,
         row_M: NDArray[np.int64],
-        rival_M: NDArray[np.int64],
-        step_M: NDArray[np.int64],
-        k: int,
+        class_M: NDArray[np.int64],
+        step_M: NDArray[np.int64] | None = None,
     ) -> NDArray[np.float64]:
-        """``counts_SP3K``: by how much counts change where pixels go to ``k`` at their steps."""
-        shape = (len(TRIED), *self._counts_P3K.shape)
-        change = np.zeros(shape)
-        photo_M, truth_M = self._photo_N[row_M], self._truth_N[row_M]
-        for class_M, sign in ((np.full(len(row_M), k), 1.0), (rival_M, -1.0)):
-            weight_M = sign * self._weight_N[row_M]
-            for row, right in ((0, class_M == truth_M), (1, np.ones(len(row_M), bool))):
-                cells = np.ravel_multi_index(
-                    (step_M[right], photo_M[right], class_M[right]), (shape[0], shape[1], shape[3])
-                )
-                sums = np.bincount(cells, weight_M[right], shape[0] * shape[1] * shape[3])
-                change[:, :, row] += sums.reshape(shape[0], shape[1], shape[3])
-        return change
-
-    def _add(self, row_M: NDArray[np.int64], class_M: NDArray[np.int64], sign: float) -> None:
-        """Count pixels as ones that are named so, or with a sign of −1 no longer."""
+        """What pixels that are named so add to the counts; with their steps ``counts_SP3K``."""
         photos, _, k = self._counts_P3K.shape
+        steps = 1 if step_M is None else len(TRIED)
         cell_M = self._photo_N[row_M] * k + class_M
-        weight_M = sign * self._weight_N[row_M]
-        right_M = class_M == self._truth_N[row_M]
-        for row, of_M in ((0, right_M), (1, np.ones(len(row_M), bool))):
-            sums = np.bincount(cell_M[of_M], weight_M[of_M], photos * k)
-            self._counts_P3K[:, row] += sums.reshape(photos, k)
+        if step_M is not None:
+            cell_M += step_M * (photos * k)
+        weight_M = self._weight_N[row_M]
+        counts_SP3K = np.zeros((steps, photos, 3, k))
+        for row, of_M in ((0, weight_M * (class_M == self._truth_N[row_M])), (1, weight_M)):
+            sums = np.bincount(cell_M, of_M, steps * photos * k)
+            counts_SP3K[:, :, row] = sums.reshape(steps, photos, k)
+        return counts_SP3K[0] if step_M is None else counts_SP3K

@@ -177,7 +177,8 @@ class Pool:
         """The sum of these candidates, each as often as it is picked (at most 127 picks)."""
         sum_LKB = np.zeros(self.probs[0].shape, dtype=np.int32)
         for c, times in Counter(picks).items():
-            sum_LKB += self.probs[c] if times == 1 else times * self.probs[c].astype(np.int32)
+            probs_LKB = self.probs[c]
+            sum_LKB += probs_LKB if times == 1 else np.multiply(probs_LKB, times, dtype=np.int32)
         return sum_LKB
 
     def counts(
@@ -195,11 +196,9 @@ class Pool:
             class_N = _classes(sum_LKB, None if plus is None else self.probs[plus])
         else:
             class_N = _factored_classes(sum_LKB, factors_K)
-        right_N = class_N == self.truth_N
+        right_N = self.weight_N * (class_N == self.truth_N)
         counts_P3K = self.settled_P3K.copy()
-        counts_P3K[:, 0] += _count(
-            self.photo_N[right_N], class_N[right_N], self.weight_N[right_N], photos, k
-        )
+        counts_P3K[:, 0] += _count(self.photo_N, class_N, right_N, photos, k)
         counts_P3K[:, 1] += _count(self.photo_N, class_N, self.weight_N, photos, k)
         return counts_P3K
 

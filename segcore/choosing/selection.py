@@ -1,5 +1,6 @@
 """Models that can be made of candidates, each with what it scores on what was left out."""
 
+import functools
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -21,6 +22,8 @@ LEAST_SHARE = 0.05
 """The least share of all votes that a member needs: each member costs time at every prediction."""
 SHRUNK = (0.25, 0.5, 0.75, 1.0)
 """Exponents by which fitted factors are shrunk towards 1."""
+KEPT_BYTES = 1 << 28
+"""So much memory may hold the counts of mixtures, of which bags often need the same ones."""
 
 Way = Literal["single", "soup", "mean", "small", "greedy"]
 """How a model is made of candidates: the best one; a soup; the plain mean of the best N; the greedy
@@ -79,13 +82,12 @@ def propose(
     An ensemble's classes get factors where these gain more than their error (``with_factors``); the
     single candidate stands there twice then, with them and without.
     """
-    limits = limits or Limits()
-    rules = Rules(pool, metric, limits)
-    single = _by_rule("single", rules.best_single, pool, bags)
+    rules = Rules(pool, metric, limits or Limits())
+    single = _by_rule("single", rules.best_single, rules, bags)
     made = [single]
-    if limits.members > 1 and len(pool.probs) > 1:
-        made += [_by_rule("mean", rules.best_mean, pool, bags)]
-        made += _ensembles(rules, pool, bags, metric, limits)
+    if rules.limits.members > 1 and len(pool.probs) > 1:
+        mean = _by_rule("mean", rules.best_mean, rules, bags)
+        made += [mean, *_ensembles(rules, mean.bag_picks, bags)]
     made = [single, *(proposal for proposal in made if len(proposal.members) > 1)]
     fitted = [with_factors(proposal, pool, bags, metric) for proposal in made]
     return fitted if fitted[0] is single else [single, *fitted]
@@ -100,7 +102,7 @@ def propose_soup(pool: Pool, bags: Bags, metric: MetricName) -> Proposal:
     rules = Rules(pool, metric, Limits())
     last = len(pool.probs) - 1
     picks = [rules.best_single(times_P) for times_P in bags.times_BP]
-    return with_factors(_proposal("soup", (last,), picks, pool, bags), pool, bags, metric)
+    return with_factors(_proposal("soup", (last,), picks, rules, bags), pool, bags, metric)
 
 
 def with_factors(proposal: Proposal, pool: Pool, bags: Bags, metric: MetricName) -> Proposal:
@@ -125,16 +127,16 @@ def with_factors(proposal: Proposal, pool: Pool, bags: Bags, metric: MetricName)
     return replace(proposal, left_out=tried[best], factors=tuple(factors_K.tolist()))
 
 
-def _by_rule(way: Way, rule: Rule, pool: Pool, bags: Bags) -> Proposal:
-    every_P = np.ones(pool.photos, np.int64)
-    return _proposal(way, rule(every_P), [rule(times_P) for times_P in bags.times_BP], pool, bags)
+def _by_rule(way: Way, rule: Rule, rules: "Rules", bags: Bags) -> Proposal:
+    every_P = np.ones(rules.pool.photos, np.int64)
+    return _proposal(way, rule(every_P), [rule(times_P) for times_P in bags.times_BP], rules, bags)
 
 
 def _proposal(
-    way: Way, picks: Picks, bag_picks: Sequence[Picks], pool: Pool, bags: Bags
+    way: Way, picks: Picks, bag_picks: Sequence[Picks], rules: "Rules", bags: Bags
 ) -> Proposal:
-    weights_C = np.bincount(picks, minlength=len(pool.probs)) / len(picks)
-    left_out = bags.left_out(pool.counts(pool.mix(of_bag)) for of_bag in bag_picks)
+    weights_C = np.bincount(picks, minlength=len(rules.pool.probs)) / len(picks)
+    left_out = bags.left_out(map(rules.counts, bag_picks))
     return Proposal(way, tuple(weights_C.tolist()), left_out, tuple(bag_picks))
 
 
@@ -142,13 +144,23 @@ class Rules:
     """What to pick from a pool, where photographs count so and so often."""
 
     def __init__(self, pool: Pool, metric: MetricName, limits: Limits) -> None:
-        self._pool, self._metric, self._limits = pool, metric, limits
-        self._single_counts = [pool.counts(pool.mix([c])) for c in range(len(pool.probs))]
+        self.pool, self.metric, self.limits = pool, metric, limits
+
+        @functools.lru_cache(max(1, KEPT_BYTES // pool.settled_P3K.nbytes))
+        def counts(picks: Picks) -> NDArray[np.float64]:
+            return pool.counts(pool.mix(picks))
+
+        self._counts = counts
+
+    def counts(self, picks: Picks) -> NDArray[np.float64]:
+        """``counts_P3K`` of a mixture; one that several bags pick is computed once."""
+        return self._counts(tuple(sorted(picks)))
 
     def best_first(self, times_P: NDArray[np.int64]) -> list[int]:
         """All candidates."""
-        scores = [_score(counts, self._metric, times_P) for counts in self._single_counts]
-        return sorted(range(len(scores)), key=lambda c: -scores[c])
+        every = range(len(self.pool.probs))
+        scores = [_score(self.counts((c,)), self.metric, times_P) for c in every]
+        return sorted(every, key=lambda c: -scores[c])
 
     def best_single(self, times_P: NDArray[np.int64]) -> Picks:
         """The best candidate."""
@@ -156,50 +168,48 @@ class Rules:
 
     def best_mean(self, times_P: NDArray[np.int64]) -> Picks:
         """The best N candidates, with the N whose plain mean scores best."""
-        return self._means(times_P)[0]
-
-    def _means(self, times_P: NDArray[np.int64]) -> tuple[Picks, float]:
         best_first = self.best_first(times_P)
-        picks, scores = best_first[:1], [self._score(self._pool.mix(best_first[:1]), times_P)]
-        sum_LKB = self._pool.mix(picks)
+        picks = best_first[:1]
+        scores = [_score(self.counts(tuple(picks)), self.metric, times_P)]
+        sum_LKB = self.pool.mix(picks)
         for c in best_first[1:MAX_PICKS]:
-            if self._limits.allow([*picks, c]):
-                scores.append(self._score(sum_LKB, times_P, plus=c))
-                sum_LKB += self._pool.probs[c]
+            if self.limits.allow([*picks, c]):
+                scores.append(self._score_with(sum_LKB, c, times_P))
+                sum_LKB += self.pool.probs[c]
                 picks.append(c)
-        return tuple(picks[: int(np.argmax(scores)) + 1]), max(scores)
+        return tuple(picks[: int(np.argmax(scores)) + 1])
 
-    def greedy(self, times_P: NDArray[np.int64]) -> Picks:
+    def greedy(self, start: Picks, times_P: NDArray[np.int64]) -> Picks:
         """Candidates picked one by one, each time the one whose addition scores best.
 
-        The first picks are those of ``best_mean``. After that a candidate may be picked again: its
-        number of picks is its weight. The picks up to the best score are kept (Caruana et al. 2004,
-        "Ensemble selection from libraries of models").
+        The first picks are ``start``, those of ``best_mean``. After that a candidate may be picked
+        again: its number of picks is its weight. The picks up to the best score are kept (Caruana
+        et al. 2004, "Ensemble selection from libraries of models").
         """
-        start, best = self._means(times_P)
         picks, length = list(start), len(start)
-        sum_LKB = self._pool.mix(picks)
+        best = _score(self.counts(start), self.metric, times_P)
+        sum_LKB = self.pool.mix(picks)
         while len(picks) < min(MAX_PICKS, length + PATIENCE_PICKS):
             tried = {
-                c: self._score(sum_LKB, times_P, plus=c)
-                for c in range(len(self._pool.probs))
-                if self._limits.allow([*picks, c])
+                c: self._score_with(sum_LKB, c, times_P)
+                for c in range(len(self.pool.probs))
+                if self.limits.allow([*picks, c])
             }
             pick = max(tried, key=tried.__getitem__)
             picks.append(pick)
-            sum_LKB += self._pool.probs[pick]
+            sum_LKB += self.pool.probs[pick]
             if tried[pick] > best:
                 best, length = tried[pick], len(picks)
         return tuple(picks[:length])
 
-    def _score(self, sum_LKB: SumLKB, times_P: NDArray[np.int64], plus: int | None = None) -> float:
-        return _score(self._pool.counts(sum_LKB, plus), self._metric, times_P)
+    def _score_with(self, sum_LKB: SumLKB, plus: int, times_P: NDArray[np.int64]) -> float:
+        return _score(self.pool.counts(sum_LKB, plus), self.metric, times_P)
 
 
-def _ensembles(
-    rules: Rules, pool: Pool, bags: Bags, metric: MetricName, limits: Limits
-) -> list[Proposal]:
+def _ensembles(rules: Rules, means: Sequence[Picks], bags: Bags) -> list[Proposal]:
     """The greedy ensemble, and before it one of as few members as score about the same.
+
+    ``means`` are the picks of ``Rules.best_mean`` in each bag, with which the greedy ones begin.
 
     The picks of each bag are its votes. The candidates with the most votes become members, as far
     as ``limits`` allow, with weights in proportion to their votes (bags of photographs instead of
@@ -208,20 +218,23 @@ def _ensembles(
     out: first all that cost nothing, which makes the greedy ensemble, and then as long as what is
     left is worse by no more than the error of that difference.
     """
-    every_picks = [rules.greedy(times_P) for times_P in bags.times_BP]
-    votes_C = np.zeros(len(pool.probs))
+    metric = rules.metric
+    every_picks = [
+        rules.greedy(start, times_P) for start, times_P in zip(means, bags.times_BP, strict=True)
+    ]
+    votes_C = np.zeros(len(rules.pool.probs))
     for picks in every_picks:
         votes_C += np.bincount(picks, minlength=len(votes_C)) / len(picks)
     members: list[int] = []
     for c in np.argsort(-votes_C, kind="stable").tolist():
         worth_it = not members or votes_C[c] >= LEAST_SHARE * len(every_picks)
-        if worth_it and limits.allow([*members, c]):
+        if worth_it and rules.limits.allow([*members, c]):
             members.append(c)
 
     def of(way: Way, members: Sequence[int]) -> Proposal:
         kept = [tuple(c for c in picks if c in members) for picks in every_picks]
         kept = [picks or (members[0],) for picks in kept]
-        left_out = bags.left_out(pool.counts(pool.mix(picks)) for picks in kept)
+        left_out = bags.left_out(map(rules.counts, kept))
         weights_C = np.where(np.isin(np.arange(len(votes_C)), members), votes_C, 0.0)
         weights = tuple((weights_C / weights_C.sum()).tolist())
         return Proposal(way, weights, left_out, tuple(kept))

@@ -11,7 +11,7 @@ from shapely.geometry.base import BaseGeometry
 
 from segcore.config import IGNORE_INDEX
 from segcore.data.spec import IGNORED_COLOR, MAX_CLASSES
-from segcore.errors import Problem, UserError
+from segcore.errors import Problem, ProblemsError, UserError
 from segcore.reading.images import write_image
 
 REST = "Background"
@@ -63,7 +63,10 @@ def number_classes(export: Export, *, ignore_rest: bool) -> dict[str, int]:
     drawn = {shape.label for drawing in export.drawings for shape in drawing.shapes}
     labels = [*export.labels, *sorted(drawn - {*export.labels})]
     if not drawn:
-        raise UserError("nothing is drawn that could become a mask; export polygons")
+        nothing = "nothing is drawn that could become a mask"
+        if export.problems:
+            raise ProblemsError(f"{nothing}:", export.problems)
+        raise UserError(f"{nothing}; export polygons")
     names = labels if ignore_rest or REST in labels else [REST, *labels]
     if len(names) > MAX_CLASSES:
         raise UserError(f"there are {len(names)} labels; a mask can hold {MAX_CLASSES} classes")

@@ -14,9 +14,11 @@ from numpy.typing import NDArray
 
 from segcore.converting.drawings import Drawing, Export, Shape
 from segcore.errors import Problem, UserError
-from segcore.folders import decode
+from segcore.folders import decode, files_below
 
 _OTHER_SHAPES = "export polygons, boxes or masks; lines and points have no area"
+_ODD = (AttributeError, IndexError, KeyError, TypeError, ValueError, shapely.errors.ShapelyError)
+"""What comes of an entry that isn't as its tool writes it."""
 
 
 def read_export(source: Path) -> Export:
@@ -25,7 +27,9 @@ def read_export(source: Path) -> Export:
     Raises ``UserError`` where it is none of them.
     """
     if source.is_dir():
-        return _read_labelme(source, sorted(source.rglob("*.json")))
+        return _read_labelme(
+            source, [p for p in files_below(source) if p.suffix.lower() == ".json"]
+        )
     if source.suffix.lower() == ".xml":
         return _read_cvat(source)
     content = _read_json(source)
@@ -68,7 +72,7 @@ def _read_labelme(folder: Path, files: Sequence[Path]) -> Export:
                     problems.append(Problem(str(where), what, _OTHER_SHAPES))
                 else:
                     shapes.append(Shape(str(shape["label"]), area))
-        except (KeyError, TypeError, ValueError) as error:
+        except _ODD as error:
             problems.append(_unreadable(str(where), error))
             continue
         drawings.append(Drawing(image.as_posix(), size_px, tuple(shapes)))
@@ -103,7 +107,7 @@ def _read_coco(source: Path, content: Mapping[str, Any]) -> Export:
             Drawing(str(image["file_name"]), sizes[image["id"]], tuple(shapes[image["id"]]))
             for image in content["images"]
         )
-    except (KeyError, TypeError, ValueError, IndexError) as error:
+    except _ODD as error:
         raise UserError(
             f"{source} is no complete COCO file: {error!r} is missing or odd"
         ) from error
@@ -174,12 +178,12 @@ def _read_label_studio(source: Path, tasks: Sequence[Mapping[str, Any]]) -> Expo
                     problems.append(Problem(where, what, mend))
                     continue
                 shapes += [Shape(str(label), area) for label in value[kind][:1]]
-        except (KeyError, TypeError, ValueError, StopIteration) as error:
+        except (*_ODD, StopIteration) as error:
             problems.append(_unreadable(where, error))
             continue
         if size_px is not None:
             drawings.append(Drawing(image, size_px, tuple(shapes)))
-    if not drawings:
+    if not drawings and not problems:
         raise UserError(f"{source}: no task of Label Studio holds a drawing")
     return Export(tuple(drawings), (), tuple(problems))
 
@@ -228,7 +232,7 @@ def _read_cvat(source: Path) -> Export:
                 elif item.tag != "tag":
                     what = f"a {item.tag} of {item.get('label')!r} is left out"
                     problems.append(Problem(name, what, _OTHER_SHAPES))
-        except (KeyError, ValueError) as error:
+        except _ODD as error:
             problems.append(_unreadable(name, error))
             continue
         drawings.append(Drawing(name, size_px, tuple(shapes)))

@@ -1,8 +1,9 @@
 """build: everything of a data set decoded and written into a folder of PreparedData."""
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import asdict, astuple, dataclass
 from functools import partial
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
+from rich.console import Console
 from rich.progress import Progress
 
 from segcore.data.dataset import Dataset, problems_error
@@ -25,6 +27,7 @@ from segcore.data.plans import (
 from segcore.data.prepared import CACHE_FORMAT, INDEX, PhotoFacts, Survey
 from segcore.data.splits import Split, assign_splits, notes_on_classes
 from segcore.data.windows import count_classes, locate_classes, scale_image, scale_mask
+from segcore.devices import usable_cores
 from segcore.errors import Note, Problem
 from segcore.files import FileState, digest, reserve, sync_folder, whole_folder
 from segcore.reading.bands import Bands, to_rgb8
@@ -94,6 +97,15 @@ class Crew:
 
         results = self.pool.map(attempt, items)
         return list(self.bar.track(results, total=len(items), description=title))
+
+
+@contextmanager
+def crew_of(workers: int | None, progress: bool) -> Iterator[Crew]:
+    """A crew of so many threads (None: one for each usable core), its bar on standard error."""
+    console = Console(stderr=True)
+    bar = Progress(console=console, transient=True, disable=not (progress and console.is_terminal))
+    with ThreadPoolExecutor(workers or usable_cores()) as pool, bar:
+        yield Crew(pool, bar)
 
 
 def build(job: Job, target: Path, crew: Crew) -> None:

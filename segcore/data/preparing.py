@@ -4,23 +4,19 @@ Prepared data are named by the content of the data set and the settings, so the 
 """
 
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 import numpy as np
-from rich.console import Console
-from rich.progress import Progress
 
 from segcore.config import View
-from segcore.data.building import Crew, Job, build, draw_splits, without_problems
+from segcore.data.building import Crew, Job, build, crew_of, draw_splits, without_problems
 from segcore.data.dataset import Dataset, Photo, problems_error, scan_dataset
 from segcore.data.plans import plan_photos
 from segcore.data.prepared import PreparedData, open_prepared, prepared_folder
 from segcore.data.windows import Grid, count_classes
-from segcore.devices import usable_cores
 from segcore.errors import DISK_FULL, Note, Problem, StorageError, UserError
 from segcore.files import (
     FileState,
@@ -62,11 +58,7 @@ def prepare_data(
     """
     cache_dir = cache_dir or user_cache()
     dataset, problems = scan_dataset(dataset_folder)
-    console = Console(stderr=True)
-    bar = Progress(console=console, transient=True, disable=not (progress and console.is_terminal))
-    pool = ThreadPoolExecutor(workers or usable_cores())
-    with pool, bar, _explaining_disk_errors(cache_dir):
-        crew = Crew(pool, bar)
+    with crew_of(workers, progress) as crew, _explaining_disk_errors(cache_dir):
         states, unreadable = _find_states(dataset, cache_dir, crew)
         if problems or unreadable:
             checked = crew.do("Checking", partial(_check_photo, dataset), dataset.photos)

@@ -1,5 +1,6 @@
 """Which photographs belong together, and how they are to be split, by their names and places."""
 
+import glob
 import math
 import re
 from collections.abc import Sequence
@@ -46,7 +47,7 @@ def _split_of(name: str) -> tuple[str, str] | None:
     for place, part in enumerate(parts):
         said = {SPLIT_FOLDERS[word] for word in words(part) if word in SPLIT_FOLDERS}
         if len(said) == 1:
-            return said.pop(), "/".join([*("*" * place), part, "*"])
+            return said.pop(), "/".join([*("*" * place), glob.escape(part), "*"])
     return None
 
 

@@ -3,21 +3,19 @@
 import json
 import textwrap
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import TypeVar
 
 import yaml
-from rich.console import Console
-from rich.progress import Progress
 
+from segcore.data.building import crew_of
 from segcore.data.spec import DatasetSpec, MaskRule
-from segcore.devices import usable_cores
 from segcore.errors import Problem, ProblemsError, some_of
-from segcore.folders import Finder, is_unicode, normal
+from segcore.folders import files_below, is_unicode, normal
 from segcore.guessing.classes import ClassGuess, guess_classes, hex_of
 from segcore.guessing.groups import Grouping, guess_group, split_globs
 from segcore.guessing.legends import find_legends
@@ -34,10 +32,10 @@ from segcore.reading.looking import (
 )
 from segcore.reading.masks import FIT_PX
 
-Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 _ANNOTATIONS = {".json", ".xml", ".geojson", ".gpkg", ".shp"}
+_BY_HAND = "write dataset.yaml yourself: images, masks, classes"
 
 
 @dataclass(frozen=True)
@@ -58,28 +56,18 @@ def guess_dataset(folder: Path, *, workers: int | None = None, progress: bool = 
     pairs = find_pairs(pictures, partial(_is_mask, folder))
     if not pairs.masks:
         raise _no_pairs(folder, files, pictures)
-    console = Console(stderr=True)
-    bar = Progress(console=console, transient=True, disable=not (progress and console.is_terminal))
-    with ThreadPoolExecutor(workers or usable_cores()) as pool, bar:
-
-        def do(work: Callable[[Path], Result], names: Sequence[str]) -> list[Result | None]:
-            results = pool.map(partial(_or_none, work), (folder / name for name in names))
-            return list(bar.track(results, total=len(names), description="Looking"))
-
-        photos = do(look_at_photo, [*pairs.masks])
-        masks = do(look_at_mask, [*pairs.masks.values()])
+    with crew_of(workers, progress) as crew:
+        photos = crew.do("Looking", look_at_photo, [folder / name for name in pairs.masks])
+        masks = crew.do("Looking", look_at_mask, [folder / name for name in pairs.masks.values()])
     legends = [*find_legends(folder, files)]
-    classes = guess_classes([look for look in masks if look is not None], legends)
+    classes = guess_classes([look for look in masks if isinstance(look, MaskLook)], legends)
     if isinstance(classes, str):
-        mend = "write dataset.yaml yourself: images, masks, classes"
-        raise ProblemsError(f"{folder} has no dataset.yaml, and one can't be guessed:",
-                            [Problem("masks", classes, mend)])  # fmt: skip
-    return _Writer(pairs, photos, masks, classes).guess()
+        raise _no_guess(folder, Problem("masks", classes, _BY_HAND))
+    return _Writer(pairs, _readable(photos), _readable(masks), classes).guess()
 
 
 def _files_in(folder: Path) -> list[str]:
-    found = Finder().matching(folder, "**/*")
-    names = sorted(path.relative_to(folder).as_posix() for path in found)
+    names = sorted(path.relative_to(folder).as_posix() for path in files_below(folder))
     return [name for name in names if is_unicode(name)]  # Preparing tells of the others.
 
 
@@ -90,22 +78,23 @@ def _is_mask(folder: Path, name: str) -> bool:
         return False
 
 
-def _or_none(work: Callable[[Path], Result], path: Path) -> Result | None:
-    try:
-        return work(path)
-    except ImageError:  # Preparing tells what is wrong with it.
-        return None
+def _readable(looks: Sequence[Result | Problem]) -> list[Result | None]:
+    """None for files that have a problem: preparing tells of it."""
+    return [None if isinstance(look, Problem) else look for look in looks]
+
+
+def _no_guess(folder: Path, *problems: Problem) -> ProblemsError:
+    return ProblemsError(f"{folder} has no dataset.yaml, and one can't be guessed:", problems)
 
 
 def _no_pairs(folder: Path, files: Sequence[str], pictures: Sequence[str]) -> ProblemsError:
     """What there is instead of photographs with masks."""
-    headline = f"{folder} has no dataset.yaml, and one can't be guessed:"
     if not pictures:
         endings = Counter(PurePosixPath(name).suffix or "no ending" for name in files)
         there = ", ".join(f"{count} {ending}" for ending, count in endings.most_common(5))
         what = f"there are no pictures (files there: {there or 'none'})"
         mend = f"name the folder that holds photographs and masks ({', '.join(sorted(PICTURES))})"
-        return ProblemsError(headline, [Problem("images", what, mend)])
+        return _no_guess(folder, Problem("images", what, mend))
     families = Counter(
         f"{PurePosixPath(name).parent}/*{PurePosixPath(name).suffix}" for name in pictures
     )
@@ -115,7 +104,7 @@ def _no_pairs(folder: Path, files: Sequence[str], pictures: Sequence[str]) -> Pr
             "masks",
             f"no picture is named like the mask of another one; there are {there}",
             "name each mask like its photograph, in a folder masks beside images or with _mask at "
-            "the end; or write dataset.yaml yourself: images, masks, classes",
+            f"the end; or {_BY_HAND}",
         )
     ]
     drawn = [name for name in files if PurePosixPath(name).suffix.lower() in _ANNOTATIONS]
@@ -127,7 +116,7 @@ def _no_pairs(folder: Path, files: Sequence[str], pictures: Sequence[str]) -> Pr
                 "python -m segcore.convert --help",
             )
         )
-    return ProblemsError(headline, problems)
+    return _no_guess(folder, *problems)
 
 
 @dataclass(frozen=True)
@@ -170,7 +159,7 @@ class _Writer:
     def _classes(self, checks: list[str]) -> Iterator[str]:
         guess, count = self.classes, len(self.masks)
         kind = "colours" if guess.by_color else "numbers"
-        ignoring = "ignore_colors: ['#RRGGBB']" if guess.by_color else "ignore_index: 255"
+        ignoring = "ignore_colors: ['#RRGGBB']" if guess.by_color else "ignore_index: NUMBER"
         why = f"The masks hold {guess.values} {kind}. "
         if guess.legend:
             why += f"The names are those of {guess.legend}."
@@ -205,8 +194,8 @@ class _Writer:
     def _ignored(self) -> Iterator[str]:
         yield _comment("Pixels that are no class, and count nowhere.")
         if not self.classes.by_color:
-            (value,) = list(self.classes.ignored)[:1]
-            yield f"ignore_index: {value}  # {self.classes.ignored[value]}"
+            value, reason = next(iter(self.classes.ignored.items()))
+            yield f"ignore_index: {value}  # {reason}"
             return
         yield "ignore_colors:"
         for value, reason in self.classes.ignored.items():
@@ -288,8 +277,7 @@ def _crosses(grouping: Grouping, images: Sequence[str], listed: Mapping[str, str
     """Whether a group has photographs in two of the listed splits, or in one and in none."""
     side_of: dict[object, str] = {}
     for name, key in zip(images, grouping.keys, strict=True):
-        side = next((s for s, glob in listed.items() if PurePosixPath(name).match(glob)
-                     or name.startswith(glob.removesuffix("*"))), "")  # fmt: skip
+        side = next((split for split, glob in listed.items() if fnmatchcase(name, glob)), "")
         if side_of.setdefault(key, side) != side:
             return True
     return False

@@ -32,6 +32,7 @@ from segcore.scores.metrics import (
     class_scores,
     metric_of_counts,
     metric_of_each,
+    ratio,
 )
 
 CONFIDENCE = 0.95
@@ -195,7 +196,7 @@ def scores_without_each(
         known_P = ~np.isnan(score_P)
         sum_U = np.bincount(unit_P[known_P], score_P[known_P], units)
         photos_U = np.bincount(unit_P[known_P], minlength=units)
-        return _ratio((sum_U.sum() - sum_U), (photos_U.sum() - photos_U))[photos_U > 0]
+        return ratio(sum_U.sum() - sum_U, photos_U.sum() - photos_U)[photos_U > 0]
     belongs_UP = (np.arange(units)[:, None] == unit_P).astype(np.float64)
     sums_U3K = (belongs_UP @ counts_P3K.reshape(photos, -1)).reshape(units, 3, num_classes)
     sums_U3K = sums_U3K[sums_U3K[:, 2].any(axis=1)]
@@ -228,10 +229,3 @@ def _half_width(score_U: NDArray[np.float64]) -> float:
     kurtosis = max(0.0, float((far_U**4).mean()) - 3)
     freedom = max(1.0, 2 / (2 / (units - 1) + kurtosis / units))
     return float(stdtrit(freedom, (1 + CONFIDENCE) / 2)) * error
-
-
-def _ratio(sum_U: NDArray[np.float64], count_U: NDArray[np.int64]) -> NDArray[np.float64]:
-    """NaN where the count is 0."""
-    with np.errstate(invalid="ignore"):
-        ratio_U: NDArray[np.float64] = sum_U / count_U
-    return ratio_U

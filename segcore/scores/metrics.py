@@ -169,11 +169,11 @@ def metric_of_each(
             return _mean(_mean(class_scores("dice", counts_SP3K)))
         case "dice_kaggle":
             true_positive_SPK, predicted_SPK, truth_SPK = np.moveaxis(counts_SP3K[..., 1:], -2, 0)
-            dice_SPK = _ratio(2 * true_positive_SPK, predicted_SPK + truth_SPK)
+            dice_SPK = ratio(2 * true_positive_SPK, predicted_SPK + truth_SPK)
             return _mean(np.where(np.isnan(dice_SPK), 1.0, dice_SPK).reshape(len(dice_SPK), -1))
         case "pixel_accuracy":
             true_positive_S, _, truth_S = counts_SP3K.sum(axis=(1, 3)).T
-            return _ratio(true_positive_S, truth_S)
+            return ratio(true_positive_S, truth_S)
 
 
 def class_scores(name: MetricName, counts_3K: Counts | NDArray[np.float64]) -> NDArray[np.float64]:
@@ -181,11 +181,11 @@ def class_scores(name: MetricName, counts_3K: Counts | NDArray[np.float64]) -> N
     true_positive, predicted, truth = np.moveaxis(counts_3K, -2, 0)
     both = predicted + truth
     if name == "dice":
-        return _ratio(2 * true_positive, np.where(truth > 0, both, 0))
-    return _ratio(true_positive, np.where(truth > 0, both - true_positive, 0))
+        return ratio(2 * true_positive, np.where(truth > 0, both, 0))
+    return ratio(true_positive, np.where(truth > 0, both - true_positive, 0))
 
 
-def _ratio(
+def ratio(
     numerator: NDArray[np.int64] | NDArray[np.float64],
     denominator: NDArray[np.int64] | NDArray[np.float64],
 ) -> NDArray[np.float64]:
@@ -197,4 +197,4 @@ def _ratio(
 def _mean(values: NDArray[np.float64]) -> NDArray[np.float64]:
     """The mean over the last axis of what isn't NaN; NaN, without a warning, where all is NaN."""
     known = ~np.isnan(values)
-    return _ratio(np.where(known, values, 0.0).sum(axis=-1), known.sum(axis=-1))
+    return ratio(np.where(known, values, 0.0).sum(axis=-1), known.sum(axis=-1))

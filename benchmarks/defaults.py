@@ -61,6 +61,7 @@ CHANGES: dict[str, dict[str, Any]] = {
     "together, cross entropy": TOGETHER | {"loss": "ce"},
     "together, Lovász": TOGETHER | {"loss": "lovasz_ce"},
     "together, inside only": TOGETHER | {"BEYOND": 0.0},
+    "rare classes and clipping": {"rare_crop_prob": 0.4, "loss": "dice_ce", "clip_norm": 1.0},
     "constant rate": {"schedule": "constant"},
     "0.4 near rare classes": {"rare_crop_prob": 0.4},
     "no augmentation": {"augment_strength": 0.0},
@@ -94,7 +95,7 @@ class Options(Settings):
     seeds: int = 3  # Trainings of each setting and number of steps.
     jobs: int = 1  # Trainings at a time.
     seconds: float = float("inf")  # No training begins later.
-    changes: int = len(CHANGES)  # Only so many of them, from the first one on.
+    only: tuple[str, ...] = tuple(CHANGES)  # The changes to try, beside the defaults.
 
 
 def main(options: Options) -> None:
@@ -106,7 +107,7 @@ def main(options: Options) -> None:
         (steps, seed, name)
         for seed in range(options.seeds)
         for steps in options.steps
-        for name in list(CHANGES)[: options.changes]
+        for name in dict.fromkeys(("defaults", *options.only))
     ]
     found: dict[int, dict[str, dict[int, tuple[float, float]]]] = defaultdict(
         lambda: defaultdict(dict)

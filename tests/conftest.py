@@ -122,13 +122,13 @@ def one_thread() -> Iterator[None]:
 
 LONGEST = (
     "test_search.py",
-    "test_views.py",
+    "test_road.py",
     "test_searcher.py",
     "test_mlflow_compare_page.py",
     "test_serving.py",
 )
 NOT_QUICK = {f"test_{name}.py" for name in (
-    "search", "searcher", "views", "mlflow_compare_page", "serving", "api", "report_page",
+    "search", "searcher", "road", "mlflow_compare_page", "serving", "api", "report_page",
     "predict", "tracking", "models", "commands", "faults_training", "scenes", "weights", "faults",
     "docs", "notebook",
     "candidates", "storage", "properties", "cluster", "resume", "cache", "halving", "replay",

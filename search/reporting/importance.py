@@ -10,7 +10,6 @@ from dataclasses import dataclass
 
 import optuna
 from optuna.exceptions import ExperimentalWarning
-from optuna.importance import PedAnovaImportanceEvaluator, get_param_importances
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from search.planning.sampler import value_at
@@ -90,6 +89,9 @@ def _completed(trial: FrozenTrial, value: float) -> FrozenTrial:
 
 def _importances(study: optuna.Study, values: Sequence[float]) -> Mapping[str, float] | None:
     """The importances if these were the values of the trials; None where nothing differs."""
+    # Imported here: it brings scikit-learn, which takes seconds, and is needed at the end alone.
+    from optuna.importance import PedAnovaImportanceEvaluator, get_param_importances
+
     best = min(0.5, max(0.1, TOP_TRIALS / len(values)))
     with warnings.catch_warnings():
         # It warns that it is experimental, and of what leads to None here.

@@ -21,16 +21,13 @@ def thin(values: Mapping[int, float]) -> list[tuple[int, float]]:
 
     Each value is the mean of the last 1 + ⌊0.12 t⌋ epochs that are known.
     """
-    epochs = np.array(sorted(epoch for epoch, value in values.items() if math.isfinite(value)))
-    if not len(epochs):
-        return []
-    values_T = np.array([values[epoch] for epoch in epochs])
-    chosen = sorted({0, len(epochs) // 2, len(epochs) - 1})
+    known = sorted((epoch, value) for epoch, value in values.items() if math.isfinite(value))
     found = []
-    for index in chosen:
-        oldest = epochs[index] - math.floor(SMOOTHED * epochs[index])
-        window = values_T[np.searchsorted(epochs, oldest) : index + 1]
-        found.append((int(epochs[index]), float(window.mean())))
+    for index in sorted({0, len(known) // 2, len(known) - 1} if known else ()):
+        epoch = known[index][0]
+        oldest = epoch - math.floor(SMOOTHED * epoch)
+        window = [value for t, value in known[: index + 1] if t >= oldest]
+        found.append((epoch, sum(window) / len(window)))
     return found
 
 

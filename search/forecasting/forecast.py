@@ -47,16 +47,22 @@ class Forecast:
     ) -> None:
         self.max_epochs = max_epochs
         curves = {t.number: thin(t.intermediate_values) for t in trials}
-        self._trials = [t for t in trials if curves[t.number] or t.state == TrialState.FAIL]
+        self._trials = trials
+        self._known = [t.number for t in trials if curves[t.number] or t.state == TrialState.FAIL]
         self.last_epoch = {number: points[-1][0] for number, points in curves.items() if points}
         self.scale = Scale.of([points[-1][1] for points in curves.values() if points])
-        self._z = {
-            number: self.scale.standardise(np.array([value for _, value in points]))
-            for number, points in curves.items()
-        }
+        z_N = self.scale.standardise(
+            np.array([value for points in curves.values() for _, value in points])
+        )
+        of_trial = np.cumsum([len(points) for points in curves.values()])
+        self._z = dict(zip(curves, np.split(z_N, of_trial[:-1]), strict=True))
         self._curves = curves
         self.encoder = Encoder({k: v for t in trials for k, v in t.distributions.items()})
         self._x_ND = self.encoder.encode([t.params for t in self._trials])
+        self.running = [
+            t.number for t in trials if t.state == TrialState.RUNNING and not is_paused(t)
+        ]
+        """The trials that a worker has, also those that have no score yet."""
         self._row = {t.number: row for row, t in enumerate(self._trials)}
         start = self._recall(known)
         if refit or start is None:
@@ -149,13 +155,10 @@ class Forecast:
         A trial is compared with those that reached the same milestone: what a young one may become
         can't be seen from its score among old ones.
         """
-        numbers = [t.number for t in self._trials]
+        numbers = self._known
         if len(numbers) <= most:
             return numbers
-        chosen = {
-            t.number for t in self._trials
-            if t.state == TrialState.RUNNING and not is_paused(t)
-        }  # fmt: skip
+        chosen = {number for number in self.running if number in self.last_epoch}
         groups = self._by_milestone()
         for rank in range(most):
             for group in groups:

@@ -19,7 +19,7 @@ from scipy.special import log_ndtr
 from search.forecasting.curves import milestones
 from search.forecasting.forecast import Forecast
 from search.forecasting.kernel import Array
-from search.forecasting.proposals import Proposal, SpaceFunction, draw, mutate
+from search.forecasting.proposals import Candidates, Proposal, SpaceFunction, draw
 from search.planning.strategy import Resume, Start
 from search.runs.attributes import is_paused
 
@@ -30,8 +30,8 @@ RANDOM_STARTS = 8
 """Random configurations that follow the baselines, one epoch each, before anything is forecast."""
 REFIT_GROWTH = 1.35
 """Hyperparameters are fitted anew when there are so many times as many trials."""
-RANDOM_CANDIDATES, PARENTS, MUTANTS = 100, 8, 12
-"""New configurations come from random ones, and mutants of the best trials."""
+PARENTS = 8
+"""So many of the best trials are mutated to make new configurations."""
 SMALLEST_GAIN, LARGEST_GAIN = -4.0, -1.0
 """The improvement asked for is 10^U(−4, −1) of what is missing to a score of 1."""
 
@@ -78,6 +78,7 @@ class FreezeThaw:
         self._study, self._space, self._most_trials = study, space, most_trials
         self._seconds_left = seconds_left
         self._max_epochs, self._first_trials, self._seed = max_epochs, first_trials, seed
+        self._candidates = Candidates(space, seed)
         self._milestones = frozenset(milestones(max_epochs))
 
     def next(self) -> Resume | Start:
@@ -113,13 +114,11 @@ class FreezeThaw:
         paused = {t.number for t in trials if is_paused(t)}
         going = [n for n in forecast.seen if (n in paused or n == current)
                  and forecast.last_epoch[n] < self._max_epochs]  # fmt: skip
-        running = [t.number for t in trials if t.state == TrialState.RUNNING
-                   and t.number not in paused and t.number in forecast.last_epoch
-                   and t.number != current]  # fmt: skip
+        running = [number for number in forecast.running if number != current]
         rates = self._rates_of_going_on(forecast, aim, going, current)
         if self._most_trials is not None and len(trials) >= self._most_trials:
             return Resume(going[int(rates.argmax())]) if going else Start(None)
-        proposals, new_rates = self._rates_of_new(forecast, aim, running, rng)
+        proposals, new_rates = self._rates_of_new(forecast, aim, running, len(trials))
         if len(rates) and rates.max() >= new_rates.max(initial=-np.inf):
             return Resume(going[int(rates.argmax())])
         return Start(proposals[int(new_rates.argmax())].params)
@@ -135,7 +134,7 @@ class FreezeThaw:
 
     def _aim(self, forecast: Forecast, rng: np.random.Generator) -> _Aim:
         seen = forecast.seen
-        mean_N, _ = forecast.posterior.predict(
+        mean_N = forecast.posterior.mean(
             forecast.at(seen, [forecast.last_epoch[number] for number in seen])
         )
         best = forecast.scale.restore(float(mean_N.max()))
@@ -159,10 +158,10 @@ class FreezeThaw:
         return np.where(epochs_N >= 1, rates_N, -np.inf)
 
     def _rates_of_new(
-        self, forecast: Forecast, aim: _Aim, running: Sequence[int], rng: np.random.Generator
+        self, forecast: Forecast, aim: _Aim, running: Sequence[int], n_trials: int
     ) -> tuple[list[Proposal], Array]:
         """Of new configurations, as if the running trials had ended as they are believed to."""
-        proposals = self._propose(forecast, rng)
+        proposals = self._candidates.of(n_trials, self._parents(forecast))
         x_ND = forecast.encoder.encode([proposal.params for proposal in proposals])
         posterior = forecast.posterior
         if running:
@@ -174,14 +173,10 @@ class FreezeThaw:
         hopeful_N = (epochs_N >= 1) & ~forecast.repeats(x_ND)
         return proposals, np.where(hopeful_N, rates_N, -np.inf)
 
-    def _propose(self, forecast: Forecast, rng: np.random.Generator) -> list[Proposal]:
-        """Random configurations, and mutants of the trials that are believed to end best."""
-        mean_N, _ = forecast.posterior.predict(
+    def _parents(self, forecast: Forecast) -> dict[int, Proposal]:
+        """The trials that are believed to end best."""
+        mean_N = forecast.posterior.mean(
             forecast.at(forecast.seen, [self._max_epochs] * len(forecast.seen))
         )
         best = np.argsort(-mean_N, kind="stable")[:PARENTS]
-        parents = [forecast.proposal(forecast.seen[index]) for index in best]
-        proposals = [draw(self._space, rng) for _ in range(RANDOM_CANDIDATES)]
-        return proposals + [
-            mutate(self._space, rng, parent) for parent in parents for _ in range(MUTANTS)
-        ]
+        return {forecast.seen[i]: forecast.proposal(forecast.seen[i]) for i in best}

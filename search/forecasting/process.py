@@ -96,6 +96,11 @@ class Posterior:
         alpha_N = cho_solve((lower_NN, True), z_N, check_finite=False)
         return cls(points, column_D, h, lower_NN, alpha_N, z_N)
 
+    def mean_of_seen(self) -> Array:
+        """Mean of the standardised score at the points that were seen, without noise."""
+        noise = self.hyperparameters.variances["noise"] + JITTER
+        return self.z_N - noise * self.alpha_N
+
     def mean(self, points: Points) -> Array:
         """Mean of the standardised score at each point."""
         k_NM = covariance(self.points, points, self.column_D, self.hyperparameters)

@@ -118,10 +118,14 @@ class FreezeThaw:
         rates = self._rates_of_going_on(forecast, aim, going, current)
         if self._most_trials is not None and len(trials) >= self._most_trials:
             return Resume(going[int(rates.argmax())]) if going else Start(None)
-        proposals, new_rates = self._rates_of_new(forecast, aim, running, len(trials))
-        if len(rates) and rates.max() >= new_rates.max(initial=-np.inf):
-            return Resume(going[int(rates.argmax())])
-        return Start(proposals[int(new_rates.argmax())].params)
+        proposals, x_ND, new_rates = self._rates_of_new(forecast, aim, running, len(trials))
+        best = rates.max(initial=-np.inf)
+        for index in np.argsort(-new_rates, kind="stable"):
+            if new_rates[index] <= best and going:
+                return Resume(going[int(rates.argmax())])
+            if not forecast.repeats(x_ND[index]):
+                return Start(proposals[index].params)
+        return Start(proposals[0].params)
 
     def _forecast(self, trials: Sequence[FrozenTrial], rng: np.random.Generator) -> Forecast:
         remembered = self._study.user_attrs.get(REMEMBERED)
@@ -133,11 +137,7 @@ class FreezeThaw:
         return forecast
 
     def _aim(self, forecast: Forecast, rng: np.random.Generator) -> _Aim:
-        seen = forecast.seen
-        mean_N = forecast.posterior.mean(
-            forecast.at(seen, [forecast.last_epoch[number] for number in seen])
-        )
-        best = forecast.scale.restore(float(mean_N.max()))
+        best = forecast.best
         gain = 10 ** rng.uniform(SMALLEST_GAIN, LARGEST_GAIN) * max(1 - best, 0.0)
         threshold_z = float(forecast.scale.standardise(best + gain))
         horizon = int(rng.integers(1, self._max_epochs + 1))
@@ -151,7 +151,7 @@ class FreezeThaw:
             return np.empty(0)
         last_N = np.array([forecast.last_epoch[number] for number in numbers])
         each_N = forecast.epoch_seconds_of(numbers)
-        start_N = forecast.start_seconds() * (np.array(numbers) != current)
+        start_N = forecast.start_seconds * (np.array(numbers) != current)
         epochs_N = aim.epochs(self._max_epochs - last_N, each_N, start_N)
         points = forecast.at(numbers, last_N + np.maximum(epochs_N, 1))
         rates_N = aim.log_rate(forecast.posterior.predict(points), start_N + each_N * epochs_N)
@@ -159,19 +159,18 @@ class FreezeThaw:
 
     def _rates_of_new(
         self, forecast: Forecast, aim: _Aim, running: Sequence[int], n_trials: int
-    ) -> tuple[list[Proposal], Array]:
+    ) -> tuple[list[Proposal], Array, Array]:
         """Of new configurations, as if the running trials had ended as they are believed to."""
         proposals = self._candidates.of(n_trials, self._parents(forecast))
         x_ND = forecast.encoder.encode([proposal.params for proposal in proposals])
         posterior = forecast.posterior
         if running:
             posterior = posterior.fantasise(forecast.at(running, [self._max_epochs] * len(running)))
-        each_N, start = forecast.epoch_seconds(x_ND), forecast.start_seconds()
+        each_N, start = forecast.epoch_seconds(x_ND), forecast.start_seconds
         epochs_N = aim.epochs(np.full(len(x_ND), self._max_epochs), each_N, np.array(start))
         points = forecast.untried(x_ND, np.maximum(epochs_N, 1))
         rates_N = aim.log_rate(posterior.predict(points), start + each_N * epochs_N)
-        hopeful_N = (epochs_N >= 1) & ~forecast.repeats(x_ND)
-        return proposals, np.where(hopeful_N, rates_N, -np.inf)
+        return proposals, x_ND, np.where(epochs_N >= 1, rates_N, -np.inf)
 
     def _parents(self, forecast: Forecast) -> dict[int, Proposal]:
         """The trials that are believed to end best."""

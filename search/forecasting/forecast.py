@@ -49,7 +49,8 @@ class Forecast:
         self.max_epochs = max_epochs
         curves = {t.number: thin(t.intermediate_values) for t in trials}
         self._trials = trials
-        self._known = [t.number for t in trials if curves[t.number] or t.state == TrialState.FAIL]
+        self._failed = {t.number for t in trials if t.state == TrialState.FAIL}
+        self._known = [t.number for t in trials if curves[t.number] or t.number in self._failed]
         self.last_epoch = {number: points[-1][0] for number, points in curves.items() if points}
         self.scale = Scale.of([points[-1][1] for points in curves.values() if points])
         values = [value for points in curves.values() for _, value in points]
@@ -58,9 +59,9 @@ class Forecast:
         self._curves = curves
         self.encoder = Encoder({k: v for t in trials for k, v in t.distributions.items()})
         self._x_ND = self.encoder.encode([t.params for t in self._trials])
-        self.running = [
-            t.number for t in trials if t.state == TrialState.RUNNING and not is_paused(t)
-        ]
+        unfinished = [t for t in trials if t.state == TrialState.RUNNING]
+        self.paused = {t.number for t in unfinished if is_paused(t)}
+        self.running = [t.number for t in unfinished if t.number not in self.paused]
         """The trials that a worker has, also those that have no score yet."""
         self._row = {t.number: row for row, t in enumerate(self._trials)}
         start = self._recall(known)
@@ -136,11 +137,11 @@ class Forecast:
         return float(np.mean([seconds for seconds in known if seconds is not None] or [0.0]))
 
     @cached_property
-    def best(self) -> float:
-        """The highest score that is believed of a trial at its last epoch, without noise."""
+    def best_z(self) -> float:
+        """The highest standardised score that is believed of a trial at its newest epoch."""
         number_N = self.posterior.points.trial_N
         is_last_N = np.append(number_N[1:] != number_N[:-1], True)
-        return self.scale.restore(float(self.posterior.mean_of_seen()[is_last_N].max()))
+        return float(self.posterior.mean_of_seen()[is_last_N].max())
 
     def proposal(self, number: int) -> Proposal:
         """The configuration of a trial."""
@@ -151,11 +152,10 @@ class Forecast:
         rows = [
             (number, epoch, z)
             for number in numbers
+            if number not in self._failed
             for (epoch, _), z in zip(self._curves[number], self._z[number], strict=True)
         ]
-        broken = [t for t in self._trials if t.state == TrialState.FAIL and t.number in numbers]
-        rows = [row for row in rows if row[0] not in {t.number for t in broken}]
-        rows += [(t.number, self.last_epoch.get(t.number, 1), FAILED_Z) for t in broken]
+        rows += [(n, self.last_epoch.get(n, 1), FAILED_Z) for n in numbers if n in self._failed]
         numbers_N, epochs_N, z_N = zip(*rows, strict=True)
         return self.at(numbers_N, epochs_N), np.array(z_N)
 

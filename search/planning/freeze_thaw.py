@@ -21,7 +21,6 @@ from search.forecasting.forecast import Forecast
 from search.forecasting.kernel import Array
 from search.forecasting.proposals import Candidates, Proposal, SpaceFunction, draw
 from search.planning.strategy import Resume, Start
-from search.runs.attributes import is_paused
 
 REMEMBERED = "forecast"
 """User attribute of the study: hyperparameters, and the number of trials they were fitted to."""
@@ -32,22 +31,25 @@ REFIT_GROWTH = 1.35
 """Hyperparameters are fitted anew when there are so many times as many trials."""
 PARENTS = 8
 """So many of the best trials are mutated to make new configurations."""
-SMALLEST_GAIN, LARGEST_GAIN = -4.0, -1.0
-"""The improvement asked for is 10^U(−4, −1) of what is missing to a score of 1."""
+SMALLEST_GAIN, LARGEST_GAIN = -0.5, 0.7
+"""The improvement asked for is 10^U(−0.5, 0.7) times half of what lies between the median trial's
+score and the best one's: too much for noise, or for trials that end alike."""
+FINISHED_AT = 1.5
+"""The most promising trials are trained to the end when no more is left than this many times the
+time that it takes."""
 
 
 @dataclass(frozen=True)
 class _Aim:
-    """What the answers are compared by: better than ``threshold_z``, ``horizon`` epochs on."""
+    """What the answers are compared by: better than ``threshold_z`` at the last epoch."""
 
-    horizon: int
     threshold_z: float
     seconds_left: float
 
     def epochs(self, most_N: Array, epoch_seconds_N: Array, start_seconds_N: Array) -> Array:
-        """How many epochs each answer is judged by: those of the horizon that are possible."""
+        """How many epochs each answer is judged by: up to the last one that there is time for."""
         affordable_N = np.floor((self.seconds_left - start_seconds_N) / epoch_seconds_N)
-        return np.minimum(np.minimum(most_N, self.horizon), affordable_N)
+        return np.minimum(most_N, affordable_N)
 
     def log_rate(self, forecast_mean_sd: tuple[Array, Array], seconds_N: Array) -> Array:
         """Logarithm of the probability of improvement per second."""
@@ -111,10 +113,11 @@ class FreezeThaw:
         rng = self._rng(trials)
         forecast = self._forecast(trials, rng)
         aim = self._aim(forecast, rng)
-        paused = {t.number for t in trials if is_paused(t)}
-        going = [n for n in forecast.seen if (n in paused or n == current)
+        going = [n for n in forecast.seen if (n in forecast.paused or n == current)
                  and forecast.last_epoch[n] < self._max_epochs]  # fmt: skip
         running = [number for number in forecast.running if number != current]
+        if (last := self._to_be_finished(forecast, aim, going, current)) is not None:
+            return Resume(last)
         rates = self._rates_of_going_on(forecast, aim, going, current)
         if self._most_trials is not None and len(trials) >= self._most_trials:
             return Resume(going[int(rates.argmax())]) if going else Start(None)
@@ -137,11 +140,23 @@ class FreezeThaw:
         return forecast
 
     def _aim(self, forecast: Forecast, rng: np.random.Generator) -> _Aim:
-        best = forecast.best
-        gain = 10 ** rng.uniform(SMALLEST_GAIN, LARGEST_GAIN) * max(1 - best, 0.0)
-        threshold_z = float(forecast.scale.standardise(best + gain))
-        horizon = int(rng.integers(1, self._max_epochs + 1))
-        return _Aim(horizon, threshold_z, self._seconds_left())
+        gain = 10 ** rng.uniform(SMALLEST_GAIN, LARGEST_GAIN)
+        return _Aim(forecast.best_z + gain, self._seconds_left())
+
+    def _to_be_finished(
+        self, forecast: Forecast, aim: _Aim, numbers: Sequence[int], current: int | None
+    ) -> int | None:
+        """The trial that is believed to end best, if it ends better than all, and just in time."""
+        if not numbers:
+            return None
+        end_z_N = forecast.posterior.mean(forecast.at(numbers, [self._max_epochs] * len(numbers)))
+        last_N = np.array([forecast.last_epoch[number] for number in numbers])
+        start_N = forecast.start_seconds * (np.array(numbers) != current)
+        seconds_N = start_N + forecast.epoch_seconds_of(numbers) * (self._max_epochs - last_N)
+        just_N = (seconds_N <= aim.seconds_left) & (aim.seconds_left <= FINISHED_AT * seconds_N)
+        hopeful_N = np.where(just_N & (end_z_N > forecast.best_z), end_z_N, -np.inf)
+        best = int(hopeful_N.argmax())
+        return numbers[best] if math.isfinite(hopeful_N[best]) else None
 
     def _rates_of_going_on(
         self, forecast: Forecast, aim: _Aim, numbers: Sequence[int], current: int | None

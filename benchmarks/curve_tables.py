@@ -225,6 +225,17 @@ class TaskSet:
         return found
 
 
+@functools.cache
+def _session(folder: Path) -> Any:
+    """The surrogate, one for all tasks."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    options.enable_cpu_mem_arena = False  # it would keep the memory of the largest call
+    return onnxruntime.InferenceSession(str(folder / "lcbench_model.onnx"), options)
+
+
 class LCBench:
     """A funnel-shaped network on one of 34 tabular tasks, by a surrogate, with training times."""
 
@@ -241,14 +252,6 @@ class LCBench:
             one for one in space["hyperparameters"]
             if one["name"] not in ("OpenML_task_id", "epoch")
         ]  # fmt: skip
-
-    @functools.cached_property
-    def _session(self) -> Any:
-        import onnxruntime
-
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = 1
-        return onnxruntime.InferenceSession(str(self._folder / "lcbench_model.onnx"), options)
 
     def space(self, trial: BaseTrial) -> object:
         """The ranges of LCBench."""
@@ -267,7 +270,7 @@ class LCBench:
             [np.tile(epochs_T, len(x_ND)), np.repeat(x_ND, self.max_epochs, axis=0)]
         ).astype(np.float32)
         task = np.full((len(rows), 1), self._task, dtype=np.int32)
-        (out,) = self._session.run(None, {"x_cat": task, "x_cont": rows})
+        (out,) = _session(self._folder).run(None, {"x_cat": task, "x_cont": rows})
         out_NTK = out.reshape(len(x_ND), self.max_epochs, -1).astype(float)
         seconds_N = np.maximum(out_NTK[:, -1, 0] / self.max_epochs, 1e-2)
         return [

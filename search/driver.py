@@ -22,6 +22,7 @@ from search.planning.strategies import epoch_budget
 from search.planning.words import (
     FREEZE_THAW,
     show_amount,
+    show_paused,
     show_score_grids,
     show_views,
     trained_on,
@@ -280,12 +281,12 @@ def _run_study(setup: _Setup, study: SearchStudy, tracker: Tracker) -> list[Tria
     for row in read_rows(study):
         if row.status == "running":
             tracker.end_trial(row.number, "stopped", ending)
-        elif row.status == "paused" and ending != "interrupted":
-            study.stop_paused(row.number)
-            tracker.end_trial(row.number, "stopped", "paused when the search ended")
     if ending == "interrupted":
         raise KeyboardInterrupt
-    return read_rows(study)
+    rows = read_rows(study)
+    if paused := sum(row.status == "paused" for row in rows):
+        setup.console.print(show_paused(paused, plan.run.address), soft_wrap=True)
+    return rows
 
 
 def _progress(setup: _Setup, rows: Sequence[TrialRow]) -> SearchProgress:

@@ -79,10 +79,12 @@ def test_the_posterior_is_that_of_dense_algebra() -> None:
     z_N = rng.standard_normal(20)
     k_NN = dense_covariance(seen, seen, h) + h.scalars["noise"] ** 2 * np.eye(20)
     k_MN = dense_covariance(others, seen, h)
-    mean_M, sd_M = Posterior.of(seen, z_N, COLUMN_D, h).predict(others)
+    posterior = Posterior.of(seen, z_N, COLUMN_D, h)
+    mean_M, sd_M = posterior.predict(others)
     np.testing.assert_allclose(mean_M, k_MN @ np.linalg.solve(k_NN, z_N), atol=1e-4)
     variance_M = np.diag(dense_covariance(others, others, h) - k_MN @ np.linalg.solve(k_NN, k_MN.T))
     np.testing.assert_allclose(sd_M, np.sqrt(variance_M), rtol=1e-3)
+    np.testing.assert_allclose(posterior.mean_of_seen(), posterior.mean(seen), atol=1e-9)
 
 
 def test_a_configuration_that_was_not_tried_shares_no_seed_with_another() -> None:
@@ -221,7 +223,7 @@ def test_what_differs_by_less_than_the_noise_repeats_a_trial() -> None:
     ]
     forecast = Forecast(trials, 10, rng)
     proposals = forecast.encoder.encode([{"encoder": "small"}, {"encoder": "attention"}])
-    assert forecast.repeats(proposals).tolist() == [True, False]
+    assert [forecast.repeats(x_D) for x_D in proposals] == [True, False]
 
 
 def test_many_trials_are_thinned_and_the_best_ones_stay() -> None:

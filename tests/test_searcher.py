@@ -360,6 +360,8 @@ def test_once_the_epochs_are_used_up_all_trials_are_paused_and_the_search_is_ove
     searcher = pausing_searcher_of(study, epoch_budget=4)
     turn(searcher, "f", 3, value=0.4)
     assert searcher.suggest("g") == StudySearcher.FINISHED
+    more = pausing_searcher_of(study, epoch_budget=8)
+    assert turn(more, "h", 4, 5, value=0.5)["known_epochs"] == 3, "it goes on from where it paused"
 
 
 def test_a_trial_without_a_score_is_not_paused_but_has_failed(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """Learning curves as the Gaussian process sees them: thinned and standardised."""
 
+import functools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -21,16 +22,19 @@ def thin(values: Mapping[int, float]) -> list[tuple[int, float]]:
 
     Each value is the mean of the last 1 + ⌊0.12 t⌋ epochs that are known.
     """
-    epochs = np.array(sorted(epoch for epoch, value in values.items() if math.isfinite(value)))
-    if not len(epochs):
-        return []
-    values_T = np.array([values[epoch] for epoch in epochs])
-    chosen = sorted({0, len(epochs) // 2, len(epochs) - 1})
+    return _thin(tuple(values.items()))
+
+
+@functools.lru_cache(10_000)  # most curves are the same ones from decision to decision
+def _thin(values: tuple[tuple[int, float], ...]) -> list[tuple[int, float]]:
+    known = sorted((epoch, value) for epoch, value in values if math.isfinite(value))
     found = []
-    for index in chosen:
-        oldest = epochs[index] - math.floor(SMOOTHED * epochs[index])
-        window = values_T[np.searchsorted(epochs, oldest) : index + 1]
-        found.append((int(epochs[index]), float(window.mean())))
+    for index in sorted({0, len(known) // 2, len(known) - 1} if known else ()):
+        epoch = known[index][0]
+        before = math.floor(SMOOTHED * epoch)
+        recent = known[max(index - before, 0) : index + 1]
+        window = [value for t, value in recent if t >= epoch - before]
+        found.append((epoch, sum(window) / len(window)))
     return found
 
 

@@ -1,5 +1,6 @@
 """Configurations as vectors whose distances mean something, also in conditional spaces."""
 
+import functools
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -8,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from optuna.distributions import (
     BaseDistribution,
+    CategoricalChoiceType,
     CategoricalDistribution,
     FloatDistribution,
     IntDistribution,
@@ -18,30 +20,36 @@ from search.forecasting.kernel import Array
 Number = FloatDistribution | IntDistribution
 
 
-def to_unit(distribution: Number, value: float) -> float:
-    """Where a number lies in its range: 0 at the lower end, 1 at the upper one."""
-    low, high = _ends(distribution)
-    transformed = math.log(value) if distribution.log else value
-    return (transformed - low) / (high - low) if high > low else 0.5
+def to_unit(distribution: Number, values: Array) -> Array:
+    """Where numbers lie in their range: 0 at the lower end, 1 at the upper one."""
+    low, width = _ends(distribution.low, distribution.high, distribution.step, distribution.log)
+    transformed = np.log(values) if distribution.log else values
+    return (transformed - low) / width if width > 0 else 0.5 + 0 * transformed
 
 
 def from_unit(distribution: Number, unit: float) -> float | int:
     """The allowed number nearest to a place in the range."""
-    low, high = _ends(distribution)
-    value = low + unit * (high - low)
+    low, width = _ends(distribution.low, distribution.high, distribution.step, distribution.log)
+    value = low + unit * width
     value = math.exp(value) if distribution.log else value
     if distribution.step is not None:
         steps = round((value - distribution.low) / distribution.step)
         value = distribution.low + steps * distribution.step
     value = min(max(value, distribution.low), distribution.high)
-    return int(value) if isinstance(distribution, IntDistribution) else float(value)
+    return int(value) if type(distribution) is IntDistribution else float(value)
 
 
-def _ends(distribution: Number) -> tuple[float, float]:
-    """The ends of the range that is drawn from: each step, also the first and last, is as wide."""
-    half = (distribution.step or 0) / 2
-    low, high = distribution.low - half, distribution.high + half
-    return (math.log(low), math.log(high)) if distribution.log else (low, high)
+@functools.lru_cache(maxsize=1024)
+def _ends(low: float, high: float, step: float | None, log: bool) -> tuple[float, float]:
+    """Lower end and width of the range that is drawn from, on the logarithmic scale with ``log``.
+
+    Each step, also the first and last, is as wide.
+    """
+    half = (step or 0) / 2
+    low, high = low - half, high + half
+    if log:
+        low, high = math.log(low), math.log(high)
+    return low, high - low
 
 
 class Encoder:
@@ -57,27 +65,28 @@ class Encoder:
         self.names = tuple(self._distributions)
         columns: list[int] = []
         self._first: dict[str, int] = {}
-        for index, (name, distribution) in enumerate(self._distributions.items()):
+        for index, name in enumerate(self.names):
             self._first[name] = len(columns)
-            choices = getattr(distribution, "choices", (None,))
-            columns += [index] * len(choices)
+            columns += [index] * max(len(self._choices(name)), 1)
         self.column_D: NDArray[np.int64] = np.array(columns, dtype=np.int64)
         """Index in ``names`` of the parameter that each column belongs to."""
-        self._inactive = [
-            0.0 if isinstance(self._distributions[self.names[i]], CategoricalDistribution) else 0.5
-            for i in columns
-        ]
+        self._inactive_D = np.array(
+            [0.0 if self._choices(self.names[index]) else 0.5 for index in self.column_D]
+        )
+
+    def _choices(self, name: str) -> tuple[CategoricalChoiceType, ...]:
+        """Of a category; none of a number."""
+        return getattr(self._distributions[name], "choices", ())
 
     def encode(self, configurations: Sequence[Mapping[str, Any]]) -> Array:
         """One row per configuration. Parameters that the encoder doesn't know are left out."""
-        rows = []
-        for params in configurations:
-            row = self._inactive.copy()
-            for name, value in params.items():
-                match self._distributions.get(name):
-                    case CategoricalDistribution(choices=choices):
-                        row[self._first[name] + choices.index(value)] = math.sqrt(0.5)
-                    case FloatDistribution() | IntDistribution() as number:
-                        row[self._first[name]] = to_unit(number, value)
-            rows.append(row)
-        return np.array(rows).reshape(len(rows), len(self._inactive))
+        x_ND = np.tile(self._inactive_D, (len(configurations), 1))
+        for name, first in self._first.items():
+            rows = [row for row, params in enumerate(configurations) if name in params]
+            values = [configurations[row][name] for row in rows]
+            match self._distributions[name]:
+                case CategoricalDistribution(choices=choices):
+                    x_ND[rows, [first + choices.index(value) for value in values]] = math.sqrt(0.5)
+                case FloatDistribution() | IntDistribution() as number if rows:
+                    x_ND[rows, first] = to_unit(number, np.array(values, dtype=float))
+        return x_ND

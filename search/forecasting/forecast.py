@@ -1,10 +1,11 @@
 """What the trials of a study, at this moment, say about epochs and configurations to come."""
 
+import bisect
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from optuna.trial import FrozenTrial, TrialState
 
 from search.forecasting.costs import predict_seconds
@@ -47,16 +48,21 @@ class Forecast:
     ) -> None:
         self.max_epochs = max_epochs
         curves = {t.number: thin(t.intermediate_values) for t in trials}
-        self._trials = [t for t in trials if curves[t.number] or t.state == TrialState.FAIL]
+        self._trials = trials
+        self._failed = {t.number for t in trials if t.state == TrialState.FAIL}
+        self._known = [t.number for t in trials if curves[t.number] or t.number in self._failed]
         self.last_epoch = {number: points[-1][0] for number, points in curves.items() if points}
         self.scale = Scale.of([points[-1][1] for points in curves.values() if points])
-        self._z = {
-            number: self.scale.standardise(np.array([value for _, value in points]))
-            for number, points in curves.items()
-        }
+        values = [value for points in curves.values() for _, value in points]
+        z = iter(self.scale.standardise(np.array(values)).tolist())
+        self._z = {number: [next(z) for _ in points] for number, points in curves.items()}
         self._curves = curves
         self.encoder = Encoder({k: v for t in trials for k, v in t.distributions.items()})
         self._x_ND = self.encoder.encode([t.params for t in self._trials])
+        unfinished = [t for t in trials if t.state == TrialState.RUNNING]
+        self.paused = {t.number for t in unfinished if is_paused(t)}
+        self.running = [t.number for t in unfinished if t.number not in self.paused]
+        """The trials that a worker has, also those that have no score yet."""
         self._row = {t.number: row for row, t in enumerate(self._trials)}
         start = self._recall(known)
         if refit or start is None:
@@ -68,7 +74,6 @@ class Forecast:
         self.posterior = Posterior.of(points, z_N, self.encoder.column_D, start)
         self.seen = [number for number in chosen if number in self.last_epoch]
         """The trials with scores that were conditioned on."""
-        self._timed = [t for t in self._trials if t.user_attrs.get(EPOCH_SECONDS)]
 
     @property
     def remembered(self) -> dict[str, Any]:
@@ -95,36 +100,48 @@ class Forecast:
         tau_N = relative_epoch(epochs_N, self.max_epochs)
         return Points(x_ND, tau_N, np.full(len(x_ND), -1, dtype=np.int64))
 
-    def repeats(self, x_MD: Array) -> NDArray[np.bool_]:
+    def repeats(self, x_D: Array) -> bool:
         """Whether a configuration's end differs from some trial's by less than the noise.
 
         By the square that is expected of the difference, apart from that of two seeds.
         """
         h, end = self._hyperparameters, self.max_epochs
-        new = self.untried(x_MD, np.full(len(x_MD), end))
+        new = self.untried(x_D[None], np.array([end]))
         tried = self.untried(self._x_ND, np.full(len(self._x_ND), end))
-        alike_MN = covariance(new, tried, self.encoder.column_D, h)
+        alike = covariance(new, tried, self.encoder.column_D, h).max()
         same = LEVEL_VARIANCE + sum(h.variances[part] for part in ("shared", "level", "shape"))
-        difference_MN = 2 * (same - alike_MN)
-        return np.asarray(difference_MN.min(axis=1) < h.variances["noise"])
+        return bool(2 * (same - alike) < h.variances["noise"])
 
     def epoch_seconds(self, x_MD: Array) -> Array:
         """Predicted seconds per epoch of encoded configurations."""
-        rows = [self._row[t.number] for t in self._timed]
-        seconds = np.array([float(t.user_attrs[EPOCH_SECONDS]) for t in self._timed])
-        return predict_seconds(self._x_ND[rows], seconds, x_MD)
+        rows = [self._row[number] for number in self._measured]
+        return predict_seconds(self._x_ND[rows], np.array([*self._measured.values()]), x_MD)
 
     def epoch_seconds_of(self, numbers: Sequence[int]) -> Array:
         """Seconds per epoch of trials: measured, or predicted where they have none."""
-        predicted = self.epoch_seconds(self._x_ND[[self._row[number] for number in numbers]])
-        measured = {t.number: float(t.user_attrs[EPOCH_SECONDS]) for t in self._timed}
-        return np.array([measured.get(n, p) for n, p in zip(numbers, predicted, strict=True)])
+        missing = [number for number in numbers if number not in self._measured]
+        predicted = self.epoch_seconds(self._x_ND[[self._row[number] for number in missing]])
+        known = self._measured | dict(zip(missing, predicted.tolist(), strict=True))
+        return np.array([known[number] for number in numbers])
 
+    @cached_property
+    def _measured(self) -> dict[int, float]:
+        """Seconds per epoch of the trials that have any, by number."""
+        timed = ((t.number, t.user_attrs.get(EPOCH_SECONDS)) for t in self._trials)
+        return {number: float(seconds) for number, seconds in timed if seconds}
+
+    @cached_property
     def start_seconds(self) -> float:
         """Mean seconds that it takes to start a trial, or to resume one; 0 where none is known."""
-        known = [t.user_attrs[STARTED_SECONDS] for t in self._timed
-                 if STARTED_SECONDS in t.user_attrs]  # fmt: skip
-        return float(np.mean(known)) if known else 0.0
+        known = [t.user_attrs.get(STARTED_SECONDS) for t in self._trials]
+        return float(np.mean([seconds for seconds in known if seconds is not None] or [0.0]))
+
+    @cached_property
+    def best_z(self) -> float:
+        """The highest standardised score that is believed of a trial at its newest epoch."""
+        number_N = self.posterior.points.trial_N
+        is_last_N = np.append(number_N[1:] != number_N[:-1], True)
+        return float(self.posterior.mean_of_seen()[is_last_N].max())
 
     def proposal(self, number: int) -> Proposal:
         """The configuration of a trial."""
@@ -135,11 +152,10 @@ class Forecast:
         rows = [
             (number, epoch, z)
             for number in numbers
+            if number not in self._failed
             for (epoch, _), z in zip(self._curves[number], self._z[number], strict=True)
         ]
-        broken = [t for t in self._trials if t.state == TrialState.FAIL and t.number in numbers]
-        rows = [row for row in rows if row[0] not in {t.number for t in broken}]
-        rows += [(t.number, self.last_epoch.get(t.number, 1), FAILED_Z) for t in broken]
+        rows += [(n, self.last_epoch.get(n, 1), FAILED_Z) for n in numbers if n in self._failed]
         numbers_N, epochs_N, z_N = zip(*rows, strict=True)
         return self.at(numbers_N, epochs_N), np.array(z_N)
 
@@ -149,13 +165,10 @@ class Forecast:
         A trial is compared with those that reached the same milestone: what a young one may become
         can't be seen from its score among old ones.
         """
-        numbers = [t.number for t in self._trials]
+        numbers = self._known
         if len(numbers) <= most:
             return numbers
-        chosen = {
-            t.number for t in self._trials
-            if t.state == TrialState.RUNNING and not is_paused(t)
-        }  # fmt: skip
+        chosen = {number for number in self.running if number in self.last_epoch}
         groups = self._by_milestone()
         for rank in range(most):
             for group in groups:
@@ -167,10 +180,10 @@ class Forecast:
 
     def _by_milestone(self) -> list[list[int]]:
         """Trials by the last milestone that they reached, each group from the best to the worst."""
-        steps = np.array(milestones(self.max_epochs))
+        steps = milestones(self.max_epochs)
         groups: dict[int, list[int]] = {}
         for number, epoch in self.last_epoch.items():
-            groups.setdefault(int(np.searchsorted(steps, epoch, side="right")), []).append(number)
+            groups.setdefault(bisect.bisect(steps, epoch), []).append(number)
         for group in groups.values():
-            group.sort(key=lambda number: -float(self._z[number][-1]))
+            group.sort(key=lambda number: -self._z[number][-1])
         return [groups[key] for key in sorted(groups, reverse=True)]

@@ -96,20 +96,43 @@ class Posterior:
         alpha_N = cho_solve((lower_NN, True), z_N, check_finite=False)
         return cls(points, column_D, h, lower_NN, alpha_N, z_N)
 
+    def mean_of_seen(self) -> Array:
+        """Mean of the standardised score at the points that were seen, without noise."""
+        noise = self.hyperparameters.variances["noise"] + JITTER
+        return self.z_N - noise * self.alpha_N
+
+    def mean(self, points: Points) -> Array:
+        """Mean of the standardised score at each point."""
+        k_NM = covariance(self.points, points, self.column_D, self.hyperparameters)
+        return self.alpha_N @ k_NM
+
     def predict(self, points: Points) -> tuple[Array, Array]:
         """Mean and standard deviation of the standardised score at each point, without noise."""
-        k_NM = covariance(self.points, points, self.column_D, self.hyperparameters)
-        mean_M = self.alpha_N @ k_NM
-        solved_NM = solve_triangular(self.lower_NN, k_NM, lower=True, check_finite=False)
+        mean_M, solved_NM = self._solve(points)
         prior_M = variance(points, self.hyperparameters)
         return mean_M, np.sqrt(np.maximum(prior_M - np.sum(solved_NM**2, axis=0), JITTER))
 
+    def _solve(self, points: Points) -> tuple[Array, Array]:
+        k_NM = covariance(self.points, points, self.column_D, self.hyperparameters)
+        solved_NM = solve_triangular(self.lower_NN, k_NM, lower=True, check_finite=False)
+        return self.alpha_N @ k_NM, solved_NM
+
     def fantasise(self, points: Points) -> "Posterior":
-        """The same after these points were seen too, and had the mean that is believed now."""
-        mean_M, _ = self.predict(points)
-        return Posterior.of(
+        """The same after these M points were seen too, and had the mean that is believed now.
+
+        Seeing what was believed moves no mean, so ``alpha_N`` gets zeros, and the Cholesky factor
+        is extended by M rows.
+        """
+        h, (mean_M, solved_NM) = self.hyperparameters, self._solve(points)
+        k_MM = covariance(points, points, self.column_D, h) - solved_NM.T @ solved_NM
+        k_MM[np.diag_indices_from(k_MM)] += h.variances["noise"] + JITTER
+        corner_MM = cholesky(k_MM, lower=True, check_finite=False)
+        above_NM = np.zeros_like(solved_NM)
+        return Posterior(
             self.points + points,
-            np.concatenate([self.z_N, mean_M]),
             self.column_D,
-            self.hyperparameters,
+            h,
+            np.block([[self.lower_NN, above_NM], [solved_NM.T, corner_MM]]),
+            np.concatenate([self.alpha_N, np.zeros_like(mean_M)]),
+            np.concatenate([self.z_N, mean_M]),
         )

@@ -1,6 +1,7 @@
 """Configurations made by calling the space's function: conditions stay plain ``if``."""
 
 import datetime
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -21,8 +22,24 @@ SpaceFunction = Callable[[BaseTrial], object]
 
 MUTATED = 0.3
 """Probability that a parameter is mutated; one at least is."""
+RANDOM_CANDIDATES, MUTANTS = 100, 12
+"""New configurations come from so many random ones, and so many mutants of each parent."""
+RENEWED = 4
+"""Others are drawn when so many more trials are begun."""
 STEP = 0.15
 """Standard deviation of a number's mutation, as a share of its range."""
+
+# A space asks thousands of times for the same few: Optuna's checks take longer than an answer.
+_float_range = functools.lru_cache(1024)(FloatDistribution)
+_int_range = functools.lru_cache(1024)(IntDistribution)
+
+
+@functools.lru_cache(1024)
+def _categories(
+    choices: tuple[CategoricalChoiceType, ...], types: tuple[type, ...]
+) -> CategoricalDistribution:
+    """``types`` tell apart 1, 1.0 and True, which are equal."""
+    return CategoricalDistribution(choices)
 
 
 @dataclass(frozen=True)
@@ -46,20 +63,20 @@ class AnsweringTrial(BaseTrial):
         self, name: str, low: float, high: float, *, step: float | None = None, log: bool = False
     ) -> float:
         """A number."""
-        return float(self._number(name, FloatDistribution(low, high, log=log, step=step)))
+        return float(self._number(name, _float_range(low, high, log, step)))
 
     def suggest_int(
         self, name: str, low: int, high: int, *, step: int = 1, log: bool = False
     ) -> int:
         """A whole number."""
-        return int(self._number(name, IntDistribution(low, high, log=log, step=step)))
+        return int(self._number(name, _int_range(low, high, log, step)))
 
     def suggest_categorical(  # type: ignore[override]  # Optuna has an overload for each type
         self, name: str, choices: Sequence[CategoricalChoiceType]
     ) -> CategoricalChoiceType:
         """One of the choices."""
         if name not in self._params:
-            distribution = CategoricalDistribution(choices)
+            distribution = _categories(tuple(choices), tuple(map(type, choices)))
             given = self._given.get(name)
             known = name in self._given and given in distribution.choices
             value = given if known else choices[int(self._rng.integers(len(choices)))]
@@ -69,7 +86,7 @@ class AnsweringTrial(BaseTrial):
     def _number(self, name: str, distribution: FloatDistribution | IntDistribution) -> float:
         if name not in self._params:
             given = self._given.get(name)
-            unit = self._rng.random() if given is None else to_unit(distribution, given)
+            unit = self._rng.random() if given is None else float(to_unit(distribution, given))
             self._params[name] = from_unit(distribution, unit)
             self._distributions[name] = distribution
         return self._params[name]
@@ -138,6 +155,41 @@ def mutate(space: SpaceFunction, rng: np.random.Generator, parent: Proposal) -> 
             case CategoricalDistribution():
                 del given[name]  # the space's next answer is a random choice
             case FloatDistribution() | IntDistribution() as number:
-                unit = to_unit(number, given[name]) + STEP * rng.standard_normal()
+                unit = float(to_unit(number, given[name])) + STEP * rng.standard_normal()
                 given[name] = from_unit(number, min(max(unit, 0.0), 1.0))
     return draw(space, rng, given)
+
+
+class Candidates:
+    """Configurations that may be begun next: others after every fourth trial.
+
+    They are not drawn for each decision, because that would take most of a decision's time.
+    """
+
+    def __init__(self, space: SpaceFunction, seed: int) -> None:
+        self._space, self._seed = space, seed
+        self._round = -1
+        self._drawn: dict[int, list[Proposal]] = {}
+
+    def of(self, n_trials: int, parents: Mapping[int, Proposal]) -> list[Proposal]:
+        """Random ones, and mutants of each parent, which is known by its trial's number."""
+        if n_trials // RENEWED != self._round:
+            self._round, self._drawn = n_trials // RENEWED, {}
+        found = list(self._remembered(-1, self._random))
+        for number, parent in parents.items():
+            found += self._remembered(number, functools.partial(self._mutants, parent))
+        return found
+
+    def _remembered(
+        self, number: int, make: Callable[[np.random.Generator], list[Proposal]]
+    ) -> list[Proposal]:
+        if number not in self._drawn:
+            rng = np.random.default_rng([self._seed, self._round, number + 1])
+            self._drawn[number] = make(rng)
+        return self._drawn[number]
+
+    def _random(self, rng: np.random.Generator) -> list[Proposal]:
+        return [draw(self._space, rng) for _ in range(RANDOM_CANDIDATES)]
+
+    def _mutants(self, parent: Proposal, rng: np.random.Generator) -> list[Proposal]:
+        return [mutate(self._space, rng, parent) for _ in range(MUTANTS)]

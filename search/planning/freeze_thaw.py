@@ -19,9 +19,8 @@ from scipy.special import log_ndtr
 from search.forecasting.curves import milestones
 from search.forecasting.forecast import Forecast
 from search.forecasting.kernel import Array
-from search.forecasting.proposals import Proposal, SpaceFunction, draw, mutate
+from search.forecasting.proposals import Candidates, Proposal, SpaceFunction, draw
 from search.planning.strategy import Resume, Start
-from search.runs.attributes import is_paused
 
 REMEMBERED = "forecast"
 """User attribute of the study: hyperparameters, and the number of trials they were fitted to."""
@@ -30,24 +29,27 @@ RANDOM_STARTS = 8
 """Random configurations that follow the baselines, one epoch each, before anything is forecast."""
 REFIT_GROWTH = 1.35
 """Hyperparameters are fitted anew when there are so many times as many trials."""
-RANDOM_CANDIDATES, PARENTS, MUTANTS = 100, 8, 12
-"""New configurations come from random ones, and mutants of the best trials."""
-SMALLEST_GAIN, LARGEST_GAIN = -4.0, -1.0
-"""The improvement asked for is 10^U(−4, −1) of what is missing to a score of 1."""
+PARENTS = 8
+"""So many of the best trials are mutated to make new configurations."""
+SMALLEST_GAIN, LARGEST_GAIN = -0.5, 0.7
+"""The improvement asked for is 10^U(−0.5, 0.7) times half of what lies between the median trial's
+score and the best one's: too much for noise, or for trials that end alike."""
+FINISHED_AT = 1.5
+"""The most promising trials are trained to the end when no more is left than this many times the
+time that it takes."""
 
 
 @dataclass(frozen=True)
 class _Aim:
-    """What the answers are compared by: better than ``threshold_z``, ``horizon`` epochs on."""
+    """What the answers are compared by: better than ``threshold_z`` at the last epoch."""
 
-    horizon: int
     threshold_z: float
     seconds_left: float
 
     def epochs(self, most_N: Array, epoch_seconds_N: Array, start_seconds_N: Array) -> Array:
-        """How many epochs each answer is judged by: those of the horizon that are possible."""
+        """How many epochs each answer is judged by: up to the last one that there is time for."""
         affordable_N = np.floor((self.seconds_left - start_seconds_N) / epoch_seconds_N)
-        return np.minimum(np.minimum(most_N, self.horizon), affordable_N)
+        return np.minimum(most_N, affordable_N)
 
     def log_rate(self, forecast_mean_sd: tuple[Array, Array], seconds_N: Array) -> Array:
         """Logarithm of the probability of improvement per second."""
@@ -78,6 +80,7 @@ class FreezeThaw:
         self._study, self._space, self._most_trials = study, space, most_trials
         self._seconds_left = seconds_left
         self._max_epochs, self._first_trials, self._seed = max_epochs, first_trials, seed
+        self._candidates = Candidates(space, seed)
         self._milestones = frozenset(milestones(max_epochs))
 
     def next(self) -> Resume | Start:
@@ -110,19 +113,22 @@ class FreezeThaw:
         rng = self._rng(trials)
         forecast = self._forecast(trials, rng)
         aim = self._aim(forecast, rng)
-        paused = {t.number for t in trials if is_paused(t)}
-        going = [n for n in forecast.seen if (n in paused or n == current)
+        going = [n for n in forecast.seen if (n in forecast.paused or n == current)
                  and forecast.last_epoch[n] < self._max_epochs]  # fmt: skip
-        running = [t.number for t in trials if t.state == TrialState.RUNNING
-                   and t.number not in paused and t.number in forecast.last_epoch
-                   and t.number != current]  # fmt: skip
+        running = [number for number in forecast.running if number != current]
+        if (last := self._to_be_finished(forecast, aim, going, current)) is not None:
+            return Resume(last)
         rates = self._rates_of_going_on(forecast, aim, going, current)
         if self._most_trials is not None and len(trials) >= self._most_trials:
             return Resume(going[int(rates.argmax())]) if going else Start(None)
-        proposals, new_rates = self._rates_of_new(forecast, aim, running, rng)
-        if len(rates) and rates.max() >= new_rates.max(initial=-np.inf):
-            return Resume(going[int(rates.argmax())])
-        return Start(proposals[int(new_rates.argmax())].params)
+        proposals, x_ND, new_rates = self._rates_of_new(forecast, aim, running, len(trials))
+        best = rates.max(initial=-np.inf)
+        for index in np.argsort(-new_rates, kind="stable"):
+            if new_rates[index] <= best and going:
+                return Resume(going[int(rates.argmax())])
+            if not forecast.repeats(x_ND[index]):
+                return Start(proposals[index].params)
+        return Start(proposals[0].params)
 
     def _forecast(self, trials: Sequence[FrozenTrial], rng: np.random.Generator) -> Forecast:
         remembered = self._study.user_attrs.get(REMEMBERED)
@@ -134,15 +140,23 @@ class FreezeThaw:
         return forecast
 
     def _aim(self, forecast: Forecast, rng: np.random.Generator) -> _Aim:
-        seen = forecast.seen
-        mean_N, _ = forecast.posterior.predict(
-            forecast.at(seen, [forecast.last_epoch[number] for number in seen])
-        )
-        best = forecast.scale.restore(float(mean_N.max()))
-        gain = 10 ** rng.uniform(SMALLEST_GAIN, LARGEST_GAIN) * max(1 - best, 0.0)
-        threshold_z = float(forecast.scale.standardise(best + gain))
-        horizon = int(rng.integers(1, self._max_epochs + 1))
-        return _Aim(horizon, threshold_z, self._seconds_left())
+        gain = 10 ** rng.uniform(SMALLEST_GAIN, LARGEST_GAIN)
+        return _Aim(forecast.best_z + gain, self._seconds_left())
+
+    def _to_be_finished(
+        self, forecast: Forecast, aim: _Aim, numbers: Sequence[int], current: int | None
+    ) -> int | None:
+        """The trial that is believed to end best, if it ends better than all, and just in time."""
+        if not numbers:
+            return None
+        end_z_N = forecast.posterior.mean(forecast.at(numbers, [self._max_epochs] * len(numbers)))
+        last_N = np.array([forecast.last_epoch[number] for number in numbers])
+        start_N = forecast.start_seconds * (np.array(numbers) != current)
+        seconds_N = start_N + forecast.epoch_seconds_of(numbers) * (self._max_epochs - last_N)
+        just_N = (seconds_N <= aim.seconds_left) & (aim.seconds_left <= FINISHED_AT * seconds_N)
+        hopeful_N = np.where(just_N & (end_z_N > forecast.best_z), end_z_N, -np.inf)
+        best = int(hopeful_N.argmax())
+        return numbers[best] if math.isfinite(hopeful_N[best]) else None
 
     def _rates_of_going_on(
         self, forecast: Forecast, aim: _Aim, numbers: Sequence[int], current: int | None
@@ -152,36 +166,31 @@ class FreezeThaw:
             return np.empty(0)
         last_N = np.array([forecast.last_epoch[number] for number in numbers])
         each_N = forecast.epoch_seconds_of(numbers)
-        start_N = forecast.start_seconds() * (np.array(numbers) != current)
+        start_N = forecast.start_seconds * (np.array(numbers) != current)
         epochs_N = aim.epochs(self._max_epochs - last_N, each_N, start_N)
         points = forecast.at(numbers, last_N + np.maximum(epochs_N, 1))
         rates_N = aim.log_rate(forecast.posterior.predict(points), start_N + each_N * epochs_N)
         return np.where(epochs_N >= 1, rates_N, -np.inf)
 
     def _rates_of_new(
-        self, forecast: Forecast, aim: _Aim, running: Sequence[int], rng: np.random.Generator
-    ) -> tuple[list[Proposal], Array]:
+        self, forecast: Forecast, aim: _Aim, running: Sequence[int], n_trials: int
+    ) -> tuple[list[Proposal], Array, Array]:
         """Of new configurations, as if the running trials had ended as they are believed to."""
-        proposals = self._propose(forecast, rng)
+        proposals = self._candidates.of(n_trials, self._parents(forecast))
         x_ND = forecast.encoder.encode([proposal.params for proposal in proposals])
         posterior = forecast.posterior
         if running:
             posterior = posterior.fantasise(forecast.at(running, [self._max_epochs] * len(running)))
-        each_N, start = forecast.epoch_seconds(x_ND), forecast.start_seconds()
+        each_N, start = forecast.epoch_seconds(x_ND), forecast.start_seconds
         epochs_N = aim.epochs(np.full(len(x_ND), self._max_epochs), each_N, np.array(start))
         points = forecast.untried(x_ND, np.maximum(epochs_N, 1))
         rates_N = aim.log_rate(posterior.predict(points), start + each_N * epochs_N)
-        hopeful_N = (epochs_N >= 1) & ~forecast.repeats(x_ND)
-        return proposals, np.where(hopeful_N, rates_N, -np.inf)
+        return proposals, x_ND, np.where(epochs_N >= 1, rates_N, -np.inf)
 
-    def _propose(self, forecast: Forecast, rng: np.random.Generator) -> list[Proposal]:
-        """Random configurations, and mutants of the trials that are believed to end best."""
-        mean_N, _ = forecast.posterior.predict(
+    def _parents(self, forecast: Forecast) -> dict[int, Proposal]:
+        """The trials that are believed to end best."""
+        mean_N = forecast.posterior.mean(
             forecast.at(forecast.seen, [self._max_epochs] * len(forecast.seen))
         )
         best = np.argsort(-mean_N, kind="stable")[:PARENTS]
-        parents = [forecast.proposal(forecast.seen[index]) for index in best]
-        proposals = [draw(self._space, rng) for _ in range(RANDOM_CANDIDATES)]
-        return proposals + [
-            mutate(self._space, rng, parent) for parent in parents for _ in range(MUTANTS)
-        ]
+        return {forecast.seen[i]: forecast.proposal(forecast.seen[i]) for i in best}

@@ -3,11 +3,12 @@
 import functools
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
 from search.forecasting.curves import milestones
+from search.planning.fallback import Fallback
 from search.planning.freeze_thaw import RANDOM_STARTS, FreezeThaw
 from search.planning.halving import Halving, rungs, simulated_epochs
 from search.planning.space import Space
@@ -17,8 +18,14 @@ from search.runs.options import SearchOptions
 from search.runs.study import SearchStudy
 
 
-def make_strategy(options: SearchOptions, study: SearchStudy, space: Space) -> Strategy:
-    """The strategy of a search whose session begins now."""
+def make_strategy(
+    options: SearchOptions, study: SearchStudy, space: Space, say: Callable[[str], None]
+) -> Strategy:
+    """The strategy of a search whose session begins now. ``say`` is told where it errs."""
+    return Fallback(_strategy(options, study, space), study, options.trials, say)
+
+
+def _strategy(options: SearchOptions, study: SearchStudy, space: Space) -> Strategy:
     if options.pauses:
         return FreezeThaw(
             study,

@@ -26,6 +26,12 @@ FREEZE_THAW = (
 """What a person should know who reads that trials are paused."""
 
 
+def show_paused(paused: int, address: str) -> str:
+    """How those trials go on that are paused when a search ends."""
+    trials = "1 trial is" if paused == 1 else f"{paused} trials are"
+    return f"{trials} paused; to go on: --resume {address}, with more --time-budget or --trials"
+
+
 def trained_on(plan: Plan) -> str:
     """Such as ``71 training photographs, 0.87 megapixels an epoch``."""
     data, folds = plan.data, plan.options.folds

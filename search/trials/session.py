@@ -72,7 +72,7 @@ def run_trials(
     searcher = StudySearcher(
         study,
         plan.space.sample,
-        make_strategy(options, study, plan.space),
+        make_strategy(options, study, plan.space, progress.say),
         metric=options.score_key,
         planned_trials=options.trials,
         finish=functools.partial(finish, options),

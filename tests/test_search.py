@@ -279,7 +279,7 @@ def test_with_folds_members_are_chosen_on_all_images_but_the_tests(
         for line in process.stdout:
             seen += line
             if "trial   1" in line and "on 2 folds" in seen:
-                process.send_signal(signal.SIGINT)
+                process.send_signal(signal.SIGTERM)  # as Slurm and `docker stop` do
                 break
         seen += process.stdout.read()
     assert process.returncode == 130, seen

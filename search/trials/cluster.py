@@ -3,15 +3,17 @@
 import logging
 import math
 import os
+import signal
 import socket
 import sys
 import sysconfig
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import ModuleType
+from types import FrameType, ModuleType
 
 import ray
 import torch
@@ -101,9 +103,35 @@ def connected(options: SearchOptions) -> Iterator[Slots]:
     # It speaks of a record of the experiment that we don't use.
     logging.getLogger("ray.tune.execution.experiment_state").setLevel(logging.CRITICAL)
     try:
-        yield _slots(options)
+        with _terminated_as_interrupted():
+            yield _slots(options)
     finally:
         ray.shutdown()
+
+
+@contextmanager
+def _terminated_as_interrupted() -> Iterator[None]:
+    """SIGTERM, by which Slurm and ``docker stop`` end a process, means Ctrl-C during the block.
+
+    Ray's own handler of it would end Ray's processes at once, and this one with them.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield  # only the main thread may set a handler
+        return
+    before = signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    """Do what Ctrl-C does now, also where a shell in the background has it ignored."""
+    ctrl_c = signal.getsignal(signal.SIGINT)
+    if callable(ctrl_c):  # Ray Tune's own, while trials run
+        ctrl_c(signal.SIGINT, frame)
+    else:
+        raise KeyboardInterrupt
 
 
 def own_gpus() -> int | None:

@@ -71,13 +71,14 @@ def test_a_search_goes_on_from_python_and_shows_its_progress(
 def test_a_check_says_what_a_search_would_take_and_writes_no_run(
     blocks: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    forecast = search.check(options(blocks, tmp_path, folds=3))
+    forecast = search.check(options(blocks, tmp_path, folds=3, repeats=2))
     assert capfd.readouterr() == ("", "")
     assert isinstance(forecast, Forecast)
     assert forecast.time_s > 0 and forecast.checkpoints_bytes > 0
     assert "8 training photographs, 0.0184 megapixels an epoch, 4 for validation" in str(forecast)
     assert "48×48 px of photographs as a whole, all scored at 48×48 px" in str(forecast)
     assert "12 trainings follow: 4 trials on 3 folds each" in str(forecast)
+    assert "8 trainings follow: 4 trials with 2 other seeds each" in str(forecast)
     assert not (tmp_path / "runs/api").exists()
 
 
@@ -86,6 +87,8 @@ def test_bad_options_are_user_errors_before_anything_is_trained(
 ) -> None:
     with pytest.raises(UserError, match="--trials 0: must be at least 1"):
         SearchOptions(trials=0)
+    with pytest.raises(UserError, match="--repeats 1: must be 0 or at least 2"):
+        SearchOptions(repeats=1)
     with pytest.raises(UserError, match="--score-scale 2: must be above 0 and at most 1"):
         SearchOptions(score_scale=2)
     with pytest.raises(UserError, match="--epoch-megapixels 0: must be above 0"):

@@ -103,7 +103,8 @@ def test_a_bundle_holds_members_of_two_views(
 
 
 def test_pictures_and_report_are_there(result: SearchResult, run: RunFolder) -> None:
-    for number in result.candidates:
+    for name in result.candidates:
+        number = int(name.removeprefix("trial "))
         pictures = run.path / "pictures" / f"trial_{number:04d}"
         assert len(list(pictures.glob("val_*.png"))) == 4
     page = write_report(run).read_text()

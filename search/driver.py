@@ -15,13 +15,14 @@ from rich.console import Console
 from rich.text import Text
 
 from search.ensembles.building import BuiltEnsemble, build_ensemble
-from search.ensembles.folds import folded_trials, open_folds
+from search.ensembles.following import folded_trials, open_folds, open_repeats, repeated_trials
 from search.ensembles.models import Model, best_trials
 from search.planning.plan import Plan, default_name, make_plan
 from search.planning.strategies import epoch_budget
 from search.planning.words import (
     FREEZE_THAW,
     show_amount,
+    show_final_trainings,
     show_paused,
     show_score_grids,
     show_views,
@@ -31,6 +32,7 @@ from search.reporting.page import REPORT, write_report
 from search.reporting.terminal import leaderboard_table, next_steps, result_text
 from search.runs.folder import RunFolder, RunRecord
 from search.runs.options import SearchOptions
+from search.runs.repeats import read_repeats
 from search.runs.result import SearchResult
 from search.runs.rows import TrialRow, read_rows, show_duration
 from search.runs.storage import Location
@@ -115,7 +117,7 @@ class _Setup:
     """How much checkpoints may take at most."""
     console: Console
     trackers: list[Tracker] = dataclasses.field(default_factory=list)
-    """Of the search, and of the trainings on folds that follow it."""
+    """Of the search, and of the trainings that follow it."""
 
 
 @contextmanager
@@ -188,9 +190,12 @@ def _search(setup: _Setup) -> SearchResult:
     plan, console = setup.plan, setup.console
     with _tracked(setup) as tracker:
         rows = _run_study(setup, open_plan_study(plan), tracker)
+        trials = best_trials(plan, rows)
+        if plan.options.repeats:
+            trials += _train_repeats(setup, rows)
         console.print()
-        console.print(leaderboard_table(rows, plan.options.metric))
-        families = [best_trials(plan, rows)]
+        console.print(leaderboard_table(rows, plan.options.metric, read_repeats(plan.run)))
+        families = [trials]
         if plan.options.folds > 1:
             families.append(_train_folds(setup, rows))
         console.print("Making models of the trials, to choose one …")
@@ -300,25 +305,46 @@ def _progress(setup: _Setup, rows: Sequence[TrialRow]) -> SearchProgress:
     return show(unit="trials", total=options.trials, done=sum(row.is_over for row in rows))
 
 
+def _train_repeats(setup: _Setup, rows: Sequence[TrialRow]) -> list[Model]:
+    """Train the best trials with other seeds."""
+    repeats = setup.plan.options.repeats
+    setup.console.print(f"Training the best trials again, with {repeats} other seeds each …")
+    plan, study = open_repeats(setup.plan, rows)
+    _train_finals(setup, plan, study)
+    return repeated_trials(plan, study, rows)
+
+
 def _train_folds(setup: _Setup, rows: Sequence[TrialRow]) -> list[Model]:
-    """Train the best trials on every fold: in a run of their own, in MLflow too."""
+    """Train the best trials on every fold."""
     setup.console.print(f"Training the best trials on {setup.plan.options.folds} folds …")
-    fold_plan, study = open_folds(setup.plan, rows)
-    record = RunRecord(f"{setup.record.search_id}-folds", fold_plan.options, fold_plan.identity)
-    fold_setup = dataclasses.replace(setup, plan=fold_plan, record=record)
-    with _tracked(fold_setup) as tracker:
-        _run_study(fold_setup, study, tracker)
+    plan, study = open_folds(setup.plan, rows)
+    _train_finals(setup, plan, study)
+    return folded_trials(plan, study, rows)
+
+
+def _train_finals(setup: _Setup, plan: Plan, study: SearchStudy) -> None:
+    """Carry out trainings that follow the search: in a run of their own, in MLflow too."""
+    kind = plan.run.path.name.partition("_")[0]
+    record = RunRecord(f"{setup.record.search_id}-{kind}", plan.options, plan.identity)
+    final_setup = dataclasses.replace(setup, plan=plan, record=record)
+    with _tracked(final_setup) as tracker:
+        _run_study(final_setup, study, tracker)
         tracker.end_search("finished")
-    return folded_trials(fold_plan, study, rows)
 
 
 def _log_best_trials(plan: Plan, built: BuiltEnsemble, tracker: Tracker) -> None:
-    for number, folder in built.pictures.items():
-        tracker.log_artifacts(number, *sorted(folder.iterdir()), artifact_path="validation")
-    for number, folders in built.checkpoints.items():
-        for fold, folder in enumerate(folders):
-            name = "checkpoint" if len(folders) == 1 else f"checkpoint/fold_{fold}"
-            tracker.log_artifacts(number, *sorted(folder.iterdir()), artifact_path=name)
+    """Give each candidate's files to its trial's run; those of later trainings get a folder."""
+
+    def log(number: int, folder: Path, *path: str) -> None:
+        files, inside = sorted(folder.iterdir()), "/".join(filter(None, path))
+        tracker.log_artifacts(number, *files, artifact_path=inside)
+
+    for candidate in built.candidates:
+        number, training = candidate.number, candidate.training
+        log(number, candidate.pictures, "validation", training)
+        for fold, folder in enumerate(candidate.networks):
+            several = len(candidate.networks) > 1
+            log(number, folder, "checkpoint", f"fold_{fold}" if several else training)
     tracker.log_artifacts(None, plan.run.ensemble / "bundle.json", artifact_path="ensemble")
 
 
@@ -345,11 +371,7 @@ def _plan_text(setup: _Setup, time_s: float) -> str:
     ]
     if options.pauses:
         lines.append(f"strategy   freeze-thaw: {FREEZE_THAW}")
-    if options.folds > 1:
-        trainings = f"{options.fold_trials} trials on {options.folds} folds each"
-        lines.append(
-            f"folds      {options.folds * options.fold_trials} trainings follow: {trainings}"
-        )
+    lines += [f"afterwards {words}" for words in show_final_trainings(options)]
     lines += [
         f"disk       up to {setup.checkpoints_bytes / 1e9:.2g} GB for checkpoints",
         f"time       about {show_duration(time_s)}, from a few measured steps of each network",

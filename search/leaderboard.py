@@ -3,7 +3,7 @@
 import json
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
@@ -13,6 +13,7 @@ from search.reporting.command_line import run_command
 from segcore.errors import UserError
 
 if TYPE_CHECKING:
+    from search.runs.repeats import Repeats
     from search.runs.rows import TrialRow
 
 SortKey = Literal["score", "trial", "epochs", "time"]
@@ -42,6 +43,7 @@ def _print_leaderboard(options: LeaderboardOptions) -> int:
     # Imported here: torch takes seconds, and --help needs none of them.
     from search.reporting.terminal import leaderboard_table
     from search.runs.folder import RunFolder
+    from search.runs.repeats import read_repeats
     from search.runs.result import SearchResult
     from search.runs.rows import read_rows, show_counts
     from search.runs.study import read_study
@@ -53,14 +55,21 @@ def _print_leaderboard(options: LeaderboardOptions) -> int:
     metric = record.options.metric
     # Sorting keeps the order of equals: the best first.
     rows = sorted(read_rows(read_study(run)), key=_SORT_KEYS[options.sort])
+    repeats = read_repeats(run)
     if options.json:
-        plain = {"run": run.address, "metric": metric, "split": "val", "trials": _plain(rows)}
+        plain = {
+            "run": run.address,
+            "metric": metric,
+            "split": "val",
+            "seed_noise": asdict(repeats.noise) if repeats.noise else None,
+            "trials": _plain(rows, repeats),
+        }
         sys.stdout.write(json.dumps(plain, indent=2) + "\n")
         return 0
     title = f"{run.path.name} · {metric} on the validation split"
     if SearchResult.read(run.path) is None:
         title += f" · {show_counts(rows, record.options)}"
-    table = leaderboard_table(rows, metric, top=options.top, title=title)
+    table = leaderboard_table(rows, metric, repeats, top=options.top, title=title)
     Console(highlight=False).print(table)
     return 0
 
@@ -73,11 +82,11 @@ _SORT_KEYS: dict[SortKey, Callable[["TrialRow"], float]] = {
 }
 
 
-def _plain(rows: Sequence["TrialRow"]) -> list[dict[str, Any]]:
+def _plain(rows: Sequence["TrialRow"], repeats: "Repeats") -> list[dict[str, Any]]:
     """The trials as JSON values; what isn't known is null."""
     from search.runs.rows import like_the_best
 
-    equals = like_the_best(rows)
+    equals = like_the_best(rows, repeats.noise)
     return [
         {
             "trial": row.number,
@@ -86,6 +95,7 @@ def _plain(rows: Sequence["TrialRow"]) -> list[dict[str, Any]]:
             "low": row.interval[0] if row.interval else None,
             "high": row.interval[1] if row.interval else None,
             "like_the_best": row.number in equals,
+            "other_seeds": list(repeats.scores.get(row.number, ())),
             "epochs": row.epochs,
             "duration_s": row.duration.total_seconds() if row.duration else None,
             "failure": row.failure,

@@ -9,7 +9,15 @@ import torch
 
 from search.runs.folder import RunFolder, RunRecord
 from search.runs.options import SearchOptions
-from search.runs.result import Alternative, Cost, LeftOutScore, PhotoScore, SearchResult
+from search.runs.repeats import REPEAT, TRIAL
+from search.runs.result import (
+    Alternative,
+    Cost,
+    LeftOutScore,
+    PhotoScore,
+    SearchResult,
+    WeightedTrial,
+)
 from search.runs.study import open_study
 from search.tracking.tracker import Tracker
 from search.trials.worker import epoch_metrics, plain_jackknife
@@ -104,13 +112,29 @@ def _draw_trials(
     tracker.close(timeout_s=0)
 
 
+def add_repeats(run: RunFolder, scores: dict[int, list[float]]) -> None:
+    """Trainings of some trials with other seeds, by what they scored, and one that still runs."""
+    run.repeats.path.mkdir()
+    study = open_study(run.repeats.study, name="repeats", create=True)
+    whole = optuna.distributions.IntDistribution(0, 99)
+    pairs = [(trial, repeat) for trial, own in scores.items() for repeat in range(len(own))]
+    for trial, repeat in pairs:
+        study.enqueue_trial({TRIAL: trial, REPEAT: repeat + 1})
+        begun = study.ask({TRIAL: whole, REPEAT: whole})
+        begun.report(scores[trial][repeat] - 0.1, 1)
+        begun.report(scores[trial][repeat], 2)
+        study.tell(begun, scores[trial][repeat] - 0.05)  # a trial is worth its best epoch
+    study.ask({TRIAL: whole, REPEAT: whole}).report(0.9, 1)
+
+
 def add_result(run: RunFolder, data: PreparedData, members: list[tuple[Path, float]]) -> None:
     """The bundle of these checkpoints, and its result, as at a search's end."""
     write_bundle(run.ensemble, members, metric="dice", scores={})
     ensemble = Ensemble.load(run.ensemble, CPU)
     alone = dataclasses.replace(ensemble.members[0], weight=1.0)
     single = dataclasses.replace(ensemble, members=(alone,))
-    weights = {4 * i: weight for i, (_, weight) in enumerate(members)}
+    weights = tuple(WeightedTrial(4 * i, weight) for i, (_, weight) in enumerate(members))
+    halves = WeightedTrial(0, 0.5), WeightedTrial(4, 0.5)
     drawn = [
         Alternative(
             name, trials, factors=None, cost=Cost(networks, 0.4 * networks, 2_000_000 * networks),
@@ -118,9 +142,9 @@ def add_result(run: RunFolder, data: PreparedData, members: list[tuple[Path, flo
             val=_score(model, data, "val"), test=_score(model, data, "test"),
         )
         for name, trials, networks, left_out, model in (
-            ("trial 0", {0: 1.0}, 1, 0.38, single),
-            ("soup of trials 0, 4", {0: 0.5, 4: 0.5}, 1, 0.39, single),
-            ("mean of the best 2", {0: 0.5, 4: 0.5}, 2, 0.40, ensemble),
+            ("trial 0", (WeightedTrial(0, 1.0),), 1, 0.38, single),
+            ("soup of trials 0, 4", halves, 1, 0.39, single),
+            ("mean of the best 2", halves, 2, 0.40, ensemble),
             (f"ensemble of {len(members)}", weights, 2, 0.41, ensemble),
         )
     ]  # fmt: skip
@@ -131,7 +155,7 @@ def add_result(run: RunFolder, data: PreparedData, members: list[tuple[Path, flo
         taken=3,
         prefer="balance",
         why="Ensemble of 2 was taken because it scores best on left-out photographs.",
-        candidates=dict.fromkeys((0, 4, 8), drawn[-1].val.metrics["dice"]),
+        candidates=dict.fromkeys(("trial 0", "trial 4", "trial 8"), drawn[-1].val.metrics["dice"]),
         photos=_photos(ensemble, data),
         seconds={"make models of the trials": 12.0, "score the models": 3.0},
     ).write(run.path)

@@ -34,6 +34,8 @@ def test_bad_options_are_user_errors_before_anything_is_trained(
 ) -> None:
     with pytest.raises(UserError, match="--trials 0: must be at least 1"):
         SearchOptions(trials=0)
+    with pytest.raises(UserError, match="--repeats 1: must be 0 or at least 2"):
+        SearchOptions(repeats=1)
     with pytest.raises(UserError, match="--score-scale 2: must be above 0 and at most 1"):
         SearchOptions(score_scale=2)
     with pytest.raises(UserError, match="--epoch-megapixels 0: must be above 0"):

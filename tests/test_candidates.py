@@ -16,6 +16,7 @@ from search.runs.result import (
     LeftOutScore,
     PhotoScore,
     SearchResult,
+    WeightedTrial,
 )
 from search.runs.rows import TrialRow
 from search.runs.storage import Location, NodeCopy
@@ -229,8 +230,9 @@ def search_result(trials: dict[int, float]) -> SearchResult:
         )
 
     def model(name: str, weights: dict[int, float], val: float, test: float) -> Alternative:
+        shares = tuple(WeightedTrial(number, weight) for number, weight in weights.items())
         return Alternative(
-            name, weights, {"Grass": 0.8, "Roof": 1.25}, Cost(len(weights), 0.25, 1000),
+            name, shares, {"Grass": 0.8, "Roof": 1.25}, Cost(len(weights), 0.25, 1000),
             LeftOutScore(val - 0.01, 0.8 - val, 0.004),
             evaluation(val, 40, 6), evaluation(test, 27, 3),
         )  # fmt: skip
@@ -246,7 +248,7 @@ def search_result(trials: dict[int, float]) -> SearchResult:
         taken=0 if len(trials) == 1 else 2,
         prefer="balance",
         why="It was taken because it scores best.",
-        candidates={3: Interval(0.78, 0.7, 0.8)},
+        candidates={"trial 3": Interval(0.78, 0.7, 0.8)},
         photos=(PhotoScore("a.jpg", 5, 0.7, 0.1),),
         seconds={"make models of the trials": 2.0},
     )
@@ -262,20 +264,20 @@ def test_a_result_is_read_as_it_was_written(tmp_path: Path) -> None:
     assert SearchResult.read(tmp_path) == written == result
     assert written.bundle == tmp_path / "ensemble"
     values = json.loads((tmp_path / "result.json").read_text())
-    assert values["format"] == 4 and "folder" not in values
+    assert values["format"] == 5 and "folder" not in values
     (tmp_path / "result.json").write_text(json.dumps({**values, "metric": "beauty"}))
     with pytest.raises(UserError, match=r"result\.json: damaged \(metric"):
         SearchResult.read(tmp_path)
 
 
-@pytest.mark.parametrize("content", ["", "[]", "\x00", '{"format": 4}', '{"format"'])
+@pytest.mark.parametrize("content", ["", "[]", "\x00", '{"format": 5}', '{"format"'])
 def test_a_damaged_result_is_refused(content: str, tmp_path: Path) -> None:
     (tmp_path / "result.json").write_text(content)
     with pytest.raises(UserError, match=r"result\.json: damaged .*; resume the search"):
         SearchResult.read(tmp_path)
 
 
-@pytest.mark.parametrize("content", ['{"metric": "dice"}', '{"format": 3}', '{"format": 5}'])
+@pytest.mark.parametrize("content", ['{"metric": "dice"}', '{"format": 4}', '{"format": 6}'])
 def test_a_result_of_another_version_is_refused(content: str, tmp_path: Path) -> None:
     (tmp_path / "result.json").write_text(content)
     again = "of another version; resume the search to write it again"

@@ -9,7 +9,7 @@ import pytest
 from search.ensembles.drafts import Draft
 from search.ensembles.models import Model
 from search.ensembles.reasons import reason
-from search.runs.result import Cost
+from search.runs.result import Cost, WeightedTrial
 from segcore.choosing.choice import choose
 from segcore.choosing.factors import Contest, fit_factors
 from segcore.choosing.left_out import Bags, LeftOut, paired_difference
@@ -76,7 +76,7 @@ def test_where_photographs_are_too_few_the_plainest_is_taken() -> None:
 def sentence(models: list[LeftOut], costs: list[float], prefer: Prefer) -> str:
     names = ["trial 7", "mean of the best 2", "ensemble of 5"]
     drafts = [
-        Draft(Model(name, {7: 1.0}, ()), left_out, Cost(1, cost, 1))
+        Draft(Model(name, (WeightedTrial(7, 1.0),), ()), left_out, Cost(1, cost, 1))
         for name, left_out, cost in zip(names, models, costs, strict=False)
     ]
     choice = choose(models, costs, "pixel_accuracy", prefer)

@@ -12,6 +12,7 @@ from segcore.scores.intervals import (
     MOST_UNITS,
     Evaluation,
     Jackknife,
+    SeedNoise,
     score_interval,
     scores_without_each,
     unit_numbers,
@@ -164,3 +165,32 @@ def test_equal_and_nearly_equal_models_are_indistinguishable() -> None:
     counts = counts_of(accuracy_P)
     assert may_be_equal(counts, counts, "iou")
     assert may_be_equal(counts, counts_of(accuracy_P + rng.normal(0, 0.05, 40)), "iou")
+
+
+def test_seed_noise_is_the_deviation_within_configurations() -> None:
+    rng = np.random.default_rng(6)
+    scores = [rng.normal(mean, 0.02, 3) for mean in rng.uniform(0.3, 0.7, 2000)]
+    noise = SeedNoise.pooled([*scores, [0.9]])
+    assert noise is not None and noise.freedom == 4000
+    assert noise.deviation == pytest.approx(0.02, rel=0.03)
+    assert noise.half_width == pytest.approx(1.96 * math.sqrt(2) * noise.deviation, rel=1e-3)
+    few = SeedNoise.pooled([[0.5, 0.52]])
+    assert few is not None and few.deviation == pytest.approx(0.02 / math.sqrt(2))
+    assert few.half_width == pytest.approx(12.7 * 0.02, rel=0.01), "two say nearly nothing"
+    assert SeedNoise.pooled([[0.5], []]) is None
+
+
+def test_a_difference_that_another_seed_may_make_tells_nothing() -> None:
+    """95 % of the intervals of equal configurations hold 0, each trained with one seed."""
+    rng, held, narrow = np.random.default_rng(7), 0, 0
+    for _ in range(400):
+        difficulty_P, seeds = rng.normal(0.7, 0.1, 40), rng.normal(0, 0.02, 2)
+        ours, theirs = (
+            Jackknife.of(counts_of(difficulty_P + seed + rng.normal(0, 0.05, 40)), "dice_per_image")
+            for seed in seeds
+        )
+        noise = SeedNoise.pooled(rng.normal(0, 0.02, (4, 3)))
+        held += ours.may_equal(theirs, noise)
+        narrow += ours.may_equal(theirs)
+    assert 0.93 <= held / 400 <= 0.99
+    assert narrow / 400 < 0.7

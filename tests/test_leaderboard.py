@@ -3,6 +3,7 @@
 import io
 import json
 import math
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +20,7 @@ from search.trials.worker import JACKKNIFE, add_result, plain_jackknife
 from segcore.scores.intervals import Jackknife
 from segcore.scores.metrics import Scores
 from segcore.training.fit import EpochResult
-from tests.drawn_run import draw_run
+from tests.drawn_run import add_repeats, draw_run
 from tests.test_intervals import counts_of
 
 TRIALS = 12
@@ -133,6 +134,29 @@ def test_photographs_that_both_find_hard_do_not_hide_which_trial_is_better() -> 
     assert like_the_best(rows[1:2]) == like_the_best([]) == set()
     folds = [row_of(best, 0, fold=0), row_of(worse_by_chance, 1, fold=1)]
     assert like_the_best(folds) == set(), "these are other photographs"
+
+
+def test_other_seeds_and_their_noise_stand_beside_the_interval(
+    finished: RunFolder, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Trials that another seed might have put first can't be told from the best one."""
+    shutil.copytree(finished.path, tmp_path / "run")
+    run = RunFolder(tmp_path / "run")
+    before = as_json(run, capsys)
+    best, second = [row["trial"] for row in before if not row["like_the_best"]][:2]
+    add_repeats(run, {best: [0.31, 0.35], second: [0.3, 0.38, 0.34]})
+    shown = json.loads(show(run, capsys, "--json"))
+    deviation = math.sqrt((0.0008 + 0.0032) / 3)
+    assert shown["seed_noise"] == {"deviation": pytest.approx(deviation), "freedom": 3}
+    rows = {row["trial"]: row for row in shown["trials"]}
+    assert rows[best]["other_seeds"] == pytest.approx([0.31, 0.35])
+    assert {n for n, row in rows.items() if row["other_seeds"]} == {best, second}
+    assert not rows[best]["like_the_best"] and rows[second]["like_the_best"]
+    table = show(run, capsys, "--top", "12")
+    assert "other seeds" in table and "0.310–0.350" in table and "0.300–0.380" in table
+    assert f"Seed noise ± {deviation:.4f}" in table
+    assert "3 degrees of freedom" in " ".join(table.split())
+    assert "Seed noise" not in show(finished, capsys)
 
 
 @pytest.mark.parametrize(

@@ -1,8 +1,10 @@
 """The page on a search: what it says, and what it makes of a run's files."""
 
+import dataclasses
 import html
 import json
 import re
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -15,10 +17,13 @@ from search.reporting.history import History, TrialHistory, read_history
 from search.reporting.importance import find_importance
 from search.reporting.page import write_report
 from search.reporting.photographs import choose
+from search.reporting.terminal import result_text
 from search.runs.folder import RunFolder
 from search.runs.options import SearchOptions
-from search.runs.result import PhotoScore, SearchResult
-from tests.drawn_run import draw_run
+from search.runs.repeats import read_repeats
+from search.runs.result import PhotoScore, SearchResult, WeightedTrial
+from search.tracking.registry import model_record
+from tests.drawn_run import add_repeats, draw_run
 
 FIGURES = re.compile(r'<script type="application/json" id="figures">(.*?)</script>', re.DOTALL)
 
@@ -70,6 +75,32 @@ def test_every_part_of_a_finished_search_is_there(finished: RunFolder, page: str
     assert "Ensemble of 2 was taken because it scores best on left-out photographs." in text
     assert "mean of the best 2 0.400 0.010 ± 0.006" in text
     assert f"python -m search.predict {finished.path}/ensemble PHOTOS" in text
+
+
+def test_seed_noise_stands_beside_the_interval(finished: RunFolder, tmp_path: Path) -> None:
+    shutil.copytree(finished.path, tmp_path / "run")
+    run = RunFolder(tmp_path / "run")
+    add_repeats(run, {0: [0.3, 0.34], 4: [0.25, 0.29]})
+    result = SearchResult.read(run.path)
+    assert result is not None
+    repeated = dataclasses.replace(
+        result,
+        seed_noise=read_repeats(run).noise,
+        alternatives=tuple(
+            dataclasses.replace(one, trials=(WeightedTrial(4, 0.5, repeat=2), *one.trials[1:]))
+            for one in result.alternatives
+        ),
+    )
+    repeated.write(run.path)
+    text = words(write_report(run).read_text())
+    assert "; seed noise ± 0.028" in text
+    assert "Seed noise ± 0.0283: so much does one" in text
+    assert "0.300–0.340" in text and "followed, with other seeds 5 9" in text
+    assert "trial weight configuration 4.2 0.50" in text
+    assert "trial 4.2 ×0.50" in result_text(repeated) and "Seed noise" in result_text(repeated)
+    record = model_record("roofs", run.ensemble, repeated)
+    assert record["metrics"]["seed_noise/dice"] == pytest.approx(0.02828, abs=1e-5)
+    assert "Seed noise ± 0.0283" in record["description"]
 
 
 def test_gpu_hours_are_the_time_of_workers_times_their_share_of_a_gpu(

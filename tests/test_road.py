@@ -172,7 +172,8 @@ def test_a_bundle_holds_members_of_two_views(
 
 
 def test_pictures_and_report_are_there(result: SearchResult, run: RunFolder) -> None:
-    for number in result.candidates:
+    for name in result.candidates:
+        number = int(name.removeprefix("trial "))
         pictures = run.path / "pictures" / f"trial_{number:04d}"
         assert len(list(pictures.glob("val_*.png"))) == 4
     page = write_report(run).read_text()
@@ -260,13 +261,14 @@ def test_a_check_says_what_a_search_would_take_and_what_is_odd_about_the_data(
     with pytest.raises(UserError, match=r"has Pool: 1 of the 1 rare.*--allow-missing-classes"):
         segsearch.check(options(folder, tmp_path))
     assert capfd.readouterr() == ("", "")
-    checked = options(folder, tmp_path, allow_missing_classes=True, folds=3)
+    checked = options(folder, tmp_path, allow_missing_classes=True, folds=3, repeats=2)
     forecast = segsearch.check(checked, progress=True)
     assert isinstance(forecast, Forecast)
     assert forecast.time_s > 0 and forecast.checkpoints_bytes > 0
     assert "3 for validation, 3 for the test" in str(forecast)
     assert "48×48 px of photographs as a whole, all scored at 48×48 px" in str(forecast)
     assert "12 trainings follow: 4 trials on 3 folds each" in str(forecast)
+    assert "8 trainings follow: 4 trials with 2 other seeds each" in str(forecast)
     assert not (tmp_path / "runs").exists()
     told = capfd.readouterr().out
     notes = [line for line in told.splitlines() if line.startswith("!")]

@@ -54,9 +54,16 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def interrupted(
-    cwd: Path, arguments: Sequence[str], when: Callable[[], None] = lambda: None
+    cwd: Path,
+    arguments: Sequence[str],
+    when: Callable[[], None] = lambda: None,
+    at: str = "trial ",
+    by: signal.Signals = signal.SIGINT,
 ) -> str:
-    """What a search says that gets Ctrl-C when its first trial has ended, and then ``when`` did."""
+    """What a search says that gets Ctrl-C at a line that begins so, and after ``when``.
+
+    By default that is when its first trial has ended.
+    """
     with subprocess.Popen(
         [*SEARCH, *arguments], cwd=cwd, env=environment(), text=True, stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -65,9 +72,9 @@ def interrupted(
         seen = ""
         for line in process.stdout:
             seen += line
-            if line.startswith("trial "):
+            if line.startswith(at):
                 when()
-                process.send_signal(signal.SIGINT)
+                process.send_signal(by)
                 break
         seen += process.stdout.read()
         process.wait(timeout=120)
@@ -199,7 +206,7 @@ def test_a_finished_run_gets_more_trials_until_its_time_is_up_though_one_can_not
     assert f"trial {best} could not predict, and is no candidate: " in more.stdout
     assert "was taken" in more.stdout
     result = SearchResult.read(folder / "runs/road")
-    assert result is not None and best not in result.candidates
+    assert result is not None and f"trial {best}" not in result.candidates
     assert result.single.number != best and result.left_out
 
 
@@ -263,35 +270,45 @@ def test_a_dry_run_checks_all_and_trains_nothing(
     assert not list(tmp_path.glob("runs/*/trials"))
 
 
-def test_with_folds_members_are_chosen_on_all_images_but_the_tests(
+def is_under_way(run_folder: Path) -> bool:
+    return (run_folder / "study.journal").exists() and is_in_midst_of_a_trial(run_folder)
+
+
+def test_the_best_trials_are_trained_anew_with_other_seeds_and_on_folds(
     blocks: Path, tmp_path: Path
 ) -> None:
-    """And the trainings on folds are a run of their own, which is resumed with the search."""
-    space = "tests.tiny_space:slow_space"
-    arguments = ["--data", str(blocks), "--space", space, "--trials", "2", "--folds", "2",
-                 "--fold-trials", "2", "--max-epochs", "3", "--name", "folded"]  # fmt: skip
-    with subprocess.Popen(
-        [*SEARCH, *arguments], cwd=tmp_path, env=environment(), text=True, stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-    ) as process:  # fmt: skip
-        assert process.stdout is not None
-        seen = ""
-        for line in process.stdout:
-            seen += line
-            if "trial   1" in line and "on 2 folds" in seen:
-                process.send_signal(signal.SIGTERM)  # as Slurm and `docker stop` do
-                break
-        seen += process.stdout.read()
-    assert process.returncode == 130, seen
-    resumed = search(tmp_path, "--resume", "runs/folded")
+    """Both are runs of their own, which are resumed with the search."""
+    arguments = ["--data", str(blocks), "--space", "tests.tiny_space:slow_space", "--trials", "2",
+                 "--repeats", "2", "--folds", "2", "--final-trials", "1", "--max-epochs", "3",
+                 "--name", "finals"]  # fmt: skip
+    folder = tmp_path / "runs" / "finals"
+    seen = interrupted(
+        tmp_path, arguments, at="Training the best trials again",
+        when=lambda: wait_until(lambda: is_under_way(folder / "repeats"), timeout_s=180),
+        by=signal.SIGTERM,  # as Slurm and `docker stop` do
+    )  # fmt: skip
+    assert "with 2 other seeds each" in seen and "on 2 folds" not in seen
+    resumed = search(tmp_path, "--resume", "runs/finals")
     assert resumed.returncode == 0, resumed.stdout + resumed.stderr
-    folder = tmp_path / "runs" / "folded"
-    trained = study_of(folder / "folds_2").get_trials()
-    assert [trial.state for trial in trained] == [TrialState.COMPLETE] * 4
-    assert all(len(trial.intermediate_values) == 3 for trial in trained), "none is stopped"
+    finals = {name: study_of(folder / name).get_trials() for name in ("repeats", "folds_2")}
+    for trained in finals.values():
+        assert [trial.state for trial in trained] == [TrialState.COMPLETE] * 2
+        assert all(len(trial.intermediate_values) == 3 for trial in trained), "none is stopped"
+    searched = study_of(folder).get_trials()
+    seeds = {trial.user_attrs["config"]["seed"] for trial in [*searched, *finals["repeats"]]}
+    assert len(seeds) == 4, "a repetition has a seed that no trial has"
 
     result = SearchResult.read(folder)
     assert result is not None
+    best = finals["repeats"][0].params["trial"]
+    repeats = {f"trial {best}.1", f"trial {best}.2"}
+    assert {"trial 0", "trial 1", *repeats, f"trial {best} on 2 folds"} == set(result.candidates)
+    assert len(list((folder / "pictures").glob(f"trial_{best:04d}_repeat_*"))) == 2
+    scores = [max(trial.intermediate_values.values()) for trial in finals["repeats"]]
+    assert result.seed_noise is not None and result.seed_noise.freedom == 1
+    assert result.seed_noise.deviation == pytest.approx(np.std(scores, ddof=1))
+    assert resumed.stdout.count(f"Seed noise ± {result.seed_noise.deviation:.4f}") == 2
+
     assert {(model.folds, model.val.photos) for model in result.alternatives} == {(1, 4), (2, 12)}
     folded = next(model for model in result.alternatives if model.folds == 2)
     assert folded.name == f"trial {folded.number} on 2 folds" and folded.cost.networks == 2
@@ -304,3 +321,16 @@ def test_with_folds_members_are_chosen_on_all_images_but_the_tests(
         for member in members
     ]
     assert folds == ([0, 1] if taken.folds == 2 else [None]) * len(taken.trials)
+
+    client = MlflowClient(f"sqlite:///{tmp_path}/runs/mlflow.db")
+    experiment = client.get_experiment_by_name("segsearch")
+    runs = {run.info.run_name: run for run in client.search_runs([experiment.experiment_id])}
+    assert {"finals", "finals · repeats", "finals · folds 2"} <= set(runs)
+    parent = runs["finals · repeats"].info.run_id
+    tags = [
+        run.data.tags
+        for run in client.search_runs([experiment.experiment_id])
+        if run.data.tags.get("mlflow.parentRunId") == parent
+    ]
+    assert {tag["segsearch.final_trial"] for tag in tags} == {str(best)}
+    assert {tag["segsearch.final_repeat"] for tag in tags} == {"1", "2"}

@@ -15,10 +15,17 @@ from search.ensembles.reasons import reason
 from search.ensembles.tasks import Prediction
 from search.ensembles.workers import Losses, Scored, Workers
 from search.planning.plan import Plan
-from search.runs.result import Alternative, LeftOutScore, PhotoScore, SearchResult
+from search.runs.repeats import read_repeats
+from search.runs.result import (
+    Alternative,
+    LeftOutScore,
+    PhotoScore,
+    SearchResult,
+)
 from search.trials.cluster import Slots
 from search.trials.worker import trial_name
 from segcore.choosing.choice import Choice, choose
+from segcore.data.prepared import PreparedData
 from segcore.data.windows import Grid
 from segcore.inference.scoring import prepared_picture
 from segcore.predicting.ensemble import write_bundle
@@ -33,20 +40,30 @@ class BuiltEnsemble:
     """What a search found, and files of it for people to look at."""
 
     result: SearchResult
-    checkpoints: dict[int, list[Path]]
-    """Of each candidate, by the trial's number: the local folder of each of its networks."""
-    pictures: dict[int, Path]
-    """Of each candidate a folder of what it predicts on the validation split."""
+    candidates: list["CandidateFiles"]
+
+
+@dataclass(frozen=True)
+class CandidateFiles:
+    """What there is to look at of a trial that could become a member."""
+
+    number: int
+    training: str
+    """As ``Model.training`` says."""
+    networks: list[Path]
+    """The local folder of each of its networks' checkpoints."""
+    pictures: Path
+    """A folder of what it predicts on the validation split."""
 
 
 def build_ensemble(plan: Plan, families: Sequence[Sequence[Model]], slots: Slots) -> BuiltEnsemble:
     """Make models of the trials, score each once on the test split, and write one as the bundle.
 
-    A family is a search's trials, the best first: those of the search itself, and with --folds then
-    those that were trained anew on every fold. There the validation split is all folds together,
-    and each photograph is predicted by the networks that weren't trained on it. The models of all
-    families compete with each other, by what they score on validation photographs that were left
-    out when they were made.
+    A family is a list of trials, the best first: those of the search itself, with --repeats also
+    those with other seeds, and with --folds a second family of those that were trained anew on
+    every fold. There the validation split is all folds together, and each photograph is predicted
+    by the networks that weren't trained on it. The models of all families compete with each other,
+    by what they score on validation photographs that were left out when they were made.
 
     All networks run on the cluster's workers. What can't be computed, for example because a
     checkpoint is damaged or memory is too small, is left out as long as one trial is left; the
@@ -55,10 +72,12 @@ def build_ensemble(plan: Plan, families: Sequence[Sequence[Model]], slots: Slots
     metric, prefer, clock = plan.options.metric, plan.options.prefer, _Clock()
     workers, losses = Workers(plan, slots), Losses()
     with clock.timed("make models of the trials"):
-        candidates, drafts = draft_models(plan, families[0], workers, losses)
+        found, drafts = draft_models(plan, families[0], workers, losses)
+        candidates = list(found.best_first)
         for trials in families[1:]:
             with losses.noted("the trials on folds could not compete"):
-                candidates, of_family = draft_models(plan, trials, workers, losses)
+                found, of_family = draft_models(plan, trials, workers, losses)
+                candidates += found.best_first
                 drafts += of_family
     with clock.timed("score the models"):
         drafts, scored = _score(drafts, workers, losses)
@@ -76,14 +95,15 @@ def build_ensemble(plan: Plan, families: Sequence[Sequence[Model]], slots: Slots
         prefer=prefer,
         why=reason(drafts, choice, metric, prefer),
         candidates={
-            model.number: score_interval(said.scores.counts_P3K, metric, said.scores.groups)
-            for model, said in candidates.best_first
+            model.name: score_interval(said.scores.counts_P3K, metric, said.scores.groups)
+            for model, said in candidates
         },
         photos=_photo_scores(plan, scored[choice.taken][1]),
+        seed_noise=read_repeats(plan.run).noise,
         seconds=clock.seconds,
         left_out=tuple(losses.sentences),
     )
-    return _write(plan, result, candidates.best_first, drafts[choice.taken].model)
+    return _write(plan, result, candidates, drafts[choice.taken].model)
 
 
 def _score(
@@ -106,7 +126,7 @@ def _alternatives(
     return tuple(
         Alternative(
             name=model.name,
-            trials=dict(model.trials),
+            trials=model.trials,
             factors=None if model.factors is None else dict(zip(names, model.factors, strict=True)),
             cost=draft.cost,
             left_out=None
@@ -153,13 +173,6 @@ class _Clock:
 def _write(
     plan: Plan, result: SearchResult, candidates: Sequence[Candidate], chosen: Model
 ) -> BuiltEnsemble:
-    folders = {
-        model.number: [
-            network.local(plan.run.fetched / trial_name(model.number) / f"network_{fold}")
-            for fold, network in enumerate(model.members[0][0])
-        ]
-        for model, _ in candidates
-    }
     members = [
         (network.local(plan.run.fetched / "chosen" / str(place)), weight)
         for place, (network, weight) in enumerate(chosen.all_networks())
@@ -171,14 +184,25 @@ def _write(
         scores=_for_manifest(result),
         factors=result.ensemble.factors,
     )
-    pictures = {candidate[0].number: _write_pictures(plan, candidate) for candidate in candidates}
-    return BuiltEnsemble(result.write(plan.run.path), folders, pictures)
+    files = [_candidate_files(plan, candidate) for candidate in candidates]
+    return BuiltEnsemble(result.write(plan.run.path), files)
 
 
-def _write_pictures(plan: Plan, candidate: Candidate) -> Path:
+def _candidate_files(plan: Plan, candidate: Candidate) -> CandidateFiles:
+    model, said = candidate
+    folder, training = trial_name(model.trial.number), model.training
+    name = f"{folder}_{training}" if training else folder
+    networks = [
+        network.local(plan.run.fetched / name / f"network_{fold}")
+        for fold, network in enumerate(model.members[0][0])
+    ]
+    pictures = plan.run.path / "pictures" / name
+    _write_pictures(pictures, plan.data, said)
+    return CandidateFiles(model.trial.number, training, networks, pictures)
+
+
+def _write_pictures(folder: Path, data: PreparedData, said: Prediction) -> None:
     """Confusion matrix, and image | truth | prediction of a few validation photographs."""
-    data, (model, said) = plan.data, candidate
-    folder = plan.run.path / "pictures" / trial_name(model.number)
     folder.mkdir(parents=True, exist_ok=True)
     matrix = confusion_matrix_picture(said.scores.confusion_KK, data.class_names)
     write_image(folder / "confusion_matrix.png", matrix)
@@ -186,7 +210,6 @@ def _write_pictures(plan: Plan, candidate: Candidate) -> Path:
         image_HWC, truth_HW = prepared_picture(data, photo, Grid(*class_HW.shape))
         picture = comparison(image_HWC, truth_HW, class_HW, data.class_names, data.class_colors)
         write_image(folder / f"val_{photo:05d}.png", picture)
-    return folder
 
 
 def _for_manifest(result: SearchResult) -> dict[str, Any]:
@@ -196,7 +219,8 @@ def _for_manifest(result: SearchResult) -> dict[str, Any]:
         return {name: interval.value for name, interval in evaluation.metrics.items()}
 
     def both(model: Alternative) -> dict[str, Any]:
-        return {"test": numbers(model.test), "val": numbers(model.val), "trials": model.trials}
+        weights = {trial.label: trial.weight for trial in model.trials}
+        return {"test": numbers(model.test), "val": numbers(model.val), "trials": weights}
 
     return {
         "test_photos": result.ensemble.test.photos,

@@ -99,13 +99,14 @@ def _finish_soups(
     plan: Plan, candidates: Candidates, started: Sequence[tuple[list[int], Any]], losses: Losses
 ) -> Iterator[Draft]:
     for group, task in started:
-        numbers = [candidates.models[c].number for c in group]
-        with losses.noted(f"no soup could be made of trials {', '.join(map(str, numbers))}"):
+        models = [candidates.models[c] for c in group]
+        labels = ", ".join(model.trial.label for model in models)
+        with losses.noted(f"no soup could be made of trials {labels}"):
             made = finished(task)
             if made is None:
                 continue
             pool = Pool.of(candidates.pixels, made.probs)
             proposal = propose_soup(pool, candidates.bags, plan.options.metric)
-            model = Model.of_soup([numbers[i] for i in made.kept], made.soup)
+            model = Model.of_soup([models[i] for i in made.kept], made.soup)
             cost = candidates.best_first[group[0]][1].cost
             yield Draft(model.with_factors(proposal.factors), proposal.left_out, cost)

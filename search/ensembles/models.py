@@ -1,11 +1,12 @@
 """A model that a search may choose, and the trials that it considers for it."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
 from search.planning.plan import Plan
+from search.runs.result import WeightedTrial
 from search.runs.rows import TrialRow
 from search.trials.keeping import choose_candidates
 from search.trials.worker import best_checkpoint
@@ -48,8 +49,8 @@ class Model:
 
     name: str
     """For people, such as "trial 7"."""
-    trials: Mapping[int, float]
-    """The weight of each trial, by its number. The weights sum to 1."""
+    trials: tuple[WeightedTrial, ...]
+    """Their weights sum to 1."""
     members: tuple[tuple[tuple[Network, ...], float], ...]
     """Each member's network, or with --folds one for each fold, which was validated there; and its
     weight. The weights sum to 1."""
@@ -57,16 +58,18 @@ class Model:
     """What each class's probability is multiplied with before the largest one is named."""
 
     @classmethod
-    def of_trial(cls, number: int, networks: Sequence[Network]) -> "Model":
+    def of_trial(cls, number: int, networks: Sequence[Network], repeat: int = 0) -> "Model":
         """One trial alone, with a network for each fold where it was trained on folds."""
         folds = f" on {len(networks)} folds" if len(networks) > 1 else ""
-        return cls(f"trial {number}{folds}", {number: 1.0}, ((tuple(networks), 1.0),))
+        trial = WeightedTrial(number, 1.0, repeat)
+        return cls(f"trial {trial.label}{folds}", (trial,), ((tuple(networks), 1.0),))
 
     @classmethod
-    def of_soup(cls, numbers: Sequence[int], soup: Soup) -> "Model":
-        """A soup of trials."""
-        name = f"soup of trials {', '.join(map(str, numbers))}"
-        return cls(name, {number: 1 / len(numbers) for number in numbers}, (((soup,), 1.0),))
+    def of_soup(cls, ingredients: Sequence["Model"], soup: Soup) -> "Model":
+        """A soup of models of one trial."""
+        trials = [replace(one.trial, weight=1 / len(ingredients)) for one in ingredients]
+        name = f"soup of trials {', '.join(trial.label for trial in trials)}"
+        return cls(name, tuple(trials), (((soup,), 1.0),))
 
     @classmethod
     def mean_of(cls, name: str, models: Sequence["Model"], weights: Sequence[float]) -> "Model":
@@ -78,7 +81,8 @@ class Model:
         if len(pairs) == 1:
             return pairs[0][0]
         members = tuple((model.members[0][0], weight) for model, weight in pairs)
-        return cls(name, {model.number: weight for model, weight in pairs}, members)
+        trials = tuple(replace(model.trial, weight=weight) for model, weight in pairs)
+        return cls(name, trials, members)
 
     def with_factors(self, factors: tuple[float, ...] | None) -> "Model":
         """The same, whose classes are decided otherwise."""
@@ -87,14 +91,21 @@ class Model:
         return replace(self, name=f"{self.name}, fitted decision", factors=factors)
 
     @property
-    def number(self) -> int:
-        """The number of the trial, or of the first one."""
-        return next(iter(self.trials))
+    def trial(self) -> WeightedTrial:
+        """The trial, or the first one."""
+        return self.trials[0]
 
     @property
     def folds(self) -> int:
         """How many networks each member has."""
         return len(self.members[0][0])
+
+    @property
+    def training(self) -> str:
+        """Of one trial: "" as the search trained it, or such as "repeat_2", or "folds"."""
+        if self.folds > 1:
+            return "folds"
+        return f"repeat_{self.trial.repeat}" if self.trial.repeat else ""
 
     def all_networks(self) -> WeightedNetworks:
         """All networks: what a bundle holds, and what predicts the test split."""

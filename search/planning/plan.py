@@ -50,13 +50,13 @@ class Plan:
     networks: tuple[TrialConfig, ...]
     """One configuration for each distinct network and size of its window."""
     searched: "Plan | None" = None
-    """The search that this one follows, whose data and weights it shares (--folds)."""
+    """The search that this one follows, whose data and weights it shares (--folds, --repeats)."""
 
     @property
     def name(self) -> str:
         """The search's name, as people see it."""
         if self.searched is not None:
-            return f"{self.searched.name} · {self.options.folds} folds"
+            return f"{self.searched.name} · {self.run.path.name.replace('_', ' ')}"
         return self.run.path.name
 
     @property

@@ -79,16 +79,19 @@ class Space:
                 raise UserError(f"space {self.path}: {name} has the choice {choice!r}; {_STORABLE}")
 
 
-def finish(options: SearchOptions, config: TrialConfig, number: int) -> TrialConfig:
+def finish(
+    options: SearchOptions, config: TrialConfig, number: int, *, follows: bool = False
+) -> TrialConfig:
     """A trial's configuration: the space's, with the search's epochs, metric and seed.
 
-    Raises ``UserError`` where the space's values don't fit to those.
+    Where it ``follows`` a search, its seed is none that a trial of that search has: seeds are
+    counted down from the last one. Raises ``UserError`` where the space's values don't fit.
     """
     decided = {
         "max_epochs": options.max_epochs,
         "metric": options.metric,
         "epoch_mpx": options.epoch_megapixels,
-        "seed": options.seed * MAX_TRIALS + number,
+        "seed": options.seed * MAX_TRIALS + (MAX_TRIALS - 1 - number if follows else number),
     }
     return TrialConfig.from_dict({**dict(config), **decided})
 

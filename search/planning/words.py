@@ -19,6 +19,19 @@ def show_amount(options: SearchOptions, slots: int) -> str:
     return f"At most {trials}, {ends}, {slots} at a time"
 
 
+def show_final_trainings(options: SearchOptions) -> list[str]:
+    """What follows the search, such as ``8 trainings follow: 4 trials with 2 other seeds each``."""
+    kinds = [(options.repeats, "with {} other seeds each")]
+    if options.folds > 1:
+        kinds.append((options.folds, "on {} folds each"))
+    return [
+        f"{count * options.final_trials} trainings follow: {options.final_trials} trials "
+        + words.format(count)
+        for count, words in kinds
+        if count
+    ]
+
+
 FREEZE_THAW = (
     "a trial is paused where another promises more per second of training, and may go on from its "
     "checkpoint later"

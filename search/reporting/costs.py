@@ -20,7 +20,7 @@ class Cost(NamedTuple):
     """What all trials of one status took together."""
 
     trials_that: str
-    """Such as "were stopped", or "followed, on folds" for all trainings of --folds."""
+    """Such as "were stopped", or "followed, on folds" for the trainings after the search."""
     trials: int
     epochs: int
     worker_s: float
@@ -30,14 +30,13 @@ class Cost(NamedTuple):
 
 
 def find_costs(facts: RunFacts) -> list[Cost]:
-    """Add up the trials of each status that occurs, and the trainings on folds."""
+    """Add up the trials of each status that occurs, and the trainings that followed."""
     costs = [
         _add_up(words, rows, facts.history)
         for status, words in STATUSES.items()
         if (rows := [row for row in facts.rows if row.status == status])
     ]
-    if facts.folded is not None:
-        costs.append(_add_up("followed, on folds", *facts.folded))
+    costs += [_add_up(f"followed, {words}", *final) for words, final in facts.finals.items()]
     return costs
 
 

@@ -1,6 +1,6 @@
 """Everything that a report tells, read from a run's folder once."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -10,6 +10,7 @@ from search.planning.strategies import decision_epochs
 from search.reporting.history import History, read_history
 from search.reporting.importance import Importance, find_importance
 from search.runs.folder import RunFolder, RunRecord
+from search.runs.repeats import Repeats, read_repeats
 from search.runs.result import SearchResult
 from search.runs.rows import TrialRow, read_rows
 from search.runs.study import read_study
@@ -46,8 +47,10 @@ class RunFacts:
     rungs: Sequence[int]
     """The epochs at which it is decided which trials go on, and the last epoch."""
     history: History
-    folded: tuple[Sequence[TrialRow], History] | None
-    """The trainings on folds that follow the search; None where there are none yet."""
+    finals: Mapping[str, tuple[Sequence[TrialRow], History]]
+    """The trainings that follow the search and have begun, by what they were trained on."""
+    repeats: Repeats
+    """What those with other seeds found."""
     result: SearchResult | None
     """None before the search's end."""
     data: PreparedData | None
@@ -87,7 +90,7 @@ def gather(run: RunFolder) -> RunFacts:
     classes = _classes(data, result)
     names = [facts.name for facts in classes]
     history = read_history(run.outbox, names)
-    folds = run.folds(options.folds)
+    finals = {"on folds": run.folds(options.folds), "with other seeds": run.repeats}
     return RunFacts(
         run=run,
         record=record,
@@ -95,9 +98,12 @@ def gather(run: RunFolder) -> RunFacts:
         rows=read_rows(study),
         rungs=milestones,
         history=history,
-        folded=(read_rows(read_study(folds)), read_history(folds.outbox))
-        if folds.study.is_file()
-        else None,
+        finals={
+            words: (read_rows(read_study(final)), read_history(final.outbox))
+            for words, final in finals.items()
+            if final.study.is_file()
+        },
+        repeats=read_repeats(run),
         result=result,
         data=data,
         importance=find_importance(trials, history, milestones, names),

@@ -19,6 +19,7 @@ from search.reporting.photographs import Gallery, galleries
 from search.reporting.terminal import cautions
 from search.runs.folder import RunFolder
 from search.runs.options import SearchOptions
+from search.runs.repeats import describe_noise
 from search.runs.rows import (
     like_the_best,
     show_config,
@@ -64,6 +65,8 @@ def _render(facts: RunFacts, allow_plugins: bool) -> str:
     notes = list(facts.notes)
     if facts.result is not None:
         notes += [*cautions(facts.result.ensemble), *facts.result.left_out]
+    if facts.repeats.noise is not None:
+        notes.append(describe_noise(facts.repeats.noise))
     pictures: list[Gallery] = []
     if facts.result is not None and facts.data is not None:
         try:
@@ -99,7 +102,7 @@ def _render(facts: RunFacts, allow_plugins: bool) -> str:
 def _figures(facts: RunFacts) -> dict[str, Figure]:
     """The plots by the ids of their places in the page; those that lack data are missing."""
     result, metric = facts.result, facts.record.options.metric
-    members = list(result.ensemble.trials) if result else []
+    members = [one.number for one in result.ensemble.trials if not one.repeat] if result else []
     plots: dict[str, Figure | None] = {
         "curves": figures.learning_curves(facts.trials, members, facts.rungs, metric),
         "parallel": figures.parallel_coordinates(facts.trials, facts.importance, metric),
@@ -117,12 +120,14 @@ def _figures(facts: RunFacts) -> dict[str, Figure]:
 
 def _trial_table(facts: RunFacts) -> list[dict[str, Any]]:
     """The best trials, and all others that failed."""
-    differing, equals = varying_parameters(facts.rows), like_the_best(facts.rows)
+    differing = varying_parameters(facts.rows)
+    equals = like_the_best(facts.rows, facts.repeats.noise)
     failed = [row for row in facts.rows[TABLE_TRIALS:] if row.status == "failed"]
     return [
         {
             "row": row,
             "like_the_best": row.number in equals,
+            "other_seeds": facts.repeats.show(row.number),
             "config": show_config(row.config, differing) if row.config else "",
             "seconds": past.worker_s if (past := facts.history.trials.get(row.number)) else None,
         }
@@ -135,9 +140,13 @@ def _members(facts: RunFacts) -> list[dict[str, Any]]:
         return []
     configs = {row.number: row.config for row in facts.rows}
     return [
-        {"trial": number, "weight": weight, "config": show_config(config) if config else ""}
-        for number, weight in facts.result.ensemble.trials.items()
-        for config in [configs.get(number)]
+        {
+            "trial": trial.label,
+            "weight": trial.weight,
+            "config": show_config(config) if config else "",
+        }
+        for trial in facts.result.ensemble.trials
+        for config in [configs.get(trial.number)]
     ]
 
 

@@ -7,6 +7,7 @@ from rich.markup import escape
 from rich.padding import Padding
 from rich.text import Text
 
+from search.runs.repeats import NO_REPEATS, Repeats, describe_noise
 from search.runs.result import Alternative, SearchResult
 from search.runs.rows import (
     TrialRow,
@@ -21,6 +22,7 @@ from search.runs.rows import (
 def leaderboard_table(
     rows: Sequence[TrialRow],
     metric: str,
+    repeats: Repeats = NO_REPEATS,
     *,
     top: int = 10,
     title: str | None = None,
@@ -29,14 +31,16 @@ def leaderboard_table(
 
     Trials that can't be told from the best one are marked with ``≈``.
     """
-    equals, differing = like_the_best(rows), varying_parameters(rows)
+    equals, differing = like_the_best(rows, repeats.noise), varying_parameters(rows)
     shown = [*rows[:top], *(row for row in rows[top:] if row.status == "failed")]
-    table = [("trial", metric, "95 %", "epochs", "time", "status")]
+    seeds = bool(repeats.scores)
+    table = [("trial", metric, "95 %", *["other seeds"] * seeds, "epochs", "time", "status")]
     table += [
         (
             str(row.number),
             "–" if row.score is None else f"{row.score:.4f}",
             _interval(row, equals),
+            *[repeats.show(row.number)] * seeds,
             str(row.epochs),
             "–" if row.duration is None else show_duration(row.duration.total_seconds()),
             show_status(row),
@@ -56,6 +60,8 @@ def leaderboard_table(
     if equals:
         sentence = "≈ not distinguishable from the best: the difference may be chance"
         parts.append(Text(f"\n  {sentence}", style="dim italic"))
+    if repeats.noise is not None:
+        parts.append(Text(f"\n  {describe_noise(repeats.noise)}", style="dim italic"))
     return Group(*parts)
 
 
@@ -94,6 +100,7 @@ def result_text(result: SearchResult) -> str:
             "seconds per megapixel:",
             *_alternative_lines(result),
             *(f"  {sentence}" for sentence in cautions(chosen)),
+            *([f"  {describe_noise(result.seed_noise)}"] if result.seed_noise else []),
             f"  By the {chosen.val.photos} validation images it was chosen: there it scores "
             f"{abs(result.optimism):.4f} {higher}.",
             *(f"  [red]{escape(sentence)}[/]" for sentence in result.left_out),

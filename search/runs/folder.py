@@ -153,7 +153,14 @@ class RunFolder:
 
     def folds(self, count: int) -> "RunFolder":
         """The run of the trainings on folds that follow the search; its folder lies in this one."""
-        name = f"folds_{count}"
+        return self._inner(f"folds_{count}")
+
+    @property
+    def repeats(self) -> "RunFolder":
+        """The run of the trainings with other seeds that follow the search, however many."""
+        return self._inner("repeats")
+
+    def _inner(self, name: str) -> "RunFolder":
         return RunFolder(self.path / name, self.home and self.home / name)
 
     @property

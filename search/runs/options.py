@@ -97,8 +97,11 @@ class SearchOptions:
     """With K > 1 the best trials are trained anew on K folds of the training and validation images,
     after the search and its --time-budget. Members are then chosen on all of these images, and each
     is the mean of its K networks."""
-    fold_trials: int = 4
-    """Trials that --folds trains anew: the best, and one of another kind."""
+    repeats: int = 0
+    """With K > 1 the best trials are trained anew with K other seeds each, after the search and its
+    --time-budget: so that it is known how much of a score is luck, and more models compete."""
+    final_trials: int = 4
+    """Trials that --folds and --repeats train anew: the best, and one of another kind."""
     resume: str | None = None
     """Folder or address of an earlier run to go on with. Its options hold unless given anew."""
     dry_run: bool = False
@@ -108,11 +111,16 @@ class SearchOptions:
         for name, least in (
             ("trials", 1), ("max_epochs", 1), ("grace_epochs", 1), ("reduction_factor", 2),
             ("cpus_per_trial", 1), ("parallel", 1), ("ensemble_candidates", 1),
-            ("ensemble_members", 1), ("folds", 1), ("fold_trials", 1), ("seed", 0),
+            ("ensemble_members", 1), ("folds", 1), ("final_trials", 1), ("seed", 0),
         ):  # fmt: skip
             value = getattr(self, name)
             if value is not None and value < least:
                 raise UserError(f"--{name.replace('_', '-')} {value}: must be at least {least}")
+        if self.repeats < 0 or self.repeats == 1:
+            raise UserError(
+                f"--repeats {self.repeats}: must be 0 or at least 2: one more training of a "
+                "configuration does not say how much trainings differ"
+            )
         if self.grace_epochs > self.max_epochs:
             raise UserError(
                 f"--grace-epochs {self.grace_epochs}: more than --max-epochs {self.max_epochs}"
@@ -158,6 +166,11 @@ class SearchOptions:
     def pauses(self) -> bool:
         """Whether a trial that doesn't go on is paused instead of stopped for good."""
         return self.strategy == "freeze-thaw"
+
+    @property
+    def final_trainings(self) -> int:
+        """How many trainings follow the search."""
+        return self.final_trials * (self.repeats + (self.folds if self.folds > 1 else 0))
 
     def to_dict(self) -> dict[str, Any]:
         """The options as plain JSON values, without ``resume`` and ``dry_run``.

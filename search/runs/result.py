@@ -14,11 +14,11 @@ from search.runs.study import read_study
 from segcore.config import MetricName, Prefer, describe_validation_error
 from segcore.errors import UserError
 from segcore.files import whole_file
-from segcore.scores.intervals import Evaluation, Interval
+from segcore.scores.intervals import Evaluation, Interval, SeedNoise
 
 RESULT_JSON = "result.json"
 """The file's name in a run's folder."""
-FORMAT = 4
+FORMAT = 5
 
 
 @dataclass(frozen=True)
@@ -51,13 +51,28 @@ class LeftOutScore:
 
 
 @dataclass(frozen=True)
+class WeightedTrial:
+    """A trial in a model."""
+
+    number: int
+    weight: float
+    repeat: int = 0
+    """0: as the search trained it. Else which of its repetitions with other seeds (--repeats)."""
+
+    @property
+    def label(self) -> str:
+        """Such as "7", or "7.2" for its second repetition."""
+        return f"{self.number}.{self.repeat}" if self.repeat else f"{self.number}"
+
+
+@dataclass(frozen=True)
 class Alternative:
     """A model that was made of the trials: one of those that the bundle could hold."""
 
     name: str
     """For people, such as "trial 7" or "ensemble of 3 trials"."""
-    trials: dict[int, float]
-    """The weight of each trial, by its number. The weights sum to 1."""
+    trials: tuple[WeightedTrial, ...]
+    """Their weights sum to 1."""
     factors: dict[str, float] | None
     """By class, what its probability is multiplied with before the largest one is named; None: the
     most probable class is named."""
@@ -75,12 +90,12 @@ class Alternative:
     @property
     def number(self) -> int:
         """The number of its first trial."""
-        return next(iter(self.trials))
+        return self.trials[0].number
 
     @property
     def members(self) -> str:
         """Such as ``trial 3 ×0.75, trial 7 ×0.25``."""
-        return ", ".join(f"trial {number} ×{weight:.2f}" for number, weight in self.trials.items())
+        return ", ".join(f"trial {trial.label} ×{trial.weight:.2f}" for trial in self.trials)
 
 
 @dataclass(frozen=True)
@@ -109,10 +124,13 @@ class SearchResult:
     prefer: Prefer
     why: str
     """Why it was taken: a sentence."""
-    candidates: dict[int, Interval]
-    """The validation score of each trial that could become a member, by its number, best first."""
+    candidates: dict[str, Interval]
+    """The validation score of each trial that could become a member, by its name, best first."""
     photos: tuple[PhotoScore, ...]
     """Of the test split."""
+    seed_noise: SeedNoise | None = None
+    """How much one configuration's validation score differs from seed to seed; None without
+    ``repeats``."""
     seconds: dict[str, float] = field(default_factory=dict)
     """Where the time went."""
     left_out: tuple[str, ...] = ()

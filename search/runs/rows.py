@@ -13,7 +13,7 @@ from optuna.trial import FrozenTrial, TrialState
 from search.runs.attributes import EPOCH_SECONDS, PAUSED, is_paused
 from search.runs.options import SearchOptions
 from segcore.config import TrialConfig
-from segcore.scores.intervals import Jackknife
+from segcore.scores.intervals import Jackknife, SeedNoise
 
 Status = Literal["finished", "stopped", "failed", "paused", "running", "waiting"]
 
@@ -140,10 +140,11 @@ def show_counts(rows: Sequence[TrialRow], options: SearchOptions) -> str:
     return f"{begun} of at most {options.trials} begun, {paused} paused, {ended} ended"
 
 
-def like_the_best(rows: Sequence[TrialRow]) -> set[int]:
+def like_the_best(rows: Sequence[TrialRow], noise: SeedNoise | None = None) -> set[int]:
     """Numbers of the trials that may be as good as the best one, which isn't among them.
 
-    For these, the 95 % interval of the difference to the best score holds 0. Trials of another fold
+    For these, the 95 % interval of the difference to the best score holds 0; where the seed noise
+    is known, it is the interval of configurations, whatever their seeds. Trials of another fold
     have other photographs, and can't be compared.
     """
     known = [(row, row.jackknife) for row in rows if row.jackknife is not None]
@@ -153,7 +154,7 @@ def like_the_best(rows: Sequence[TrialRow]) -> set[int]:
     return {
         row.number
         for row, score in known
-        if row is not best and _fold(row) == _fold(best) and score.may_equal(best_score)
+        if row is not best and _fold(row) == _fold(best) and score.may_equal(best_score, noise)
     }
 
 

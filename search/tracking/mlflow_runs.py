@@ -8,7 +8,8 @@ What a person finds there:
   no metric at all when that run is selected together with the trials.
 - tags: ``segsearch.search_id`` on the search's run, ``segsearch.trial`` ("<search_id>/<number>") on
   a trial's; ``segsearch.status`` (running, paused, finished, stopped or failed) and
-  ``segsearch.reason``.
+  ``segsearch.reason``. On trainings that follow a search ``segsearch.final_trial``, the trial whose
+  configuration it is, and ``segsearch.final_fold`` or ``segsearch.final_repeat``.
 """
 
 from collections.abc import Mapping, Sequence

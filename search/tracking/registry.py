@@ -22,6 +22,7 @@ from mlflow.tracking import MlflowClient
 from PIL import Image
 
 import segcore
+from search.runs.repeats import describe_noise
 from search.runs.result import SearchResult
 from search.tracking.outbox import Record
 from segcore.files import sha256_of
@@ -62,6 +63,9 @@ def model_record(name: str, bundle: Path, result: SearchResult) -> Record:
     metrics[f"test/{result.metric}_low"] = score.low
     metrics[f"test/{result.metric}_high"] = score.high
     metrics[f"val/{result.metric}"] = val[result.metric].value
+    noise = result.seed_noise
+    if noise is not None:
+        metrics[f"seed_noise/{result.metric}"] = noise.deviation
     return {
         "name": name,
         "bundle": str(bundle.resolve()),
@@ -78,6 +82,7 @@ def model_record(name: str, bundle: Path, result: SearchResult) -> Record:
             "photographs that neither training nor selection saw.\n\n"
             f"{result.why}\n\n"
             + (f"{chosen.test.caution}\n\n" if chosen.test.caution else "")
+            + (f"{describe_noise(noise)}\n\n" if noise else "")
             + f"Members: {chosen.members}."
             + (f" Factors of the classes: {_factors(chosen.factors)}." if chosen.factors else "")
         ),

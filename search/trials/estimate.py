@@ -31,8 +31,7 @@ def estimate_s(plan: Plan, slots: Slots) -> float:
     search_s = most_epochs(options) * mean_s
     if options.pauses:
         search_s = min(search_s, options.time_budget_s or math.inf)
-    folds = options.folds * options.fold_trials if options.folds > 1 else 0
-    return search_s + folds * options.max_epochs * mean_s
+    return search_s + options.final_trainings * options.max_epochs * mean_s
 
 
 def _epoch_px(data: PreparedData, config: TrialConfig) -> float:

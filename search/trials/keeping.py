@@ -98,10 +98,9 @@ def check_space(plan: Plan, slots: Slots) -> int:
     largest = max(
         checkpoint_bytes(config, plan.data.num_classes, plan.data.bands) for config in plan.networks
     )
-    kept = options.ensemble_candidates * KEPT_PER_CANDIDATE
-    folds = options.folds * options.fold_trials if options.folds > 1 else 0
+    kept = min(options.ensemble_candidates * KEPT_PER_CANDIDATE, options.trials)
     running = 5 if options.pauses else 3
-    needed = largest * (2 * (min(kept, options.trials) + folds) + running * slots.count)
+    needed = largest * (2 * (kept + options.final_trainings) + running * slots.count)
     storage = plan.run.storage
     if storage.is_local:
         free = shutil.disk_usage(_existing(Path(storage.path))).free

@@ -75,7 +75,7 @@ def run_trials(
         make_strategy(options, study, plan.space, progress.say),
         metric=options.score_key,
         planned_trials=options.trials,
-        finish=functools.partial(finish, options),
+        finish=functools.partial(finish, options, follows=plan.searched is not None),
         capacity=lambda: slots.count,
         pauses=options.pauses,
         epoch_budget=epoch_budget(options),
@@ -212,6 +212,9 @@ class _Watcher(tune.Callback, tune.Stopper):
     def _open_run(self, number: int, config: TrialConfig) -> None:
         is_new = self.tracker.status_of(number) is None
         tags = {"data_fingerprint": self.plan.data.fingerprint, **versions()}
+        if self.plan.searched is not None:
+            trained = self.study.get_trials(deepcopy=False)[number].params
+            tags |= {f"segsearch.final_{name}": str(value) for name, value in trained.items()}
         self.tracker.start_trial(number, config, tags)
         if is_new:
             path = self.plan.run.path / "configs" / f"{trial_name(number)}.json"

@@ -139,22 +139,50 @@ class Jackknife:
         score_U = scores_without_each(counts_P3K, metric, groups, keep_classes=True)
         return cls(metric_of_counts(metric, counts_P3K), score_U)
 
-    def minus(self, other: "Jackknife") -> Interval:
+    def minus(self, other: "Jackknife", noise: "SeedNoise | None" = None) -> Interval:
         """How much better this is than another model on the same photographs.
 
         A photograph that is hard for one model is mostly hard for the other one too, so the
-        interval of the difference is narrower than those of the two scores suggest.
+        interval of the difference is narrower than those of the two scores suggest. With ``noise``
+        the interval is that of two configurations, whatever seeds they were trained with.
         """
         value = self.value - other.value
         if len(self.score_U) < 2:
             return Interval(value, -1.0, 1.0)
         half = _half_width(self.score_U - other.score_U)
+        if noise is not None:
+            half = math.hypot(half, noise.half_width)
         return Interval(value, value - half, value + half)
 
-    def may_equal(self, other: "Jackknife") -> bool:
+    def may_equal(self, other: "Jackknife", noise: "SeedNoise | None" = None) -> bool:
         """Whether the interval of their difference holds 0, so that either may be better."""
-        difference = self.minus(other)
+        difference = self.minus(other, noise)
         return difference.low <= 0 <= difference.high
+
+
+@dataclass(frozen=True)
+class SeedNoise:
+    """How far scores of one configuration differ that was trained with several seeds."""
+
+    deviation: float
+    """The standard deviation of a training's score, pooled over configurations."""
+    freedom: int
+    """Its degrees of freedom: trainings less configurations."""
+
+    @classmethod
+    def pooled(cls, scores: Iterable[Sequence[float]]) -> "SeedNoise | None":
+        """From each configuration's scores; None where none was trained twice."""
+        several = [np.asarray(own) for own in scores if len(own) > 1]
+        freedom = sum(len(own) - 1 for own in several)
+        if not freedom:
+            return None
+        return cls(math.sqrt(sum(len(own) * own.var() for own in several) / freedom), freedom)
+
+    @property
+    def half_width(self) -> float:
+        """Half of the 95 % interval of the difference of two trainings."""
+        quantile = float(stdtrit(self.freedom, (1 + CONFIDENCE) / 2))
+        return quantile * math.sqrt(2) * self.deviation
 
 
 def score_interval(

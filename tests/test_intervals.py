@@ -106,6 +106,14 @@ def test_few_units_are_a_guess_and_it_is_said() -> None:
     assert "rest on one group of photographs" in caution(1)  # type: ignore
 
 
+def test_few_units_tell_no_two_models_apart() -> None:
+    """Even where one is better by the same on each of them."""
+    better, worse = np.full(6, 0.9), np.full(6, 0.6)
+    for photos, same in ((5, True), (6, False)):
+        two = counts_of(better[:photos]), counts_of(worse[:photos])
+        assert may_be_equal(*two, "dice") == same
+
+
 def test_leaving_out_the_only_photograph_of_a_class_widens_the_interval() -> None:
     counts = counts_of(np.linspace(0.89, 0.91, 20))
     rare = np.zeros((20, 3, 1), np.int64)

@@ -20,6 +20,7 @@ from search.trials.worker import JACKKNIFE, add_result, plain_jackknife
 from segcore.scores.intervals import Jackknife
 from segcore.scores.metrics import Scores
 from segcore.training.fit import EpochResult
+from tests.conftest import write_blocks
 from tests.drawn_run import add_repeats, draw_run
 from tests.test_intervals import counts_of
 
@@ -27,8 +28,10 @@ TRIALS = 12
 
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory: pytest.TempPathFactory, blocks: Path) -> RunFolder:
-    return draw_run(tmp_path_factory.mktemp("finished"), blocks, trials=TRIALS)
+def finished(tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
+    folder = tmp_path_factory.mktemp("finished")
+    data = write_blocks(folder / "data", count=32)  # 8 for validation, enough to tell trials apart
+    return draw_run(folder, data, trials=TRIALS)
 
 
 @pytest.fixture(scope="module")

@@ -155,7 +155,13 @@ class Jackknife:
         return Interval(value, value - half, value + half)
 
     def may_equal(self, other: "Jackknife", noise: "SeedNoise | None" = None) -> bool:
-        """Whether the interval of their difference holds 0, so that either may be better."""
+        """Whether the interval of their difference holds 0, so that either may be better.
+
+        Fewer than ``FEWEST_UNITS`` units tell no two models apart: by chance, a difference may be
+        nearly the same on all of them.
+        """
+        if len(self.score_U) < FEWEST_UNITS:
+            return True
         difference = self.minus(other, noise)
         return difference.low <= 0 <= difference.high
 

@@ -269,7 +269,7 @@ def test_a_check_says_what_a_search_would_take_and_what_is_odd_about_the_data(
     assert "48×48 px of photographs as a whole, all scored at 48×48 px" in str(forecast)
     assert "12 trainings follow: 4 trials on 3 folds each" in str(forecast)
     assert "8 trainings follow: 4 trials with 2 other seeds each" in str(forecast)
-    assert not (tmp_path / "runs").exists()
+    assert not (tmp_path / "runs/api").exists()
     told = capfd.readouterr().out
     notes = [line for line in told.splitlines() if line.startswith("!")]
     assert "! not in test, though elsewhere: Pool" in notes

@@ -17,10 +17,12 @@ from optuna.trial import FrozenTrial, TrialState
 from scipy.special import log_ndtr
 
 from search.forecasting.curves import milestones
+from search.forecasting.encoding import Encoder
 from search.forecasting.forecast import Forecast
 from search.forecasting.kernel import Array
 from search.forecasting.proposals import Candidates, Proposal, SpaceFunction, draw
 from search.planning.strategy import Resume, Start
+from search.runs.attributes import is_paused
 
 REMEMBERED = "forecast"
 """User attribute of the study: hyperparameters, and the number of trials they were fitted to."""
@@ -57,8 +59,13 @@ class _Aim:
         return log_ndtr((mean_N - self.threshold_z) / sd_N) - np.log(np.maximum(seconds_N, 1e-9))
 
 
+def _epochs_of(trials: Sequence[FrozenTrial]) -> int:
+    """Of all trials together."""
+    return sum(len(trial.intermediate_values) for trial in trials)
+
+
 class FreezeThaw:
-    """Decides from a study what its workers do; it keeps no state of its own.
+    """Decides from a study what its workers do; what it keeps only saves time.
 
     ``space`` makes a configuration by asking a trial. ``first_trials`` are begun before anything
     is forecast: the baselines, and ``RANDOM_STARTS``. Once ``most_trials`` are begun, only they
@@ -81,6 +88,7 @@ class FreezeThaw:
         self._seconds_left = seconds_left
         self._max_epochs, self._first_trials, self._seed = max_epochs, first_trials, seed
         self._candidates = Candidates(space, seed)
+        self._last: tuple[tuple[int, int, int], Forecast] | None = None
         self._milestones = frozenset(milestones(max_epochs))
 
     def next(self) -> Resume | Start:
@@ -106,16 +114,16 @@ class FreezeThaw:
 
     def _rng(self, trials: Sequence[FrozenTrial]) -> np.random.Generator:
         """The same numbers for the same study: a resumed search decides as it would have."""
-        n_epochs = sum(len(trial.intermediate_values) for trial in trials)
-        return np.random.default_rng([self._seed, len(trials), n_epochs])
+        return np.random.default_rng([self._seed, len(trials), _epochs_of(trials)])
 
     def _decide(self, trials: Sequence[FrozenTrial], current: int | None) -> Resume | Start:
-        rng = self._rng(trials)
-        forecast = self._forecast(trials, rng)
-        aim = self._aim(forecast, rng)
-        going = [n for n in forecast.seen if (n in forecast.paused or n == current)
+        forecast = self._forecast(trials)
+        aim = self._aim(forecast, trials)
+        unfinished = [t for t in trials if t.state == TrialState.RUNNING]
+        paused = {t.number for t in unfinished if is_paused(t)}
+        going = [n for n in forecast.seen if (n in paused or n == current)
                  and forecast.last_epoch[n] < self._max_epochs]  # fmt: skip
-        running = [number for number in forecast.running if number != current]
+        running = [t.number for t in unfinished if t.number not in paused | {current}]
         if (last := self._to_be_finished(forecast, aim, going, current)) is not None:
             return Resume(last)
         rates = self._rates_of_going_on(forecast, aim, going, current)
@@ -130,17 +138,28 @@ class FreezeThaw:
                 return Start(proposals[index].params)
         return Start(proposals[0].params)
 
-    def _forecast(self, trials: Sequence[FrozenTrial], rng: np.random.Generator) -> Forecast:
+    def _forecast(self, trials: Sequence[FrozenTrial]) -> Forecast:
+        """Of these trials: the last one, where no epoch or trial has come since."""
+        n_failed = sum(trial.state == TrialState.FAIL for trial in trials)
+        known = (len(trials), _epochs_of(trials), n_failed)
+        if self._last is None or self._last[0] != known:
+            encoder = None if self._last is None else self._last[1].encoder
+            self._last = known, self._new_forecast(trials, encoder)
+        return self._last[1]
+
+    def _new_forecast(self, trials: Sequence[FrozenTrial], encoder: Encoder | None) -> Forecast:
         remembered = self._study.user_attrs.get(REMEMBERED)
         refit = remembered is None or len(trials) >= REFIT_GROWTH * remembered["trials"]
-        forecast = Forecast(trials, self._max_epochs, rng, remembered, refit=refit)
+        forecast = Forecast(
+            trials, self._max_epochs, self._rng(trials), remembered, refit=refit, encoder=encoder
+        )
         if refit:
             fitted = {"trials": len(trials), **forecast.remembered}
             self._study.set_user_attr(REMEMBERED, fitted)
         return forecast
 
-    def _aim(self, forecast: Forecast, rng: np.random.Generator) -> _Aim:
-        gain = 10 ** rng.uniform(SMALLEST_GAIN, LARGEST_GAIN)
+    def _aim(self, forecast: Forecast, trials: Sequence[FrozenTrial]) -> _Aim:
+        gain = 10 ** self._rng(trials).uniform(SMALLEST_GAIN, LARGEST_GAIN)
         return _Aim(forecast.best_z + gain, self._seconds_left())
 
     def _to_be_finished(
@@ -176,8 +195,8 @@ class FreezeThaw:
         self, forecast: Forecast, aim: _Aim, running: Sequence[int], n_trials: int
     ) -> tuple[list[Proposal], Array, Array]:
         """Of new configurations, as if the running trials had ended as they are believed to."""
-        proposals = self._candidates.of(n_trials, self._parents(forecast))
-        x_ND = forecast.encoder.encode([proposal.params for proposal in proposals])
+        parents = self._parents(forecast)
+        proposals, x_ND = self._candidates.of(n_trials, parents, forecast.encoder)
         posterior = forecast.posterior
         if running:
             posterior = posterior.fantasise(forecast.at(running, [self._max_epochs] * len(running)))

@@ -189,15 +189,24 @@ def test_of_many_trials_on_one_plateau_none_is_trained_on_for_an_improvement_wit
 
 
 def test_the_best_trial_is_trained_to_the_end_while_there_is_just_time_for_it() -> None:
+    """Also a slow one, while others would have time for much."""
     rng = np.random.default_rng(6)
-    trials = [*poor_trials(20, rng), begun(plain(0.5), rising(0.8, 7))]
-    rest_s = 20.0 + (MAX_EPOCHS - 7) * 60.0  # its start, and the epochs that it lacks
-    for seed in range(5):
-        searched = FreezeThaw(
-            study_of(trials), space, max_epochs=MAX_EPOCHS, seed=seed,
-            seconds_left=lambda: 1.2 * rest_s,
-        )  # fmt: skip
-        assert searched.next() == Resume(20)
+    slow = begun(plain(0.5), rising(0.5, 7, 0.8), epoch_seconds=600.0)
+    trials = [*poor_trials(20, rng), slow]
+    rest_s = 20.0 + (MAX_EPOCHS - 7) * 600.0  # its start, and the epochs that it lacks
+
+    def resumed(seconds_left: float) -> int:
+        answers = [
+            FreezeThaw(
+                study_of(trials), space, max_epochs=MAX_EPOCHS, seed=seed,
+                seconds_left=lambda: seconds_left,
+            ).next()
+            for seed in range(5)
+        ]  # fmt: skip
+        return answers.count(Resume(20))
+
+    assert resumed(1.2 * rest_s) == 5
+    assert resumed(3 * rest_s) < 5, "there will be time for it later"
 
 
 def test_four_workers_that_are_free_at_once_begin_four_different_configurations() -> None:

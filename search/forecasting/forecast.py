@@ -141,6 +141,12 @@ class Forecast:
         is_last_N = np.append(number_N[1:] != number_N[:-1], True)
         return float(self.posterior.mean_of_seen()[is_last_N].max())
 
+    @cached_property
+    def best_seen(self) -> list[int]:
+        """``seen``, those first that are believed to end best."""
+        mean_N = self.posterior.mean(self.at(self.seen, [self.max_epochs] * len(self.seen)))
+        return [self.seen[index] for index in np.argsort(-mean_N, kind="stable")]
+
     def proposal(self, number: int) -> Proposal:
         """The configuration of a trial."""
         trial = self._trials[self._row[number]]

@@ -124,19 +124,21 @@ class FreezeThaw:
         going = [n for n in forecast.seen if (n in paused or n == current)
                  and forecast.last_epoch[n] < self._max_epochs]  # fmt: skip
         running = [t.number for t in unfinished if t.number not in paused | {current}]
-        if (last := self._to_be_finished(forecast, aim, going, current)) is not None:
-            return Resume(last)
-        rates = self._rates_of_going_on(forecast, aim, going, current)
-        if self._most_trials is not None and len(trials) >= self._most_trials:
-            return Resume(going[int(rates.argmax())]) if going else Start(None)
-        proposals, x_ND, new_rates = self._rates_of_new(forecast, aim, running, len(trials))
-        best = rates.max(initial=-np.inf)
-        for index in np.argsort(-new_rates, kind="stable"):
-            if new_rates[index] <= best and going:
-                return Resume(going[int(rates.argmax())])
+        number, rate = self._best_to_go_on(forecast, aim, going, current)
+        if number is not None and (rate == math.inf or self._all_are_begun(trials)):
+            return Resume(number)
+        if self._all_are_begun(trials):
+            return Start(None)
+        proposals, x_ND, rates_N = self._rates_of_new(forecast, aim, running, len(trials))
+        for index in np.argsort(-rates_N, kind="stable"):
+            if number is not None and rates_N[index] <= rate:
+                return Resume(number)
             if not forecast.repeats(x_ND[index]):
                 return Start(proposals[index].params)
         return Start(proposals[0].params)
+
+    def _all_are_begun(self, trials: Sequence[FrozenTrial]) -> bool:
+        return self._most_trials is not None and len(trials) >= self._most_trials
 
     def _forecast(self, trials: Sequence[FrozenTrial]) -> Forecast:
         """Of these trials: the last one, where no epoch or trial has come since."""
@@ -162,40 +164,36 @@ class FreezeThaw:
         gain = 10 ** self._rng(trials).uniform(SMALLEST_GAIN, LARGEST_GAIN)
         return _Aim(forecast.best_z + gain, self._seconds_left())
 
-    def _to_be_finished(
+    def _best_to_go_on(
         self, forecast: Forecast, aim: _Aim, numbers: Sequence[int], current: int | None
-    ) -> int | None:
-        """The trial that is believed to end best, if it ends better than all, and just in time."""
-        if not numbers:
-            return None
-        end_z_N = forecast.posterior.mean(forecast.at(numbers, [self._max_epochs] * len(numbers)))
-        last_N = np.array([forecast.last_epoch[number] for number in numbers])
-        start_N = forecast.start_seconds * (np.array(numbers) != current)
-        seconds_N = start_N + forecast.epoch_seconds_of(numbers) * (self._max_epochs - last_N)
-        just_N = (seconds_N <= aim.seconds_left) & (aim.seconds_left <= FINISHED_AT * seconds_N)
-        hopeful_N = np.where(just_N & (end_z_N > forecast.best_z), end_z_N, -np.inf)
-        best = int(hopeful_N.argmax())
-        return numbers[best] if math.isfinite(hopeful_N[best]) else None
+    ) -> tuple[int | None, float]:
+        """The trial of these that is to go on, and its rate; all but the current one are paused.
 
-    def _rates_of_going_on(
-        self, forecast: Forecast, aim: _Aim, numbers: Sequence[int], current: int | None
-    ) -> Array:
-        """Of the trial that has just reported, and of paused ones, which must be started again."""
+        The rate is infinite where the trial is believed to end better than all before, and must go
+        on now to be trained to the end.
+        """
         if not numbers:
-            return np.empty(0)
+            return None, -math.inf
         last_N = np.array([forecast.last_epoch[number] for number in numbers])
         each_N = forecast.epoch_seconds_of(numbers)
         start_N = forecast.start_seconds * (np.array(numbers) != current)
         epochs_N = aim.epochs(self._max_epochs - last_N, each_N, start_N)
-        points = forecast.at(numbers, last_N + np.maximum(epochs_N, 1))
-        rates_N = aim.log_rate(forecast.posterior.predict(points), start_N + each_N * epochs_N)
-        return np.where(epochs_N >= 1, rates_N, -np.inf)
+        seconds_N = start_N + each_N * epochs_N
+        mean_sd = forecast.posterior.predict(forecast.at(numbers, last_N + np.maximum(epochs_N, 1)))
+        is_just_N = (last_N + epochs_N == self._max_epochs) & (
+            aim.seconds_left <= FINISHED_AT * seconds_N
+        )
+        end_z_N = np.where(is_just_N, mean_sd[0], -np.inf)
+        if end_z_N.max() > forecast.best_z:
+            return numbers[int(end_z_N.argmax())], math.inf
+        rates_N = np.where(epochs_N >= 1, aim.log_rate(mean_sd, seconds_N), -np.inf)
+        return numbers[int(rates_N.argmax())], float(rates_N.max())
 
     def _rates_of_new(
         self, forecast: Forecast, aim: _Aim, running: Sequence[int], n_trials: int
     ) -> tuple[list[Proposal], Array, Array]:
         """Of new configurations, as if the running trials had ended as they are believed to."""
-        parents = self._parents(forecast)
+        parents = {number: forecast.proposal(number) for number in forecast.best_seen[:PARENTS]}
         proposals, x_ND = self._candidates.of(n_trials, parents, forecast.encoder)
         posterior = forecast.posterior
         if running:
@@ -205,11 +203,3 @@ class FreezeThaw:
         points = forecast.untried(x_ND, np.maximum(epochs_N, 1))
         rates_N = aim.log_rate(posterior.predict(points), start + each_N * epochs_N)
         return proposals, x_ND, np.where(epochs_N >= 1, rates_N, -np.inf)
-
-    def _parents(self, forecast: Forecast) -> dict[int, Proposal]:
-        """The trials that are believed to end best."""
-        mean_N = forecast.posterior.mean(
-            forecast.at(forecast.seen, [self._max_epochs] * len(forecast.seen))
-        )
-        best = np.argsort(-mean_N, kind="stable")[:PARENTS]
-        return {forecast.seen[i]: forecast.proposal(forecast.seen[i]) for i in best}

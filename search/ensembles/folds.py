@@ -50,10 +50,11 @@ def open_folds(plan: Plan, rows: Sequence[TrialRow]) -> tuple[Plan, SearchStudy]
         strategy="halving",
         grace_epochs=plan.options.max_epochs,  # so that no training is stopped early
         time_budget=None,
+        warm_start=(),
         name=None,
     )
     fold_plan = dataclasses.replace(
-        plan, options=options, run=plan.run.folds(folds), space=space, searched=plan
+        plan, options=options, run=plan.run.folds(folds), space=space, earlier=(), searched=plan
     )
     fold_plan.run.path.mkdir(parents=True, exist_ok=True)
     study = open_plan_study(fold_plan)

@@ -36,6 +36,8 @@ PARENTS = 8
 SMALLEST_GAIN, LARGEST_GAIN = -0.5, 0.7
 """The improvement asked for is 10^U(−0.5, 0.7) times half of what lies between the median trial's
 score and the best one's: too much for noise, or for trials that end alike."""
+MOST_FANTASISED = 64
+"""So many of the running trials, the newest, are taken into account where a new one is chosen."""
 FINISHED_AT = 1.5
 """The most promising trials are trained to the end when no more is left than this many times the
 time that it takes."""
@@ -197,7 +199,8 @@ class FreezeThaw:
         proposals, x_ND = self._candidates.of(n_trials, parents, forecast.encoder)
         posterior = forecast.posterior
         if running:
-            posterior = posterior.fantasise(forecast.at(running, [self._max_epochs] * len(running)))
+            newest = running[-MOST_FANTASISED:]
+            posterior = posterior.fantasise(forecast.at(newest, [self._max_epochs] * len(newest)))
         each_N, start = forecast.epoch_seconds(x_ND), forecast.start_seconds
         epochs_N = aim.epochs(np.full(len(x_ND), self._max_epochs), each_N, np.array(start))
         points = forecast.untried(x_ND, np.maximum(epochs_N, 1))

@@ -171,6 +171,64 @@ def test_nothing_is_begun_that_can_not_be_trained_in_the_time_left() -> None:
         assert searched.next() == Resume(9)
 
 
+def test_of_many_trials_on_one_plateau_none_is_trained_on_for_an_improvement_within_the_noise() -> (
+    None
+):
+    rng = np.random.default_rng(5)
+
+    def flat(epochs: int) -> list[float]:
+        return (0.3 + 0.005 * rng.standard_normal(epochs)).tolist()
+
+    trials = [begun(plain(rng.random()), flat(13)) for _ in range(12)]
+    trials += [begun(plain(rng.random()), [0.1 * rng.random()]) for _ in range(12)]
+    answers = [
+        FreezeThaw(study_of(trials), space, max_epochs=MAX_EPOCHS, seed=seed).next()
+        for seed in range(10)
+    ]
+    assert sum(isinstance(answer, Start) for answer in answers) >= 8
+
+
+def test_the_best_trial_is_trained_to_the_end_while_there_is_just_time_for_it() -> None:
+    """Also a slow one, while others would have time for much."""
+    rng = np.random.default_rng(6)
+    slow = begun(plain(0.5), rising(0.5, 7, 0.8), epoch_seconds=600.0)
+    trials = [*poor_trials(20, rng), slow]
+    rest_s = 20.0 + (MAX_EPOCHS - 7) * 600.0  # its start, and the epochs that it lacks
+
+    def resumed(seconds_left: float) -> int:
+        answers = [
+            FreezeThaw(
+                study_of(trials), space, max_epochs=MAX_EPOCHS, seed=seed,
+                seconds_left=lambda: seconds_left,
+            ).next()
+            for seed in range(5)
+        ]  # fmt: skip
+        return answers.count(Resume(20))
+
+    assert resumed(1.2 * rest_s) == 5
+    assert resumed(3 * rest_s) < 5, "there will be time for it later"
+
+
+def test_four_workers_that_are_free_at_once_begin_four_different_configurations() -> None:
+    rng = np.random.default_rng(7)
+    study = study_of(poor_trials(20, rng))
+    searched = FreezeThaw(study, space, max_epochs=MAX_EPOCHS, seed=1)
+    begun_now = []
+    while len(begun_now) < 4:
+        answer = searched.next()
+        if isinstance(answer, Resume):
+            study._storage.set_trial_user_attr(
+                study.trials[answer.number]._trial_id, "paused", None
+            )
+            continue
+        study.enqueue_trial(dict(answer.params or {}))
+        trial = study.ask()
+        space(trial)
+        begun_now.append(tuple(trial.params.values()))
+    rates = [params[-1] for params in begun_now]
+    assert min(abs(a - b) for i, a in enumerate(rates) for b in rates[:i]) > 1e-6
+
+
 def test_a_study_without_any_score_goes_on_with_random_trials() -> None:
     trials = [begun(plain(0.1), []) for _ in range(12)]
     assert isinstance(FreezeThaw(study_of(trials), space, max_epochs=MAX_EPOCHS).next(), Start)

@@ -72,9 +72,10 @@ def _open(
         strategy="halving",
         grace_epochs=plan.options.max_epochs,  # so that no training is stopped early
         time_budget=None,
+        warm_start=(),
         name=None,
     )
-    plan = dataclasses.replace(plan, options=options, space=space)
+    plan = dataclasses.replace(plan, options=options, space=space, earlier=())
     plan.run.path.mkdir(parents=True, exist_ok=True)
     study = open_plan_study(plan)
     count = len(study.get_trials(deepcopy=False))

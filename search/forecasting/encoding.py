@@ -14,6 +14,7 @@ from optuna.distributions import (
     FloatDistribution,
     IntDistribution,
 )
+from optuna.trial import FrozenTrial
 
 from search.forecasting.kernel import Array
 
@@ -70,6 +71,7 @@ class Encoder:
             columns += [index] * max(len(self._choices(name)), 1)
         self.column_D: NDArray[np.int64] = np.array(columns, dtype=np.int64)
         """Index in ``names`` of the parameter that each column belongs to."""
+        self._rows: dict[int, Array] = {}
         self._inactive_D = np.array(
             [0.0 if self._choices(self.names[index]) else 0.5 for index in self.column_D]
         )
@@ -77,6 +79,22 @@ class Encoder:
     def _choices(self, name: str) -> tuple[CategoricalChoiceType, ...]:
         """Of a category; none of a number."""
         return getattr(self._distributions[name], "choices", ())
+
+    @classmethod
+    def of(cls, trials: Sequence[FrozenTrial], before: "Encoder | None" = None) -> "Encoder":
+        """The encoder of trials: the one of ``before``, if it knows all their parameters."""
+        if before is not None:
+            new = (trial for trial in trials if trial.number not in before._rows)
+            if all(before._first.keys() >= trial.distributions.keys() for trial in new):
+                return before
+        return cls({name: d for trial in trials for name, d in trial.distributions.items()})
+
+    def encode_trials(self, trials: Sequence[FrozenTrial]) -> Array:
+        """One row per trial. Each is encoded once: a study's trials keep their parameters."""
+        new = [trial for trial in trials if trial.number not in self._rows]
+        for trial, x_D in zip(new, self.encode([trial.params for trial in new]), strict=True):
+            self._rows[trial.number] = x_D
+        return np.array([self._rows[trial.number] for trial in trials])
 
     def encode(self, configurations: Sequence[Mapping[str, Any]]) -> Array:
         """One row per configuration. Parameters that the encoder doesn't know are left out."""

@@ -34,7 +34,8 @@ class Forecast:
     """The Gaussian process, conditioned on the curves of a study.
 
     ``known`` are the hyperparameters of an earlier forecast (``Forecast.remembered``); without
-    them they are fitted. Raises ``ValueError`` where no trial has a score.
+    them they are fitted. ``encoder`` is an earlier forecast's. Raises ``ValueError`` where no trial
+    has a score.
     """
 
     def __init__(
@@ -45,6 +46,7 @@ class Forecast:
         known: Mapping[str, Any] | None = None,
         *,
         refit: bool = False,
+        encoder: Encoder | None = None,
     ) -> None:
         self.max_epochs = max_epochs
         curves = {t.number: thin(t.intermediate_values) for t in trials}
@@ -57,12 +59,8 @@ class Forecast:
         z = iter(self.scale.standardise(np.array(values)).tolist())
         self._z = {number: [next(z) for _ in points] for number, points in curves.items()}
         self._curves = curves
-        self.encoder = Encoder({k: v for t in trials for k, v in t.distributions.items()})
-        self._x_ND = self.encoder.encode([t.params for t in self._trials])
-        unfinished = [t for t in trials if t.state == TrialState.RUNNING]
-        self.paused = {t.number for t in unfinished if is_paused(t)}
-        self.running = [t.number for t in unfinished if t.number not in self.paused]
-        """The trials that a worker has, also those that have no score yet."""
+        self.encoder = Encoder.of(trials, encoder)
+        self._x_ND = self.encoder.encode_trials(trials)
         self._row = {t.number: row for row, t in enumerate(self._trials)}
         start = self._recall(known)
         if refit or start is None:
@@ -143,6 +141,12 @@ class Forecast:
         is_last_N = np.append(number_N[1:] != number_N[:-1], True)
         return float(self.posterior.mean_of_seen()[is_last_N].max())
 
+    @cached_property
+    def best_seen(self) -> list[int]:
+        """``seen``, those first that are believed to end best."""
+        mean_N = self.posterior.mean(self.at(self.seen, [self.max_epochs] * len(self.seen)))
+        return [self.seen[index] for index in np.argsort(-mean_N, kind="stable")]
+
     def proposal(self, number: int) -> Proposal:
         """The configuration of a trial."""
         trial = self._trials[self._row[number]]
@@ -168,7 +172,11 @@ class Forecast:
         numbers = self._known
         if len(numbers) <= most:
             return numbers
-        chosen = {number for number in self.running if number in self.last_epoch}
+        chosen = {
+            t.number
+            for t in self._trials
+            if t.state == TrialState.RUNNING and t.number in self.last_epoch and not is_paused(t)
+        }
         groups = self._by_milestone()
         for rank in range(most):
             for group in groups:

@@ -16,7 +16,8 @@ from optuna.distributions import (
 )
 from optuna.trial import BaseTrial
 
-from search.forecasting.encoding import from_unit, to_unit
+from search.forecasting.encoding import Encoder, from_unit, to_unit
+from search.forecasting.kernel import Array
 
 SpaceFunction = Callable[[BaseTrial], object]
 
@@ -168,28 +169,28 @@ class Candidates:
 
     def __init__(self, space: SpaceFunction, seed: int) -> None:
         self._space, self._seed = space, seed
-        self._round = -1
-        self._drawn: dict[int, list[Proposal]] = {}
+        self._round: tuple[int, Encoder | None] = (-1, None)
+        self._drawn: dict[int, tuple[list[Proposal], Array]] = {}
 
-    def of(self, n_trials: int, parents: Mapping[int, Proposal]) -> list[Proposal]:
-        """Random ones, and mutants of each parent, which is known by its trial's number."""
-        if n_trials // RENEWED != self._round:
-            self._round, self._drawn = n_trials // RENEWED, {}
-        found = list(self._remembered(-1, self._random))
-        for number, parent in parents.items():
-            found += self._remembered(number, functools.partial(self._mutants, parent))
-        return found
+    def of(
+        self, n_trials: int, parents: Mapping[int, Proposal], encoder: Encoder
+    ) -> tuple[list[Proposal], Array]:
+        """Random ones, and mutants of each parent, which is known by its trial's number; encoded.
 
-    def _remembered(
-        self, number: int, make: Callable[[np.random.Generator], list[Proposal]]
-    ) -> list[Proposal]:
-        if number not in self._drawn:
-            rng = np.random.default_rng([self._seed, self._round, number + 1])
-            self._drawn[number] = make(rng)
-        return self._drawn[number]
+        They are the same for the same number of trials, whatever was asked before.
+        """
+        if self._round != (n_trials // RENEWED, encoder):
+            self._round, self._drawn = (n_trials // RENEWED, encoder), {}
+        for number in (-1, *parents):
+            if number not in self._drawn:
+                rng = np.random.default_rng([self._seed, self._round[0], number + 1])
+                drawn = self._draw(parents.get(number), rng)
+                encoded_ND = encoder.encode([proposal.params for proposal in drawn])
+                self._drawn[number] = drawn, encoded_ND
+        found = [self._drawn[number] for number in (-1, *parents)]
+        return [one for drawn, _ in found for one in drawn], np.concatenate([x for _, x in found])
 
-    def _random(self, rng: np.random.Generator) -> list[Proposal]:
-        return [draw(self._space, rng) for _ in range(RANDOM_CANDIDATES)]
-
-    def _mutants(self, parent: Proposal, rng: np.random.Generator) -> list[Proposal]:
+    def _draw(self, parent: Proposal | None, rng: np.random.Generator) -> list[Proposal]:
+        if parent is None:
+            return [draw(self._space, rng) for _ in range(RANDOM_CANDIDATES)]
         return [mutate(self._space, rng, parent) for _ in range(MUTANTS)]

@@ -17,10 +17,12 @@ from optuna.trial import FrozenTrial, TrialState
 from scipy.special import log_ndtr
 
 from search.forecasting.curves import milestones
+from search.forecasting.encoding import Encoder
 from search.forecasting.forecast import Forecast
 from search.forecasting.kernel import Array
 from search.forecasting.proposals import Candidates, Proposal, SpaceFunction, draw
 from search.planning.strategy import Resume, Start
+from search.runs.attributes import is_paused
 
 REMEMBERED = "forecast"
 """User attribute of the study: hyperparameters, and the number of trials they were fitted to."""
@@ -34,6 +36,8 @@ PARENTS = 8
 SMALLEST_GAIN, LARGEST_GAIN = -0.5, 0.7
 """The improvement asked for is 10^U(−0.5, 0.7) times half of what lies between the median trial's
 score and the best one's: too much for noise, or for trials that end alike."""
+MOST_FANTASISED = 64
+"""So many of the running trials, the newest, are taken into account where a new one is chosen."""
 FINISHED_AT = 1.5
 """The most promising trials are trained to the end when no more is left than this many times the
 time that it takes."""
@@ -57,8 +61,13 @@ class _Aim:
         return log_ndtr((mean_N - self.threshold_z) / sd_N) - np.log(np.maximum(seconds_N, 1e-9))
 
 
+def _epochs_of(trials: Sequence[FrozenTrial]) -> int:
+    """Of all trials together."""
+    return sum(len(trial.intermediate_values) for trial in trials)
+
+
 class FreezeThaw:
-    """Decides from a study what its workers do; it keeps no state of its own.
+    """Decides from a study what its workers do; what it keeps only saves time.
 
     ``space`` makes a configuration by asking a trial. ``first_trials`` are begun before anything
     is forecast: the baselines, and ``RANDOM_STARTS``. Once ``most_trials`` are begun, only they
@@ -81,6 +90,7 @@ class FreezeThaw:
         self._seconds_left = seconds_left
         self._max_epochs, self._first_trials, self._seed = max_epochs, first_trials, seed
         self._candidates = Candidates(space, seed)
+        self._last: tuple[tuple[int, int, int], Forecast] | None = None
         self._milestones = frozenset(milestones(max_epochs))
 
     def next(self) -> Resume | Start:
@@ -106,91 +116,93 @@ class FreezeThaw:
 
     def _rng(self, trials: Sequence[FrozenTrial]) -> np.random.Generator:
         """The same numbers for the same study: a resumed search decides as it would have."""
-        n_epochs = sum(len(trial.intermediate_values) for trial in trials)
-        return np.random.default_rng([self._seed, len(trials), n_epochs])
+        return np.random.default_rng([self._seed, len(trials), _epochs_of(trials)])
 
     def _decide(self, trials: Sequence[FrozenTrial], current: int | None) -> Resume | Start:
-        rng = self._rng(trials)
-        forecast = self._forecast(trials, rng)
-        aim = self._aim(forecast, rng)
-        going = [n for n in forecast.seen if (n in forecast.paused or n == current)
+        forecast = self._forecast(trials)
+        aim = self._aim(forecast, trials)
+        unfinished = [t for t in trials if t.state == TrialState.RUNNING]
+        paused = {t.number for t in unfinished if is_paused(t)}
+        going = [n for n in forecast.seen if (n in paused or n == current)
                  and forecast.last_epoch[n] < self._max_epochs]  # fmt: skip
-        running = [number for number in forecast.running if number != current]
-        if (last := self._to_be_finished(forecast, aim, going, current)) is not None:
-            return Resume(last)
-        rates = self._rates_of_going_on(forecast, aim, going, current)
-        if self._most_trials is not None and len(trials) >= self._most_trials:
-            return Resume(going[int(rates.argmax())]) if going else Start(None)
-        proposals, x_ND, new_rates = self._rates_of_new(forecast, aim, running, len(trials))
-        best = rates.max(initial=-np.inf)
-        for index in np.argsort(-new_rates, kind="stable"):
-            if new_rates[index] <= best and going:
-                return Resume(going[int(rates.argmax())])
+        running = [t.number for t in unfinished if t.number not in paused | {current}]
+        number, rate = self._best_to_go_on(forecast, aim, going, current)
+        if number is not None and (rate == math.inf or self._all_are_begun(trials)):
+            return Resume(number)
+        if self._all_are_begun(trials):
+            return Start(None)
+        proposals, x_ND, rates_N = self._rates_of_new(forecast, aim, running, len(trials))
+        for index in np.argsort(-rates_N, kind="stable"):
+            if number is not None and rates_N[index] <= rate:
+                return Resume(number)
             if not forecast.repeats(x_ND[index]):
                 return Start(proposals[index].params)
         return Start(proposals[0].params)
 
-    def _forecast(self, trials: Sequence[FrozenTrial], rng: np.random.Generator) -> Forecast:
+    def _all_are_begun(self, trials: Sequence[FrozenTrial]) -> bool:
+        return self._most_trials is not None and len(trials) >= self._most_trials
+
+    def _forecast(self, trials: Sequence[FrozenTrial]) -> Forecast:
+        """Of these trials: the last one, where no epoch or trial has come since."""
+        n_failed = sum(trial.state == TrialState.FAIL for trial in trials)
+        known = (len(trials), _epochs_of(trials), n_failed)
+        if self._last is None or self._last[0] != known:
+            encoder = None if self._last is None else self._last[1].encoder
+            self._last = known, self._new_forecast(trials, encoder)
+        return self._last[1]
+
+    def _new_forecast(self, trials: Sequence[FrozenTrial], encoder: Encoder | None) -> Forecast:
         remembered = self._study.user_attrs.get(REMEMBERED)
         refit = remembered is None or len(trials) >= REFIT_GROWTH * remembered["trials"]
-        forecast = Forecast(trials, self._max_epochs, rng, remembered, refit=refit)
+        forecast = Forecast(
+            trials, self._max_epochs, self._rng(trials), remembered, refit=refit, encoder=encoder
+        )
         if refit:
             fitted = {"trials": len(trials), **forecast.remembered}
             self._study.set_user_attr(REMEMBERED, fitted)
         return forecast
 
-    def _aim(self, forecast: Forecast, rng: np.random.Generator) -> _Aim:
-        gain = 10 ** rng.uniform(SMALLEST_GAIN, LARGEST_GAIN)
+    def _aim(self, forecast: Forecast, trials: Sequence[FrozenTrial]) -> _Aim:
+        gain = 10 ** self._rng(trials).uniform(SMALLEST_GAIN, LARGEST_GAIN)
         return _Aim(forecast.best_z + gain, self._seconds_left())
 
-    def _to_be_finished(
+    def _best_to_go_on(
         self, forecast: Forecast, aim: _Aim, numbers: Sequence[int], current: int | None
-    ) -> int | None:
-        """The trial that is believed to end best, if it ends better than all, and just in time."""
-        if not numbers:
-            return None
-        end_z_N = forecast.posterior.mean(forecast.at(numbers, [self._max_epochs] * len(numbers)))
-        last_N = np.array([forecast.last_epoch[number] for number in numbers])
-        start_N = forecast.start_seconds * (np.array(numbers) != current)
-        seconds_N = start_N + forecast.epoch_seconds_of(numbers) * (self._max_epochs - last_N)
-        just_N = (seconds_N <= aim.seconds_left) & (aim.seconds_left <= FINISHED_AT * seconds_N)
-        hopeful_N = np.where(just_N & (end_z_N > forecast.best_z), end_z_N, -np.inf)
-        best = int(hopeful_N.argmax())
-        return numbers[best] if math.isfinite(hopeful_N[best]) else None
+    ) -> tuple[int | None, float]:
+        """The trial of these that is to go on, and its rate; all but the current one are paused.
 
-    def _rates_of_going_on(
-        self, forecast: Forecast, aim: _Aim, numbers: Sequence[int], current: int | None
-    ) -> Array:
-        """Of the trial that has just reported, and of paused ones, which must be started again."""
+        The rate is infinite where the trial is believed to end better than all before, and must go
+        on now to be trained to the end.
+        """
         if not numbers:
-            return np.empty(0)
+            return None, -math.inf
         last_N = np.array([forecast.last_epoch[number] for number in numbers])
         each_N = forecast.epoch_seconds_of(numbers)
         start_N = forecast.start_seconds * (np.array(numbers) != current)
         epochs_N = aim.epochs(self._max_epochs - last_N, each_N, start_N)
-        points = forecast.at(numbers, last_N + np.maximum(epochs_N, 1))
-        rates_N = aim.log_rate(forecast.posterior.predict(points), start_N + each_N * epochs_N)
-        return np.where(epochs_N >= 1, rates_N, -np.inf)
+        seconds_N = start_N + each_N * epochs_N
+        mean_sd = forecast.posterior.predict(forecast.at(numbers, last_N + np.maximum(epochs_N, 1)))
+        is_just_N = (last_N + epochs_N == self._max_epochs) & (
+            aim.seconds_left <= FINISHED_AT * seconds_N
+        )
+        end_z_N = np.where(is_just_N, mean_sd[0], -np.inf)
+        if end_z_N.max() > forecast.best_z:
+            return numbers[int(end_z_N.argmax())], math.inf
+        rates_N = np.where(epochs_N >= 1, aim.log_rate(mean_sd, seconds_N), -np.inf)
+        return numbers[int(rates_N.argmax())], float(rates_N.max())
 
     def _rates_of_new(
         self, forecast: Forecast, aim: _Aim, running: Sequence[int], n_trials: int
     ) -> tuple[list[Proposal], Array, Array]:
         """Of new configurations, as if the running trials had ended as they are believed to."""
-        proposals = self._candidates.of(n_trials, self._parents(forecast))
-        x_ND = forecast.encoder.encode([proposal.params for proposal in proposals])
+        parents = {number: forecast.proposal(number) for number in forecast.best_seen[:PARENTS]}
+        proposals, x_ND = self._candidates.of(n_trials, parents, forecast.encoder)
         posterior = forecast.posterior
         if running:
-            posterior = posterior.fantasise(forecast.at(running, [self._max_epochs] * len(running)))
+            newest = running[-MOST_FANTASISED:]
+            posterior = posterior.fantasise(forecast.at(newest, [self._max_epochs] * len(newest)))
         each_N, start = forecast.epoch_seconds(x_ND), forecast.start_seconds
         epochs_N = aim.epochs(np.full(len(x_ND), self._max_epochs), each_N, np.array(start))
         points = forecast.untried(x_ND, np.maximum(epochs_N, 1))
         rates_N = aim.log_rate(posterior.predict(points), start + each_N * epochs_N)
         return proposals, x_ND, np.where(epochs_N >= 1, rates_N, -np.inf)
-
-    def _parents(self, forecast: Forecast) -> dict[int, Proposal]:
-        """The trials that are believed to end best."""
-        mean_N = forecast.posterior.mean(
-            forecast.at(forecast.seen, [self._max_epochs] * len(forecast.seen))
-        )
-        best = np.argsort(-mean_N, kind="stable")[:PARENTS]
-        return {forecast.seen[i]: forecast.proposal(forecast.seen[i]) for i in best}

@@ -10,10 +10,12 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from search.planning.space import Space, check_baselines, load_space, network_key, sample_space
+from search.planning.warm import earlier_bests
 from search.runs.folder import RunFolder
 from search.runs.options import SearchOptions
 from search.runs.storage import Location, NodeCopy, on_this_machine, share
@@ -49,6 +51,8 @@ class Plan:
     """How networks may look at the photographs: the finest, the coarsest and others."""
     networks: tuple[TrialConfig, ...]
     """One configuration for each distinct network and size of its window."""
+    earlier: tuple[dict[str, Any], ...] = ()
+    """Parameters that were best in earlier runs, for a new run's first trials."""
     searched: "Plan | None" = None
     """The search that this one follows, whose data and weights it shares (--folds, --repeats)."""
 
@@ -94,6 +98,9 @@ def make_plan(options: SearchOptions, run: RunFolder, *, progress: bool = True) 
     data_folder = find_dataset(options.data)
     space = load_space(options.space, lambda: look_at(data_folder, progress=progress))
     check_baselines(space)
+    # A resumed run has them already, and the earlier runs may be gone.
+    warm = options.warm_start if options.resume is None else ()
+    earlier = tuple(params for run in warm for params in earlier_bests(run, space))
     samples = sample_space(space, options)
     data = prepare_searched(data_folder, options, samples, progress=progress)
     if not len(data.of_split("val")) or not len(data.of_split("test")):
@@ -108,7 +115,7 @@ def make_plan(options: SearchOptions, run: RunFolder, *, progress: bool = True) 
     networks = check_samples(samples, data)
     gather_weights(networks, run.weights)
     views = frozenset(config.view for config in samples)
-    return Plan(options, run, space, data, data_folder, views, networks)
+    return Plan(options, run, space, data, data_folder, views, networks, earlier)
 
 
 def check_rare_classes(data: PreparedData) -> None:

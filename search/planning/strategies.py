@@ -13,6 +13,7 @@ from search.planning.freeze_thaw import RANDOM_STARTS, FreezeThaw
 from search.planning.halving import Halving, rungs, simulated_epochs
 from search.planning.space import Space
 from search.planning.strategy import Strategy
+from search.planning.warm import TAKEN
 from search.runs.attributes import EPOCH_SECONDS
 from search.runs.options import SearchOptions
 from search.runs.study import SearchStudy
@@ -27,11 +28,12 @@ def make_strategy(
 
 def _strategy(options: SearchOptions, study: SearchStudy, space: Space) -> Strategy:
     if options.pauses:
+        known = len(space.baselines) + TAKEN * len(options.warm_start)
         return FreezeThaw(
             study,
             space.sample,
             max_epochs=options.max_epochs,
-            first_trials=min(len(space.baselines) + RANDOM_STARTS, options.trials),
+            first_trials=min(known + RANDOM_STARTS, options.trials),
             most_trials=options.trials,
             seconds_left=functools.partial(_seconds_left, options, study, time.monotonic()),
             seed=options.seed,

@@ -36,6 +36,9 @@ class SearchOptions:
     """Folder, or s3:// or gs:// address, with a dataset.yaml. Default: drawn scenes."""
     space: str = "spaces.quick:space"
     """Search space, as module:function. Shipped: spaces.quick, .competition and .aerial."""
+    warm_start: tuple[str, ...] = ()
+    """Folders or addresses of earlier runs. The two best configurations of each that the space can
+    make are tried right after the known-good ones, and count."""
     trials: int = 10
     """Number of configurations to try; the space's known-good ones come first and count."""
     strategy: StrategyName = "halving"
@@ -186,13 +189,17 @@ class SearchOptions:
         for name in ADDRESSES:
             if values[name] is not None:
                 values[name] = without_credentials(values[name])
+        values["warm_start"] = [
+            without_credentials(Location.parse(run).address) for run in self.warm_start
+        ]
         return values
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> "SearchOptions":
         """The inverse of ``to_dict``; options that only another version knows are left out."""
         known = {field_.name for field_ in fields(cls)}
-        return cls(**{name: value for name, value in values.items() if name in known})
+        lists = {name: tuple(value) for name, value in values.items() if isinstance(value, list)}
+        return cls(**{name: value for name, value in (values | lists).items() if name in known})
 
     @classmethod
     def from_file(cls, path: str | Path, **changes: Any) -> "SearchOptions":

@@ -38,7 +38,7 @@ from segcore.versions import versions
 
 
 def open_plan_study(plan: Plan) -> SearchStudy:
-    """The plan's study, made on first use with the space's baselines waiting in it."""
+    """The plan's study, made on first use with the first trials waiting in it."""
     options = plan.options
     study = open_study(plan.run.study, name=plan.run.path.name, create=not plan.run.study.exists())
     study.sampler = RungTPESampler(
@@ -47,7 +47,7 @@ def open_plan_study(plan: Plan) -> SearchStudy:
         seed=options.seed + len(study.get_trials(deepcopy=False)),
         storage=study.storage,
     )
-    enqueue_baselines(study, plan.space.baselines)
+    enqueue_baselines(study, [*plan.space.baselines, *plan.earlier])
     return study
 
 

@@ -1,0 +1,76 @@
+"""What was best in an earlier run is tried among the first of the next one."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from optuna.distributions import CategoricalDistribution, FloatDistribution
+from optuna.trial import BaseTrial, TrialState, create_trial
+
+from search.planning.space import Space
+from search.planning.warm import earlier_bests
+from search.runs.options import SearchOptions
+from search.runs.study import open_study
+from segcore.config import TrialConfig
+from segcore.errors import UserError
+
+
+def function(trial: BaseTrial) -> TrialConfig:
+    loss = trial.suggest_categorical("loss", ["ce", "focal"])
+    gamma = {"gamma": trial.suggest_float("gamma", 0.5, 5.0)} if loss == "focal" else {}
+    return TrialConfig(loss=loss, loss_kwargs=gamma, lr=trial.suggest_float("lr", 1e-4, 1e-2))
+
+
+SPACE = Space("tests.test_warm_start:function", function, (), "")
+DISTRIBUTIONS = {
+    "loss": CategoricalDistribution(["ce", "focal", "dice"]),
+    "gamma": FloatDistribution(0.0, 9.0),
+    "lr": FloatDistribution(1e-5, 1.0),
+}
+
+
+def run_of(path: Path, trials: list[tuple[float, dict[str, Any]]]) -> str:
+    path.mkdir()
+    study = open_study(path / "study.journal", name="run", create=True)
+    for score, params in trials:
+        study.add_trial(
+            create_trial(
+                state=TrialState.PRUNED,
+                params=params,
+                distributions={name: DISTRIBUTIONS[name] for name in params},
+                intermediate_values={1: score, 2: score / 2},
+            )
+        )
+    return str(path)
+
+
+def test_the_two_best_that_the_space_can_make_are_taken(tmp_path: Path) -> None:
+    address = run_of(
+        tmp_path / "earlier",
+        [
+            (0.1, {"loss": "ce", "lr": 3e-3}),
+            (0.9, {"loss": "dice", "lr": 1e-3}),  # the space has no such loss
+            (0.8, {"loss": "focal", "lr": 1e-3}),  # the space asks for gamma
+            (0.7, {"loss": "focal", "gamma": 2.0, "lr": 0.5}),
+            (0.6, {"loss": "ce", "lr": 2e-3, "gamma": 1.0}),
+        ],
+    )
+    assert earlier_bests(address, SPACE) == [
+        {"loss": "focal", "gamma": 2.0, "lr": 1e-2},
+        {"loss": "ce", "lr": pytest.approx(2e-3)},
+    ]
+
+
+def test_a_run_of_another_space_is_refused_before_anything_is_trained(tmp_path: Path) -> None:
+    address = run_of(tmp_path / "earlier", [(0.9, {"loss": "dice", "lr": 1e-3})])
+    with pytest.raises(UserError, match="none of its 1 trials with a score has all parameters"):
+        earlier_bests(address, SPACE)
+    with pytest.raises(UserError, match="no trial has begun"):
+        earlier_bests(str(tmp_path / "none"), SPACE)
+
+
+def test_a_run_remembers_what_it_was_warmed_by() -> None:
+    options = SearchOptions(warm_start=("/runs/a", "s3://user:secret@bucket/b"))
+    again = SearchOptions.from_dict(options.to_dict())
+    assert again.warm_start[0] == "/runs/a" and hash(again)
+    assert "secret" not in again.warm_start[1]

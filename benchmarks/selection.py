@@ -49,7 +49,7 @@ from numpy.typing import NDArray
 
 from search.ensembles.tasks import Workplace
 from search.ensembles.tasks import predict as predict_split
-from search.replay import searched_data
+from search.planning.plan import searched_data
 from search.runs.folder import RunFolder
 from search.runs.rows import read_rows
 from search.runs.storage import NodeCopy

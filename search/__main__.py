@@ -25,6 +25,7 @@ COMMANDS = {
     "run": Command("search.run", "RunOptions", "Search for the best segmentation of a data set"),
     "predict": Command("search.predict", "PredictOptions", "Predict the classes of photographs"),
     "evaluate": Command("search.evaluate", "EvaluateOptions", "Score an ensemble on labelled data"),
+    "suspects": Command("search.suspects", "SuspectsOptions", "List labels that look wrong"),
     "report": Command("search.report", "ReportOptions", "Write one HTML page about a search"),
     "leaderboard": Command("search.leaderboard", "LeaderboardOptions", "List a search's trials"),
     "replay": Command("search.replay", "ReplayOptions", "Train one trial again, and compare"),

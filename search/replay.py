@@ -1,6 +1,5 @@
 """python -m search.replay RUN TRIAL: trains one trial again, in this process and without Ray."""
 
-import contextlib
 import itertools
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -11,16 +10,14 @@ from typing import Annotated, Literal
 import tyro
 from rich.console import Console
 
-from search.planning.plan import find_dataset, prepare_searched
-from search.planning.space import load_space, sample_space
+from search.planning.plan import searched_data
 from search.reporting.command_line import run_command
-from search.runs.folder import RunFolder, RunRecord
+from search.runs.folder import RunFolder
 from search.runs.options import SearchOptions
 from search.runs.study import read_study
 from search.trials.worker import best_checkpoint, prepare_process
 from segcore.config import TrialConfig
-from segcore.data.objects import look_at
-from segcore.data.prepared import PreparedData, find_prepared
+from segcore.data.prepared import PreparedData
 from segcore.devices import choose_device
 from segcore.errors import TrainingFailedError, UserError
 from segcore.training.checkpoint import CheckpointInfo
@@ -99,26 +96,6 @@ def replay(options: ReplayOptions, console: Console) -> bool:
         return str(error) == past.failure
     _print_differences(past.checkpoint, epoch, console)
     return equal
-
-
-def searched_data(record: RunRecord) -> PreparedData:
-    """The data that a search had: as it left them here, or else prepared again for its space.
-
-    Raises ``UserError`` where the data set isn't what it was.
-    """
-    wanted, options = record.identity["data"], record.options
-    with contextlib.suppress(UserError):
-        return find_prepared(wanted)
-    data_folder = find_dataset(options.data)
-    samples = sample_space(load_space(options.space, lambda: look_at(data_folder)), options)
-    data = prepare_searched(data_folder, options, samples)
-    if data.fingerprint != wanted:
-        raise UserError(
-            f"{options.data or 'the embedded data set'}: the data are not those of the search: "
-            f"fingerprint {data.fingerprint[:8]}…{data.fingerprint[-8:]} instead of "
-            f"{wanted[:8]}…{wanted[-8:]}"
-        )
-    return data
 
 
 def read_trial(run: RunFolder, number: int) -> PastTrial:

@@ -44,7 +44,7 @@ BLOCK = re.compile(
     r"(?:^<!-- not run: ([^\n]+) -->\n)?^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL
 )
 RUN_HERE = {"search.predict", "search.evaluate", "search.leaderboard", "search.report",
-            "segcore.prepare"}  # fmt: skip
+            "search.suspects", "segcore.prepare"}  # fmt: skip
 """Commands that take seconds. The others' lines are parsed: searches have tests of their own."""
 
 

@@ -17,7 +17,8 @@ SEGCORE_FLAT = {"config", "devices", "errors", "facts", "files", "folders", "plu
 SEGCORE_COMMANDS = {"convert", "prepare", "weights"}
 SEARCH = ("runs", "predicting", "forecasting", "planning", "tracking", "reporting", "trials",
           "ensembles")  # fmt: skip
-SEARCH_COMMANDS = {"__main__", "evaluate", "leaderboard", "predict", "replay", "report", "run"}
+SEARCH_COMMANDS = {"__main__", "evaluate", "leaderboard", "predict", "replay", "report", "run",
+                   "suspects"}  # fmt: skip
 APART = {("networks", "data"), ("scores", "data"), ("scores", "networks"), ("data", "scenes"),
          ("reading", "scenes"), ("scores", "reading"),
          ("inference", "scenes"), ("choosing", "reading"),

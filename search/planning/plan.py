@@ -4,6 +4,7 @@ The space is sampled until nothing new appears; every network, loss and augmenta
 name is built and run once; the data is checked and prepared; encoder weights are fetched.
 """
 
+import contextlib
 import functools
 import math
 import time
@@ -16,12 +17,12 @@ import numpy as np
 
 from search.planning.space import Space, check_baselines, load_space, network_key, sample_space
 from search.planning.warm import earlier_bests
-from search.runs.folder import RunFolder
+from search.runs.folder import RunFolder, RunRecord
 from search.runs.options import SearchOptions
 from search.runs.storage import Location, NodeCopy, on_this_machine, share
 from segcore.config import TrialConfig, View
 from segcore.data.objects import look_at
-from segcore.data.prepared import PreparedData
+from segcore.data.prepared import PreparedData, find_prepared
 from segcore.data.preparing import prepare_data
 from segcore.errors import Problem, ProblemsError, UserError
 from segcore.networks.models import check_network
@@ -157,6 +158,26 @@ def prepare_searched(
     """The data set of a search, prepared for all views of the space's samples."""
     views = [config.view for config in samples]
     return prepare_data(data_folder, views, score_scale=options.score_scale, progress=progress)
+
+
+def searched_data(record: RunRecord) -> PreparedData:
+    """The data that a search had: as it left them here, or else prepared again for its space.
+
+    Raises ``UserError`` where the data set isn't what it was.
+    """
+    wanted, options = record.identity["data"], record.options
+    with contextlib.suppress(UserError):
+        return find_prepared(wanted)
+    data_folder = find_dataset(options.data)
+    samples = sample_space(load_space(options.space, lambda: look_at(data_folder)), options)
+    data = prepare_searched(data_folder, options, samples)
+    if data.fingerprint != wanted:
+        raise UserError(
+            f"{options.data or 'the embedded data set'}: the data are not those of the search: "
+            f"fingerprint {data.fingerprint[:8]}…{data.fingerprint[-8:]} instead of "
+            f"{wanted[:8]}…{wanted[-8:]}"
+        )
+    return data
 
 
 def check_samples(samples: Sequence[TrialConfig], data: PreparedData) -> tuple[TrialConfig, ...]:

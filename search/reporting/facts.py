@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 from optuna.trial import FrozenTrial
 
 from search.planning.strategies import decision_epochs
+from search.predicting.suspects import SuspectList, read_suspects
 from search.reporting.history import History, read_history
 from search.reporting.importance import Importance, find_importance
 from search.runs.folder import RunFolder, RunRecord
@@ -55,6 +56,8 @@ class RunFacts:
     """None before the search's end."""
     data: PreparedData | None
     """None where this machine doesn't have the data."""
+    suspects: SuspectList | None
+    """The labels that networks contradict; None where nobody has looked for any."""
     importance: Importance | None
     classes: Sequence[ClassFacts]
     notes: Sequence[str]
@@ -87,6 +90,11 @@ def gather(run: RunFolder) -> RunFacts:
             "This machine doesn't have the prepared photographs, so they and the classes' rarity "
             "are missing; search.run --dry-run with the same data prepares them."
         )
+    suspects = None
+    try:
+        suspects = read_suspects(run.path)
+    except UserError as error:
+        notes.append(f"There are no suspicious labels: {error}")
     classes = _classes(data, result)
     names = [facts.name for facts in classes]
     history = read_history(run.outbox, names)
@@ -106,6 +114,7 @@ def gather(run: RunFolder) -> RunFacts:
         repeats=read_repeats(run),
         result=result,
         data=data,
+        suspects=suspects,
         importance=find_importance(trials, history, milestones, names),
         classes=classes,
         notes=notes,

@@ -11,6 +11,7 @@ from typing import Any
 import jinja2
 import plotly.offline
 
+from search.predicting.suspects import SuspectList
 from search.reporting import figures
 from search.reporting.costs import find_costs
 from search.reporting.facts import RunFacts, gather
@@ -37,7 +38,12 @@ from segcore.scores.metrics import METRICS
 REPORT = "report.html"
 """The file's name in a run's folder."""
 
+SUSPECTS_PAGE = "suspects.html"
+"""The file's name in the folder of ``search.suspects``."""
+
 TABLE_TRIALS = 20
+FIRST_SUSPECTS = 6
+"""So many suspicious labels are in the report; all are in their own page."""
 
 NOT_REPEATED = {"name", "out", "tracking_uri", "resume", "dry_run", "address"}
 """Options that say where a search ran, not what it did."""
@@ -74,12 +80,7 @@ def _render(facts: RunFacts, allow_plugins: bool) -> str:
             pictures = galleries(facts.result.photos, facts.data, ensemble)
         except UserError as error:
             notes.append(f"There are no photographs: {error}")
-    environment = jinja2.Environment(
-        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    environment.filters.update(_FILTERS)
-    template = Path(__file__).with_name("page.html").read_text("utf-8")
-    return environment.from_string(template).render(
+    return _template("page.html").render(
         facts=facts,
         options=facts.record.options,
         result=facts.result,
@@ -87,6 +88,8 @@ def _render(facts: RunFacts, allow_plugins: bool) -> str:
         definition=METRICS[facts.record.options.metric],
         notes=notes,
         galleries=pictures,
+        suspects=facts.suspects,
+        first_suspects=FIRST_SUSPECTS,
         figures=_figures(facts),
         trials=_trial_table(facts),
         counts=show_counts(facts.rows, facts.record.options),
@@ -97,6 +100,22 @@ def _render(facts: RunFacts, allow_plugins: bool) -> str:
         written=time.strftime("%d %B %Y, %H:%M"),
         plotly_js=plotly.offline.get_plotlyjs(),
     )
+
+
+def write_suspects_page(found: SuspectList, name: str, folder: Path) -> None:
+    """Write a page of suspicious labels; ``name`` is the run's. Raises ``OSError``."""
+    page = _template("suspects.html").render(suspects=found, name=name)
+    with whole_file(folder / SUSPECTS_PAGE) as unfinished:
+        unfinished.write_text(page, encoding="utf-8")
+
+
+def _template(name: str) -> jinja2.Template:
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent),
+        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True,
+    )  # fmt: skip
+    environment.filters.update(_FILTERS)
+    return environment.get_template(name)
 
 
 def _figures(facts: RunFacts) -> dict[str, Figure]:
@@ -168,6 +187,7 @@ def _commands(facts: RunFacts) -> list[tuple[str, str]]:
     if facts.result is not None:
         bundle = f"{address}/ensemble"
         commands.insert(1, ("Predict", f"python -m search.predict {bundle} PHOTOS --overlay"))
+        commands.insert(2, ("Look for wrong labels", f"python -m search.suspects {address}"))
     return commands
 
 

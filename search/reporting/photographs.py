@@ -1,20 +1,27 @@
-"""Test photographs with their truth and the ensemble's prediction, as data URIs."""
+"""Photographs with their truth and what networks say of them, as data URIs."""
 
 import base64
 import io
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+import shapely  # type: ignore[import-untyped]
 from numpy.typing import NDArray
 from PIL import Image
 
+from search.predicting.suspects import Crop
 from search.runs.result import PhotoScore
 from segcore.config import IGNORE_INDEX
 from segcore.data.prepared import PreparedData
+from segcore.data.windows import scale_image, scale_mask
 from segcore.inference.scoring import prepared_photograph, prepared_picture
 from segcore.predicting.ensemble import Ensemble
 from segcore.predicting.pictures import Color, colour_mask
+from segcore.predicting.polygons import outline_of
+from segcore.predicting.suspects import Suspect
+from segcore.reading.bands import to_rgb8
 
 PER_KIND = 4
 LONGER_SIDE_PX = 420
@@ -74,6 +81,43 @@ def _example(photo: PhotoScore, data: PreparedData, ensemble: Ensemble) -> Examp
         truth=_mask(truth_HW, data.class_colors),
         prediction=_mask(predicted_HW, data.class_colors),
         classes=tuple(int(k) for k in order if pixels_K[k]),
+    )
+
+
+def crop_of(suspect: Suspect, data: PreparedData) -> Crop:
+    """The surroundings of a suspect, with its outline."""
+    assert suspect.named_HW is not None
+    grid, rows, columns = suspect.crop_grid, suspect.rows, suspect.columns
+    label_HW = np.array(data.score_mask(suspect.photo)[rows, columns])
+    image_HWC = data.image(suspect.photo)
+    finer = np.divide(image_HWC.shape[:2], data.plans[suspect.photo].score_grid)
+    part_HWC = image_HWC[_scaled(rows, finer[0]), _scaled(columns, finer[1])]
+    picture_HWC = to_rgb8(scale_image(np.array(part_HWC), grid), data.bands)
+    share = grid.height_px / (rows.stop - rows.start)
+    region = suspect.region
+    corner = region.columns.start - columns.start, region.rows.start - rows.start
+    outline = shapely.transform(
+        outline_of(region.inside_HW), lambda points_N2: (points_N2 + corner) * share
+    )
+    return Crop(
+        image=_data_uri(Image.fromarray(picture_HWC), "JPEG", quality=85),
+        label=_mask(scale_mask(label_HW, grid), data.class_colors),
+        prediction=_mask(suspect.named_HW, data.class_colors),
+        width_px=grid.width_px,
+        height_px=grid.height_px,
+        outline=_svg_path(outline),
+    )
+
+
+def _scaled(span: slice, factor: float) -> slice:
+    return slice(round(span.start * factor), max(round(span.stop * factor), 1))
+
+
+def _svg_path(polygon: Any) -> str:
+    """A polygon with its holes, in pixels."""
+    return "".join(
+        "M" + "L".join(f"{x:.1f} {y:.1f}" for x, y in ring.coords[:-1]) + "Z"
+        for ring in (polygon.exterior, *polygon.interiors)
     )
 
 

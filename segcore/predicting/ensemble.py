@@ -125,16 +125,13 @@ class Ensemble:
         Raises ``UserError`` where it isn't whole.
         """
         folder = Path(folder)
-        manifest = read_manifest(folder)
-        members = manifest["members"]
-        total = sum(member["weight"] for member in members)
-        weighted = [(folder / member["folder"], member["weight"] / total) for member in members]
         ensemble = cls.of_checkpoints(
-            weighted, device or choose_device(), allow_plugins=allow_plugins
+            bundle_networks(folder), device or choose_device(), allow_plugins=allow_plugins
         )
-        if not use_factors or manifest["factors"] is None:
+        factors = read_manifest(folder)["factors"]
+        if not use_factors or factors is None:
             return ensemble
-        return ensemble.with_factors(_factors_of(manifest["factors"], ensemble.class_names, folder))
+        return ensemble.with_factors(_factors_of(factors, ensemble.class_names, folder))
 
     @classmethod
     def of_checkpoints(
@@ -318,6 +315,13 @@ def write_bundle(
             "scores": dict(scores),
         }
         (unfinished / MANIFEST).write_text(json.dumps(manifest, indent=2))
+
+
+def bundle_networks(folder: Path) -> list[tuple[Path, float]]:
+    """The checkpoints in a bundle, with weights that sum to 1. Raises as ``read_manifest`` does."""
+    members = read_manifest(folder)["members"]
+    total = sum(member["weight"] for member in members)
+    return [(folder / member["folder"], member["weight"] / total) for member in members]
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:

@@ -5,6 +5,7 @@ import itertools
 import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyogrio  # type: ignore[import-untyped]
@@ -58,6 +59,14 @@ def write_polygons(path: Path, mask_path: Path, class_names: Sequence[str]) -> i
     except (OSError, pyogrio.errors.DataSourceError, pyogrio.errors.DataLayerError) as error:
         raise UserError(f"{path} can't be written: {error}") from error
     return len(classes)
+
+
+def outline_of(inside_HW: NDArray[np.bool_]) -> Any:
+    """The shapely polygon around connected pixels: (column, row), a pixel's corners at integers."""
+    pixels_HW = inside_HW.astype(np.uint8)
+    ((shape, _),) = rasterio.features.shapes(pixels_HW, mask=inside_HW, connectivity=4)
+    shell, *holes = shape["coordinates"]
+    return shapely.Polygon(shell, holes)
 
 
 def _regions(

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from PIL import ExifTags, Image, UnidentifiedImageError
 from rasterio.control import GroundControlPoint
 
-from segcore.reading.headers import naming, open_raster
+from segcore.reading.headers import naming, open_raster, read_header
 
 _METRES_PER_DEGREE = 111_320
 """Of a meridian, within a third of a percent."""
@@ -135,13 +135,37 @@ def cell_of(place: tuple[float, float], cell_m: float) -> tuple[int, int]:
 
 
 def _middle(place: Georeference, size_px: tuple[int, int]) -> tuple[float, float] | None:
-    crs, middle = placed_crs(place), np.array([[size_px[1] / 2, size_px[0] / 2]])
-    by_points = placing(place)
+    placed = on_earth(place, np.array([[size_px[1] / 2, size_px[0] / 2]]))
+    return None if placed is None else (float(placed[0, 0]), float(placed[0, 1]))
+
+
+def place_of(path: Path) -> Georeference | None:
+    """Where the pixels of the upright photograph lie; None: the file doesn't tell.
+
+    Raises ``ImageError``.
+    """
+    with naming(path):
+        header = read_header(path, whole=False)
+        try:
+            raster = open_raster(path)
+        except UnidentifiedImageError:  # Only Pillow reads this format, which has no place.
+            return None
+        with raster:
+            place = georeference_of(raster)
+    return None if place is None else place.turned(header.orientation, header.stored_px)
+
+
+def on_earth(place: Georeference, points_N2: NDArray[np.float64]) -> NDArray[np.float64] | None:
+    """(longitude, latitude) of points (column, row); None where that isn't known of all of them."""
+    crs, by_points = placed_crs(place), placing(place)
     if crs is None or (by_points is None and place.transform.is_identity):
         return None
-    x, y = place.transform @ tuple(middle[0]) if by_points is None else by_points(middle)[0]
-    (longitude,), (latitude,) = rasterio.warp.transform(crs, _WGS84, [x], [y])
-    return (longitude, latitude) if math.isfinite(longitude + latitude) else None
+    if by_points is not None:
+        x_N, y_N = by_points(points_N2).T
+    else:
+        x_N, y_N = place.transform @ (points_N2[:, 0], points_N2[:, 1])
+    placed_N2 = np.stack(rasterio.warp.transform(crs, _WGS84, x_N, y_N), axis=1)
+    return placed_N2 if np.isfinite(placed_N2).all() else None
 
 
 def _camera(path: Path) -> tuple[float, float] | None:

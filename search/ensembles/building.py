@@ -15,6 +15,7 @@ from search.ensembles.reasons import reason
 from search.ensembles.tasks import Prediction
 from search.ensembles.workers import Losses, Scored, Workers
 from search.planning.plan import Plan
+from search.reporting.line import Line
 from search.runs.result import Alternative, LeftOutScore, PhotoScore, SearchResult
 from search.trials.cluster import Slots
 from search.trials.worker import trial_name
@@ -39,7 +40,9 @@ class BuiltEnsemble:
     """Of each candidate a folder of what it predicts on the validation split."""
 
 
-def build_ensemble(plan: Plan, families: Sequence[Sequence[Model]], slots: Slots) -> BuiltEnsemble:
+def build_ensemble(
+    plan: Plan, families: Sequence[Sequence[Model]], slots: Slots, line: Line
+) -> BuiltEnsemble:
     """Make models of the trials, score each once on the test split, and write one as the bundle.
 
     A family is a search's trials, the best first: those of the search itself, and with --folds then
@@ -53,7 +56,7 @@ def build_ensemble(plan: Plan, families: Sequence[Sequence[Model]], slots: Slots
     result says so.
     """
     metric, prefer, clock = plan.options.metric, plan.options.prefer, _Clock()
-    workers, losses = Workers(plan, slots), Losses()
+    workers, losses = Workers(plan, slots, line), Losses()
     with clock.timed("make models of the trials"):
         candidates, drafts = draft_models(plan, families[0], workers, losses)
         for trials in families[1:]:
@@ -83,6 +86,7 @@ def build_ensemble(plan: Plan, families: Sequence[Sequence[Model]], slots: Slots
         seconds=clock.seconds,
         left_out=tuple(losses.sentences),
     )
+    line.step("writing the bundle")
     return _write(plan, result, candidates.best_first, drafts[choice.taken].model)
 
 
@@ -90,6 +94,7 @@ def _score(
     drafts: Sequence[Draft], workers: Workers, losses: Losses
 ) -> tuple[list[Draft], list[Scored]]:
     """The models that could be scored; all of them at the same time, as far as workers are free."""
+    workers.begin("choosing: scoring the models")
     pending = [workers.start_scoring(draft.model) for draft in drafts]
     kept, scored = [drafts[0]], [pending[0]()]  # without the best single trial there is nothing
     for draft, finish in zip(drafts[1:], pending[1:], strict=True):

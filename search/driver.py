@@ -4,7 +4,6 @@
 """
 
 import dataclasses
-import functools
 import secrets
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -18,7 +17,6 @@ from search.ensembles.building import BuiltEnsemble, build_ensemble
 from search.ensembles.following import folded_trials, open_folds, open_repeats, repeated_trials
 from search.ensembles.models import Model, best_trials
 from search.planning.plan import Plan, default_name, make_plan
-from search.planning.strategies import epoch_budget
 from search.planning.words import (
     FREEZE_THAW,
     show_amount,
@@ -28,6 +26,7 @@ from search.planning.words import (
     show_views,
     trained_on,
 )
+from search.reporting.line import Line
 from search.reporting.page import REPORT, write_report
 from search.reporting.terminal import leaderboard_table, next_steps, result_text
 from search.runs.folder import RunFolder, RunRecord
@@ -71,7 +70,7 @@ def search(options: SearchOptions, *, progress: bool = False) -> SearchResult:
     console = Console(highlight=False, quiet=not progress)
     hint = "Interrupted before the first trial started; nothing was trained."
     try:
-        with _opened(options, console) as setup:
+        with Line(console) as line, _opened(options, line) as setup:
             hint = (
                 "Interrupted; nothing is lost. Go on with:\n"
                 f"  python -m search.run --resume {setup.plan.run.address}"
@@ -100,8 +99,9 @@ def check(options: SearchOptions, *, progress: bool = False) -> Forecast:
 
     ``progress`` is as in ``search``. Raises ``UserError`` where something can't work.
     """
-    with _opened(options, Console(highlight=False, quiet=not progress)) as setup:
-        time_s = estimate_s(setup.plan, setup.slots)
+    console = Console(highlight=False, quiet=not progress)
+    with Line(console) as line, _opened(options, line) as setup:
+        time_s = estimate_s(setup.plan, setup.slots, line.step)
         return Forecast(time_s, setup.checkpoints_bytes, _plan_text(setup, time_s))
 
 
@@ -115,29 +115,37 @@ class _Setup:
     slots: Slots
     checkpoints_bytes: int
     """How much checkpoints may take at most."""
-    console: Console
+    line: Line
     trackers: list[Tracker] = dataclasses.field(default_factory=list)
     """Of the search, and of the trainings that follow it."""
 
+    @property
+    def console(self) -> Console:
+        """Where lines are printed that stay, above the one that moves."""
+        return self.line.console
+
 
 @contextmanager
-def _opened(options: SearchOptions, console: Console) -> Iterator[_Setup]:
+def _opened(options: SearchOptions, line: Line) -> Iterator[_Setup]:
     """Open the run, check all that can fail, and connect to Ray. Nothing is written to the run."""
     options.check_complete()
+    console = line.console
     run, record = _open_run(options)
     uri = _tracking_uri(options, run)
+    line.step("checking that MLflow answers")
     check_tracking(uri, EXPERIMENT)
     console.print(f"[bold]{run.path.name}[/]: checking the space, the data and the networks …")
-    plan = make_plan(options, run, progress=not console.quiet)
+    plan = make_plan(options, run, line.step)
     _show_notes(plan, console)
     if record is None:
         record = RunRecord(secrets.token_hex(8), options, plan.identity)
     _check_identity(plan, record)
     record = dataclasses.replace(record, options=options)
+    line.step("starting Ray" if options.address is None else "joining the cluster")
     with connected(options) as slots:
         if options.address is not None:
             check_shared(run.storage)
-        yield _Setup(plan, record, uri, slots, check_space(plan, slots), console)
+        yield _Setup(plan, record, uri, slots, check_space(plan, slots), line)
 
 
 def _show_notes(plan: Plan, console: Console) -> None:
@@ -199,11 +207,12 @@ def _search(setup: _Setup) -> SearchResult:
         if plan.options.folds > 1:
             families.append(_train_folds(setup, rows))
         console.print("Making models of the trials, to choose one …")
-        built = build_ensemble(plan, families, setup.slots)
+        built = build_ensemble(plan, families, setup.slots, setup.line)
         model = _model_name(plan.options.data)
         _log_best_trials(plan, built, tracker)
         tracker.register(model_record(model, plan.run.ensemble, built.result))
         tracker.end_search("finished")
+        setup.line.step("writing the report")
         write_report(plan.run, allow_plugins=True)  # the driver has run them already
         console.print(f"\n{result_text(built.result)}", soft_wrap=True)
     steps = next_steps(
@@ -240,6 +249,7 @@ def _tracked(setup: _Setup) -> Iterator[Tracker]:
             setup.trackers.append(tracker)
             try:
                 yield tracker
+                setup.line.step("telling MLflow the rest")
             except KeyboardInterrupt:
                 tracker.end_search("stopped", "interrupted")
                 raise
@@ -257,8 +267,12 @@ def _tracked(setup: _Setup) -> Iterator[Tracker]:
         run.push()
 
 
-def _run_study(setup: _Setup, study: SearchStudy, tracker: Tracker) -> list[TrialRow]:
+def _run_study(
+    setup: _Setup, study: SearchStudy, tracker: Tracker, phase: str = "training"
+) -> list[TrialRow]:
     """Run the trials that the study lacks, and return all of them, best first.
+
+    ``phase`` is what the line that moves calls it.
 
     Raises ``KeyboardInterrupt`` where Ctrl-C ended it.
     """
@@ -281,8 +295,8 @@ def _run_study(setup: _Setup, study: SearchStudy, tracker: Tracker) -> list[Tria
     )
     if options.pauses:
         setup.console.print(f"{FREEZE_THAW.capitalize()}.", soft_wrap=True)
-    with _progress(setup, read_rows(study)) as progress:
-        ending = run_trials(plan, study, slots, tracker, progress)
+    progress = SearchProgress(setup.line, options, slots, tracker, phase)
+    ending = run_trials(plan, study, slots, tracker, progress)
     for row in read_rows(study):
         if row.status == "running":
             tracker.end_trial(row.number, "stopped", ending)
@@ -294,23 +308,12 @@ def _run_study(setup: _Setup, study: SearchStudy, tracker: Tracker) -> list[Tria
     return rows
 
 
-def _progress(setup: _Setup, rows: Sequence[TrialRow]) -> SearchProgress:
-    """A bar that counts what ends the search."""
-    options, console = setup.plan.options, setup.console
-    show = functools.partial(SearchProgress, console, metric=options.metric)
-    if (budget := epoch_budget(options)) is not None:
-        return show(unit="epochs", total=budget, done=sum(len(row.values) for row in rows))
-    if options.pauses and options.time_budget_s is not None:
-        return show(unit="time", total=options.time_budget_s)
-    return show(unit="trials", total=options.trials, done=sum(row.is_over for row in rows))
-
-
 def _train_repeats(setup: _Setup, rows: Sequence[TrialRow]) -> list[Model]:
     """Train the best trials with other seeds."""
     repeats = setup.plan.options.repeats
     setup.console.print(f"Training the best trials again, with {repeats} other seeds each …")
     plan, study = open_repeats(setup.plan, rows)
-    _train_finals(setup, plan, study)
+    _train_finals(setup, plan, study, "training with other seeds")
     return repeated_trials(plan, study, rows)
 
 
@@ -318,17 +321,17 @@ def _train_folds(setup: _Setup, rows: Sequence[TrialRow]) -> list[Model]:
     """Train the best trials on every fold."""
     setup.console.print(f"Training the best trials on {setup.plan.options.folds} folds …")
     plan, study = open_folds(setup.plan, rows)
-    _train_finals(setup, plan, study)
+    _train_finals(setup, plan, study, "training on folds")
     return folded_trials(plan, study, rows)
 
 
-def _train_finals(setup: _Setup, plan: Plan, study: SearchStudy) -> None:
+def _train_finals(setup: _Setup, plan: Plan, study: SearchStudy, phase: str) -> None:
     """Carry out trainings that follow the search: in a run of their own, in MLflow too."""
     kind = plan.run.path.name.partition("_")[0]
     record = RunRecord(f"{setup.record.search_id}-{kind}", plan.options, plan.identity)
     final_setup = dataclasses.replace(setup, plan=plan, record=record)
     with _tracked(final_setup) as tracker:
-        _run_study(final_setup, study, tracker)
+        _run_study(final_setup, study, tracker, phase)
         tracker.end_search("finished")
 
 

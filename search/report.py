@@ -23,6 +23,9 @@ class ReportOptions:
     """The run's folder, runs/NAME, or its s3:// or gs:// address."""
     out: Path | None = None
     """Write this file instead."""
+    live: bool = False
+    """Write the page again and again until the search ends; the page in the browser follows by
+    itself."""
     allow_plugins: bool = False
     """Allow the ensemble to import network code that it names. Only for a run that you trust."""
 
@@ -33,12 +36,17 @@ def main(arguments: Sequence[str] | None = None, prog: str = "python -m search.r
 
     def work() -> int:
         # Imported here: torch takes seconds, and --help needs none of them.
-        from search.reporting.page import write_report
+        from search.reporting.page import REPORT, follow, write_report
         from search.runs.folder import RunFolder
 
+        console = Console(highlight=False)
         run = RunFolder.opened(options.run)
+        if options.live:
+            page = options.out or run.path / REPORT
+            console.print(f"Report  {page} follows the search; Ctrl-C ends that", soft_wrap=True)
+            follow(options.run, page, allow_plugins=options.allow_plugins)
         path = write_report(run, out=options.out, allow_plugins=options.allow_plugins)
-        Console(highlight=False).print(f"Report  {path}", soft_wrap=True)
+        console.print(f"Report  {path}", soft_wrap=True)
         return 0
 
     return run_command(work)

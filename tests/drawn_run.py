@@ -63,14 +63,14 @@ def draw_run(
     for epoch in fit(config, data):
         epochs.append(epoch)
         epoch.save(run.path / "checkpoint")
-    _draw_trials(run, epochs, data, trials)
+    _draw_trials(run, epochs, data, trials, is_over=trials == planned)
     if trials == planned:
         add_result(run, data, [(run.path / "checkpoint", 0.75), (run.path / "checkpoint", 0.25)])
     return run
 
 
 def _draw_trials(
-    run: RunFolder, epochs: list[EpochResult], data: PreparedData, trials: int
+    run: RunFolder, epochs: list[EpochResult], data: PreparedData, trials: int, *, is_over: bool
 ) -> None:
     study = open_study(
         run.study, name="drawn", sampler=optuna.samplers.RandomSampler(seed=1), create=True
@@ -109,6 +109,8 @@ def _draw_trials(
         else:
             study.tell(trial, state=optuna.trial.TrialState.PRUNED)
             tracker.end_trial(number, "stopped")
+    if is_over:
+        tracker.end_search("finished")
     tracker.close(timeout_s=0)
 
 

@@ -10,9 +10,12 @@ import pytest
 import torch
 from threadpoolctl import threadpool_info
 
-from search.trials import worker
-from search.trials.cluster import Slots, own_gpus
+from search.runs.options import SearchOptions
+from search.trials import cluster, worker
+from search.trials.cluster import Slots, connected, own_gpus
 from search.trials.worker import PRETEND_GPUS, prepare_process
+from segcore.errors import UserError
+from tests.machinery import free_port
 
 ROOT = Path(__file__).parents[1]
 
@@ -100,3 +103,68 @@ def test_what_a_space_imports_from_a_users_folder_travels_to_the_workers(tmp_pat
             env={"PYTHONPATH": f"{tmp_path}:{ROOT}", "RAY_JOB_CONFIG_JSON_ENV_VAR": working_dir},
         )  # fmt: skip
         assert ast.literal_eval(done.stdout) == [str(tmp_path / name) for name in expected]
+
+
+def test_a_folder_whose_name_is_too_long_for_rays_sockets_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / ("x" * 100)
+    folder.mkdir()
+    # Ray reads RAY_TMPDIR when it is imported.
+    monkeypatch.setattr(cluster, "_QUIET", {**cluster._QUIET, "_temp_dir": str(folder)})
+    with (
+        pytest.raises(UserError, match=r"RAY_TMPDIR .*at most 107 characters .*shorter"),
+        connected(SearchOptions()),
+    ):
+        pass
+
+
+def test_a_machine_that_has_only_ipv6_is_told_what_ray_needs(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def refuse(address: tuple[str, int]) -> None:
+        raise OSError(99, "Cannot assign requested address")
+
+    monkeypatch.setattr(cluster.socket, "create_server", refuse)
+    with (
+        pytest.raises(UserError, match=r"127.0.0.1: Cannot assign .*IPv6 alone is not enough"),
+        connected(SearchOptions()),
+    ):
+        pass
+
+
+@pytest.mark.parametrize("busy_times", [1, 2])
+def test_a_machine_that_is_too_busy_gets_a_second_chance_and_then_a_line(
+    busy_times: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tried = []
+
+    def start(**options: object) -> None:
+        tried.append(options["address"])
+        if len(tried) <= busy_times:
+            raise Exception("The current node timed out during startup. This could happen because")
+
+    monkeypatch.setattr(cluster.ray, "init", start)
+    monkeypatch.setattr(cluster, "alive_nodes", lambda: [{"CPU": 2.0}])
+    if busy_times == 1:
+        with connected(SearchOptions()) as slots:
+            assert slots.count == 2
+    else:
+        with (
+            pytest.raises(UserError, match="within 30 s, twice: it is too busy"),
+            connected(SearchOptions()),
+        ):
+            pass
+    assert tried == ["local", "local"]
+
+
+def test_an_address_in_somebodys_environment_is_not_used_unless_asked_for(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    nobody = f"[::1]:{free_port()}"
+    monkeypatch.setenv("RAY_ADDRESS", nobody)
+    with (
+        pytest.raises(UserError, match=r"--address auto \(RAY_ADDRESS is \[::1\].*no Ray cluster"),
+        connected(SearchOptions(address="auto")),
+    ):
+        pass

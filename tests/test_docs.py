@@ -8,8 +8,10 @@ import inspect
 import re
 import shlex
 import shutil
+import sys
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -24,6 +26,9 @@ from rasterio.transform import from_origin
 from search.__main__ import COMMANDS
 from search.planning.space import check_baselines, load_space
 from search.runs.options import SearchOptions
+from search.tracking.addresses import default_uri
+from search.tracking.check import check
+from search.tracking.tracker import Tracker
 from segcore.config import TrialConfig
 from segcore.data.spec import DatasetSpec
 from segcore.networks.models import check_network
@@ -43,9 +48,14 @@ PAGES = {"README.md": README} | {
 BLOCK = re.compile(
     r"(?:^<!-- not run: ([^\n]+) -->\n)?^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL
 )
-RUN_HERE = {"search.predict", "search.evaluate", "search.leaderboard", "search.report",
-            "search.suspects", "segcore.prepare"}  # fmt: skip
-"""Commands that take seconds. The others' lines are parsed: searches have tests of their own."""
+EXIT_CODES = {
+    "search.predict": 0, "search.evaluate": 0, "search.leaderboard": 0, "search.report": 0,
+    "search.suspects": 0,
+    "segcore.prepare": 0, "search.run": 0,
+    "search.replay": 1,  # the drawn run's scores are not those of a training
+}  # fmt: skip
+"""What each command gives that is run here. A search is begun, and ends before it checks anything:
+tests/test_newcomer.py trains by the commands of README and of the tutorial."""
 
 
 class Block(NamedTuple):
@@ -134,25 +144,36 @@ def test_commands_are_understood_and_all_others_say_why_they_are_not_run(page: s
                 parse(command)
 
 
-def test_commands_that_take_seconds_do_what_they_say(
-    desk: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_commands_do_what_they_say(desk: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(desk)
+    begun: list[SearchOptions] = []
+    for step in ("search", "check"):
+        monkeypatch.setattr(
+            f"search.driver.{step}", lambda options, progress: begun.append(options)
+        )
     done = set()
     for block in blocks("sh"):
         for command in filter(None, map(ours, lines_of(block))):
             key = (command.module, *command.arguments)
-            if command.module in RUN_HERE and key not in done:
+            if key not in done:
                 done.add(key)
                 main = importlib.import_module(command.module).main
-                assert main(command.arguments) == 0, f"{block.page}: {shlex.join(key)}"
-    assert {module for module, *_ in done} == RUN_HERE
+                code = main(command.arguments)
+                assert code == EXIT_CODES[command.module], f"{block.page}: {shlex.join(key)}"
+    assert {module for module, *_ in done} == {*EXIT_CODES}
+    assert {options.trials for options in begun} >= {4, 10, 20, 100, 200}, "4: the resumed run's"
     written = {path.relative_to(desk).as_posix() for path in desk.rglob("*") if path.is_file()}
     assert written >= {
         "masks/photo_00.png", "masks/overlays/photo_00.jpg", "town/mosaic.tif",
         "town/polygons/mosaic.gpkg", "town/uncertainty.csv", "scores.json",
         "runs/storm/report.html", "runs/storm/run.yaml",
     }  # fmt: skip
+
+
+def test_every_page_with_python_has_a_test_that_runs_it() -> None:
+    with_python = {block.page for block in BLOCKS if block.language == "python" if not block.excuse}
+    pages = {"spaces", "plug-ins", "python", "predict", "watch"}
+    assert with_python == {f"how-to/{page}.md" for page in pages}, "the tests below"
 
 
 @pytest.mark.parametrize("page", ["how-to/python.md", "how-to/predict.md"])
@@ -164,6 +185,59 @@ def test_python_works_from_the_first_block_of_a_page_to_the_last(
     for block in blocks("python", page):
         exec(compile(block.code, page, "exec"), names)
     assert names["mask_HW"].shape == (80, 96)
+
+
+def test_trials_are_copied_to_tensorboard_and_weights_and_biases(
+    desk: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither is installed: each has a stand-in that hears what it is told."""
+    told: dict[str, list[tuple[str, float, int]]] = {}
+
+    class Writer:
+        def __init__(self, folder: str) -> None:
+            self._told = told.setdefault(folder, [])
+
+        def __enter__(self) -> "Writer":
+            return self
+
+        def __exit__(self, *_: object) -> None: ...
+
+        def add_scalar(self, name: str, value: float, step: int, time_s: float) -> None:
+            self._told.append((name, value, step))
+
+        def log(self, metrics: dict[str, float], step: int) -> None:
+            self._told += [(name, value, step) for name, value in metrics.items()]
+
+        def finish(self) -> None: ...
+
+    def init(*, project: str, name: str, config: dict[str, str], mode: str) -> Writer:
+        assert (project, mode, config["loss"]) == ("segsearch", "offline", "focal")
+        return Writer(f"wandb/{name}")
+
+    monkeypatch.chdir(desk)
+    monkeypatch.setitem(
+        sys.modules, "torch.utils.tensorboard", SimpleNamespace(SummaryWriter=Writer)
+    )
+    monkeypatch.setitem(sys.modules, "wandb", SimpleNamespace(init=init))
+    uri = default_uri(desk / "runs")
+    check(uri, "segsearch")
+    with Tracker(
+        uri, experiment="segsearch", search_name="storm", search_id="storm", score="val/dice",
+        outbox=desk / "outbox" / "tracking.jsonl",
+    ) as tracker:  # fmt: skip
+        tracker.start_search({}, {})
+        tracker.start_trial(0, TrialConfig(loss="focal"), {})
+        for epoch in (1, 2):
+            tracker.log_epoch(0, epoch, {"val/dice": epoch / 10})
+    copies = blocks("python", "how-to/watch.md")
+    assert len(copies) == 2
+    for block in copies:
+        exec(compile(block.code, block.page, "exec"), {})
+    expected = {("val/dice", 0.1, 1), ("val/dice", 0.2, 2)}
+    expected |= {("best_score", 0.1, 1), ("best_score", 0.2, 2)}
+    assert {folder: set(lines) for folder, lines in told.items()} == {
+        "tensorboard/000-unet-resnet34": expected, "wandb/000-unet-resnet34": expected
+    }  # fmt: skip
 
 
 def modules_of(page: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
@@ -215,7 +289,8 @@ def test_files_of_yaml_are_taken(tmp_path: Path) -> None:
 
 
 def test_options_that_sentences_name_exist() -> None:
-    known = {"--help", "--tyro-print-completion", "--env-manager", "--port", "--working-dir"}
+    known = {"--help", "--tyro-print-completion", "--env-manager", "--port", "--working-dir",
+             "--logdir"}  # fmt: skip
     for command in COMMANDS.values():
         options = getattr(importlib.import_module(command.module), command.options)
         names = tyro.extras.get_parser(options).format_help()

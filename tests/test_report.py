@@ -22,6 +22,7 @@ from search.runs.folder import RunFolder
 from search.runs.options import SearchOptions
 from search.runs.repeats import read_repeats
 from search.runs.result import PhotoScore, SearchResult, WeightedTrial
+from search.tracking.outbox import Outbox
 from search.tracking.registry import model_record
 from tests.drawn_run import add_repeats, draw_run
 
@@ -110,13 +111,38 @@ def test_gpu_hours_are_the_time_of_workers_times_their_share_of_a_gpu(
     assert f"{0.5 * worker_s / 3600:.2f} GPU-hours" in words(page)
 
 
-def test_in_mid_search_the_page_says_what_is_still_missing(tmp_path: Path, blocks: Path) -> None:
-    run = draw_run(tmp_path, blocks, trials=7, planned=20)
-    page = write_report(run).read_text()
+@pytest.fixture(scope="module")
+def going_on(tmp_path_factory: pytest.TempPathFactory, blocks: Path) -> RunFolder:
+    return draw_run(tmp_path_factory.mktemp("going_on"), blocks, trials=7, planned=20)
+
+
+def test_in_mid_search_the_page_says_what_is_still_missing(going_on: RunFolder) -> None:
+    page = write_report(going_on).read_text()
     assert "Not finished: 6 of 20 trials" in words(page)
     assert "There is no honest score yet" in words(page)
     assert set(figures(page)) == {"curves", "parallel"}
     assert "Confusion matrix" not in words(page) and "data:image/jpeg" not in page
+
+
+@pytest.mark.parametrize("ends_by", ["itself", "Ctrl-C"])
+def test_a_live_page_loads_itself_again_while_the_search_goes_on(
+    ends_by: str, going_on: RunFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = RunFolder(Path(shutil.copytree(going_on.path, tmp_path / "run")))
+    pages: list[str] = []
+
+    def time_passes(seconds: float) -> None:
+        pages.append((run.path / "report.html").read_text())
+        if len(pages) == 2 and ends_by == "Ctrl-C":
+            raise KeyboardInterrupt
+        if len(pages) == 2:
+            end = {"kind": "end", "trial": None, "status": "finished", "time_ms": 9}
+            Outbox(run.outbox).append(end)
+
+    monkeypatch.setattr("search.reporting.page.time.sleep", time_passes)
+    assert report.main([str(run.path), "--live"]) == 0
+    assert len(pages) == 2 and all("location.reload(), 15000.0)" in page for page in pages)
+    assert "location.reload" not in (run.path / "report.html").read_text()
 
 
 def test_without_the_photographs_the_rest_is_told(finished: RunFolder, tmp_path: Path) -> None:

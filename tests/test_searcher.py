@@ -537,8 +537,10 @@ def test_opening_a_study_says_what_is_there(tmp_path: Path) -> None:
     study_in(tmp_path)
     with pytest.raises(UserError, match="'test' is there already"):
         study_in(tmp_path)
-    with pytest.raises(UserError, match="no study 'other'; there: test"):
-        open_study(journal, name="other", sampler=sampler, create=False)
+    assert open_study(journal, name="renamed", sampler=sampler, create=False).study_name == "test"
+    open_study(journal, name="other", sampler=sampler, create=True)
+    with pytest.raises(UserError, match=r"more than one study \(test, other\)"):
+        open_study(journal, name="test", sampler=sampler, create=False)
 
 
 def test_a_study_that_minimises_is_refused(tmp_path: Path) -> None:

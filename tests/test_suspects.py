@@ -249,7 +249,7 @@ def folded(tmp_path_factory: pytest.TempPathFactory, run: RunFolder) -> RunFolde
         last.save(folds.path / "trials/session_1" / trial_name(trial.number) / "checkpoint_000006")
         study.tell(trial, last.scores.dice)
     on_folds = dataclasses.replace(
-        result.single, name="trial 0 on 2 folds", trials={0: 1.0}, folds=2,
+        result.single, name="trial 0 on 2 folds", trials=(WeightedTrial(0, 1.0),), folds=2,
         left_out=LeftOutScore(0.3, 0.1, 0.01),
     )  # fmt: skip
     models = (*result.alternatives, on_folds)

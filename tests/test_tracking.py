@@ -32,6 +32,19 @@ from tests.machinery import accepts, free_port, wait_until
 CONFIG = TrialConfig(loss="focal", loss_kwargs={"gamma": 2.0}, lr=3e-4)
 
 
+@pytest.fixture(scope="module", autouse=True)
+def somebody_elses_environment() -> Iterator[None]:
+    """Of other programs that use MLflow and the web from the same shell: nothing comes of it."""
+    nowhere = f"http://127.0.0.1:{free_port()}"
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("MLFLOW_TRACKING_URI", "MLFLOW_REGISTRY_URI", "http_proxy", "HTTPS_PROXY"):
+            patch.setenv(name, nowhere)
+        patch.setenv("MLFLOW_RUN_ID", "0" * 32)
+        patch.setenv("MLFLOW_EXPERIMENT_ID", "77")
+        patch.setenv("MLFLOW_EXPERIMENT_NAME", "theirs")
+        yield
+
+
 @pytest.fixture(scope="module")
 def uri(tmp_path_factory: pytest.TempPathFactory) -> str:
     """One database, with its experiment, for all tests, because making one takes seconds."""
@@ -210,6 +223,31 @@ def test_delivering_a_whole_outbox_again_doubles_nothing(uri: str, tmp_path: Pat
     assert steps(uri, after["000-unet-resnet34"]) == [1, 2, 3]
 
 
+def test_a_store_that_does_not_know_the_search_gets_all_of_it(uri: str, tmp_path: Path) -> None:
+    """A run's folder is moved: MLflow's file beside its new place is another one."""
+    run = tmp_path / "run"
+    picture = run / "pictures" / "sky.txt"
+    picture.parent.mkdir(parents=True)
+    picture.write_text("blue")
+    with Tracker(
+        uri, experiment="where it began", search_name="moved", search_id="moved",
+        score="val/dice", outbox=run / "mlflow.jsonl",
+    ) as tracker:  # fmt: skip
+        tracker.start_search({"trials": 1}, {})
+        tracker.start_trial(0, CONFIG, {})
+        log_epochs(tracker, 0, range(1, 4))
+        tracker.log_artifacts(0, picture)
+    assert tracker.unsent == 0
+    moved = run.rename(tmp_path / "another name")
+    with open_tracker(uri, "moved", moved) as tracker:
+        log_epochs(tracker, 0, range(4, 6))
+    assert (tracker.unsent, tracker.refused) == (0, 0)
+    found = find_runs(uri, "moved")
+    assert steps(uri, found["000-unet-resnet34"]) == [1, 2, 3, 4, 5]
+    trial_id = found["000-unet-resnet34"].info.run_id
+    assert [file.path for file in MlflowClient(uri).list_artifacts(trial_id)] == ["sky.txt"]
+
+
 def test_nothing_is_lost_or_slowed_by_a_server_that_dies_or_hangs(
     uri: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -288,6 +326,27 @@ class RefusingServer(BaseHTTPRequestHandler):
 
     def log_message(self, *_: object) -> None:
         """Print nothing."""
+
+
+class LockedServer(BaseHTTPRequestHandler):
+    """Asks for a name and a password, as a proxy does."""
+
+    def do_GET(self) -> None:
+        self.send_response(401)
+        self.send_header("WWW-Authenticate", "Basic")
+        self.end_headers()
+        self.wfile.write(b"<html>401 Authorization Required</html>")
+
+    def log_message(self, *_: object) -> None:
+        """Print nothing."""
+
+
+def test_a_server_that_wants_a_password_is_named_with_where_to_put_it() -> None:
+    with ThreadingHTTPServer(("127.0.0.1", 0), LockedServer) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        with pytest.raises(UserError, match=r"let this user in; set MLFLOW_TRACKING_USERNAME"):
+            check(f"http://127.0.0.1:{server.server_port}/lab/mlflow", "segsearch")
+        server.shutdown()
 
 
 def test_a_token_in_the_address_is_never_told(tmp_path: Path) -> None:
@@ -397,7 +456,7 @@ def test_the_command_for_the_page_quotes_the_file(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(addresses, "UI_PORT", 5050)  # as on macOS
     command = ui_command(default_uri(Path("/data/runs")))
     assert command.endswith("sqlite:////data/runs/mlflow.db --port 5050")
-    assert ui_command("https://me:secret@mlflow.example.org") == "https://***@mlflow.example.org"
+    assert ui_command("https://me:secret@mlflow.example.org") == "https://mlflow.example.org"
 
 
 @pytest.mark.parametrize(

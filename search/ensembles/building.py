@@ -15,13 +15,9 @@ from search.ensembles.reasons import reason
 from search.ensembles.tasks import Prediction
 from search.ensembles.workers import Losses, Scored, Workers
 from search.planning.plan import Plan
+from search.reporting.line import Line
 from search.runs.repeats import read_repeats
-from search.runs.result import (
-    Alternative,
-    LeftOutScore,
-    PhotoScore,
-    SearchResult,
-)
+from search.runs.result import Alternative, LeftOutScore, PhotoScore, SearchResult
 from search.trials.cluster import Slots
 from search.trials.worker import trial_name
 from segcore.choosing.choice import Choice, choose
@@ -56,7 +52,9 @@ class CandidateFiles:
     """A folder of what it predicts on the validation split."""
 
 
-def build_ensemble(plan: Plan, families: Sequence[Sequence[Model]], slots: Slots) -> BuiltEnsemble:
+def build_ensemble(
+    plan: Plan, families: Sequence[Sequence[Model]], slots: Slots, line: Line
+) -> BuiltEnsemble:
     """Make models of the trials, score each once on the test split, and write one as the bundle.
 
     A family is a list of trials, the best first: those of the search itself, with --repeats also
@@ -70,7 +68,7 @@ def build_ensemble(plan: Plan, families: Sequence[Sequence[Model]], slots: Slots
     result says so.
     """
     metric, prefer, clock = plan.options.metric, plan.options.prefer, _Clock()
-    workers, losses = Workers(plan, slots), Losses()
+    workers, losses = Workers(plan, slots, line), Losses()
     with clock.timed("make models of the trials"):
         found, drafts = draft_models(plan, families[0], workers, losses)
         candidates = list(found.best_first)
@@ -103,6 +101,7 @@ def build_ensemble(plan: Plan, families: Sequence[Sequence[Model]], slots: Slots
         seconds=clock.seconds,
         left_out=tuple(losses.sentences),
     )
+    line.step("writing the bundle")
     return _write(plan, result, candidates, drafts[choice.taken].model)
 
 
@@ -110,6 +109,7 @@ def _score(
     drafts: Sequence[Draft], workers: Workers, losses: Losses
 ) -> tuple[list[Draft], list[Scored]]:
     """The models that could be scored; all of them at the same time, as far as workers are free."""
+    workers.begin("choosing: scoring the models")
     pending = [workers.start_scoring(draft.model) for draft in drafts]
     kept, scored = [drafts[0]], [pending[0]()]  # without the best single trial there is nothing
     for draft, finish in zip(drafts[1:], pending[1:], strict=True):

@@ -8,7 +8,7 @@ import ray
 
 from search.ensembles.models import Model
 from search.ensembles.tasks import Prediction, predict
-from search.ensembles.workers import Losses, Workers, finished
+from search.ensembles.workers import Losses, Workers
 from search.planning.plan import Plan
 from segcore.choosing.left_out import Bags
 from segcore.choosing.pool import PixelSample, Pool, ProbsNK, draw_pixels, split_positions
@@ -63,6 +63,7 @@ def predict_candidates(
     positions = [ray.put(each_N) for each_N in split_positions(pixels.position_N, fold_px)]
     places = np.linspace(0, len(photos) - 1, PICTURES_PER_TRIAL).round().astype(int)
     shown = sorted({photos[place] for place in places})
+    workers.begin("choosing: predicting with each trial")
     tasks = [
         [
             workers.start(predict, trial.fold_networks(fold), "val", position_N, shown)
@@ -73,7 +74,7 @@ def predict_candidates(
     predicted: list[tuple[Candidate, ProbsNK]] = []
     for trial, parts in zip(trials, tasks, strict=True):
         with losses.noted(f"{trial.name} could not predict, and is no candidate"):
-            said, probs = zip(*(finished(task) for task in parts), strict=True)
+            said, probs = zip(*(workers.finished(task) for task in parts), strict=True)
             predicted.append(((trial, Prediction.joined(said)), np.concatenate(probs)))
     if not predicted:
         raise UserError(f"{plan.run.address}: there is no ensemble; {'; '.join(losses.sentences)}")

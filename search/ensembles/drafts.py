@@ -10,7 +10,7 @@ from typing import Any
 from search.ensembles.candidates import Candidates, predict_candidates
 from search.ensembles.models import Model
 from search.ensembles.tasks import make_soup
-from search.ensembles.workers import Losses, Workers, finished
+from search.ensembles.workers import Losses, Workers
 from search.planning.plan import Plan
 from search.planning.space import network_key
 from search.runs.result import Cost
@@ -41,6 +41,7 @@ def draft_models(
     of different folds have no weights in common.
     """
     candidates = predict_candidates(plan, trials, workers, losses)
+    workers.begin("choosing: making models of the trials")
     soups = [] if trials[0].folds > 1 else _start_soups(plan, candidates, workers)
     limit_s = plan.options.ensemble_latency
     limits = Limits(
@@ -53,7 +54,7 @@ def draft_models(
     singles = sum(proposal.way == "single" for proposal in proposals)
     return candidates, [
         *drafts[:singles],
-        *_finish_soups(plan, candidates, soups, losses),
+        *_finish_soups(plan, candidates, soups, workers, losses),
         *drafts[singles:],
     ]
 
@@ -96,13 +97,17 @@ def _start_soups(
 
 
 def _finish_soups(
-    plan: Plan, candidates: Candidates, started: Sequence[tuple[list[int], Any]], losses: Losses
+    plan: Plan,
+    candidates: Candidates,
+    started: Sequence[tuple[list[int], Any]],
+    workers: Workers,
+    losses: Losses,
 ) -> Iterator[Draft]:
     for group, task in started:
         models = [candidates.models[c] for c in group]
         labels = ", ".join(model.trial.label for model in models)
         with losses.noted(f"no soup could be made of trials {labels}"):
-            made = finished(task)
+            made = workers.finished(task)
             if made is None:
                 continue
             pool = Pool.of(candidates.pixels, made.probs)

@@ -77,15 +77,15 @@ def _by_fold(
     }
     for fold in range(model.folds):
         networks = []
-        for trial, weight in model.trials.items():
-            stored = best_checkpoint(folds_run.trials, trained.get((trial, fold), -1))
+        for trial in model.trials:
+            stored = best_checkpoint(folds_run.trials, trained.get((trial.number, fold), -1))
             if stored is None:
                 raise UserError(
-                    f"{folds_run.address}: the network of trial {trial} on fold {fold} is gone; "
+                    f"{folds_run.address}: the network of trial {trial.label} on fold {fold} is gone; "
                     "resume the search to train it again"
                 )
-            folder = run.fetched / trial_name(trial) / f"network_{fold}"
-            networks.append((stored.local(folder), weight))
+            folder = run.fetched / trial_name(trial.number) / f"network_{fold}"
+            networks.append((stored.local(folder), trial.weight))
         yield networks, _of_split("val", load_info(networks[0][0]), searched)
 
 

@@ -10,6 +10,7 @@ from ray.exceptions import RayTaskError
 from search.ensembles.models import Model
 from search.ensembles.tasks import NO_PIXELS, Prediction, Workplace, predict
 from search.planning.plan import Plan
+from search.reporting.line import Line
 from search.trials.cluster import Slots
 from segcore.scores.intervals import Evaluation
 
@@ -18,15 +19,26 @@ Scored = tuple[Evaluation, Prediction]
 
 
 class Workers:
-    """Starts tasks on the cluster. Each gets as many CPUs and GPUs as a trial."""
+    """Starts tasks on the cluster, and waits for them. Each has as many CPUs and GPUs as a trial.
 
-    def __init__(self, plan: Plan, slots: Slots) -> None:
+    The line shows how many are done.
+    """
+
+    def __init__(self, plan: Plan, slots: Slots, line: Line) -> None:
+        self._line, self._phase = line, ""
+        self._done = self._started = 0
         self._place = Workplace(plan.data_on_nodes, slots.cpus_per_trial, slots.gpus_per_trial)
         self._resources = {"num_cpus": slots.cpus_per_trial, "num_gpus": slots.gpus_per_trial}
+
+    def begin(self, phase: str) -> None:
+        """Name what the next tasks are for."""
+        self._phase, self._done, self._started = phase, 0, 0
+        self._line.step(phase)
 
     def start(self, function: Callable[..., Any], networks: Any, *arguments: Any) -> Any:
         """Begin a function of ``search.ensembles.tasks``; ``finished`` waits for what it gives."""
         task = ray.remote(function).options(**self._resources)
+        self._started += 1
         return task.remote(networks, self._place, *arguments)
 
     def start_scoring(self, model: Model) -> Callable[[], Scored]:
@@ -37,19 +49,21 @@ class Workers:
         test = self.start(predict, model.all_networks(), "test", *decision)
 
         def finish() -> Scored:
-            on_val = Prediction.joined([finished(task)[0] for task in val])
-            on_test: Prediction = finished(test)[0]
+            on_val = Prediction.joined([self.finished(task)[0] for task in val])
+            on_test: Prediction = self.finished(test)[0]
             return Evaluation.of(on_val.scores), on_test
 
         return finish
 
-
-def finished(task: Any) -> Any:
-    """Wait for what ``Workers.start`` began. Raises what the function raised, as it was."""
-    try:
-        return ray.get(task)
-    except RayTaskError as error:
-        raise error.cause from error
+    def finished(self, task: Any) -> Any:
+        """Wait for what ``start`` began. Raises what the function raised, as it was."""
+        self._line.step(self._phase, self._done, self._started)
+        try:
+            return ray.get(task)
+        except RayTaskError as error:
+            raise error.cause from error
+        finally:
+            self._done += 1
 
 
 class Losses:

@@ -21,6 +21,7 @@ from search.runs.folder import RunFolder, RunRecord
 from search.runs.options import SearchOptions
 from search.runs.storage import Location, NodeCopy, on_this_machine, share
 from segcore.config import TrialConfig, View
+from segcore.data.building import Tell, untold
 from segcore.data.objects import look_at
 from segcore.data.prepared import PreparedData, find_prepared
 from segcore.data.preparing import prepare_data
@@ -94,16 +95,16 @@ class Plan:
         return None if self.options.address is None else self.run.storage.parent
 
 
-def make_plan(options: SearchOptions, run: RunFolder, *, progress: bool = True) -> Plan:
+def make_plan(options: SearchOptions, run: RunFolder, tell: Tell = untold) -> Plan:
     """Check everything and prepare the data. Raises ``UserError`` before anything costs money."""
     data_folder = find_dataset(options.data)
-    space = load_space(options.space, lambda: look_at(data_folder, progress=progress))
+    space = load_space(options.space, lambda: look_at(data_folder, progress=tell))
     check_baselines(space)
     # A resumed run has them already, and the earlier runs may be gone.
     warm = options.warm_start if options.resume is None else ()
     earlier = tuple(params for run in warm for params in earlier_bests(run, space))
     samples = sample_space(space, options)
-    data = prepare_searched(data_folder, options, samples, progress=progress)
+    data = prepare_searched(data_folder, options, samples, progress=tell)
     if not len(data.of_split("val")) or not len(data.of_split("test")):
         raise UserError(
             f"{data_folder}: the splits val and test must both have photographs: one to search by, "
@@ -113,7 +114,7 @@ def make_plan(options: SearchOptions, run: RunFolder, *, progress: bool = True) 
         check_rare_classes(data)
     if options.folds > 1:
         data.divided_for(samples[0].model_copy(update={"fold": 0, "folds": options.folds}))
-    networks = check_samples(samples, data)
+    networks = check_samples(samples, data, tell)
     gather_weights(networks, run.weights)
     views = frozenset(config.view for config in samples)
     return Plan(options, run, space, data, data_folder, views, networks, earlier)
@@ -153,7 +154,7 @@ def prepare_searched(
     options: SearchOptions,
     samples: Sequence[TrialConfig],
     *,
-    progress: bool = True,
+    progress: bool | Tell = True,
 ) -> PreparedData:
     """The data set of a search, prepared for all views of the space's samples."""
     views = [config.view for config in samples]
@@ -180,7 +181,9 @@ def searched_data(record: RunRecord) -> PreparedData:
     return data
 
 
-def check_samples(samples: Sequence[TrialConfig], data: PreparedData) -> tuple[TrialConfig, ...]:
+def check_samples(
+    samples: Sequence[TrialConfig], data: PreparedData, tell: Tell = untold
+) -> tuple[TrialConfig, ...]:
     """Build and run each distinct network, loss and augmentation; give the distinct networks.
 
     A network is run with each size of its window, whatever the scale.
@@ -204,7 +207,8 @@ def check_samples(samples: Sequence[TrialConfig], data: PreparedData) -> tuple[T
         for where, c in augmentations.items()
     ]
     problems = []
-    for where, build in parts:
+    for done, (where, build) in enumerate(parts):
+        tell("checking what the space names", done, len(parts))
         try:
             build()
         except UserError as error:

@@ -36,6 +36,8 @@ class History:
     tags: Mapping[str, str] = field(default_factory=dict)
     """Those of the search's own run: versions, and what else the search was begun with."""
     sessions: int = 0
+    is_going_on: bool = False
+    """Whether the last session hasn't noted its end: it goes on, or its driver was killed."""
     started_ms: int | None = None
     ended_ms: int | None = None
     """The time of the last record."""
@@ -67,9 +69,13 @@ def read_history(outbox: Path, class_names: Sequence[str] = ()) -> History:
         history.started_ms = history.started_ms or now_ms
         history.ended_ms = now_ms
         if number is None:
-            if record["kind"] == "start":
-                history.tags = record["tags"]
-                history.sessions += 1
+            match record["kind"]:
+                case "start":
+                    history.tags = record["tags"]
+                    history.sessions += 1
+                    history.is_going_on = True
+                case "end":
+                    history.is_going_on = False
             continue
         trial = history.trials.setdefault(number, TrialHistory())
         if record["kind"] != "start" and number in running_since:

@@ -16,6 +16,7 @@ from search.reporting import figures
 from search.reporting.costs import find_costs
 from search.reporting.facts import RunFacts, gather
 from search.reporting.figures import Figure
+from search.reporting.history import read_history
 from search.reporting.photographs import Gallery, galleries
 from search.reporting.terminal import cautions
 from search.runs.folder import RunFolder
@@ -40,6 +41,8 @@ REPORT = "report.html"
 
 SUSPECTS_PAGE = "suspects.html"
 """The file's name in the folder of ``search.suspects``."""
+RELOAD_S = 15.0
+"""A live page is written, and loads itself again, so often: it has 5 MB, and takes a second."""
 
 TABLE_TRIALS = 20
 FIRST_SUSPECTS = 6
@@ -49,13 +52,20 @@ NOT_REPEATED = {"name", "out", "tracking_uri", "resume", "dry_run", "address"}
 """Options that say where a search ran, not what it did."""
 
 
-def write_report(run: RunFolder, *, out: Path | None = None, allow_plugins: bool = False) -> Path:
+def write_report(
+    run: RunFolder,
+    *,
+    out: Path | None = None,
+    allow_plugins: bool = False,
+    reload_s: float | None = None,
+) -> Path:
     """Write the page of a run, and return its path. The page says what isn't known yet.
 
-    Without ``out`` it is RUN/report.html, also in the run's bucket where it has one. Raises
-    ``UserError`` where this is no run, none of its trials has begun, or ``out`` can't be written.
+    Without ``out`` it is RUN/report.html, also in the run's bucket where it has one. With
+    ``reload_s`` an open page loads itself again after so many seconds. Raises ``UserError`` where
+    this is no run, none of its trials has begun, or ``out`` can't be written.
     """
-    page = _render(gather(run), allow_plugins)
+    page = _render(gather(run), allow_plugins, reload_s)
     path = out or run.path / REPORT
     try:
         with whole_file(path) as unfinished:
@@ -67,7 +77,20 @@ def write_report(run: RunFolder, *, out: Path | None = None, allow_plugins: bool
     return path
 
 
-def _render(facts: RunFacts, allow_plugins: bool) -> str:
+def follow(address: str, page: Path, *, allow_plugins: bool = False) -> None:
+    """Write a run's page again and again while its search goes on; an open page loads itself again.
+
+    Ctrl-C ends this. The last page stays to be written.
+    """
+    try:
+        while read_history((run := RunFolder.opened(address)).outbox).is_going_on:
+            write_report(run, out=page, allow_plugins=allow_plugins, reload_s=RELOAD_S)
+            time.sleep(RELOAD_S)
+    except KeyboardInterrupt:
+        pass
+
+
+def _render(facts: RunFacts, allow_plugins: bool, reload_s: float | None) -> str:
     notes = list(facts.notes)
     if facts.result is not None:
         notes += [*cautions(facts.result.ensemble), *facts.result.left_out]
@@ -97,6 +120,7 @@ def _render(facts: RunFacts, allow_plugins: bool) -> str:
         members=_members(facts),
         costs=find_costs(facts),
         commands=_commands(facts),
+        reload_s=reload_s,
         written=time.strftime("%d %B %Y, %H:%M"),
         plotly_js=plotly.offline.get_plotlyjs(),
     )

@@ -65,10 +65,12 @@ def open_study(
 ) -> SearchStudy:
     """Begin a study in a journal file, or open the one that is there; its metric is maximised.
 
+    ``name`` is that of a new study: a run's folder may be renamed, and its study keeps its name.
+
     Without a sampler it has Optuna's own until ``study.sampler`` is set.
     Optuna's own tools open it too: ``JournalStorage(JournalFileBackend("…/study.journal"))``.
     Raises ``UserError`` where it exists already or, unless ``create``, where there is no such file,
-    or only other studies in it, or where it minimises.
+    or several studies in it, or where it minimises.
     """
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     if not create:
@@ -83,8 +85,12 @@ def open_study(
             f"{journal}: study {name!r} is there already; resume it, or use another name"
         )
     # A file without one whole line was left by a search that died, or was cut off, as it began.
-    if not create and names and name not in names:
-        raise UserError(f"{journal}: no study {name!r}; there: {', '.join(names)}")
+    if not create and names:
+        if len(names) > 1:
+            raise UserError(
+                f"{journal}: more than one study ({', '.join(names)}); a run has a single one"
+            )
+        (name,) = names
     optuna.create_study(
         study_name=name, storage=storage, direction="maximize", load_if_exists=not create
     )

@@ -14,3 +14,8 @@ for _name, _value in {
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
 }.items():
     os.environ.setdefault(_name, _value)
+
+# A proxy for the web knows nothing of a server on this machine.
+_unproxied = (os.environ.get("no_proxy") or os.environ.get("NO_PROXY", "")).split(",")
+_unproxied += {"localhost", "127.0.0.1", "::1"} - {*_unproxied}
+os.environ["no_proxy"] = os.environ["NO_PROXY"] = ",".join(filter(None, _unproxied))

@@ -28,10 +28,15 @@ def sqlite_path(uri: str) -> Path | None:
     return Path(unquote(uri.removeprefix(SQLITE))) if uri.startswith(SQLITE) else None
 
 
+def _public(uri: str) -> str:
+    """The address as a browser takes it: it asks for a name and a password by itself."""
+    return without_credentials(uri).replace("***@", "")
+
+
 def ui_command(uri: str) -> str:
     """What a person types to see the trials in a browser; for a server, its address."""
     if sqlite_path(uri) is None:
-        return without_credentials(uri)
+        return _public(uri)
     # Without its job runner the server has two processes instead of ten.
     command = "MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false mlflow ui --backend-store-uri"
     port = "" if UI_PORT == 5000 else f" --port {UI_PORT}"
@@ -40,7 +45,7 @@ def ui_command(uri: str) -> str:
 
 def serve_command(uri: str, model: str) -> str:
     """What a person types to serve the newest version of a registered model on this machine."""
-    address = f"MLFLOW_TRACKING_URI={shlex.quote(without_credentials(uri))}"
+    address = f"MLFLOW_TRACKING_URI={shlex.quote(_public(uri))}"
     source = shlex.quote(f"models:/{model}/latest")
     return f"{address} mlflow models serve -m {source} --env-manager local --port 5001"
 
@@ -51,7 +56,7 @@ def trials_url(uri: str, experiment_id: str, search_id: str) -> str:
     It leaves out the search's own run, which has none of the training's parameters and would only
     disturb a comparison.
     """
-    server = without_credentials(uri).rstrip("/") if sqlite_path(uri) is None else UI_ADDRESS
+    server = _public(uri).rstrip("/") if sqlite_path(uri) is None else UI_ADDRESS
     trials = quote(f"tags.`segsearch.trial` LIKE '{search_id}/%'", safe="")
     score = quote(f"metrics.`{BEST_SCORE}`", safe="")
     return (

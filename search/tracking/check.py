@@ -7,6 +7,7 @@ from pathlib import Path
 from queue import Empty, SimpleQueue
 
 from mlflow.entities import Experiment
+from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
 from search.runs.credentials import without_credentials
@@ -43,6 +44,11 @@ def check(uri: str, experiment: str) -> None:
     match answer:
         case TimeoutError():
             raise UserError(f"{where}: no answer within {timeout_s:.0f} s; {mend}")
+        case MlflowException(error_code="UNAUTHENTICATED" | "PERMISSION_DENIED"):
+            raise UserError(
+                f"{where}: it doesn't let this user in; set MLFLOW_TRACKING_USERNAME and "
+                "MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_TOKEN, in the environment"
+            ) from answer
         case Exception():
             reason = without_credentials(str(answer)).splitlines()[0]
             raise UserError(f"{where}: {reason}; {mend}") from answer

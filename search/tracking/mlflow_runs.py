@@ -14,6 +14,7 @@ What a person finds there:
 
 from collections.abc import Mapping, Sequence
 from functools import cached_property, partial
+from pathlib import Path
 
 from mlflow.entities import Metric, Param, Run, RunTag
 from mlflow.exceptions import MlflowException
@@ -48,13 +49,15 @@ def is_refusal(error: Exception) -> bool:
 class MlflowRuns:
     """Writes records to the runs of one search. To write a record again changes nothing.
 
-    A record says what to do (``kind``), to which trial (None: to the search), and when.
+    A record says what to do (``kind``), to which trial (None: to the search), and when. Paths of
+    files are relative to ``folder``, or absolute.
     """
 
-    def __init__(self, uri: str, experiment: str, search_id: str) -> None:
+    def __init__(self, uri: str, experiment: str, search_id: str, folder: Path) -> None:
         self._uri = uri
         self._experiment = experiment
         self._search_id = search_id
+        self._folder = folder
         self._run_ids: dict[int | None, str] = {}
 
     def trials_url(self) -> str | None:
@@ -62,6 +65,10 @@ class MlflowRuns:
         if "_experiment_id" not in vars(self):
             return None
         return trials_url(self._uri, self._experiment_id, self._search_id)
+
+    def is_known(self) -> bool:
+        """Whether MLflow has the search's own run. Raises whatever MLflow raises."""
+        return bool(self._find(None))
 
     def write(self, group: Sequence[Record]) -> None:
         """Write a single record, or several epochs of one trial.
@@ -112,7 +119,8 @@ class MlflowRuns:
 
     def _log_artifact(self, record: Record) -> None:
         run_id = self._run_id(record["trial"])
-        store = partial(self._client.log_artifact, run_id, record["file"], record["folder"] or None)
+        file = str(self._folder / record["file"])
+        store = partial(self._client.log_artifact, run_id, file, record["folder"] or None)
         try:
             store()
         except Exception:
@@ -120,13 +128,14 @@ class MlflowRuns:
             try:
                 store()
             except Exception as error:
-                raise ArtifactError(f"{record['file']}: {error}") from error
+                raise ArtifactError(f"{file}: {error}") from error
 
     def _register(self, record: Record) -> None:
         # Imported here because it takes seconds, and only a search that ends needs it.
         from search.tracking.registry import register
 
         run_id = self._run_id(None)
+        record = {**record, "bundle": str(self._folder / record["bundle"])}
         try:
             register(self._client, record, self._experiment_id, run_id)
         except (OSError, UserError) as error:
@@ -172,7 +181,8 @@ class MlflowRuns:
 
     @cached_property
     def _client(self) -> MlflowClient:
-        return MlflowClient(self._uri)
+        # MLFLOW_REGISTRY_URI in somebody's environment would be taken for the model's store.
+        return MlflowClient(self._uri, registry_uri=self._uri)
 
     @cached_property
     def _experiment_id(self) -> str:

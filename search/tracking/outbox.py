@@ -88,6 +88,19 @@ class Outbox:
             self._sent = batch.end
             self._unsent_count -= len(batch.records)
 
+    def send_again(self) -> None:
+        """Deliver everything anew: the receiver doesn't have what was sent."""
+        with self._changed:
+            self._sent = 0
+            self._unsent_count = sum(len(batch.records) for batch in _batches(self.path, 0))
+            self._changed.notify_all()
+
+    @property
+    def is_any_sent(self) -> bool:
+        """Whether something was delivered, in this session or before."""
+        with self._changed:
+            return self._sent > 0
+
     def refuse(self, records: Sequence[Record], reason: str) -> None:
         """Keep beside the outbox what the receiver will never take."""
         with self._refused_path.open("a") as file:

@@ -5,6 +5,9 @@ thread delivers the records in order. A server that is down, slow or hanging cos
 and what it missed arrives when it is back, or when the same outbox is opened again. A delivery may
 be repeated: runs are found again by a tag, and MLflow keeps a metric of the same name, step, time
 and value only once, so each record carries its own time.
+
+Where MLflow doesn't know a search of which the outbox has sent records (the run was moved to a
+folder whose database is new, or is resumed with another server), all of it is delivered there.
 """
 
 import math
@@ -51,7 +54,8 @@ class Tracker:
         outbox: Path,
     ) -> None:
         self._search_name = search_name
-        self._runs = MlflowRuns(uri, experiment, search_id)
+        self._folder = outbox.parent.resolve()
+        self._runs = MlflowRuns(uri, experiment, search_id, self._folder)
         self._outbox = Outbox(outbox)
         self._score = score
         self._last_epoch: dict[int | None, int] = {}
@@ -104,14 +108,20 @@ class Tracker:
         They are read when they are delivered: leave them in place.
         """
         for file in files:
-            self._append("artifact", number, file=str(file.resolve()), folder=artifact_path)
+            self._append("artifact", number, file=self._relative(file), folder=artifact_path)
 
     def register(self, record: Record) -> None:
         """Make the ensemble the next version of a model, by a ``registry.model_record``.
 
         The bundle is read when the record is delivered: leave it in place.
         """
-        self._append("model", None, **record)
+        bundle = self._relative(Path(record["bundle"]))
+        self._append("model", None, **{**record, "bundle": bundle})
+
+    def _relative(self, file: Path) -> str:
+        """A path that stays right where the run's folder is moved before the record is sent."""
+        path = file.resolve()
+        return str(path.relative_to(self._folder) if path.is_relative_to(self._folder) else path)
 
     def status_of(self, number: int) -> str | None:
         """How a trial's run ended last, or "running"; None where it never began."""
@@ -173,12 +183,18 @@ class Tracker:
                 self._status[number] = record["status"]
 
     def _deliver_all(self) -> None:
+        if self._outbox.is_any_sent:
+            self._insist(self._make_known)
         while batch := self._outbox.next_batch():
             for group in _grouped(batch.records):
                 self._insist(partial(self._deliver, group))
             self._insist(partial(self._outbox.mark_sent, batch))
             if self._abandoned.is_set():
                 return
+
+    def _make_known(self) -> None:
+        if not self._runs.is_known():
+            self._outbox.send_again()
 
     def _deliver(self, group: list[Record]) -> None:
         try:

@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType, ModuleType
+from typing import Any
 
 import ray
 import torch
@@ -28,6 +29,13 @@ OURS = [Path(__file__).parents[2] / name for name in ("search", "segcore", "spac
 """The folders of our own packages."""
 PROBE = "seen-by-all-nodes"
 """A file of the driver's that each node looks for."""
+_QUIET: dict[str, Any] = {
+    "log_to_driver": False,
+    "logging_level": logging.ERROR,
+    "configure_logging": True,
+}
+TIMED_OUT = "timed out during startup"
+"""In what Ray 2.60 says where its node doesn't start within 30 s, which can't be changed."""
 NODES_KNOWN_FOR_S = 2.0
 """How long an answer about the nodes is used: the question comes with every suggestion."""
 
@@ -77,27 +85,13 @@ def connected(options: SearchOptions) -> Iterator[Slots]:
 
     The workers of a cluster get our own packages, and what the space imported from folders of the
     user's: all nodes then run what the driver runs, and a new node needs nothing installed of it.
-    So load the space before. Raises ``UserError`` where no cluster is at the address, or where no
-    trial fits on it.
+    So load the space before. Raises ``UserError`` where Ray doesn't start here, where no cluster is
+    at the address, or where no trial fits on it.
     """
-    try:
-        _check_reachable(options.address)
-        ray.init(
-            address=options.address or "local",  # else Ray joins any cluster that it finds here
-            num_gpus=None if options.address else own_gpus(),
-            include_dashboard=None if options.address else False,
-            log_to_driver=False,
-            logging_level=logging.ERROR,
-            configure_logging=True,
-            runtime_env={"py_modules": [*map(str, OURS), *own_modules()]}
-            if options.address
-            else None,
-        )
-    except OSError as error:  # ConnectionError is one
-        raise UserError(
-            f"--address {options.address}: no Ray cluster answers there ({error}); "
-            "start one with `ray up cluster.yaml` or `ray start --head`"
-        ) from error
+    if options.address is None:
+        _start()
+    else:
+        _join(options.address)
     logging.getLogger("ray.tune").setLevel(logging.ERROR)
     logging.getLogger("ray.tune.tune").setLevel(logging.CRITICAL)  # repeats what failed
     # It speaks of a record of the experiment that we don't use.
@@ -132,6 +126,68 @@ def _interrupt(number: int, frame: FrameType | None) -> None:
         ctrl_c(signal.SIGINT, frame)
     else:
         raise KeyboardInterrupt
+
+
+def _start() -> None:
+    """Start Ray on this machine. Raises ``UserError`` where it doesn't start."""
+    _check_loopback()
+    for last in (False, True):
+        try:
+            ray.init(
+                address="local",  # else Ray joins any cluster that it finds here
+                num_gpus=own_gpus(),
+                include_dashboard=False,
+                **_QUIET,
+            )
+        except Exception as error:  # Ray raises many, and a bare Exception after 30 seconds
+            ray.shutdown()
+            if last or TIMED_OUT not in str(error):
+                raise UserError(_why_not_started(error)) from error
+        else:
+            return
+
+
+def _why_not_started(error: Exception) -> str:
+    reason = " ".join(str(error).split())
+    if TIMED_OUT in reason:
+        return (
+            "Ray didn't start on this machine within 30 s, twice: it is too busy; start the search "
+            "when there is less to do, or look into /tmp/ray/session_latest/logs"
+        )
+    if "AF_UNIX" in reason:
+        return (
+            f"RAY_TMPDIR {os.environ.get('RAY_TMPDIR', '')}: too long for Ray's sockets, whose "
+            f"paths have at most 107 characters ({reason}); name a shorter folder, or none"
+        )
+    return f"Ray can't start on this machine: {reason}; see /tmp/ray/session_latest/logs"
+
+
+def _check_loopback() -> None:
+    try:
+        socket.create_server(("127.0.0.1", 0)).close()
+    except OSError as error:
+        raise UserError(
+            f"127.0.0.1: {error.strerror}; Ray needs it, IPv6 alone is not enough: "
+            "`ip address add 127.0.0.1/8 dev lo` gives this machine that address"
+        ) from error
+
+
+def _join(address: str) -> None:
+    """Join a running cluster. Raises ``UserError`` where there is none."""
+    elsewhere = os.environ.get("RAY_ADDRESS") if address == "auto" else None
+    try:
+        _check_reachable(elsewhere or address)
+        ray.init(
+            address=address,
+            runtime_env={"py_modules": [*map(str, OURS), *own_modules()]},
+            **_QUIET,
+        )
+    except OSError as error:  # ConnectionError is one
+        found = f" (RAY_ADDRESS is {elsewhere})" if elsewhere else ""
+        raise UserError(
+            f"--address {address}{found}: no Ray cluster answers there ({error}); "
+            "start one with `ray up cluster.yaml` or `ray start --head`"
+        ) from error
 
 
 def own_gpus() -> int | None:
@@ -193,13 +249,11 @@ def _sees(storage: Location) -> bool:
     return storage.read(PROBE) is not None
 
 
-def _check_reachable(address: str | None) -> None:
+def _check_reachable(address: str) -> None:
     """Raise ``OSError`` within seconds where nobody listens: Ray itself tries for five minutes."""
-    host, _, port = (address or "").rpartition(":")
+    host, _, port = address.removeprefix("ray://").rpartition(":")
     if host and port.isdigit():
-        socket.create_connection(
-            (host.removeprefix("ray://"), int(port)), CONNECT_TIMEOUT_S
-        ).close()
+        socket.create_connection((host.strip("[]"), int(port)), CONNECT_TIMEOUT_S).close()
 
 
 def _slots(options: SearchOptions) -> Slots:

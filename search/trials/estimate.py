@@ -10,19 +10,20 @@ from search.runs.storage import NodeCopy
 from search.trials.cluster import Slots
 from search.trials.worker import prepare_process
 from segcore.config import TrialConfig
+from segcore.data.building import Tell
 from segcore.data.prepared import PreparedData, open_prepared
 from segcore.training.fit import time_steps
 from segcore.training.loading import windows_per_epoch
 
 
-def estimate_s(plan: Plan, slots: Slots) -> float:
+def estimate_s(plan: Plan, slots: Slots, tell: Tell) -> float:
     """Seconds for all trials, from training steps measured where trials will run.
 
     The same number of pixels goes through each network in an epoch. Validation isn't measured: each
     of its pixels counts as a third of a trained one, because nothing is learned from it.
     """
     options = plan.options
-    steps_s = zip(measure(plan, slots), plan.networks, strict=True)
+    steps_s = zip(measure(plan, slots, tell), plan.networks, strict=True)
     epoch_s = [
         step_s / config.batch_size / _window_px(config) * _epoch_px(plan.data, config)
         for step_s, config in steps_s
@@ -45,12 +46,17 @@ def _window_px(config: TrialConfig) -> int:
     return config.height_px * config.width_px
 
 
-def measure(plan: Plan, slots: Slots) -> list[float]:
+def measure(plan: Plan, slots: Slots, tell: Tell) -> list[float]:
     """Seconds of a training step of each of the plan's networks, in the same order."""
     cpus, gpus = slots.cpus_per_trial, slots.gpus_per_trial
     task = ray.remote(_measure_one).options(num_cpus=cpus, num_gpus=gpus)
     data = plan.data_on_nodes
-    return list(ray.get([task.remote(config, data, cpus, gpus) for config in plan.networks]))
+    tasks = [task.remote(config, data, cpus, gpus) for config in plan.networks]
+    steps_s = []
+    for done, measured in enumerate(tasks):
+        tell("measuring a few steps of each network", done, len(tasks))
+        steps_s.append(ray.get(measured))
+    return steps_s
 
 
 def _measure_one(config: TrialConfig, data: NodeCopy, cpus: int, gpus: float) -> float:

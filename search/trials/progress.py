@@ -1,86 +1,93 @@
-"""What a person sees while trials run: a bar, and a line for each trial that ends or is paused."""
+"""What a person sees while trials run: a moving line, and one for each that ends or is paused."""
 
-import html
 import math
 import time
-from types import TracebackType
-from typing import Any, Literal, Self
+from dataclasses import dataclass
+from typing import Literal
 
 from ray import tune
 from ray.tune.experiment import Trial
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn
 
+from search.planning.strategies import epoch_budget
+from search.planning.time_left import TimeLeft
+from search.reporting.line import Line, show_left
+from search.runs.options import SearchOptions
 from search.runs.rows import TrialRow, show_config, show_duration
+from search.tracking.tracker import Tracker
+from search.trials.cluster import Slots
 
 COLOURS = {"finished": "green", "stopped": "yellow", "paused": "cyan", "failed": "red"}
 SHOWN_PARAMETERS = ("architecture", "encoder", "scale", "metres_per_px", "loss", "lr")
+
+BEAT_S = 1.0
+"""The line is renewed so often where nothing happens."""
+FORECAST_S = 5.0
+"""The time left is told anew so often; between, it only passes."""
+OUTAGE_S = 10.0
+"""An outage of MLflow that lasts so long gets a line of its own."""
 
 
 class SearchProgress:
     """How much of a search is done, what runs, the best score so far, and the time left.
 
-    The bar counts what ends the search: ``total`` trials, epochs or seconds. Of the first two,
-    ``done`` were done in earlier sessions.
+    The bar counts what ends the search: trials, epochs or time.
     """
 
     def __init__(
-        self,
-        console: Console,
-        *,
-        metric: str,
-        unit: Literal["trials", "epochs", "time"],
-        total: float,
-        done: int = 0,
+        self, line: Line, options: SearchOptions, slots: Slots, tracker: Tracker, phase: str
     ) -> None:
-        self._metric = metric
-        self._unit, self._total, self._done = unit, total, done
-        self._done_before = done
-        self._started_at = time.monotonic()
+        self._line, self._options, self._slots, self._tracker = line, options, slots, tracker
+        self._phase = phase
+        self._unit: Literal["trials", "epochs", "time"] = "trials"
+        self._total: float = options.trials
+        if (budget := epoch_budget(options)) is not None:
+            self._unit, self._total = "epochs", budget
+        elif options.pauses and options.time_budget_s is not None:
+            self._unit, self._total = "time", options.time_budget_s
+        self._done = 0
+        self._started_at = self._shown_at = time.monotonic()
+        self._time_left = TimeLeft(options, lambda: slots.count)
+        self._ends_at: float | None = None
+        self._forecast_at = -math.inf
         self._running: set[int] = set()
         self._paused: set[int] = set()
-        self._best: tuple[float, int] | None = None
+        self._waiting = 0
+        self._best: TrialScore | None = None
         self._said = ""
-        self._bar = Progress(
-            TextColumn(f"[bold]{unit}"),
-            BarColumn(bar_width=24),
-            TextColumn("{task.description}"),
-            console=console,
-            transient=True,
-            # In a file, each state of the bar would be a line.
-            disable=console.quiet or not console.is_terminal or console.is_jupyter,
-        )
-        self._task = self._bar.add_task("", total=total, completed=done)
-        self._cell = _NotebookBar() if console.is_jupyter and not console.quiet else None
+        self._outage_since: float | None = None
 
-    def __enter__(self) -> Self:
-        self._bar.start()
-        self._show()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._bar.stop()
+    @property
+    def _now_s(self) -> float:
+        return time.monotonic() - self._started_at
 
     def trial_known(self, row: TrialRow) -> None:
         """Note a trial of an earlier session."""
-        self._note_score(row.number, row.score)
+        if row.status == "waiting":
+            return
+        self._note_score(row.number, row.score, row.interval)
+        self._time_left.known(row)
+        if self._unit == "epochs":
+            self._done += len(row.values)
+        elif self._unit == "trials":
+            self._done += row.is_over
         if row.status == "paused":
             self._paused.add(row.number)
 
     def trial_begun(self, number: int) -> None:
         """Show that a trial runs."""
         self._running.add(number)
+        self._waiting = max(0, self._waiting - 1)
         self._paused.discard(number)
+        self._time_left.begun(number, self._now_s)
         self._show()
 
-    def epoch_done(self, number: int, score: float) -> None:
+    def epoch_done(
+        self, number: int, epoch: int, score: float, interval: tuple[float, float] | None
+    ) -> None:
         """Show that a running trial reported an epoch."""
-        self._note_score(number, score)
+        self._note_score(number, score, interval)
+        if math.isfinite(score):
+            self._time_left.epoch_done(number, epoch, score, self._now_s)
         if self._unit == "epochs":
             self._done += 1
         self._show()
@@ -88,57 +95,104 @@ class SearchProgress:
     def trial_ended(self, row: TrialRow, failure: str | None = None) -> None:
         """Print the line of a trial that ended, or that is paused."""
         self._running.discard(row.number)
+        self._time_left.ended(row.number, is_over=row.is_over)
         if row.status == "paused":
             self._paused.add(row.number)
         elif self._unit == "trials":
             self._done += 1
-        score = "no score" if row.score is None else f"{self._metric} {row.score:.4f}"
+        score = "no score" if row.score is None else f"{self._options.metric} {row.score:.4f}"
         what = show_config(row.config, SHOWN_PARAMETERS) if row.config else ""
-        self._bar.console.print(
+        console = self._line.console
+        console.print(
             f"trial {row.number:>3}  [{COLOURS[row.status]}]{row.status:<8}[/]  {row.epochs:>3} "
             f"epochs  {score}  {what}",
             soft_wrap=True,
         )
         if failure:
-            self._bar.console.print(f"  {failure}", style="red", markup=False, soft_wrap=True)
+            console.print(f"  {failure}", style="red", markup=False, soft_wrap=True)
         self._show()
 
     def trial_let_go(self, number: int) -> None:
         """Note that a paused trial will not go on."""
         self._paused.discard(number)
 
+    def beat(self, waiting: int) -> None:
+        """Renew the line where nothing happens; so many trials wait for a worker."""
+        if time.monotonic() - self._shown_at > BEAT_S:
+            self._waiting = waiting
+            self._tell_outage()
+            self._show()
+
     def say(self, what: str) -> None:
         """Print what went wrong without ending the search, but no line twice in a row."""
         if what != self._said:
-            self._bar.console.print(what, style="yellow", markup=False, soft_wrap=True)
+            self._line.console.print(what, style="yellow", markup=False, soft_wrap=True)
             self._said = what
 
-    def _note_score(self, number: int, score: float | None) -> None:
+    def _tell_outage(self) -> None:
+        problem = self._tracker.problem
+        if problem is None:
+            self._outage_since = None
+        elif self._outage_since is None:
+            self._outage_since = self._now_s
+        elif self._now_s - self._outage_since > OUTAGE_S:
+            reason = problem.partition("\n")[0]
+            self.say(f"MLflow takes no records: {reason}; they wait on disk, the search goes on")
+
+    def _note_score(
+        self, number: int, score: float | None, interval: tuple[float, float] | None
+    ) -> None:
         if score is None or not math.isfinite(score):
             return
-        if self._best is None or score > self._best[0]:
-            self._best = (score, number)
+        if self._best is None or score > self._best.value:
+            self._best = TrialScore(score, number, interval)
 
     def _show(self) -> None:
-        spent_s = time.monotonic() - self._started_at
+        self._shown_at = time.monotonic()
         done: float = self._done
-        amount = f"{self._done}/{self._total:.0f}"
+        parts = [f"{self._done} of {self._total:.0f} {self._unit}"]
         if self._unit == "time":
-            done = spent_s
-            amount = f"{show_duration(spent_s)} of {show_duration(self._total)}"
-        parts = [amount, f"{len(self._running)} running"]
-        if self._paused:
-            parts.append(f"{len(self._paused)} paused")
+            done = self._now_s
+            parts = [f"{show_duration(done)} of {show_duration(self._total)}"]
+        phase = self._phase
+        if not self._running and done < self._total:
+            phase = "waiting for nodes" if self._slots.present < 1 else "starting workers"
+        left_s = self._left_s()
+        if left_s is not None and done < self._total:
+            parts.append(show_left(left_s))
         if self._best is not None:
-            parts.append(f"best {self._metric} {self._best[0]:.4f} (trial {self._best[1]})")
-        here = self._done - self._done_before
-        if here and done < self._total:
-            left_s = spent_s / here * (self._total - self._done)
-            parts.append(f"about {show_duration(left_s)} left")
-        text = " · ".join(parts)
-        self._bar.update(self._task, completed=done, description=text)
-        if self._cell is not None:
-            self._cell.update(done, self._total, f"{self._unit} {text}")
+            parts.append(self._best.show(self._options.metric))
+        if self._tracker.problem is not None:
+            parts.append(f"MLflow takes no records, {self._tracker.unsent} wait")
+        counts = {"running": len(self._running), "paused": len(self._paused)}
+        beyond = len(self._running) + self._waiting - self._slots.present
+        if self._running and self._waiting and beyond > 0:
+            counts["waiting for a node"] = min(beyond, self._waiting)
+        parts.append(", ".join(f"{count} {name}" for name, count in counts.items() if count))
+        self._line.show(phase, done, self._total, *filter(None, parts))
+
+    def _left_s(self) -> float | None:
+        """What was forecast a moment ago, less what has passed since."""
+        now_s = self._now_s
+        if now_s - self._forecast_at > FORECAST_S or self._ends_at is None:
+            left_s = self._time_left.seconds(now_s)
+            self._ends_at = None if left_s is None else now_s + left_s
+            self._forecast_at = now_s
+        return None if self._ends_at is None else max(0.0, self._ends_at - now_s)
+
+
+@dataclass(frozen=True)
+class TrialScore:
+    """A trial's score on the validation split."""
+
+    value: float
+    number: int
+    interval: tuple[float, float] | None
+
+    def show(self, metric: str) -> str:
+        """Such as ``best dice 0.7312 (0.701–0.759, trial 4)``."""
+        ends = "" if self.interval is None else "{:.3f}–{:.3f}, ".format(*self.interval)
+        return f"best {metric} {self.value:.4f} ({ends}trial {self.number})"
 
 
 class NothingOfRays(tune.ProgressReporter):
@@ -147,23 +201,3 @@ class NothingOfRays(tune.ProgressReporter):
     def should_report(self, trials: list[Trial], done: bool = False) -> bool:
         """Never."""
         return False
-
-
-class _NotebookBar:
-    """A bar in the output of a notebook's cell, which is replaced in place.
-
-    rich has one too, but it needs a widget extension in the notebook's program.
-    """
-
-    def __init__(self) -> None:
-        self._shown: Any = None
-
-    def update(self, done: float, total: float, text: str) -> None:
-        """Show the bar, or show it anew."""
-        from IPython.display import HTML, display  # there is one wherever there is a notebook
-
-        bar = HTML(f'<progress value="{done}" max="{total}"></progress> {html.escape(text)}')
-        if self._shown is None:
-            self._shown = display(bar, display_id=True)
-        else:
-            self._shown.update(bar)

@@ -233,8 +233,14 @@ class _Watcher(tune.Callback, tune.Stopper):
         elif "failure" not in result:
             self.faults.scored()
             self.tracker.log_epoch(number, result["epoch"], _our_metrics(result))
-            score = result[self.plan.options.score_key]
-            self.progress.epoch_done(number, score)
+            key = self.plan.options.score_key
+            low, high = (result.get(f"{key}_{end}", math.nan) for end in ("low", "high"))
+            interval = (low, high) if math.isfinite(low) and math.isfinite(high) else None
+            self.progress.epoch_done(number, result["epoch"], result[key], interval)
+
+    def on_step_end(self, iteration: int, trials: list[Trial], **info: Any) -> None:
+        """Keep the line moving: Ray calls this ten times a second."""
+        self.progress.beat(sum(trial.status == Trial.PENDING for trial in trials))
 
     # Its turn ends, or it breaks.
 

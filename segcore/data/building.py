@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, astuple, dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple, Self, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -74,15 +74,23 @@ class Job:
         return content + digest(json.dumps(self.kept, default=astuple))[:16]
 
 
+Tell = Callable[[str, int, int], None]
+"""Is told what is being done, how much of it is done, and how much there is."""
+
+
+def untold(what: str, done: int, total: int) -> None:
+    """Tell nobody."""
+
+
 @dataclass(frozen=True)
 class Crew:
-    """Threads, and the progress bar of what they do.
+    """Threads, and who is told how far they are.
 
     Threads are enough: hashing, decoding and resizing all run outside Python's lock.
     """
 
     pool: ThreadPoolExecutor
-    bar: Progress
+    tell: Tell
 
     def do(
         self, title: str, work: Callable[[Item], Result], items: Sequence[Item]
@@ -95,17 +103,42 @@ class Crew:
             except ImageError as error:
                 return error.problem
 
-        results = self.pool.map(attempt, items)
-        return list(self.bar.track(results, total=len(items), description=title))
+        results = []
+        for result in self.pool.map(attempt, items):
+            results.append(result)
+            self.tell(title, len(results), len(items))
+        return results
 
 
 @contextmanager
-def crew_of(workers: int | None, progress: bool) -> Iterator[Crew]:
-    """A crew of so many threads (None: one for each usable core), its bar on standard error."""
-    console = Console(stderr=True)
-    bar = Progress(console=console, transient=True, disable=not (progress and console.is_terminal))
-    with ThreadPoolExecutor(workers or usable_cores()) as pool, bar:
-        yield Crew(pool, bar)
+def crew_of(workers: int | None, progress: bool | Tell) -> Iterator[Crew]:
+    """A crew of so many threads (None: one for each usable core).
+
+    ``progress`` is told how far it is; True: a bar on standard error shows that.
+    """
+    with ThreadPoolExecutor(workers or usable_cores()) as pool, _Bar(progress is True) as bar:
+        yield Crew(pool, bar.show if isinstance(progress, bool) else progress)
+
+
+class _Bar:
+    """A bar on standard error, which is gone at the end; in a file, nothing."""
+
+    def __init__(self, is_shown: bool) -> None:
+        console = Console(stderr=True)
+        disable = not (is_shown and console.is_terminal)
+        self._bar = Progress(console=console, transient=True, disable=disable)
+        self._task = self._bar.add_task("")
+
+    def __enter__(self) -> Self:
+        self._bar.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bar.stop()
+
+    def show(self, title: str, done: int, total: int) -> None:
+        """Show how far it is."""
+        self._bar.update(self._task, description=title, completed=done, total=total)
 
 
 def build(job: Job, target: Path, crew: Crew) -> None:

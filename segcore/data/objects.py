@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segcore.config import View
+from segcore.data.building import Tell
 from segcore.data.dataset import Photo, load_dataset
 from segcore.data.preparing import prepare_data
 from segcore.devices import usable_cores
@@ -50,7 +51,7 @@ def shorter_sides(mask_HW: NDArray[np.uint8], num_classes: int) -> list[NDArray[
     return found
 
 
-def look_at(dataset_folder: Path, *, progress: bool = True) -> DataFacts:
+def look_at(dataset_folder: Path, *, progress: bool | Tell = True) -> DataFacts:
     """Look at the photographs and masks of a data set. What was found is remembered in the cache.
 
     Raises what ``prepare_data`` does.

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from segcore.config import View
-from segcore.data.building import Crew, Job, build, crew_of, draw_splits, without_problems
+from segcore.data.building import Crew, Job, Tell, build, crew_of, draw_splits, without_problems
 from segcore.data.dataset import Dataset, Photo, problems_error, scan_dataset
 from segcore.data.plans import plan_photos
 from segcore.data.prepared import PreparedData, open_prepared, prepared_folder
@@ -42,15 +42,15 @@ def prepare_data(
     score_scale: float | None = None,
     cache_dir: Path | None = None,
     workers: int | None = None,
-    progress: bool = True,
+    progress: bool | Tell = True,
 ) -> PreparedData:
     """Check a data set and decode it once; where that has been done, just open the result.
 
     What is kept serves all ``views``. Scores are taken at ``score_scale``, a share of the
     photographs' own resolution; None: on the grid of the finest view. By default ``cache_dir`` is
     ``$SEGSEARCH_CACHE`` or ``~/.cache/segsearch``, and ``workers`` is the number of usable cores.
-    Progress goes to standard error. Of several processes that prepare the same data at once, one
-    does the work.
+    How far it is, ``progress`` is told; True: a bar on standard error shows it. Of several
+    processes that prepare the same data at once, one does the work.
 
     Raises ``ProblemsError`` with everything that is wrong with the files, ``UserError`` where
     dataset.yaml is wrong or the split can't be drawn, ``StorageError`` where the cache can't be

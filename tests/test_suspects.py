@@ -18,7 +18,7 @@ from search import suspects
 from search.ensembles.held_out import find_judges
 from search.predicting.suspects import read_suspects
 from search.runs.folder import RunFolder
-from search.runs.result import LeftOutScore, SearchResult
+from search.runs.result import LeftOutScore, SearchResult, WeightedTrial
 from search.runs.study import open_study
 from search.trials.worker import trial_name
 from segcore.config import IGNORE_INDEX

@@ -81,8 +81,8 @@ def _by_fold(
             stored = best_checkpoint(folds_run.trials, trained.get((trial.number, fold), -1))
             if stored is None:
                 raise UserError(
-                    f"{folds_run.address}: the network of trial {trial.label} on fold {fold} is gone; "
-                    "resume the search to train it again"
+                    f"{folds_run.address}: trial {trial.label} has no network on fold {fold} any "
+                    "more; resume the search to train it again"
                 )
             folder = run.fetched / trial_name(trial.number) / f"network_{fold}"
             networks.append((stored.local(folder), trial.weight))

@@ -184,13 +184,14 @@ def test_a_soup_of_twins_is_as_good_as_either(
 ) -> None:
     photos = prepared.of_split("val").tolist()
     pixels = draw_pixels([prepared.score_mask(photo) for photo in photos], 3, limit=10**9)
-    assert make_soup(trials[:1], place, "dice", pixels.position_N) is None
-    made = make_soup([trials[2], trials[2]], place, "dice", pixels.position_N)
-    assert made is not None and made.kept == (0, 1) and len(made.probs) == 1
+    times_BP = np.array([[2, 1, 1, 0], [0, 0, 0, 4]])
+    assert make_soup(trials[:1], place, "dice", pixels.position_N, times_BP) is None
+    made = make_soup([trials[2], trials[2]], place, "dice", pixels.position_N, times_BP)
+    assert made is not None and made.kept == (0, 1) and made.bag_kept == ((0, 1), (0, 1))
     # Its weights are those of its ingredients; only the batch normalisation was mended.
     said, probs_NK = predict([(made.soup, 1.0)], place, "val", pixels.position_N)
-    np.testing.assert_allclose(probs_NK.astype(int), made.probs[0].astype(int), atol=3)
-    again = Pool.of(pixels, made.probs)
+    np.testing.assert_allclose(probs_NK.astype(int), made.probs[0, 1].astype(int), atol=3)
+    again = Pool.of(pixels, made.probs.values())
     score = metric_of_counts("dice", again.counts(again.mix([0])))
     assert said.scores.dice == pytest.approx(score, abs=1e-3)
     assert said.cost.networks == 1 and said.cost.seconds_per_mpx > 0

@@ -228,9 +228,10 @@ def test_photographs_of_one_group_are_left_out_together() -> None:
     assert (by_group == by_group[:, :, :1]).all()
     assert (bags.times_BP == 0).any(axis=0).all(), "each is left out at least once"
     counts = [np.full((24, 3, K), float(bag)) for bag in range(len(bags.times_BP))]
-    left_out = bags.left_out(counts)
+    left_out = bags.left_out(counts, counts[0])
     for p in range(24):
         expected = np.flatnonzero(bags.times_BP[:, p] == 0).mean()
         assert left_out.counts_P3K[p] == pytest.approx(expected)
     alone = Bags.draw(range(3), ["a"] * 3)
-    assert alone.left_out([np.ones((3, 3, K))] * len(alone.times_BP)).photos == ()
+    ones = np.ones((3, 3, K))
+    assert alone.left_out([ones] * len(alone.times_BP), ones).photos == ()

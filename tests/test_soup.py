@@ -1,9 +1,12 @@
 """A mean of weights is a network again, where its ingredients allow."""
 
-import pytest
+import functools
+
+import numpy as np
 import torch
 from torch import nn
 
+from segcore.choosing.left_out import Bags
 from segcore.choosing.soup import average_weights, greedy_soup, mend_normalisation
 from segcore.config import TrialConfig
 from segcore.networks.models import build_network
@@ -35,17 +38,14 @@ def test_weights_are_averaged_and_counters_kept() -> None:
 
 
 def test_only_ingredients_that_do_not_harm_stay_in() -> None:
-    def state(value: float) -> dict[str, torch.Tensor]:
-        return {"weight": torch.tensor([value])}
-
-    def closeness(soup: dict[str, torch.Tensor]) -> tuple[float, float]:
-        return -abs(float(soup["weight"]) - 1.0), float(soup["weight"])
+    def closest(*ingredients: float) -> tuple[int, ...]:
+        return greedy_soup(
+            len(ingredients), lambda kept: -abs(np.mean([ingredients[i] for i in kept]) - 1)
+        )
 
     # Best first: 0.8 alone; 1.3 brings the mean to 1.05; 9 would spoil it; 0.85 mends it to 0.98.
-    kept, path = greedy_soup([state(0.8), state(1.3), state(9.0), state(0.85)], closeness)
-    assert kept == (0, 1, 3)
-    assert path == pytest.approx([0.8, 1.05, 0.98], abs=0.01)
-    assert greedy_soup([state(1.0), state(5.0)], closeness) == ((0,), [1.0])
+    assert closest(0.8, 1.3, 9.0, 0.85) == (0, 1, 3)
+    assert closest(1.0, 5.0) == (0,)
 
 
 def test_batch_normalisation_learns_the_statistics_of_the_images() -> None:
@@ -59,3 +59,25 @@ def test_batch_normalisation_learns_the_statistics_of_the_images() -> None:
         torch.testing.assert_close(network[1].running_mean, activation.mean(dim=(0, 2, 3)))
         assert network(images).mean().abs() < 1e-5
     assert not network.training
+
+
+def test_what_a_soup_promises_was_chosen_on_other_photographs() -> None:
+    """All soups are equally good but for luck, by which their ingredients are chosen."""
+    rng, chosen, promised = np.random.default_rng(0), [], []
+    for _ in range(100):
+        right_P = functools.cache(lambda kept, rng=rng: 700 + 60 * rng.standard_normal(16))
+
+        def greedy(times_P: np.ndarray, right_P=right_P) -> tuple[int, ...]:  # type: ignore[no-untyped-def]
+            return greedy_soup(5, lambda kept: float(np.average(right_P(kept), weights=times_P)))
+
+        bags = Bags.draw(range(16), [str(photo) for photo in range(16)])
+        counts = []
+        for times_P in bags.times_BP:
+            counts_P3K = np.full((16, 3, 1), 1000.0)
+            counts_P3K[:, 0, 0] = right_P(greedy(times_P))
+            counts.append(counts_P3K)
+        chosen.append(right_P(greedy(np.ones(16, np.int64))).mean() / 1000)
+        promised.append(bags.left_out(counts, counts[0]).score("pixel_accuracy"))
+    error = np.std(promised) / 10
+    assert np.mean(chosen) > 0.7 + 8 * error, "its own score is luck"
+    assert abs(np.mean(promised) - 0.7) < 3 * error

@@ -89,6 +89,7 @@ def _start_soups(
                 [candidates.models[c].members[0][0][0] for c in group],
                 plan.options.metric,
                 candidates.pixels.position_N,
+                candidates.bags.times_BP,
             ),
         )
         for group in alike.values()
@@ -110,8 +111,10 @@ def _finish_soups(
             made = workers.finished(task)
             if made is None:
                 continue
-            pool = Pool.of(candidates.pixels, made.probs)
-            proposal = propose_soup(pool, candidates.bags, plan.options.metric)
+            pool = Pool.of(candidates.pixels, made.probs.values())
+            places = {kept: place for place, kept in enumerate(made.probs)}
+            picks = [(places[kept],) for kept in made.bag_kept]
+            proposal = propose_soup(pool, picks, candidates.bags, plan.options.metric)
             model = Model.of_soup([models[i] for i in made.kept], made.soup)
             cost = candidates.best_first[group[0]][1].cost
             yield Draft(model.with_factors(proposal.factors), proposal.left_out, cost)

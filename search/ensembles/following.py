@@ -7,7 +7,7 @@ MLflow, and can be resumed. The run of such a search lies in the folder of the f
 """
 
 import dataclasses
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import optuna
 from optuna.trial import BaseTrial, TrialState
@@ -50,7 +50,7 @@ def open_folds(plan: Plan, rows: Sequence[TrialRow]) -> tuple[Plan, SearchStudy]
 
 
 def _open(
-    plan: Plan, path: str, rows: Sequence[TrialRow], parameter: str, values: Iterable[int]
+    plan: Plan, path: str, rows: Sequence[TrialRow], parameter: str, values: Sequence[int]
 ) -> tuple[Plan, SearchStudy]:
     chosen = choose_candidates(rows, plan.options.final_trials)
     if not chosen:
@@ -59,8 +59,7 @@ def _open(
             "the trials' failures are above"
         )
     configs = {row.number: row.config for row in rows if row.config}
-    # Each configuration once before any of them a second time: then an early end leaves the most.
-    pairs = tuple({TRIAL: row.number, parameter: value} for value in values for row in chosen)
+    pairs = tuple({TRIAL: row.number, parameter: value} for row in chosen for value in values)
     space = Space(
         path=path,
         function=_FinalSpace(configs, parameter, plan.options.folds),

@@ -25,7 +25,7 @@ from search.runs.result import Cost
 from search.runs.storage import NodeCopy
 from search.trials.worker import prepare_process
 from segcore.choosing.pool import WHOLE, ProbsNK, split_positions
-from segcore.choosing.soup import average_weights, greedy_soup, mend_normalisation
+from segcore.choosing.soup import Kept, average_weights, greedy_soup, mend_normalisation
 from segcore.config import MetricName, TrialConfig
 from segcore.data.prepared import PreparedData, open_prepared
 from segcore.data.splits import Split
@@ -33,14 +33,16 @@ from segcore.data.windows import Grid, scale_mask
 from segcore.inference.blending import Strip
 from segcore.inference.scoring import prepared_photograph, score_strips
 from segcore.predicting.ensemble import Ensemble, disagreement
-from segcore.scores.metrics import Scores
+from segcore.scores.metrics import Counts, Scores, metric_of_counts
 from segcore.training import checkpoint
-from segcore.training.checkpoint import StateDict
 from segcore.training.loading import training_batches, windows_per_epoch
 
 BATCH_SIZE = 4
 NORMALISATION_WINDOWS = 64
 """Training windows from which the batch normalisation of a soup learns its statistics."""
+
+MOST_SOUPS = 3
+"""For each ingredient so many soups may be tried: bags try others than the whole split does."""
 
 SHOWN_PX = 1024
 """The longer side of the pictures of what a trial predicts."""
@@ -197,14 +199,16 @@ def _strips(ensemble: Ensemble, data: PreparedData, photo: int) -> Iterator[Stri
 
 
 @dataclass(frozen=True)
-class SoupPath:
-    """A soup, and those that it was on its way, each of one more ingredient than the one before."""
+class MadeSoup:
+    """A soup, and those that are made in the same way where photographs count otherwise."""
 
-    kept: tuple[int, ...]
+    kept: Kept
     """Positions of its ingredients."""
     soup: Soup
-    probs: tuple[ProbsNK, ...]
-    """Of each soup from two ingredients on, the probabilities at the pixels that were asked for."""
+    bag_kept: tuple[Kept, ...]
+    """Those of the soup of each bag."""
+    probs: dict[Kept, ProbsNK]
+    """Of all these soups, the probabilities at the pixels that were asked for."""
 
 
 def make_soup(
@@ -212,32 +216,45 @@ def make_soup(
     place: Workplace,
     metric: MetricName,
     position_N: NDArray[np.int64],
-) -> SoupPath | None:
+    times_BP: NDArray[np.int64],
+) -> MadeSoup | None:
     """Average the weights of trials of one network and view, which come best first.
 
-    ``greedy_soup`` chooses among them by the score on "val". None where only the best one is kept.
+    ``greedy_soup`` chooses among them by the score on "val", and again by that of each bag, in
+    which photographs count ``times_BP`` times. None where only the best one is kept.
     ``position_N`` is as in ``predict``.
     """
     data, device = place.open(ingredients[0])
     with _loaded([(ingredients[0], 1.0)], device) as ensemble, _local(ingredients) as folders:
         tensors = [checkpoint.load_model_tensors(folder) for folder in folders]
         network = ensemble.members[0].network
+        tried: dict[Kept, tuple[Counts, ProbsNK]] = {}
 
-        def fill(state: StateDict) -> None:
-            network.load_state_dict(state)
+        def fill(kept: Kept) -> None:
+            network.load_state_dict(average_weights([tensors[i] for i in kept]))
             mend_normalisation(network, _training_batches(data, ingredients[0].info.config), device)
 
-        def try_out(state: StateDict) -> tuple[float, ProbsNK]:
-            fill(state)
-            said, probs_NK = _predict(ensemble, data, "val", position_N)
-            return said.scores.metric(metric), probs_NK
+        def greedy(times_P: NDArray[np.int64]) -> Kept:
+            def score(kept: Kept) -> float:
+                if kept not in tried:
+                    if len(tried) >= MOST_SOUPS * len(ingredients):
+                        return -math.inf
+                    fill(kept)
+                    said, probs_NK = _predict(ensemble, data, "val", position_N)
+                    tried[kept] = said.scores.counts_P3K, probs_NK
+                counts_P3K = tried[kept][0]
+                return metric_of_counts(metric, np.repeat(counts_P3K, times_P, axis=0))
 
-        kept, path = greedy_soup(tensors, try_out)
+            return greedy_soup(len(ingredients), score)
+
+        kept = greedy(np.ones(times_BP.shape[1], np.int64))
         if len(kept) == 1:
             return None
-        fill(average_weights([tensors[i] for i in kept]))
+        bag_kept = tuple(greedy(times_P) for times_P in times_BP)
+        fill(kept)
         state = {name: tensor.cpu() for name, tensor in network.state_dict().items()}
-        return SoupPath(kept, Soup(ingredients[0].info, state), tuple(path[1:]))
+        probs = {soup: tried[soup][1] for soup in dict.fromkeys((kept, *bag_kept))}
+        return MadeSoup(kept, Soup(ingredients[0].info, state), bag_kept, probs)
 
 
 def _training_batches(data: PreparedData, config: TrialConfig) -> Iterator[Tensor]:

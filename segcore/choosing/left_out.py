@@ -5,6 +5,11 @@ the data set has no groups. A rule that makes a model of candidates is applied t
 it makes is judged on the photographs of the units that the bag lacks. Each photograph is left out
 by about a third of the bags; the mean of their counts is what the rule scores there (the out-of-bag
 estimate of Breiman 1996).
+
+By how much one rule is better than another one is taken from those means. How sure that is, is not:
+a mean over what several bags made varies less from photograph to photograph than any single model
+does, and its error would be too small by a fifth (benchmarks/README.md, "Selection"). The error is
+that of the two models that the rules make of all photographs.
 """
 
 import math
@@ -39,6 +44,8 @@ class LeftOut:
     units: tuple[str, ...]
     """The unit of each."""
     counts_P3K: NDArray[np.float64]
+    made_P3K: NDArray[np.float64]
+    """Of these photographs, the counts of what the rule makes of all."""
 
     def score(self, metric: MetricName) -> float:
         """NaN where no photograph was left out."""
@@ -49,8 +56,11 @@ class LeftOut:
         places = {photo: p for p, photo in enumerate(other.photos)}
         shared = [p for p, photo in enumerate(self.photos) if photo in places]
         theirs = [places[self.photos[p]] for p in shared]
-        units = [self.units[p] for p in shared]
-        return paired_difference(self.counts_P3K[shared], other.counts_P3K[theirs], metric, units)
+        ours, others = self.counts_P3K[shared], other.counts_P3K[theirs]
+        error = difference_error(
+            self.made_P3K[shared], other.made_P3K[theirs], metric, [self.units[p] for p in shared]
+        )
+        return Difference(metric_of_counts(metric, ours) - metric_of_counts(metric, others), error)
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,8 +87,10 @@ class Bags:
             if count == 1 or (times_BU == 0).any(axis=0).all():
                 return cls(tuple(photos), tuple(units), times_BU[:, unit_P])
 
-    def left_out(self, counts: Iterable[NDArray[np.float64]]) -> LeftOut:
-        """``counts`` are those of what a rule made of each bag (``counts_P3K``)."""
+    def left_out(
+        self, counts: Iterable[NDArray[np.float64]], made_P3K: NDArray[np.float64]
+    ) -> LeftOut:
+        """``counts`` are those of what a rule made of each bag, ``made_P3K`` of all photographs."""
         out_BP = self.times_BP == 0
         sum_P3K: NDArray[np.float64] | float = 0.0
         for out_P, counts_P3K in zip(out_BP, counts, strict=True):
@@ -86,18 +98,23 @@ class Bags:
         known = np.flatnonzero(out_BP.any(axis=0))
         mean_P3K = np.asarray(sum_P3K)[known] / out_BP.sum(axis=0)[known, None, None]
         return LeftOut(
-            tuple(self.photos[p] for p in known), tuple(self.units[p] for p in known), mean_P3K
+            tuple(self.photos[p] for p in known),
+            tuple(self.units[p] for p in known),
+            mean_P3K,
+            made_P3K[known],
         )
 
 
-def paired_difference(
+def difference_error(
     ours_P3K: NDArray[np.float64],
     theirs_P3K: NDArray[np.float64],
     metric: MetricName,
     unit_P: Sequence[str],
-) -> Difference:
-    """The difference of two models' scores of the same photographs, with its standard error."""
+) -> float:
+    """The standard error of the difference of two models' scores of the same photographs.
+
+    Infinite where there are too few independent units to tell.
+    """
     ours, theirs = (Jackknife.of(counts, metric, unit_P) for counts in (ours_P3K, theirs_P3K))
     without_U = ours.score_U - theirs.score_U
-    known = len(without_U) >= FEWEST_UNITS
-    return Difference(ours.value - theirs.value, standard_error(without_U) if known else math.inf)
+    return standard_error(without_U) if len(without_U) >= FEWEST_UNITS else math.inf

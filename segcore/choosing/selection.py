@@ -93,16 +93,15 @@ def propose(
     return fitted if fitted[0] is single else [single, *fitted]
 
 
-def propose_soup(pool: Pool, bags: Bags, metric: MetricName) -> Proposal:
-    """The last candidate of a pool of soups, each of which has one ingredient more than the one
-    before; with factors where these gain more than their error.
+def propose_soup(
+    pool: Pool, bag_picks: Sequence[Picks], bags: Bags, metric: MetricName
+) -> Proposal:
+    """The first candidate of a pool of soups, with factors where these gain more than their error.
 
-    A bag takes the soup that is best in it.
+    The others are what its way of making makes of the bags (``bag_picks``).
     """
     rules = Rules(pool, metric, Limits())
-    last = len(pool.probs) - 1
-    picks = [rules.best_single(times_P) for times_P in bags.times_BP]
-    return with_factors(_proposal("soup", (last,), picks, rules, bags), pool, bags, metric)
+    return with_factors(_proposal("soup", (0,), bag_picks, rules, bags), pool, bags, metric)
 
 
 def with_factors(proposal: Proposal, pool: Pool, bags: Bags, metric: MetricName) -> Proposal:
@@ -118,13 +117,17 @@ def with_factors(proposal: Proposal, pool: Pool, bags: Bags, metric: MetricName)
         log_K = fit_factors(Contest.of(pool, sum_LKB), metric, times_P)
         logs.append(log_K)
         counts.append([pool.counts(sum_LKB, factors_K=np.exp(share * log_K)) for share in SHRUNK])
-    tried = [bags.left_out(of_share) for of_share in zip(*counts, strict=True)]
+    made_LKB, mean_K = pool.mix(as_picks(proposal.weights)), np.mean(logs, axis=0)
+    factors = [np.exp(share * mean_K) for share in SHRUNK]
+    tried = [
+        bags.left_out(of_share, pool.counts(made_LKB, factors_K=factors_K))
+        for of_share, factors_K in zip(zip(*counts, strict=True), factors, strict=True)
+    ]
     best = int(np.argmax([left_out.score(metric) for left_out in tried]))
     gain = tried[best].minus(proposal.left_out, metric)
     if not gain.value > gain.error:
         return proposal
-    factors_K = np.exp(SHRUNK[best] * np.mean(logs, axis=0))
-    return replace(proposal, left_out=tried[best], factors=tuple(factors_K.tolist()))
+    return replace(proposal, left_out=tried[best], factors=tuple(factors[best].tolist()))
 
 
 def _by_rule(way: Way, rule: Rule, rules: "Rules", bags: Bags) -> Proposal:
@@ -136,7 +139,7 @@ def _proposal(
     way: Way, picks: Picks, bag_picks: Sequence[Picks], rules: "Rules", bags: Bags
 ) -> Proposal:
     weights_C = np.bincount(picks, minlength=len(rules.pool.probs)) / len(picks)
-    left_out = bags.left_out(map(rules.counts, bag_picks))
+    left_out = bags.left_out(map(rules.counts, bag_picks), rules.counts(picks))
     return Proposal(way, tuple(weights_C.tolist()), left_out, tuple(bag_picks))
 
 
@@ -234,9 +237,9 @@ def _ensembles(rules: Rules, means: Sequence[Picks], bags: Bags) -> list[Proposa
     def of(way: Way, members: Sequence[int]) -> Proposal:
         kept = [tuple(c for c in picks if c in members) for picks in every_picks]
         kept = [picks or (members[0],) for picks in kept]
-        left_out = bags.left_out(map(rules.counts, kept))
         weights_C = np.where(np.isin(np.arange(len(votes_C)), members), votes_C, 0.0)
         weights = tuple((weights_C / weights_C.sum()).tolist())
+        left_out = bags.left_out(map(rules.counts, kept), rules.counts(as_picks(weights)))
         return Proposal(way, weights, left_out, tuple(kept))
 
     def smaller(proposal: Proposal) -> Proposal:
@@ -259,6 +262,11 @@ def _ensembles(rules: Rules, means: Sequence[Picks], bags: Bags) -> list[Proposa
             break
         small = less
     return [greedy] if small is greedy else [small, greedy]
+
+
+def as_picks(weights: Sequence[float]) -> Picks:
+    """Weights as repeated candidates, about 100 together."""
+    return tuple(c for c, weight in enumerate(weights) for _ in range(round(100 * weight)))
 
 
 def _score(

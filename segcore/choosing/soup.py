@@ -7,7 +7,6 @@ accuracy without increasing inference time").
 """
 
 from collections.abc import Callable, Iterable, Sequence
-from typing import TypeVar
 
 import torch
 from torch.optim.swa_utils import update_bn
@@ -15,7 +14,8 @@ from torch.optim.swa_utils import update_bn
 from segcore.networks.models import SegmentationNetwork
 from segcore.training.checkpoint import StateDict
 
-Said = TypeVar("Said")
+Kept = tuple[int, ...]
+"""Positions of ingredients."""
 
 
 def average_weights(ingredients: Sequence[StateDict]) -> dict[str, torch.Tensor]:
@@ -41,20 +41,15 @@ def mend_normalisation(
     network.eval()
 
 
-def greedy_soup(
-    ingredients: Sequence[StateDict], try_out: Callable[[StateDict], tuple[float, Said]]
-) -> tuple[tuple[int, ...], list[Said]]:
-    """Positions of the ingredients, which come best first, that make a good soup together.
+def greedy_soup(ingredients: int, score: Callable[[Kept], float]) -> Kept:
+    """Which of so many ingredients, which come best first, make a good soup together.
 
     One after the other is added, and stays unless the score gets lower (recipe 1 of Wortsman).
-    ``try_out`` gives a soup's score and something else, which comes back for each soup on the way.
     """
-    kept = [0]
-    best, said = try_out(ingredients[0])
-    path = [said]
-    for i in range(1, len(ingredients)):
-        tried, said = try_out(average_weights([ingredients[j] for j in [*kept, i]]))
+    kept: Kept = (0,)
+    best = score(kept)
+    for i in range(1, ingredients):
+        tried = score((*kept, i))
         if tried >= best:
-            kept, best = [*kept, i], tried
-            path.append(said)
-    return tuple(kept), path
+            kept, best = (*kept, i), tried
+    return kept

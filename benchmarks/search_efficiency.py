@@ -17,7 +17,7 @@ import json
 import multiprocessing
 import time
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -272,13 +272,20 @@ def _run(job: Job) -> dict[str, Any]:
     regret_G = search.run()
     return {
         "family": table.family, "table": job.table, "method": job.method, "seed": job.seed,
-        "trials": len(search.live), "cpu_s": round(time.process_time() - started, 1),
+        "trials": len(search.live),
+        "finished": sum(live.epoch == table.max_epochs for live in search.live.values()),
+        "cpu_s": round(time.process_time() - started, 1),
         "regret": [round(value, 6) for value in regret_G.tolist()],
     }  # fmt: skip
 
 
-def simulate(arguments: argparse.Namespace) -> Iterator[dict[str, Any]]:
-    """Every method on every table with every seed, until the time is up; seed after seed."""
+def simulate(
+    arguments: argparse.Namespace, done: Collection[tuple[str, str, int]]
+) -> Iterator[dict[str, Any]]:
+    """Every method on every table with every seed, until the time is up; seed after seed.
+
+    Those that are ``done`` (table, method, seed) are left out.
+    """
     deadline = time.monotonic() + 60 * arguments.minutes
     where = (arguments.curves, tuple(arguments.tasks))
     names = [name for name in _tables(*where) if not arguments.tables or name in arguments.tables]
@@ -287,8 +294,9 @@ def simulate(arguments: argparse.Namespace) -> Iterator[dict[str, Any]]:
         jobs = [
             Job(*where, name, facts[name], method, seed)
             for seed in range(arguments.first_seed, arguments.first_seed + arguments.seeds)
-            for method in arguments.methods
             for name in names
+            for method in arguments.methods
+            if (name, method, seed) not in done
         ]
         results = pool.imap_unordered(_run, jobs)
         for _ in jobs:
@@ -296,6 +304,10 @@ def simulate(arguments: argparse.Namespace) -> Iterator[dict[str, Any]]:
                 yield results.next(timeout=max(deadline - time.monotonic(), 0))
             except multiprocessing.TimeoutError:
                 return
+
+
+def _read(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
 
 
 def main() -> None:
@@ -309,15 +321,17 @@ def main() -> None:
     parser.add_argument("--tasks", nargs="+", default=LCBENCH_TASKS, help="tasks of LCBench")
     parser.add_argument("--jobs", type=int, default=2, help="processes")
     parser.add_argument("--minutes", type=float, default=1e4, help="then print what is there")
-    parser.add_argument("--out", type=Path, help="file for the records, one JSON line each")
+    parser.add_argument(
+        "--out", type=Path, help="file of the records, one JSON line each; what it has isn't redone"
+    )
     parser.add_argument("--report", type=Path, nargs="+", help="print these files' records")
     arguments = parser.parse_args()
     if arguments.report:
-        lines = [line for path in arguments.report for line in path.read_text().splitlines()]
-        records = [json.loads(line) for line in lines]
+        records = [record for path in arguments.report for record in _read(path)]
     else:
-        records = []
-        for record in simulate(arguments):
+        records = _read(arguments.out) if arguments.out and arguments.out.exists() else []
+        done = {(record["table"], record["method"], record["seed"]) for record in records}
+        for record in simulate(arguments, done):
             records.append(record)
             if arguments.out:
                 with arguments.out.open("a") as file:

@@ -125,7 +125,8 @@ class FreezeThaw:
         paused = {t.number for t in unfinished if is_paused(t)}
         going = [n for n in forecast.seen if (n in paused or n == current)
                  and forecast.last_epoch[n] < self._max_epochs]  # fmt: skip
-        running = [t.number for t in unfinished if t.number not in paused | {current}]
+        others = paused | {current}
+        running = [t.number for t in unfinished if t.number not in others]
         number, rate = self._best_to_go_on(forecast, aim, going, current)
         if number is not None and (rate == math.inf or self._all_are_begun(trials)):
             return Resume(number)

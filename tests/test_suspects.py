@@ -27,19 +27,37 @@ from segcore.predicting import suspects as finding
 from segcore.predicting.ensemble import Ensemble
 from segcore.predicting.polygons import outline_of
 from segcore.reading.images import read_image
-from segcore.scores.suspects import SURE, Region, Thresholds, find_regions
+from segcore.scores.suspects import (
+    SURE,
+    Answers,
+    Confidences,
+    Region,
+    Thresholds,
+    find_regions,
+)
 from segcore.training.checkpoint import load_info
 from segcore.training.fit import fit
 from tests.drawn_run import draw_run
 
 ROOF = np.s_[20:40, 30:50]
 GRASS, BUILT, POOL = 0, 1, 2
+HALVES = Thresholds(np.full(3, 0.5), np.full(3, 0.1))
 
 
-def regions(label_HW: np.ndarray, named_HW: np.ndarray, **changes: object) -> list[Region]:
-    settings: dict = {"threshold_K": [0.5] * 3, "edge_px": 2, "limit": 9, "sure": 0.9} | changes
-    sure_HW = np.full(label_HW.shape, round(settings.pop("sure") * SURE), np.uint8)
-    return find_regions(label_HW, named_HW, sure_HW, **settings)
+def regions(
+    label_HW: np.ndarray,
+    named_HW: np.ndarray,
+    *,
+    sure: float = 0.9,
+    own: float = 0.05,
+    thresholds: Thresholds = HALVES,
+    edge_px: int = 2,
+    limit: int = 9,
+) -> list[Region]:
+    """Of networks that are equally sure of all that they name."""
+    sure_HW, own_HW = (np.full(label_HW.shape, round(p * SURE), np.uint8) for p in (sure, own))
+    answers = Answers(named_HW, sure_HW, own_HW)
+    return find_regions(label_HW, answers, thresholds, edge_px=edge_px, limit=limit)
 
 
 def lawn(*roofs: tuple[slice, slice]) -> np.ndarray:
@@ -85,19 +103,32 @@ def test_the_largest_come_first_and_the_limit_holds_over_all_classes() -> None:
     assert [r.area_px for r in regions(lawn(), named_HW, limit=3)] == [400, 100, 60]
 
 
-def test_sure_is_what_is_usual_where_the_label_has_the_class() -> None:
-    thresholds = Thresholds(3)
+def test_sure_is_what_is_usual_where_labels_have_a_class_and_where_they_have_others() -> None:
     probs_KHW = torch.zeros(3, 2, 4)
     probs_KHW[GRASS, 0], probs_KHW[BUILT, 0] = 0.95, 0.05
     probs_KHW[GRASS, 1], probs_KHW[BUILT, 1] = 0.4, 0.6
-    label_HW = torch.tensor([[GRASS] * 4, [BUILT, BUILT, BUILT, IGNORE_INDEX]])
-    thresholds.add(label_HW.to(torch.uint8), probs_KHW)
-    threshold_K = thresholds.per_class()
-    assert threshold_K[:2] == pytest.approx([0.95, 0.6])
-    assert regions(lawn(), lawn(ROOF), sure=0.7, threshold_K=threshold_K)
-    assert not regions(lawn(ROOF), lawn(), sure=0.9, threshold_K=threshold_K)
+    label_HW = torch.tensor([[GRASS] * 4, [BUILT, BUILT, BUILT, IGNORE_INDEX]], dtype=torch.uint8)
+    confidences = Confidences(3)
+    confidences.add(label_HW, probs_KHW)
+    thresholds = confidences.thresholds()
+    assert thresholds.present_K[:2] == pytest.approx([0.95, 0.6])
+    assert thresholds.absent_K == pytest.approx([0.4, 0.05, 0])
+
+    assert regions(lawn(), lawn(ROOF), sure=0.7, own=0.3, thresholds=thresholds)
+    assert not regions(lawn(), lawn(ROOF), sure=0.5, own=0.3, thresholds=thresholds)
+    assert not regions(lawn(), lawn(ROOF), sure=0.7, own=0.42, thresholds=thresholds)
+    assert not regions(lawn(ROOF), lawn(), sure=0.9, own=0.0, thresholds=thresholds)
     pool_HW = np.where(lawn(ROOF) == BUILT, POOL, GRASS).astype(np.uint8)
-    assert not regions(lawn(), pool_HW, sure=1.0, threshold_K=threshold_K)  # No label has pools.
+    assert not regions(lawn(), pool_HW, sure=1.0, thresholds=thresholds)  # No label has pools.
+
+
+def test_answers_are_the_most_probable_class_and_how_probable_it_and_the_label_are() -> None:
+    label_HW = torch.tensor([[GRASS, BUILT, IGNORE_INDEX]], dtype=torch.uint8)
+    probs_KHW = torch.tensor([[[0.2, 0.2, 0.2]], [[0.8, 0.2, 0.2]], [[0.0, 0.6, 0.6]]])
+    answers = Answers.of(label_HW, probs_KHW)
+    assert [part.tolist() for part in answers] == [
+        [[BUILT, POOL, POOL]], [[204, 153, 153]], [[51, 51, 0]],
+    ]  # fmt: skip
 
 
 @pytest.fixture(scope="module")

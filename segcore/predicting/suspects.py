@@ -1,8 +1,8 @@
 """Suspicious labels of prepared photographs: what networks say that were not trained on them.
 
-Two passes. The first one predicts each photograph and keeps two bytes a pixel on the disk, the
-class and its probability, because only afterwards it is known what counts as sure. The second one
-compares them with the labels. Photographs are read and compared in pieces, whatever their size.
+Two passes. The first one predicts each photograph and keeps three bytes a pixel on the disk
+(``Answers``), because only afterwards it is known what counts as sure. The second one compares
+them with the labels. Photographs are read and compared in pieces, whatever their size.
 """
 
 import heapq
@@ -19,7 +19,7 @@ from segcore.data.windows import Grid, scale_mask
 from segcore.files import reserve
 from segcore.inference.scoring import prepared_photograph
 from segcore.predicting.ensemble import Ensemble
-from segcore.scores.suspects import Region, Thresholds, find_regions, most_probable
+from segcore.scores.suspects import Answers, Confidences, Region, Thresholds, find_regions
 
 PIECE_PX = 16_000_000
 """So many pixels are compared at once. A region that crosses the edge of such a piece, in larger
@@ -82,22 +82,22 @@ def find_suspects(
 ) -> list[Suspect]:
     """The most suspicious labels, those with the largest score first.
 
-    ``folder`` must be there, and is filled with maps of 2 bytes a pixel. ``advance`` is called
+    ``folder`` must be there, and is filled with 3 bytes a pixel. ``advance`` is called
     after each photograph. Raises ``OSError`` where the disk is full.
     """
-    thresholds = Thresholds(data.num_classes)
+    confidences = Confidences(data.num_classes)
     maps: dict[int, Path] = {}
     for judge in judges:
         ensemble = Ensemble.of_checkpoints(judge.networks, device, allow_plugins=allow_plugins)
         for photo in judge.photos:
             maps[photo] = folder / f"{photo}.npy"
-            _predict(ensemble, data, photo, maps[photo], thresholds, batch_size)
+            _predict(ensemble, data, photo, maps[photo], confidences, batch_size)
             advance()
-    threshold_K = thresholds.per_class()
+    thresholds = confidences.thresholds()
     worst: list[Suspect] = []
     for photo, path in maps.items():
-        said_2HW = np.load(path, mmap_mode="r")
-        regions = _regions(data, photo, said_2HW, threshold_K, edge_px=edge_px, limit=limit)
+        said_3HW = np.load(path, mmap_mode="r")
+        regions = _regions(data, photo, said_3HW, thresholds, edge_px=edge_px, limit=limit)
         found = (_suspect(data, photo, region) for region in regions)
         worst = heapq.nlargest(limit, [*worst, *found], key=lambda suspect: suspect.score)
     return [replace(suspect, named_HW=_named(suspect, maps[suspect.photo])) for suspect in worst]
@@ -108,25 +108,26 @@ def _predict(
     data: PreparedData,
     photo: int,
     path: Path,
-    thresholds: Thresholds,
+    confidences: Confidences,
     batch_size: int,
 ) -> None:
     grid, label_HW = data.plans[photo].score_grid, data.score_mask(photo)
-    said_2HW = np.lib.format.open_memmap(path, "w+", np.uint8, (2, *grid))
+    said_3HW = np.lib.format.open_memmap(path, "w+", np.uint8, (3, *grid))
     reserve(path)
     strips = ensemble.strips(prepared_photograph(data, photo), size_px=grid, batch_size=batch_size)
     for strip in strips:
         # torch wants memory that it may write, but the cache is mapped read-only: so a copy.
         label = torch.from_numpy(np.array(label_HW[strip.rows, strip.columns]))
-        thresholds.add(label.to(strip.probs_KHW.device), strip.probs_KHW)
-        said_2HW[:, strip.rows, strip.columns] = most_probable(strip.probs_KHW)
+        label = label.to(strip.probs_KHW.device)
+        confidences.add(label, strip.probs_KHW)
+        said_3HW[:, strip.rows, strip.columns] = Answers.of(label, strip.probs_KHW)
 
 
 def _regions(
     data: PreparedData,
     photo: int,
-    said_2HW: NDArray[np.uint8],
-    threshold_K: NDArray[np.float64],
+    said_3HW: NDArray[np.uint8],
+    thresholds: Thresholds,
     *,
     edge_px: int,
     limit: int,
@@ -139,11 +140,11 @@ def _regions(
         # With the edge, where labels are looked at, but nothing is found.
         first = max(0, top - edge_px)
         piece = slice(first, min(top + step + edge_px, height_px))
-        named_HW, sure_HW = np.array(said_2HW[:, piece])
-        sure_HW[: top - first] = 0
-        sure_HW[top - first + step :] = 0
+        answers = Answers(*np.array(said_3HW[:, piece]))
+        answers.sure[: top - first] = 0
+        answers.sure[top - first + step :] = 0
         for region in find_regions(
-            label_HW[piece], named_HW, sure_HW, threshold_K, edge_px=edge_px, limit=limit
+            label_HW[piece], answers, thresholds, edge_px=edge_px, limit=limit
         ):
             rows = slice(region.rows.start + first, region.rows.stop + first)
             yield replace(region, rows=rows)
@@ -163,5 +164,5 @@ def _suspect(data: PreparedData, photo: int, region: Region) -> Suspect:
 
 
 def _named(suspect: Suspect, path: Path) -> NDArray[np.uint8]:
-    said_2HW = np.load(path, mmap_mode="r")
-    return scale_mask(np.array(said_2HW[0, suspect.rows, suspect.columns]), suspect.crop_grid)
+    said_3HW = np.load(path, mmap_mode="r")
+    return scale_mask(np.array(said_3HW[0, suspect.rows, suspect.columns]), suspect.crop_grid)

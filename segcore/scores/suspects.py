@@ -2,14 +2,17 @@
 
 The networks must not have been trained on what they predict: they would have learned its errors.
 
-How sure is sure differs from class to class, so each has a threshold of its own: the mean
-probability that it gets where the label names it (confident learning; Northcutt, Jiang and Chuang
-2021, "Confident Learning: Estimating Uncertainty in Dataset Labels", equation 2). There single
-examples are judged, here connected regions of pixels, because what a person corrects is an object.
+How sure is sure differs from class to class, so thresholds are measured (confident learning;
+Northcutt, Jiang and Chuang 2021, "Confident Learning: Estimating Uncertainty in Dataset Labels",
+equation 2). Networks are sure that a class is there from the mean probability on that it gets where
+labels name it. Beyond that article they must also be sure that the label's class is not there: its
+probability is at most the mean where labels name others. That leaves out classes between which
+they waver, such as trees and forest. There single examples are judged, here connected regions of
+pixels, because what a person corrects is an object.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import cv2
 import numpy as np
@@ -23,7 +26,7 @@ Mask = NDArray[np.uint8]
 Bools = NDArray[np.bool_]
 
 SURE = 255
-"""What a probability of 1 is in a map of how sure networks are."""
+"""What a probability of 1 is in ``Answers``."""
 
 LEAST_REGION_PX = 4
 """Smaller regions are taken for noise."""
@@ -32,11 +35,20 @@ _NEVER = 2.0
 """A threshold that no probability reaches."""
 
 
-class Thresholds:
-    """Collects how probable each class is where the label names it."""
+class Thresholds(NamedTuple):
+    """Of each class (K), how probable it must be, and how improbable."""
+
+    present_K: NDArray[np.float64]
+    """From here on networks are sure that it is there."""
+    absent_K: NDArray[np.float64]
+    """Up to here they are sure that it isn't."""
+
+
+class Confidences:
+    """Collects how probable each class is where labels name it, and where they name others."""
 
     def __init__(self, num_classes: int) -> None:
-        self._sum_K = np.zeros(num_classes)
+        self._own_K, self._all_K = np.zeros(num_classes), np.zeros(num_classes)
         self._pixels_K = np.zeros(num_classes, np.int64)
 
     def add(self, label_HW: Tensor, probs_KHW: Tensor) -> None:
@@ -45,17 +57,39 @@ class Thresholds:
         counts_N = label_N != IGNORE_INDEX
         label_N, probs_KN = label_N[counts_N], probs_KN[:, counts_N]
         own_N = probs_KN.gather(0, label_N[None])[0].cpu().numpy()
-        classes = len(self._sum_K)
-        self._sum_K += np.bincount(label_N.cpu().numpy(), own_N, classes)
-        self._pixels_K += np.bincount(label_N.cpu().numpy(), minlength=classes)
+        label = label_N.cpu().numpy()
+        classes = len(self._own_K)
+        self._own_K += np.bincount(label, own_N, classes)
+        self._pixels_K += np.bincount(label, minlength=classes)
+        self._all_K += probs_KN.sum(dim=1).cpu().numpy()
 
-    def per_class(self) -> NDArray[np.float64]:
-        """From which probability on networks are sure of each class (K).
+    def thresholds(self) -> Thresholds:
+        """The means. Networks are never sure of a class that no label names."""
+        others_K = self._pixels_K.sum() - self._pixels_K
+        present_K = self._own_K / np.maximum(self._pixels_K, 1)
+        absent_K = (self._all_K - self._own_K) / np.maximum(others_K, 1)
+        return Thresholds(np.where(self._pixels_K > 0, present_K, _NEVER), absent_K)
 
-        Of a class that no label names they never are.
-        """
-        mean_K = self._sum_K / np.maximum(self._pixels_K, 1)
-        return np.where(self._pixels_K > 0, mean_K, _NEVER)
+
+class Answers(NamedTuple):
+    """What networks say of the pixels of a picture (HW, uint8 each)."""
+
+    named: Mask
+    """The most probable class."""
+    sure: Mask
+    """Its probability, 0 … ``SURE``."""
+    own: Mask
+    """The probability of the label's class, 0 … ``SURE``; 0 where the label is ignored."""
+
+    @classmethod
+    def of(cls, label_HW: Tensor, probs_KHW: Tensor) -> "Answers":
+        """The answers in few bytes."""
+        ignored_HW = label_HW == IGNORE_INDEX
+        label_1HW = label_HW.masked_fill(ignored_HW, 0).long()[None]
+        own_HW = probs_KHW.gather(0, label_1HW)[0].masked_fill(ignored_HW, 0)
+        sure_HW, named_HW = probs_KHW.max(dim=0)
+        parts = (named_HW, (sure_HW * SURE).round(), (own_HW * SURE).round())
+        return cls(*(part.to(torch.uint8).cpu().numpy() for part in parts))
 
 
 @dataclass(frozen=True, eq=False)
@@ -81,33 +115,21 @@ class Region:
         return self.area_px * self.confidence
 
 
-def most_probable(probs_KHW: Tensor) -> tuple[Mask, Mask]:
-    """The most probable class of each pixel, and its probability as 0 … ``SURE`` (HW each)."""
-    sure, named = probs_KHW.max(dim=0)
-    return (
-        named.to(torch.uint8).cpu().numpy(),
-        (sure * SURE).round().to(torch.uint8).cpu().numpy(),
-    )
-
-
 def find_regions(
-    label_HW: Mask,
-    named_HW: Mask,
-    sure_HW: Mask,
-    threshold_K: Sequence[float] | NDArray[np.float64],
-    *,
-    edge_px: int,
-    limit: int,
+    label_HW: Mask, answers: Answers, thresholds: Thresholds, *, edge_px: int, limit: int
 ) -> list[Region]:
     """The regions of a picture whose label is contradicted: those with the largest score first.
 
-    ``named_HW`` and ``sure_HW`` are of ``most_probable``. No edge of an object is exact: pixels
-    that lie within ``edge_px`` of where the label has the predicted class are left out.
+    No edge of an object is exact: pixels that lie within ``edge_px`` of where the label has the
+    predicted class are left out.
     """
+    absent_256 = np.full(256, -1.0)
+    absent_256[: len(thresholds.absent_K)] = thresholds.absent_K * SURE
+    ruled_out_HW = answers.own <= absent_256[label_HW]  # never where the label is ignored
     found: list[Region] = []
-    for k, threshold in enumerate(threshold_K):
-        doubtful_HW = (named_HW == k) & (sure_HW >= threshold * SURE)
-        doubtful_HW &= (label_HW != k) & (label_HW != IGNORE_INDEX)
+    for k, threshold in enumerate(thresholds.present_K):
+        doubtful_HW = (answers.named == k) & (answers.sure >= threshold * SURE)
+        doubtful_HW &= ruled_out_HW & (label_HW != k)
         left, top, width, height = cv2.boundingRect(doubtful_HW.astype(np.uint8))
         if not width:
             continue
@@ -116,7 +138,7 @@ def find_regions(
         columns = slice(max(0, left - edge_px), left + width + edge_px)
         part = np.s_[rows, columns]
         doubtful_HW[part] &= ~_grown(label_HW[part] == k, edge_px)
-        found += _connected(k, doubtful_HW, label_HW, sure_HW, part, limit)
+        found += _connected(k, doubtful_HW, label_HW, answers.sure, part, limit)
     return sorted(found, key=lambda region: -region.score)[:limit]
 
 

@@ -162,6 +162,15 @@ def test_other_seeds_and_their_noise_stand_beside_the_interval(
     assert "Seed noise" not in show(finished, capsys)
 
 
+def test_intervals_over_few_photographs_are_said_to_be_a_guess() -> None:
+    for photos in (5, 6):
+        console = Console(width=120, record=True, file=io.StringIO())
+        rows = [row_of(counts_of(np.linspace(0.5, 0.9, photos)), number=0)]
+        console.print(leaderboard_table(rows, "dice"))
+        guess = "The intervals are a guess: they rest on 5 independent photographs or groups"
+        assert (guess in console.export_text()) == (photos == 5)
+
+
 @pytest.mark.parametrize(
     ("sort", "key"), [("trial", "trial"), ("epochs", "epochs"), ("time", "duration_s")]
 )

@@ -23,6 +23,7 @@ from search.runs.folder import RunFolder
 from search.runs.options import SearchOptions
 from search.runs.repeats import describe_noise
 from search.runs.rows import (
+    interval_caution,
     like_the_best,
     show_config,
     show_counts,
@@ -115,6 +116,7 @@ def _render(facts: RunFacts, allow_plugins: bool, reload_s: float | None) -> str
         first_suspects=FIRST_SUSPECTS,
         figures=_figures(facts),
         trials=_trial_table(facts),
+        interval_caution=interval_caution(facts.rows),
         counts=show_counts(facts.rows, facts.record.options),
         table_trials=TABLE_TRIALS,
         members=_members(facts),

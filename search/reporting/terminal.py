@@ -11,6 +11,7 @@ from search.runs.repeats import NO_REPEATS, Repeats, describe_noise
 from search.runs.result import Alternative, SearchResult
 from search.runs.rows import (
     TrialRow,
+    interval_caution,
     like_the_best,
     show_config,
     show_duration,
@@ -57,11 +58,12 @@ def leaderboard_table(
         parts.append(Text(line))
         if what := _describe(row, differing):
             parts.append(Padding(what, (0, 0, 0, widths[0] + 4), expand=False))
-    if equals:
-        sentence = "≈ not distinguishable from the best: the difference may be chance"
-        parts.append(Text(f"\n  {sentence}", style="dim italic"))
-    if repeats.noise is not None:
-        parts.append(Text(f"\n  {describe_noise(repeats.noise)}", style="dim italic"))
+    notes = [
+        "≈ not distinguishable from the best: the difference may be chance" if equals else None,
+        interval_caution(rows),
+        describe_noise(repeats.noise) if repeats.noise else None,
+    ]
+    parts += [Text(f"\n  {note}", style="dim italic") for note in notes if note]
     return Group(*parts)
 
 

@@ -48,13 +48,14 @@ if [ "$SLURM_JOB_NUM_NODES" -gt 1 ]; then
   # Whoever reaches Ray's ports may run code as you, unless a token is asked for.
   RAY_AUTH_TOKEN=$(python -c 'import secrets; print(secrets.token_hex(32))')
   export RAY_AUTH_MODE=token RAY_AUTH_TOKEN RAY_USAGE_STATS_ENABLED=0
-  # Ray gives nodes half a minute; many that read Python from one shared disk take longer.
-  export RAY_SYMMETRIC_RUN_CLUSTER_WAIT_TIMEOUT=600
+  # Ray gives its nodes half a minute to start; from a shared disk that many read they take longer.
+  export RAY_SYMMETRIC_RUN_CLUSTER_WAIT_TIMEOUT=600 RAY_py_gcs_connect_timeout_s=600
   unset RAY_ADDRESS                    # of another cluster
   head=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
   search=(srun --ntasks-per-node=1 --cpus-per-task="$SLURM_CPUS_PER_TASK"
     ray symmetric-run --address "$head:6379" --min-nodes "$SLURM_JOB_NUM_NODES"
-    --num-cpus="$SLURM_CPUS_PER_TASK" --num-gpus="${SLURM_GPUS_ON_NODE:-0}" --
+    --num-cpus="$SLURM_CPUS_PER_TASK" --num-gpus="${SLURM_GPUS_ON_NODE:-0}"
+    --include-dashboard=false --
     "${search[@]}" --address "$head:6379")
 fi
 

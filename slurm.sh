@@ -54,8 +54,7 @@ if [ "$SLURM_JOB_NUM_NODES" -gt 1 ]; then
   head=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
   search=(srun --ntasks-per-node=1 --cpus-per-task="$SLURM_CPUS_PER_TASK"
     ray symmetric-run --address "$head:6379" --min-nodes "$SLURM_JOB_NUM_NODES"
-    --num-cpus="$SLURM_CPUS_PER_TASK" --num-gpus="${SLURM_GPUS_ON_NODE:-0}"
-    --include-dashboard=false --
+    --num-cpus="$SLURM_CPUS_PER_TASK" --num-gpus="${SLURM_GPUS_ON_NODE:-0}" --
     "${search[@]}" --address "$head:6379")
 fi
 
@@ -73,3 +72,7 @@ trap 'rm -f "$pid_file"' EXIT
 "${search[@]}" &
 job=$!
 wait "$job"
+if [ ! -s "$pid_file" ]; then          # of which `ray symmetric-run` makes no error
+  echo "error: Ray didn't start, so the search didn't either" >&2
+  exit 1
+fi

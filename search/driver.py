@@ -43,6 +43,7 @@ from search.tracking.tracker import Tracker
 from search.trials.cluster import Slots, check_shared, connected
 from search.trials.estimate import estimate_s
 from search.trials.keeping import check_space
+from search.trials.loaders import check_shared_memory
 from search.trials.progress import SearchProgress
 from search.trials.session import open_plan_study, run_trials
 from segcore.data.prepared import read_survey
@@ -145,6 +146,7 @@ def _opened(options: SearchOptions, line: Line) -> Iterator[_Setup]:
     with connected(options) as slots:
         if options.address is not None:
             check_shared(run.storage)
+        check_shared_memory(plan, slots)
         yield _Setup(plan, record, uri, slots, check_space(plan, slots), line)
 
 

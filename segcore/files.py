@@ -1,5 +1,6 @@
 """Files and folders that are there whole or not at all, locks, hashes, and the cache folder."""
 
+import errno
 import fcntl
 import hashlib
 import json
@@ -11,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
-from segcore.errors import Problem
+from segcore.errors import Problem, UserError
 
 SETTLED_S = 2.0
 """A file that changed this recently may change again with the same time stamp, so it isn't
@@ -21,10 +22,25 @@ remembered."""
 def user_cache() -> Path:
     """Where segsearch keeps what it can make again: ``$SEGSEARCH_CACHE``, or ~/.cache/segsearch.
 
-    The path is absolute, so that a process with another working folder means the same place.
+    The path is absolute, so that a process with another working folder means the same place. Raises
+    ``UserError`` where nothing can be written there, as in a container without a home.
     """
     chosen = os.environ.get("SEGSEARCH_CACHE")
-    return Path(chosen).absolute() if chosen else Path.home() / ".cache" / "segsearch"
+    try:
+        folder = Path(chosen).absolute() if chosen else Path.home() / ".cache" / "segsearch"
+        folder.mkdir(parents=True, exist_ok=True)
+        if not os.access(folder, os.W_OK, effective_ids=True):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), folder)
+    except OSError as error:
+        where, why = error.filename, error.strerror
+    except RuntimeError:  # HOME isn't set, and the user id has no name
+        where, why = "~/.cache/segsearch", "this user has no home folder"
+    else:
+        return folder
+    raise UserError(
+        f"{where}: prepared data can't be kept there: {why}; set SEGSEARCH_CACHE to a folder that "
+        "can be written"
+    )
 
 
 @contextmanager

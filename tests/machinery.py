@@ -82,6 +82,45 @@ def chromium(
         driver.quit()
 
 
+NAMELESS = 54321
+"""A user id that no system knows."""
+READS_ALL = ("--inh-caps=+dac_read_search", "--ambient-caps=+dac_read_search")
+"""The tests' own files may be root's."""
+
+
+def nameless() -> list[str]:
+    """The words before a command that run it as a user without a name; needs root."""
+    user = (f"--reuid={NAMELESS}", f"--regid={NAMELESS}", "--clear-groups")
+    return ["setpriv", *user, *READS_ALL]
+
+
+@contextmanager
+def container(folder: Path) -> Iterator[list[str]]:
+    """The words before a command that run it as Docker or Kubernetes would, without an image.
+
+    Its user has no name and no home that can be written. There are 64 MB of shared memory, one
+    core, and a ``folder`` to write into. No words where this can't be had: it takes root.
+    """
+    home, group = folder / "home", Path(f"/sys/fs/cgroup/cpu/segsearch-{os.getpid()}")
+    try:
+        group.mkdir()
+        (group / "cpu.cfs_quota_us").write_text("100000")
+    except OSError:
+        yield []
+        return
+    home.mkdir()
+    os.chown(folder, NAMELESS, NAMELESS)
+    script = (
+        f'echo $$ > "{group}/cgroup.procs" && mount -t tmpfs -o size=64m tmpfs /dev/shm && '
+        f'mount -t tmpfs -o ro tmpfs "{home}" && export HOME="{home}" && exec "$@"'
+    )
+    try:
+        yield ["unshare", "--mount", "bash", "-c", script, "container", *nameless()]
+    finally:
+        wait_until(lambda: not (group / "cgroup.procs").read_text(), timeout_s=30)
+        group.rmdir()
+
+
 @contextmanager
 def small_disk(folder: Path, size: str) -> Iterator[Path]:
     """A file system in memory, such as of size 4m; skips the test where none can be mounted."""

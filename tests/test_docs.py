@@ -291,6 +291,8 @@ def test_files_of_yaml_are_taken(tmp_path: Path) -> None:
 def test_options_that_sentences_name_exist() -> None:
     known = {"--help", "--tyro-print-completion", "--env-manager", "--port", "--working-dir",
              "--logdir"}  # fmt: skip
+    known |= set(re.findall(r"--[a-z-]+", (ROOT / "slurm.sh").read_text()))
+    known |= {"--gpus", "--ipc", "--shm-size", "--user", "--init", "--cpus", "--memory"}  # Docker's
     for command in COMMANDS.values():
         options = getattr(importlib.import_module(command.module), command.options)
         names = tyro.extras.get_parser(options).format_help()

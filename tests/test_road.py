@@ -5,7 +5,9 @@ and lack data in places; its trials look at them at different scales, through di
 """
 
 import json
+import signal
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,7 +17,7 @@ from PIL import Image
 from rasterio.transform import from_origin
 
 import search as segsearch
-from search import Forecast, RunFolder, SearchResult, evaluate, predict
+from search import Forecast, RunFolder, SearchResult, driver, evaluate, predict
 from search.ensembles import tasks
 from search.reporting.page import write_report
 from search.runs.rows import read_rows
@@ -91,10 +93,23 @@ def data(run: RunFolder) -> PreparedData:
     return find_prepared(run.read().identity["data"])
 
 
+def handlers_of_signals() -> list[Any]:
+    """What Ctrl-C and SIGTERM do."""
+    return [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
+
+
 def test_a_search_gives_its_result_and_prints_nothing(
-    request: pytest.FixtureRequest, capfd: pytest.CaptureFixture[str]
-) -> None:
+    request: pytest.FixtureRequest, capfd: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    build, before, while_building = driver.build_ensemble, handlers_of_signals(), []
+    monkeypatch.setattr(
+        driver, "build_ensemble",
+        lambda *given: while_building.append(handlers_of_signals()) or build(*given),
+    )  # fmt: skip
     result = request.getfixturevalue("result")  # only now, so that all it prints is caught
+    assert all(ctrl_c is before[0] for ctrl_c, _ in while_building), "Ray Tune's would do nothing"
+    assert handlers_of_signals() == before
     assert capfd.readouterr() == ("", "")
     assert isinstance(result, SearchResult)
     assert result.folder is not None and result == SearchResult.read(result.folder)

@@ -21,7 +21,7 @@ from search import predict, run
 from search.runs.result import SearchResult
 from search.runs.rows import read_rows
 from segcore.training import checkpoint
-from tests.machinery import wait_until
+from tests.machinery import container, wait_until
 
 ROOT = Path(__file__).parents[1]
 SEARCH = [sys.executable, "-m", "search.run"]
@@ -258,15 +258,22 @@ def _tiny(trial, **values: object):  # type: ignore[no-untyped-def]
     return type(space(trial)).from_dict(space(trial).to_dict() | values)
 
 
-def test_a_dry_run_checks_all_and_trains_nothing(
-    blocks: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str],
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:  # fmt: skip
-    monkeypatch.chdir(tmp_path)
-    assert run.main(["--data", str(blocks), "--space", "tests.tiny_space", "--dry-run"]) == 0
-    shown = capsys.readouterr().out
-    assert "8 training photographs, 0.0184 megapixels an epoch, 4 for validation" in shown
-    assert "about" in shown and "Nothing was trained" in shown
+def test_a_dry_run_in_a_container_checks_all_and_trains_nothing(
+    blocks: Path, tmp_path: Path
+) -> None:
+    with container(tmp_path) as words:
+        result = subprocess.run(
+            [*words, *SEARCH, "--data", str(blocks), "--space", "tests.tiny_space", "--dry-run"],
+            cwd=tmp_path, capture_output=True, text=True, timeout=240,
+            env={
+                "PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT), "COLUMNS": "120",
+                "OMP_NUM_THREADS": "1", "SEGSEARCH_CACHE": str(tmp_path / "cache"),
+            },
+        )  # fmt: skip
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert not words or "1 at a time: 1 CPU and 0 GPU each" in result.stdout
+    assert "8 training photographs, 0.0184 megapixels an epoch, 4 for validation" in result.stdout
+    assert "about" in result.stdout and "Nothing was trained" in result.stdout
     assert not list(tmp_path.glob("runs/*/trials"))
 
 

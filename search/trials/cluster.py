@@ -3,17 +3,16 @@
 import logging
 import math
 import os
-import signal
+import secrets
 import socket
 import sys
 import sysconfig
-import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import FrameType, ModuleType
+from types import ModuleType
 from typing import Any
 
 import ray
@@ -22,6 +21,8 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from search.runs.options import SearchOptions
 from search.runs.storage import SHARED, Location
+from search.trials.interrupts import handlers_restored, take_sigterm
+from segcore.devices import usable_cores
 from segcore.errors import UserError
 
 CONNECT_TIMEOUT_S = 10
@@ -60,7 +61,7 @@ class Slots:
     def present(self) -> int:
         """How many trials fit on the nodes that are there at this moment."""
         if time.monotonic() - self._asked_at > NODES_KNOWN_FOR_S:
-            self._count = sum(map(self._on, alive_nodes()))
+            self._count = sum(map(self.fitting, alive_nodes()))
             self._asked_at = time.monotonic()
         return self._count
 
@@ -69,7 +70,8 @@ class Slots:
         """How many trials to run at a time. Those that wait make a cluster grow."""
         return self.wanted or max(1, self.present)
 
-    def _on(self, node: dict[str, float]) -> int:
+    def fitting(self, node: dict[str, float]) -> int:
+        """How many trials fit on a node with these resources of Ray's."""
         fitting = [node.get("CPU", 0.0) // self.cpus_per_trial]
         if self.gpus_per_trial > 0:
             # Fractions never span two GPUs.
@@ -85,47 +87,42 @@ def connected(options: SearchOptions) -> Iterator[Slots]:
 
     The workers of a cluster get our own packages, and what the space imported from folders of the
     user's: all nodes then run what the driver runs, and a new node needs nothing installed of it.
-    So load the space before. Raises ``UserError`` where Ray doesn't start here, where no cluster is
-    at the address, or where no trial fits on it.
+    So load the space before. In the block SIGTERM means Ctrl-C. Raises ``UserError`` where Ray
+    doesn't start here, where no cluster is at the address, or where no trial fits on it.
     """
-    if options.address is None:
-        _start()
-    else:
-        _join(options.address)
+    with handlers_restored():
+        if options.address is None:
+            _give_token()
+            _start()
+        else:
+            _join(options.address)
+        take_sigterm()
+        _quieten()
+        try:
+            yield _slots(options)
+        finally:
+            ray.shutdown()
+
+
+def _quieten() -> None:
     logging.getLogger("ray.tune").setLevel(logging.ERROR)
     logging.getLogger("ray.tune.tune").setLevel(logging.CRITICAL)  # repeats what failed
     # It speaks of a record of the experiment that we don't use.
     logging.getLogger("ray.tune.execution.experiment_state").setLevel(logging.CRITICAL)
-    try:
-        with _terminated_as_interrupted():
-            yield _slots(options)
-    finally:
-        ray.shutdown()
 
 
-@contextmanager
-def _terminated_as_interrupted() -> Iterator[None]:
-    """SIGTERM, by which Slurm and ``docker stop`` end a process, means Ctrl-C during the block.
-
-    Ray's own handler of it would end Ray's processes at once, and this one with them.
-    """
-    if threading.current_thread() is not threading.main_thread():
-        yield  # only the main thread may set a handler
+def _give_token() -> None:
+    """Keep the token of Ray's cluster in memory, where Ray can't write it to the home folder."""
+    if "RAY_AUTH_MODE" in os.environ:
         return
-    before = signal.signal(signal.SIGTERM, _interrupt)
     try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
-
-
-def _interrupt(number: int, frame: FrameType | None) -> None:
-    """Do what Ctrl-C does now, also where a shell in the background has it ignored."""
-    ctrl_c = signal.getsignal(signal.SIGINT)
-    if callable(ctrl_c):  # Ray Tune's own, while trials run
-        ctrl_c(signal.SIGINT, frame)
-    else:
-        raise KeyboardInterrupt
+        kept = Path.home() / ".ray"
+        kept.mkdir(exist_ok=True)
+        has_home = os.access(kept, os.W_OK, effective_ids=True)
+    except (OSError, RuntimeError):  # a read-only file system; a user id without a name
+        has_home = False
+    if not has_home:
+        os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
 
 
 def _start() -> None:
@@ -135,6 +132,7 @@ def _start() -> None:
         try:
             ray.init(
                 address="local",  # else Ray joins any cluster that it finds here
+                num_cpus=usable_cores(),
                 num_gpus=own_gpus(),
                 include_dashboard=False,
                 **_QUIET,
@@ -203,19 +201,24 @@ def alive_nodes() -> list[dict[str, float]]:
     return [node["Resources"] for node in ray.nodes() if node["Alive"]]
 
 
+def on_each_node(function: Callable[..., Any], *arguments: object) -> dict[str, Any]:
+    """What a function gives on each node that is alive, by the node's name."""
+    task = ray.remote(num_cpus=0)(function)
+    nodes = {node["NodeID"]: node["NodeName"] for node in ray.nodes() if node["Alive"]}
+    there = [NodeAffinitySchedulingStrategy(node, soft=False) for node in nodes]
+    given = [task.options(scheduling_strategy=node).remote(*arguments) for node in there]
+    return dict(zip(nodes.values(), ray.get(given), strict=True))
+
+
 def check_shared(storage: Location) -> None:
     """Raise ``UserError`` naming the nodes that don't see what the driver wrote to ``storage``."""
     storage.write(PROBE, b"")
-    probe = ray.remote(num_cpus=0)(_sees)
-    nodes = {node["NodeID"]: node["NodeName"] for node in ray.nodes() if node["Alive"]}
-    if len(nodes) < 2:
+    if len(alive_nodes()) < 2:
         return
-    there = [NodeAffinitySchedulingStrategy(node, soft=False) for node in nodes]
-    seen = ray.get([probe.options(scheduling_strategy=node).remote(storage) for node in there])
-    blind = sorted(name for name, sees in zip(nodes.values(), seen, strict=True) if not sees)
-    if blind:
+    seen = on_each_node(_sees, storage)
+    if blind := sorted(name for name, sees in seen.items() if not sees):
         raise UserError(
-            f"--out {storage}: {len(blind)} of {len(nodes)} nodes don't see it "
+            f"--out {storage}: {len(blind)} of {len(seen)} nodes don't see it "
             f"({', '.join(blind)}); {SHARED}"
         )
 

@@ -28,6 +28,7 @@ from search.runs.study import SearchStudy, enqueue_baselines, open_study
 from search.tracking.tracker import Tracker
 from search.trials.cluster import Slots
 from search.trials.faults import Faults, last_error
+from search.trials.interrupts import handlers_restored
 from search.trials.keeping import drop_checkpoints, drop_superseded, kept_trials
 from search.trials.progress import NothingOfRays, SearchProgress
 from search.trials.searcher import StudyScheduler, StudySearcher
@@ -81,7 +82,8 @@ def run_trials(
         epoch_budget=epoch_budget(options),
     )
     try:
-        _tuner(plan, searcher, slots, watcher).fit()
+        with handlers_restored():
+            _tuner(plan, searcher, slots, watcher).fit()
     except TuneError as error:
         # What the searcher and the callbacks raise is in there as text.
         raise _cause_of(error) from error

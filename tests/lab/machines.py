@@ -47,6 +47,8 @@ class Lab:
     names: tuple[str, ...]
     environment: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     """What the login shells of a machine export; "" is for all."""
+    home: Path | None = None
+    """A folder of the host's that all machines see as /home, as over a network."""
     _running: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
 
     def address(self, name: str) -> str:
@@ -99,7 +101,7 @@ class Lab:
         self._write_profile(name, disk)
         hosts = [f"{self.address(other)} {other}" for other in self.names]
         (disk / "hosts").write_text("\n".join(["127.0.0.1 localhost", *hosts, ""]))
-        (disk / "init.sh").write_text(_init_script(name, disk))
+        (disk / "init.sh").write_text(_init_script(name, disk, self.home))
         with (disk / "console.log").open("ab") as console:
             self._running[name] = subprocess.Popen(
                 ["setsid", "ip", "netns", "exec", _space(name), "unshare", "--mount", "--pid",
@@ -159,7 +161,7 @@ class Lab:
                 return pid
 
 
-def _init_script(name: str, disk: Path) -> str:
+def _init_script(name: str, disk: Path, home: Path | None) -> str:
     """What a machine's first process does: mount what is its own, start sshd, bury its dead."""
     env, base = sys.prefix, sys.base_prefix
     # These stay visible where a machine's own /root and /tmp would hide them.
@@ -167,6 +169,8 @@ def _init_script(name: str, disk: Path) -> str:
     binds = "\n".join(
         f'mkdir -p "{disk}{path}" && mount --rbind "{path}" "{disk}{path}"' for path in keep
     )
+    if home is not None:
+        binds += f'\nmount --bind "{home}" /home'
     overlay = f"{disk}/overlay"
     layers = f"lowerdir={env},upperdir={overlay}/upper,workdir={overlay}/work"
     return f"""

@@ -26,7 +26,6 @@ from search.planning.words import (
     show_views,
     trained_on,
 )
-from search.reporting.line import Line
 from search.reporting.page import REPORT, write_report
 from search.reporting.terminal import leaderboard_table, next_steps, result_text
 from search.runs.folder import RunFolder, RunRecord
@@ -43,6 +42,7 @@ from search.tracking.tracker import Tracker
 from search.trials.cluster import Slots, check_shared, connected
 from search.trials.estimate import estimate_s
 from search.trials.keeping import check_space
+from search.trials.line import Line
 from search.trials.loaders import check_shared_memory
 from search.trials.progress import SearchProgress
 from search.trials.session import open_plan_study, run_trials

@@ -100,7 +100,7 @@ def plan_of(*networks: TrialConfig, photos: int = 8, **options: Any) -> Any:
 def test_the_time_is_that_of_the_mean_network_on_all_slots(monkeypatch: pytest.MonkeyPatch) -> None:
     """60 training photographs and 30 for validation, which cost a third: 70 of them an epoch."""
     step_s = {2: 0.2, 10: 0.5}  # 7 and 3.5 s an epoch
-    monkeypatch.setattr(estimate, "measure", lambda plan, slots: [
+    monkeypatch.setattr(estimate, "measure", lambda plan, slots, tell: [
         step_s[config.batch_size] for config in plan.networks
     ])  # fmt: skip
     networks = [TrialConfig(height_px=48, width_px=48, batch_size=size) for size in step_s]
@@ -116,7 +116,7 @@ def test_the_time_is_that_of_the_mean_network_on_all_slots(monkeypatch: pytest.M
 def test_windows_cost_what_their_pixels_cost(monkeypatch: pytest.MonkeyPatch) -> None:
     config = TrialConfig(height_px=32, width_px=32, scale=1.0, batch_size=4, epoch_mpx=1.024)
     plan = plan_of(config, photos=120, trials=1, grace_epochs=1, max_epochs=1)
-    monkeypatch.setattr(estimate, "measure", lambda plan, slots: [0.4])
+    monkeypatch.setattr(estimate, "measure", lambda plan, slots, tell: [0.4])
     trained_s = 1000 / 4 * 0.4  # 1000 windows
     validated_s = 30 * 48 * 48 / (32 * 32) / 3 * 0.1
     assert estimate_s(plan, Slots(1, 0, wanted=1)) == pytest.approx(trained_s + validated_s)

@@ -15,10 +15,10 @@ from search.ensembles.reasons import reason
 from search.ensembles.tasks import Prediction
 from search.ensembles.workers import Losses, Scored, Workers
 from search.planning.plan import Plan
-from search.reporting.line import Line
 from search.runs.repeats import read_repeats
 from search.runs.result import Alternative, LeftOutScore, PhotoScore, SearchResult
 from search.trials.cluster import Slots
+from search.trials.line import Line
 from search.trials.worker import trial_name
 from segcore.choosing.choice import Choice, choose
 from segcore.data.prepared import PreparedData

@@ -10,8 +10,8 @@ from ray.exceptions import RayTaskError
 from search.ensembles.models import Model
 from search.ensembles.tasks import NO_PIXELS, Prediction, Workplace, predict
 from search.planning.plan import Plan
-from search.reporting.line import Line
 from search.trials.cluster import Slots
+from search.trials.line import Line
 from segcore.scores.intervals import Evaluation
 
 Scored = tuple[Evaluation, Prediction]

@@ -8,11 +8,10 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from search.forecasting.curves import milestones
-from search.planning.fallback import Fallback
 from search.planning.freeze_thaw import RANDOM_STARTS, FreezeThaw
 from search.planning.halving import Halving, rungs, simulated_epochs
 from search.planning.space import Space
-from search.planning.strategy import Strategy
+from search.planning.strategy import Fallback, Strategy
 from search.planning.warm import TAKEN
 from search.runs.attributes import EPOCH_SECONDS
 from search.runs.options import SearchOptions

@@ -10,13 +10,13 @@ from search.runs.storage import NodeCopy
 from search.trials.cluster import Slots
 from search.trials.worker import prepare_process
 from segcore.config import TrialConfig
-from segcore.data.building import Tell
+from segcore.data.building import Tell, untold
 from segcore.data.prepared import PreparedData, open_prepared
 from segcore.training.fit import time_steps
 from segcore.training.loading import windows_per_epoch
 
 
-def estimate_s(plan: Plan, slots: Slots, tell: Tell) -> float:
+def estimate_s(plan: Plan, slots: Slots, tell: Tell = untold) -> float:
     """Seconds for all trials, from training steps measured where trials will run.
 
     The same number of pixels goes through each network in an epoch. Validation isn't measured: each
@@ -46,7 +46,7 @@ def _window_px(config: TrialConfig) -> int:
     return config.height_px * config.width_px
 
 
-def measure(plan: Plan, slots: Slots, tell: Tell) -> list[float]:
+def measure(plan: Plan, slots: Slots, tell: Tell = untold) -> list[float]:
     """Seconds of a training step of each of the plan's networks, in the same order."""
     cpus, gpus = slots.cpus_per_trial, slots.gpus_per_trial
     task = ray.remote(_measure_one).options(num_cpus=cpus, num_gpus=gpus)

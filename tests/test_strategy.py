@@ -4,8 +4,7 @@ from pathlib import Path
 
 from optuna.trial import TrialState, create_trial
 
-from search.planning.fallback import Fallback
-from search.planning.strategy import Resume, Start
+from search.planning.strategy import Fallback, Resume, Start
 from search.runs.study import open_study
 
 

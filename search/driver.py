@@ -40,10 +40,9 @@ from search.tracking.check import check as check_tracking
 from search.tracking.registry import model_name, model_record
 from search.tracking.tracker import Tracker
 from search.trials.cluster import Slots, check_shared, connected
-from search.trials.estimate import estimate_s
+from search.trials.estimate import check_shared_memory, estimate_s
 from search.trials.keeping import check_space
 from search.trials.line import Line
-from search.trials.loaders import check_shared_memory
 from search.trials.progress import SearchProgress
 from search.trials.session import open_plan_study, run_trials
 from segcore.data.prepared import read_survey

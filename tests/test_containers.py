@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from search.trials import loaders
+from search.trials import estimate
 from search.trials.cluster import Slots
-from search.trials.loaders import check_shared_memory
+from search.trials.estimate import check_shared_memory
 from segcore import devices
 from segcore.devices import usable_cores
 from segcore.errors import UserError
@@ -86,15 +86,15 @@ def test_shared_memory_for_the_windows_beside_a_gpu_is_checked_before_training(
     config = SimpleNamespace(batch_size=8, height_px=512, width_px=768)
     data = SimpleNamespace(channels=3, bands=SimpleNamespace(eight_bits=True))
     plan: Any = SimpleNamespace(data=data, networks=[config])
-    monkeypatch.setattr(loaders, "alive_nodes", lambda: [{"CPU": 16.0, "GPU": 2.0}])
-    monkeypatch.setattr("search.trials.cluster.alive_nodes", loaders.alive_nodes)
-    monkeypatch.setattr(loaders, "on_each_node", lambda of, *given: {"gpu-7": of(*given)})
-    monkeypatch.delenv(loaders.PRETEND_GPUS, raising=False)
+    monkeypatch.setattr(estimate, "alive_nodes", lambda: [{"CPU": 16.0, "GPU": 2.0}])
+    monkeypatch.setattr("search.trials.cluster.alive_nodes", estimate.alive_nodes)
+    monkeypatch.setattr(estimate, "on_each_node", lambda of, *given: {"gpu-7": of(*given)})
+    monkeypatch.delenv(estimate.PRETEND_GPUS, raising=False)
     with small_disk(tmp_path / "shm", "64m") as shm:
-        monkeypatch.setattr(loaders, "SHARED_MEMORY", shm)
+        monkeypatch.setattr(estimate, "SHARED_MEMORY", shm)
         check_shared_memory(plan, Slots(1, 1.0, wanted=None))
         check_shared_memory(plan, Slots(8, 0.0, wanted=None))  # on CPUs
         with pytest.raises(UserError, match=r"201 MB are needed .* 67 MB are free \(gpu-7\)"):
             check_shared_memory(plan, Slots(4, 1.0, wanted=None))
-    monkeypatch.setattr(loaders, "SHARED_MEMORY", tmp_path / "nowhere")  # macOS
+    monkeypatch.setattr(estimate, "SHARED_MEMORY", tmp_path / "nowhere")  # macOS
     check_shared_memory(plan, Slots(4, 1.0, wanted=None))

@@ -123,23 +123,31 @@ def find_regions(
     No edge of an object is exact: pixels that lie within ``edge_px`` of where the label has the
     predicted class are left out.
     """
-    absent_256 = np.full(256, -1.0)
-    absent_256[: len(thresholds.absent_K)] = thresholds.absent_K * SURE
-    ruled_out_HW = answers.own <= absent_256[label_HW]  # never where the label is ignored
+    doubtful_HW = _doubtful(label_HW, answers, thresholds)
     found: list[Region] = []
-    for k, threshold in enumerate(thresholds.present_K):
-        doubtful_HW = (answers.named == k) & (answers.sure >= threshold * SURE)
-        doubtful_HW &= ruled_out_HW & (label_HW != k)
-        left, top, width, height = cv2.boundingRect(doubtful_HW.astype(np.uint8))
-        if not width:
-            continue
+    for k in np.unique(answers.named[doubtful_HW]).tolist():
+        of_class_HW = doubtful_HW & (answers.named == k)
+        left, top, width, height = cv2.boundingRect(of_class_HW.view(np.uint8))
         # With the edge, so that the label beside it is seen.
         rows = slice(max(0, top - edge_px), top + height + edge_px)
         columns = slice(max(0, left - edge_px), left + width + edge_px)
         part = np.s_[rows, columns]
-        doubtful_HW[part] &= ~_grown(label_HW[part] == k, edge_px)
-        found += _connected(k, doubtful_HW, label_HW, answers.sure, part, limit)
+        of_class_HW[part] &= ~_grown(label_HW[part] == k, edge_px)
+        found += _connected(k, of_class_HW, label_HW, answers.sure, part, limit)
     return sorted(found, key=lambda region: -region.score)[:limit]
+
+
+def _doubtful(label_HW: Mask, answers: Answers, thresholds: Thresholds) -> Bools:
+    """Where networks are sure of a class and sure that it isn't the label's; not where the label is
+    ignored."""
+    classes = len(thresholds.present_K)
+    least_256, most_256 = np.full(256, SURE + 1, np.int16), np.full(256, -1, np.int16)
+    least_256[:classes] = np.ceil(thresholds.present_K * SURE)
+    most_256[:classes] = np.floor(thresholds.absent_K * SURE)
+    is_sure_HW = answers.sure >= least_256[answers.named]
+    return np.asarray(
+        is_sure_HW & (answers.own <= most_256[label_HW]) & (answers.named != label_HW)
+    )
 
 
 def _grown(mask_HW: Bools, px: int) -> Bools:
@@ -156,11 +164,12 @@ def _connected(
     limit: int,
 ) -> list[Region]:
     """The largest connected regions of doubtful pixels in a part of a picture."""
+    of_part_HW = doubtful_HW[part]
     _, number_HW, stats_N5, _ = cv2.connectedComponentsWithStats(
-        doubtful_HW[part].astype(np.uint8), connectivity=4
+        of_part_HW.astype(np.uint8), connectivity=4
     )
-    sum_N = np.bincount(number_HW.ravel(), sure_HW[part].ravel(), len(stats_N5)) / SURE
-    sum_N[0] = 0  # All that is no region.
+    numbers, sure = number_HW[of_part_HW], sure_HW[part][of_part_HW]
+    sum_N = np.bincount(numbers, sure, len(stats_N5)) / SURE
     sum_N[stats_N5[:, cv2.CC_STAT_AREA] < LEAST_REGION_PX] = 0
     found = []
     for number in np.argsort(-sum_N, kind="stable")[: min(limit, np.count_nonzero(sum_N))].tolist():

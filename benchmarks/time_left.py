@@ -3,14 +3,15 @@
     python -m benchmarks.time_left [--curves DIR] [--seeds 5] [--runs RUN …]
 
 Searches by successive halving are simulated to their ends: the real strategy, sampler and study,
-trainings out of tables (``benchmarks.curve_tables``), whose epochs take different times. After each
-epoch the time left is asked for. It is right where the true one is at most twice as long, and at
+trainings out of tables (``benchmarks.curve_tables``), whose epochs take different times. Again and
+again the time left is asked for. It is right where the true one is at most twice as long, and at
 least half. Compared are the trials that have ended, counted (what the line did before). ``--runs``
 replays the records of real searches.
 """
 
 import argparse
 import heapq
+import math
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -31,8 +32,12 @@ from search.tracking.outbox import read_records
 
 START_EPOCHS = 0.5
 """What the start of a trial costs."""
-SIZES = ((2, 10), (2, 30), (4, 40), (4, 150))
+SIZES = ((2, 10), (2, 30), (4, 60))
 """Workers, and trials."""
+
+
+ASKED = 100
+"""So often the time left is asked for in a search."""
 
 
 class Said(NamedTuple):
@@ -56,8 +61,9 @@ class Event(NamedTuple):
 
 
 def listen(events: Sequence[Event], options: SearchOptions, slots: int) -> list[Said]:
-    """Ask after each epoch of a search how much time is left."""
+    """Ask again and again in a search how much time is left."""
     left, ended, said = TimeLeft(options, lambda: slots), 0, []
+    asked_s = every_s = max(event.now_s for event in events) / ASKED
     for event in events:
         if event.epoch == 0:
             left.begun(event.number, event.now_s)
@@ -66,6 +72,9 @@ def listen(events: Sequence[Event], options: SearchOptions, slots: int) -> list[
             left.ended(event.number, is_over=True)
         else:
             left.epoch_done(event.number, event.epoch, event.score, event.now_s)
+            if event.now_s < asked_s:
+                continue
+            asked_s += every_s
             counted_s = event.now_s / ended * (options.trials - ended) if ended else None
             said.append(Said(event.now_s, left.seconds(event.now_s), counted_s))
     return said
@@ -140,12 +149,16 @@ def replay(run: Path) -> tuple[list[Event], float, SearchOptions]:
 
 
 def right(said: Sequence[Said], end_s: float) -> tuple[float, float]:
-    """The share of what was said that was right, of both ways, from a tenth of the time on."""
-    later = [each for each in said if each.now_s >= 0.1 * end_s and each.now_s <= 0.95 * end_s]
+    """The share of what was said that was right, of both ways.
+
+    It is asked at equal distances, from a tenth of the time to nine.
+    """
+    times = [each.now_s for each in said]
+    marks = np.searchsorted(times, np.linspace(0.1, 0.9, 17) * end_s)
+    later = [said[mark] for mark in marks if mark < len(said)]
     shares = []
     for place in (1, 2):
-        truth = [end_s - each.now_s for each in later]
-        ratios = [(each[place] or 1e9) / left_s for each, left_s in zip(later, truth, strict=True)]
+        ratios = [(each[place] or math.inf) / (end_s - each.now_s) for each in later]
         shares.append(float(np.mean([0.5 <= ratio <= 2 for ratio in ratios])))
     return shares[0], shares[1]
 
@@ -166,7 +179,7 @@ def main() -> None:
         print(f"{run.name:<30} {end_s:6.0f} s  {ours:5.0%} {counted:5.0%}", flush=True)
     if arguments.runs:
         return
-    tables = load_tables(arguments.curves, ("3945", "7593"))
+    tables = load_tables(arguments.curves, ())
     for workers, trials in SIZES:
         for name, table in tables.items():
             if arguments.tables and name not in arguments.tables:

@@ -4,11 +4,12 @@ import io
 from dataclasses import dataclass, field
 from typing import Any, cast
 
+import numpy as np
 import pytest
 from rich.console import Console
 
 from benchmarks.curve_tables import Synthetic
-from benchmarks.time_left import SIZES, listen, options_for, right, simulate
+from benchmarks.time_left import listen, options_for, right, simulate
 from search.planning.time_left import TimeLeft
 from search.reporting.line import Line, show_about
 from search.runs.options import SearchOptions
@@ -72,16 +73,15 @@ def test_freeze_thaw_ends_with_its_epochs_or_its_time() -> None:
     assert timed.seconds(600.0) == 3000.0
 
 
-def test_it_is_right_within_a_factor_of_two_after_the_first_tenth() -> None:
-    """Of simulated searches whose trials are stopped, by how they learn (benchmarks.time_left)."""
+def test_it_is_mostly_right_within_a_factor_of_two_after_the_first_tenth() -> None:
+    """Of simulated searches by halving; benchmarks/README.md has more of them ("Time left")."""
+    table = Synthetic("power")
     shares = []
-    for seed in range(3):
-        events, end_s = simulate(Synthetic("exponential"), 2, 30, seed)
-        options = options_for(Synthetic("exponential"), 30)
-        shares.append(right(listen(events, options, 2), end_s))
-    assert (2, 30) in SIZES
-    assert sum(ours for ours, _ in shares) / 3 > 0.85
-    assert all(ours > counted for ours, counted in shares), "counting ended trials is worse"
+    for seed in range(4):
+        events, end_s = simulate(table, 2, 10, seed)
+        shares.append(right(listen(events, options_for(table, 10), 2), end_s))
+    ours, counted = np.mean(shares, axis=0)
+    assert ours > 0.85 and ours > counted + 0.2
 
 
 @pytest.mark.parametrize(

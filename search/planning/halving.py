@@ -5,11 +5,11 @@ those of Ray's ASHAScheduler with one bracket. But Ray's rungs live in its sched
 session, whereas these are made of the epochs and scores that the study holds.
 """
 
-import bisect
 import math
 import random
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 
+import numpy as np
 from optuna import Study
 
 from search.planning.strategy import Start
@@ -43,30 +43,10 @@ def stops(value: float, others: Iterable[float], reduction_factor: int) -> bool:
     It is where it is not among the best 1/``reduction_factor`` of the ``others`` that reached the
     rung before. The first trial at a rung always goes on.
     """
-    reached = sorted(others)
+    reached = list(others)
     if not reached:
         return False
-    place = (1 - 1 / reduction_factor) * (len(reached) - 1)
-    below, above = reached[math.floor(place)], reached[math.ceil(place)]
-    return value < below + (above - below) * (place - math.floor(place))
-
-
-def ending_epoch(
-    value: float,
-    reached: Mapping[int, list[float]],
-    max_epochs: int,
-    reduction_factor: int,
-) -> int:
-    """The epoch at which a simulated trial ends whose value is the same at all rungs.
-
-    ``reached`` has the values of the trials before it, sorted, by rung, and gets its own.
-    """
-    for rung, others in reached.items():
-        stopped = stops(value, others, reduction_factor)
-        bisect.insort(others, value)
-        if stopped:
-            return rung
-    return max_epochs
+    return bool(value < np.percentile(reached, (1 - 1 / reduction_factor) * 100))
 
 
 def simulated_epochs(
@@ -84,9 +64,15 @@ def simulated_epochs(
     searches = SIMULATED_TRIALS // simulated
     total = 0
     for _ in range(searches):
-        reached: dict[int, list[float]] = {milestone: [] for milestone in milestones[:-1]}
+        reached: dict[int, list[float]] = {milestone: [] for milestone in milestones}
         for _ in range(simulated):
-            total += ending_epoch(rng.random(), reached, max_epochs, reduction_factor)
+            value = rng.random()
+            for milestone, others in reached.items():
+                stopped = stops(value, others, reduction_factor)
+                others.append(value)
+                if stopped or milestone == max_epochs:
+                    total += milestone
+                    break
     return total / searches * trials / simulated
 
 

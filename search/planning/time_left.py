@@ -1,25 +1,20 @@
 """How long the trials of a search still take, told from what they took so far."""
 
-import bisect
 import heapq
-import math
 import random
 import statistics
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import NamedTuple, Self
 
-from search.planning.halving import ending_epoch
 from search.planning.strategies import decision_epochs, epoch_budget
 from search.runs.options import SearchOptions
 from search.runs.rows import TrialRow
 
 SIMULATED_TRIALS = 240
 """So many trials to come, at most, are simulated for one answer: it takes some 10 ms."""
-PRIOR = 4
-"""So many trials are imagined that stood anywhere among their predecessors."""
-TINY = 1e-3
-"""By how much, at most, a simulated trial is better than the best."""
+IMAGINED_TRIALS, IMAGINED_SHARE = 8, 0.5
+"""So many trials are imagined at each rung beside those that reached it, and the share of them that
+go on: more than halving means, because the first at a rung have few others to be worse than."""
 
 
 @dataclass
@@ -57,9 +52,9 @@ class _Spent:
 class TimeLeft:
     """The time that is left, from trials' beginnings, epochs and ends in this session.
 
-    Successive halving is simulated from the rungs as they are: trials to come draw their ranks, and
-    those that run keep theirs. Where another number ends the search (epochs, seconds), that is
-    counted. Times are seconds of one clock, which begins with the session.
+    Successive halving is simulated from where it stands: at each rung a trial goes on with the
+    probability with which trials went on so far. Where another number ends the search (epochs,
+    seconds), that is counted. Times are seconds of one clock, which begins with the session.
     """
 
     def __init__(self, options: SearchOptions, slots: Callable[[], int]) -> None:
@@ -117,32 +112,41 @@ class TimeLeft:
         to_come = max(0, self._options.trials - len(self._trials))
         simulated = min(to_come, SIMULATED_TRIALS)
         times = max(1, SIMULATED_TRIALS // (simulated + 8))
-        past, rng = _Past.of(self._trials, self._rungs), random.Random(0)
-        # The middle one, because one long training makes some of them twice as long.
-        left_s = statistics.median(
-            self._simulate(simulated, past, now_s, rng) for _ in range(times)
+        going_on, rng = self._going_on(), random.Random(0)
+        left_s = statistics.fmean(
+            self._simulate(simulated, going_on, now_s, rng) for _ in range(times)
         )
         return left_s * to_come / simulated if simulated else left_s
 
-    def _simulate(self, to_come: int, past: "_Past", now_s: float, rng: random.Random) -> float:
-        """Let the search go on by chance: seconds until its last trial ends."""
-        reached = {rung: [*values] for rung, values in past.reached.items()}
+    def _going_on(self) -> dict[int, float]:
+        """At each rung but the last, the share of trials that go on there.
 
-        def epochs_left(number: int | None, done: int) -> int:
-            value = past.value_of.get(number)
-            if value is None:
-                value = past.draw(reached.get(self._rungs[0], []), rng)
-            ahead = {rung: values for rung, values in reached.items() if rung > done}
-            end = ending_epoch(value, ahead, self._rungs[-1], self._options.reduction_factor)
-            return max(0, end - done)
+        It is that of the trials so far, and of a few that are imagined beside them.
+        """
+        shares = {}
+        for rung in self._rungs[:-1]:
+            reached = [trial for trial in self._trials.values() if trial.epochs >= rung]
+            went_on = sum(trial.epochs > rung or not trial.is_over for trial in reached)
+            imagined = IMAGINED_TRIALS * IMAGINED_SHARE
+            shares[rung] = (went_on + imagined) / (len(reached) + IMAGINED_TRIALS)
+        return shares
+
+    def _simulate(
+        self, to_come: int, going_on: Mapping[int, float], now_s: float, rng: random.Random
+    ) -> float:
+        """Let the search go on by chance: seconds until its last trial ends."""
+
+        def epochs_left(done: int) -> int:
+            stops = (r for r, share in going_on.items() if r > done and rng.random() > share)
+            return max(0, next(stops, self._rungs[-1]) - done)
 
         has_worker: list[float] = []
         waits: list[float] = []
         for number, trial in self._trials.items():
             if not trial.is_over:
-                needs_s = self._needs_s(number, epochs_left(number, trial.epochs), now_s)
+                needs_s = self._needs_s(number, epochs_left(trial.epochs), now_s)
                 (waits if trial.begun_at is None else has_worker).append(needs_s)
-        waits += (self._needs_s(None, epochs_left(None, 0), now_s) for _ in range(to_come))
+        waits += (self._needs_s(None, epochs_left(0), now_s) for _ in range(to_come))
         free_at_s = has_worker + [0.0] * (self._slots() - len(has_worker))
         heapq.heapify(free_at_s)
         for needs_s in waits:
@@ -159,49 +163,3 @@ class TimeLeft:
         own = self._own.get(number)
         epoch_s = own.mean_s if own else typical_s
         return max(0.0, epochs * epoch_s - (now_s - trial.reported_at))
-
-
-class _Past(NamedTuple):
-    """What trials scored at the rungs, and how new ones compared with those before them."""
-
-    reached: Mapping[int, list[float]]
-    """By rung but the last, sorted: the scores at the first rung of all that came so far."""
-    value_of: Mapping[int | None, float]
-    """By trial: its score at the first rung."""
-    beaten: Sequence[tuple[int, int]]
-    """In the order of trials: how many earlier ones it was better than, of how many."""
-
-    @classmethod
-    def of(cls, trials: Mapping[int, _Known], rungs: Sequence[int]) -> Self:
-        first, *_ = rungs
-        value_of: dict[int | None, float] = {}
-        earlier: list[float] = []
-        beaten = []
-        for number, trial in sorted(trials.items()):
-            if later := [epoch for epoch in trial.scores if epoch >= first]:
-                value = value_of[number] = trial.scores[min(later)]
-                beaten.append((bisect.bisect(earlier, value), len(earlier)))
-                bisect.insort(earlier, value)
-        reached = {
-            rung: sorted(value_of[n] for n, trial in trials.items() if trial.epochs >= rung)
-            for rung in rungs[:-1]
-        }
-        return cls(reached, value_of, beaten)
-
-    def draw(self, others: Sequence[float], rng: random.Random) -> float:
-        """A new trial's score at the first rung, beside those that reached it.
-
-        It stands among them where some earlier trial stood among its own predecessors: so it is
-        seen whether a sampler's later trials are the better ones.
-        """
-        drawn = rng.randrange(len(self.beaten) + PRIOR)
-        worse, of = self.beaten[drawn] if drawn < len(self.beaten) else (0, 0)
-        place = (worse + rng.random()) / (of + 1) * (len(others) + 1)
-        below, above = math.floor(place) - 1, math.floor(place)
-        if not others:
-            return 0.0
-        if below < 0:
-            return others[0] - rng.random() * TINY
-        if above == len(others):
-            return others[-1] + rng.random() * TINY
-        return others[below] + (place % 1) * (others[above] - others[below])

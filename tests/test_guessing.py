@@ -168,6 +168,7 @@ def test_lines_of_a_file_of_labels_name_numbers(tmp_path: Path) -> None:
 def test_flights_and_folders_are_groups_and_folders_are_splits(tmp_path: Path) -> None:
     spec = guessed(write(tmp_path / "flights", lambda mask: mask, name="flight{g}_{n:03d}"))
     assert spec.group == r"^(.*?)\d+\D*$"
+    assert (spec.split.val, spec.split.test) == (0.25, 0.25), "few groups: 0.15 would be one"
     folder = tmp_path / "split"
     for split in ("train", "val", "test"):
         write(folder / split, lambda mask: mask)

@@ -38,6 +38,10 @@ _ANNOTATIONS = {".json", ".xml", ".geojson", ".gpkg", ".shp"}
 _BY_HAND = "write dataset.yaml yourself: images, masks, classes"
 
 
+FEW_UNITS = 40
+"""With fewer groups (or photographs, where none belong together), 0.15 of them are too few."""
+
+
 @dataclass(frozen=True)
 class Guess:
     """A dataset.yaml, and what a person should look at before trusting it."""
@@ -256,8 +260,9 @@ class _Writer:
         places = [None if look is None else look.place for look in self.photos]
         grouping = guess_group(images, places)
         listed = {split: glob for split, glob in globs.items() if split != "train"}
+        units = len(images)
         if grouping.value is not None and not _crosses(grouping, images, listed):
-            groups = len({*grouping.keys})
+            units = groups = len({*grouping.keys})
             yield (
                 _comment(f"Neighbours look alike: {grouping.reason} stay on one side of the split. "
                          f"These are {groups} groups.") + f"\ngroup: {grouping.value}"
@@ -265,7 +270,8 @@ class _Writer:
         elif not listed:
             checks.append("whether photographs overlap or are of one place: "
                           f"{grouping.reason}; then `group` must keep them together")  # fmt: skip
-        shares = {"val": "0.15", "test": "0.15"}
+        share = "0.25" if units < FEW_UNITS else "0.15"
+        shares = {"val": share, "test": share}
         shares |= {split: f"[{_scalar(glob)}]" for split, glob in listed.items()}
         why = "Folders tell the split; what they don't tell is drawn." if listed else (
             "A share of the photographs for validation, and one for the last test."

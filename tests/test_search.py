@@ -27,8 +27,21 @@ ROOT = Path(__file__).parents[1]
 SEARCH = [sys.executable, "-m", "search.run"]
 
 
+SOMEBODY_ELSES = {
+    "RAY_ADDRESS": "192.0.2.1:6379",
+    "MLFLOW_TRACKING_URI": "http://192.0.2.1:5000",
+    "MLFLOW_REGISTRY_URI": "http://192.0.2.1:5000",
+    "MLFLOW_RUN_ID": "0" * 32,
+    "http_proxy": "http://192.0.2.1:3128",
+    "https_proxy": "http://192.0.2.1:3128",
+    "CUDA_VISIBLE_DEVICES": "",
+}
+"""What other programs left in the shell; nobody has these addresses. A search must not mind."""
+
+
 def environment() -> dict[str, str]:
-    return {**os.environ, "PYTHONPATH": str(ROOT), "COLUMNS": "120", "OMP_NUM_THREADS": "1"}
+    ours = {"PYTHONPATH": str(ROOT), "COLUMNS": "120", "OMP_NUM_THREADS": "1"}
+    return {**os.environ, **SOMEBODY_ELSES, **ours}
 
 
 def search(cwd: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
@@ -40,7 +53,7 @@ def search(cwd: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
 
 def study_of(run_folder: Path) -> optuna.Study:
     storage = JournalStorage(JournalFileBackend(str(run_folder / "study.journal")))
-    return optuna.load_study(study_name=run_folder.name, storage=storage)
+    return optuna.load_study(study_name=None, storage=storage)  # the only one
 
 
 def is_in_midst_of_a_trial(run_folder: Path) -> bool:
@@ -200,12 +213,14 @@ def test_a_finished_run_gets_more_trials_until_its_time_is_up_though_one_can_not
     weights = list((folder / "runs/road/trials").glob(f"*/trial_{best:04d}/*/model.safetensors"))
     for path in weights:
         path.write_bytes(b"?" * path.stat().st_size)
-    more = search(folder, "--resume", "runs/road", "--trials", "500", "--time-budget", "10s")
+    # Also under another name.
+    renamed = (folder / "runs/road").rename(folder / "runs/renamed")
+    more = search(folder, "--resume", "runs/renamed", "--trials", "500", "--time-budget", "10s")
     assert more.returncode == 0, more.stdout + more.stderr
-    assert 4 < len(study_of(folder / "runs" / "road").get_trials()) < 100
+    assert 4 < len(study_of(renamed).get_trials()) < 100
     assert f"trial {best} could not predict, and is no candidate: " in more.stdout
     assert "was taken" in more.stdout
-    result = SearchResult.read(folder / "runs/road")
+    result = SearchResult.read(renamed)
     assert result is not None and f"trial {best}" not in result.candidates
     assert result.single.number != best and result.left_out
 

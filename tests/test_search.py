@@ -209,17 +209,17 @@ def test_prediction_writes_masks_overlays_and_a_submission_and_skips_what_is_bro
 def test_a_finished_run_gets_more_trials_until_its_time_is_up_though_one_can_not_predict(
     folder: Path, output: str
 ) -> None:
-    """Also under another name."""
     best = read_rows(study_of(folder / "runs/road"))[0].number
     weights = list((folder / "runs/road/trials").glob(f"*/trial_{best:04d}/*/model.safetensors"))
     for path in weights:
         path.write_bytes(b"?" * path.stat().st_size)
-    renamed = (folder / "runs" / "road").rename(folder / "runs" / "renamed")
+    # Also under another name.
+    renamed = (folder / "runs/road").rename(folder / "runs/renamed")
     more = search(folder, "--resume", "runs/renamed", "--trials", "500", "--time-budget", "10s")
     assert more.returncode == 0, more.stdout + more.stderr
     assert 4 < len(study_of(renamed).get_trials()) < 100
     assert f"trial {best} could not predict, and is no candidate: " in more.stdout
-    assert "was taken" in more.stdout and "MLflow          " not in more.stdout
+    assert "was taken" in more.stdout
     result = SearchResult.read(renamed)
     assert result is not None and f"trial {best}" not in result.candidates
     assert result.single.number != best and result.left_out

@@ -26,9 +26,9 @@ from benchmarks.curve_tables import Table, load_tables
 from search.planning.halving import Halving
 from search.planning.sampler import RungTPESampler
 from search.planning.strategies import decision_epochs
-from search.planning.time_left import TimeLeft
 from search.runs.options import SearchOptions
 from search.tracking.outbox import read_records
+from search.trials.estimate import TimeLeft
 
 START_EPOCHS = 0.5
 """What the start of a trial costs."""

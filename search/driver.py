@@ -26,9 +26,8 @@ from search.planning.words import (
     show_views,
     trained_on,
 )
-from search.reporting.line import Line
 from search.reporting.page import REPORT, write_report
-from search.reporting.terminal import leaderboard_table, next_steps, result_text
+from search.reporting.terminal import Line, leaderboard_table, next_steps, result_text
 from search.runs.folder import RunFolder, RunRecord
 from search.runs.options import SearchOptions
 from search.runs.repeats import read_repeats

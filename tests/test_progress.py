@@ -10,13 +10,13 @@ from rich.console import Console
 
 from benchmarks.curve_tables import Synthetic
 from benchmarks.time_left import listen, options_for, right, simulate
-from search.planning.time_left import TimeLeft
-from search.reporting.line import Line, show_about
+from search.reporting.terminal import Line, show_about
 from search.runs.options import SearchOptions
 from search.runs.rows import TrialRow
 from search.tracking.tracker import Tracker
 from search.trials import progress as progress_module
 from search.trials.cluster import Slots
+from search.trials.estimate import TimeLeft
 from search.trials.progress import SearchProgress
 
 UNSTOPPED = SearchOptions(trials=4, max_epochs=3, grace_epochs=3)

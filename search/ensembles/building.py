@@ -15,7 +15,7 @@ from search.ensembles.reasons import reason
 from search.ensembles.tasks import Prediction
 from search.ensembles.workers import Losses, Scored, Workers
 from search.planning.plan import Plan
-from search.reporting.line import Line
+from search.reporting.terminal import Line
 from search.runs.repeats import read_repeats
 from search.runs.result import Alternative, LeftOutScore, PhotoScore, SearchResult
 from search.trials.cluster import Slots

@@ -10,7 +10,7 @@ from ray.exceptions import RayTaskError
 from search.ensembles.models import Model
 from search.ensembles.tasks import NO_PIXELS, Prediction, Workplace, predict
 from search.planning.plan import Plan
-from search.reporting.line import Line
+from search.reporting.terminal import Line
 from search.trials.cluster import Slots
 from segcore.scores.intervals import Evaluation
 

@@ -9,12 +9,12 @@ from ray import tune
 from ray.tune.experiment import Trial
 
 from search.planning.strategies import epoch_budget
-from search.planning.time_left import TimeLeft
-from search.reporting.line import Line, show_left
+from search.reporting.terminal import Line, show_left
 from search.runs.options import SearchOptions
 from search.runs.rows import TrialRow, show_config, show_duration
 from search.tracking.tracker import Tracker
 from search.trials.cluster import Slots
+from search.trials.estimate import TimeLeft
 
 COLOURS = {"finished": "green", "stopped": "yellow", "paused": "cyan", "failed": "red"}
 SHOWN_PARAMETERS = ("architecture", "encoder", "scale", "metres_per_px", "loss", "lr")

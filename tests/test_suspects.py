@@ -255,7 +255,8 @@ def test_photographs_with_a_place_are_found_on_earth(
         [7e6 - 2 * facts["bottom"], 7e6 - 2 * facts["top"]],
     )  # fmt: skip
     assert [*ring_N2.min(axis=0), *ring_N2.max(axis=0)] == pytest.approx(
-        [west, south, east, north], abs=2e-5  # The box is of whole pixels, 2 m each.
+        [west, south, east, north],
+        abs=2e-5,  # The box is of whole pixels, 2 m each.
     )
     x_N, y_N = ring_N2.T
     assert (x_N[:-1] * y_N[1:] - x_N[1:] * y_N[:-1]).sum() > 0  # Counterclockwise (RFC 7946).

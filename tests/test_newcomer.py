@@ -39,8 +39,14 @@ def commands() -> list[str]:
 def clone(tmp_path: Path) -> Path:
     """This repository as a newcomer gets it, with a folder of photographs and masks in it."""
     clone = tmp_path / "segsearch"
-    made = shutil.ignore_patterns(".*", "runs", "site", "__pycache__")
-    shutil.copytree(ROOT, clone, ignore=made)  # git isn't needed, nor a checkout made by it
+    # As git has it, which isn't needed here, nor a checkout made by it.
+    shutil.copytree(
+        ROOT, clone,
+        ignore=lambda folder, names: [
+            name for name in names
+            if name.startswith(".") or (Path(folder), name) == (ROOT, "runs")
+        ],
+    )  # fmt: skip
     for kind, ending in (("images", "jpg"), ("masks", "png")):
         (clone / "photos" / kind).mkdir(parents=True)
         for tile in range(1, 9):

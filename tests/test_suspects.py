@@ -210,8 +210,10 @@ def test_labels_that_networks_agree_with_give_none(
     assert not json.loads((tmp_path / "out" / "suspects.geojson").read_text())["features"]
 
 
-def test_the_report_shows_what_was_found(run: RunFolder) -> None:
-    assert look(run.path, "--limit", 3, "--edge-px", 0) == 0
+def test_the_report_shows_what_was_found(run: RunFolder, blocks: Path, tmp_path: Path) -> None:
+    wrong = names(run, "test")[0]
+    data = relabelled(blocks, tmp_path / "data", **{Path(wrong).stem: without_roof(blocks, wrong)})
+    assert look(run.path, "--data", data, "--limit", 3) == 0
     found = read_suspects(run.path)
     assert found is not None and 0 < len(found.rows) <= 3
     report = (run.path / "report.html").read_text()

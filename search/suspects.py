@@ -168,7 +168,7 @@ def _find(
     from segcore.predicting.suspects import find_suspects
 
     total = sum(len(judge.photos) for judge in judges)
-    # Two bytes a pixel are kept meanwhile: beside the result, because /tmp may be small.
+    # Three bytes a pixel are kept meanwhile: beside the result, because /tmp may be small.
     with (
         Progress(console=console, transient=True, disable=not console.is_terminal) as bar,
         tempfile.TemporaryDirectory(prefix=".maps-", dir=folder) as maps,

@@ -15,6 +15,7 @@ from optuna.trial import BaseTrial, TrialState
 from search.ensembles.models import Model
 from search.planning.plan import Plan
 from search.planning.space import MAX_TRIALS, Space
+from search.runs.folder import RunFolder
 from search.runs.repeats import REPEAT, TRIAL
 from search.runs.rows import TrialRow
 from search.runs.study import SearchStudy
@@ -26,6 +27,7 @@ from segcore.errors import UserError
 from segcore.files import digest
 
 FOLD = "fold"
+"""Parameter of the run of the trainings on folds, beside ``TRIAL``."""
 
 
 def open_repeats(plan: Plan, rows: Sequence[TrialRow]) -> tuple[Plan, SearchStudy]:
@@ -100,7 +102,7 @@ class _FinalSpace:
 
 def repeated_trials(plan: Plan, study: optuna.Study, rows: Sequence[TrialRow]) -> list[Model]:
     """All trainings with other seeds that finished, those of the best trials first."""
-    trained = _trained(plan, study, REPEAT)
+    trained = finished_trainings(plan.run, study, REPEAT)
     places = {row.number: place for place, row in enumerate(rows)}
     in_order = sorted(trained, key=lambda pair: (places[pair[0]], pair[1]))
     return [Model.of_trial(trial, [trained[trial, repeat]], repeat) for trial, repeat in in_order]
@@ -111,7 +113,7 @@ def folded_trials(plan: Plan, study: optuna.Study, rows: Sequence[TrialRow]) -> 
 
     Raises ``UserError`` where there are none.
     """
-    trained, folds = _trained(plan, study, FOLD), range(plan.options.folds)
+    trained, folds = finished_trainings(plan.run, study, FOLD), range(plan.options.folds)
     found = [
         Model.of_trial(row.number, [trained[row.number, fold] for fold in folds])
         for row in rows
@@ -125,13 +127,13 @@ def folded_trials(plan: Plan, study: optuna.Study, rows: Sequence[TrialRow]) -> 
     return found
 
 
-def _trained(
-    plan: Plan, study: optuna.Study, parameter: str
+def finished_trainings(
+    run: RunFolder, study: optuna.Study, parameter: str
 ) -> dict[tuple[int, int], StoredCheckpoint]:
     """The networks of trainings that finished, by the search's trial and the fold or repetition."""
     found = {}
     for trial in study.get_trials(deepcopy=False, states=[TrialState.COMPLETE]):
-        stored = best_checkpoint(plan.run.trials, trial.number)
+        stored = best_checkpoint(run.trials, trial.number)
         if stored is not None:
             found[trial.params[TRIAL], trial.params[parameter]] = stored
     return found

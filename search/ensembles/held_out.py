@@ -5,10 +5,11 @@ from pathlib import Path
 
 import numpy as np
 
+from search.ensembles.following import FOLD, finished_trainings
 from search.runs.folder import RunFolder
 from search.runs.result import Alternative, SearchResult
 from search.runs.study import read_study
-from search.trials.worker import best_checkpoint, trial_name
+from search.trials.worker import trial_name
 from segcore.data.prepared import PreparedData
 from segcore.errors import UserError
 from segcore.predicting.ensemble import bundle_networks
@@ -70,15 +71,11 @@ def _by_fold(
     if model is None:
         return
     folds_run = run.folds(model.folds)
-    trained = {
-        (trial.params["trial"], trial.params["fold"]): trial.number
-        for trial in read_study(folds_run).get_trials(deepcopy=False)
-        if {"trial", "fold"} <= trial.params.keys()
-    }
+    trained = finished_trainings(folds_run, read_study(folds_run), FOLD)
     for fold in range(model.folds):
         networks = []
         for trial in model.trials:
-            stored = best_checkpoint(folds_run.trials, trained.get((trial.number, fold), -1))
+            stored = trained.get((trial.number, fold))
             if stored is None:
                 raise UserError(
                     f"{folds_run.address}: trial {trial.label} has no network on fold {fold} any "

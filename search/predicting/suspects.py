@@ -120,10 +120,7 @@ def row_of(
     """A suspect in a photograph's own pixels, and on earth where the photograph has a place."""
     region = suspect.region
     share = np.divide(plan.size_px[::-1], plan.score_grid[::-1])
-    corner = region.columns.start, region.rows.start
-    outline = shapely.transform(
-        outline_of(region.inside_HW), lambda points_N2: (points_N2 + corner) * share
-    )
+    outline = outline_of(region.inside_HW, (region.columns.start, region.rows.start), share)
     point = outline.representative_point()
     left, top, right, bottom = outline.bounds
     placed = _on_earth(outline, georeference)

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import shapely  # type: ignore[import-untyped]
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -96,16 +95,13 @@ def crop_of(suspect: Suspect, data: PreparedData) -> Crop:
     share = grid.height_px / (rows.stop - rows.start)
     region = suspect.region
     corner = region.columns.start - columns.start, region.rows.start - rows.start
-    outline = shapely.transform(
-        outline_of(region.inside_HW), lambda points_N2: (points_N2 + corner) * share
-    )
     return Crop(
         image=_data_uri(Image.fromarray(picture_HWC), "JPEG", quality=85),
         label=_mask(scale_mask(label_HW, grid), data.class_colors),
         prediction=_mask(suspect.named_HW, data.class_colors),
         width_px=grid.width_px,
         height_px=grid.height_px,
-        outline=_svg_path(outline),
+        outline=_svg_path(outline_of(region.inside_HW, corner, share)),
     )
 
 

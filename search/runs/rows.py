@@ -13,7 +13,7 @@ from optuna.trial import FrozenTrial, TrialState
 from search.runs.attributes import EPOCH_SECONDS, PAUSED, is_paused
 from search.runs.options import SearchOptions
 from segcore.config import TrialConfig
-from segcore.scores.intervals import FEWEST_UNITS, Jackknife, SeedNoise
+from segcore.scores.intervals import Jackknife, SeedNoise, caution
 
 Status = Literal["finished", "stopped", "failed", "paused", "running", "waiting"]
 
@@ -161,12 +161,7 @@ def like_the_best(rows: Sequence[TrialRow], noise: SeedNoise | None = None) -> s
 def interval_caution(rows: Sequence[TrialRow]) -> str | None:
     """That the trials' intervals are a guess; None where they rest on enough units."""
     units = min((len(row.plain_jackknife) for row in rows if row.plain_jackknife), default=None)
-    if units is None or units >= FEWEST_UNITS:
-        return None
-    return (
-        f"The intervals are a guess: they rest on {units} independent photographs or groups, and "
-        f"it takes {FEWEST_UNITS}."
-    )
+    return None if units is None else caution(None, units)
 
 
 def _fold(row: TrialRow) -> Any:

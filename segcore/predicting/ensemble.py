@@ -125,13 +125,14 @@ class Ensemble:
         Raises ``UserError`` where it isn't whole.
         """
         folder = Path(folder)
+        manifest = read_manifest(folder)
+        networks = _networks_of(folder, manifest)
         ensemble = cls.of_checkpoints(
-            bundle_networks(folder), device or choose_device(), allow_plugins=allow_plugins
+            networks, device or choose_device(), allow_plugins=allow_plugins
         )
-        factors = read_manifest(folder)["factors"]
-        if not use_factors or factors is None:
+        if not use_factors or manifest["factors"] is None:
             return ensemble
-        return ensemble.with_factors(_factors_of(factors, ensemble.class_names, folder))
+        return ensemble.with_factors(_factors_of(manifest["factors"], ensemble.class_names, folder))
 
     @classmethod
     def of_checkpoints(
@@ -319,7 +320,11 @@ def write_bundle(
 
 def bundle_networks(folder: Path) -> list[tuple[Path, float]]:
     """The checkpoints in a bundle, with weights that sum to 1. Raises as ``read_manifest`` does."""
-    members = read_manifest(folder)["members"]
+    return _networks_of(folder, read_manifest(folder))
+
+
+def _networks_of(folder: Path, manifest: Mapping[str, Any]) -> list[tuple[Path, float]]:
+    members = manifest["members"]
     total = sum(member["weight"] for member in members)
     return [(folder / member["folder"], member["weight"] / total) for member in members]
 

@@ -61,12 +61,20 @@ def write_polygons(path: Path, mask_path: Path, class_names: Sequence[str]) -> i
     return len(classes)
 
 
-def outline_of(inside_HW: NDArray[np.bool_]) -> Any:
-    """The shapely polygon around connected pixels: (column, row), a pixel's corners at integers."""
+def outline_of(
+    inside_HW: NDArray[np.bool_],
+    corner: tuple[int, int] = (0, 0),
+    scale: float | NDArray[np.float64] = 1.0,
+) -> Any:
+    """The shapely polygon around connected pixels: (column, row), a pixel's corners at integers.
+
+    ``corner`` is where the array begins in its picture, and ``scale`` by how much that is enlarged.
+    """
     pixels_HW = inside_HW.astype(np.uint8)
     ((shape, _),) = rasterio.features.shapes(pixels_HW, mask=inside_HW, connectivity=4)
     shell, *holes = shape["coordinates"]
-    return shapely.Polygon(shell, holes)
+    polygon = shapely.Polygon(shell, holes)
+    return shapely.transform(polygon, lambda points_N2: (points_N2 + corner) * scale)
 
 
 def _regions(

@@ -97,13 +97,19 @@ class Evaluation:
         return caution(self.photos, self.units)
 
 
-def caution(photos: int, units: int) -> str | None:
-    """That intervals over so few units are a guess; None where there are enough."""
+def caution(photos: int | None, units: int) -> str | None:
+    """That intervals over so few units are a guess; None where there are enough.
+
+    Whether units are photographs or groups of them, ``photos`` tells; None: that isn't known.
+    """
     if units >= FEWEST_UNITS:
         return None
-    rest = f"{units} independent {'groups of photographs' if units < photos else 'photographs'}"
-    if units == 1:
+    if photos is None:
+        rest = f"{units} independent photographs or groups"
+    elif units == 1:
         rest = "one group of photographs" if photos > 1 else "one photograph"
+    else:
+        rest = f"{units} independent {'groups of photographs' if units < photos else 'photographs'}"
     return f"The intervals are a guess: they rest on {rest}, and it takes {FEWEST_UNITS}."
 
 

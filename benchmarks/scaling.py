@@ -40,11 +40,21 @@ from search.runs.study import open_study
 from search.trials.keeping import drop_checkpoints, kept_trials
 from search.trials.searcher import StudyScheduler, StudySearcher
 from segcore.config import TrialConfig
-from spaces.aerial import space as aerial
+from segcore.facts import DataFacts, ObjectSizes
+from spaces.aerial import space
 
 IMAGE_S = 0.05
 """How long each training image sleeps."""
 EPOCHS = 6
+PHOTOGRAPHS = DataFacts(
+    ("Grass", "Roof", "Pool"), 261, (3000, 4000), ObjectSizes((9,) * 3, (320.0, 64.0, 16.0))
+)
+"""What ``spaces.aerial`` takes its scales from."""
+
+
+def aerial(trial: BaseTrial) -> TrialConfig:
+    """The full space, for UAV photographs with small objects."""
+    return space(trial, PHOTOGRAPHS)
 
 
 def sleeping_space(trial: BaseTrial) -> TrialConfig:
@@ -61,13 +71,16 @@ def sleeping(strength: float, height_px: int, width_px: int) -> Any:
     """An augmentation that waits."""
     import albumentations as A
 
-    from segcore.training.augment import aerial
+    from segcore.training.augment import Augmentation
+    from segcore.training.augment import aerial as usual
 
     def wait(image: Any, **_: Any) -> Any:
         time.sleep(IMAGE_S)
         return image
 
-    return A.Compose([aerial(strength, height_px, width_px), A.Lambda(image=wait, p=1.0)])
+    made = usual(strength, height_px, width_px)
+    pixels = A.Compose([*made.pixels.transforms, A.Lambda(image=wait, p=1.0)])
+    return Augmentation(made.geometry, pixels)
 
 
 def slot_use(slots: int, trials: int, folder: Path) -> tuple[float, float]:

@@ -293,6 +293,7 @@ def test_options_that_sentences_name_exist() -> None:
              "--logdir"}  # fmt: skip
     known |= set(re.findall(r"--[a-z-]+", (ROOT / "slurm.sh").read_text()))
     known |= {"--gpus", "--ipc", "--shm-size", "--user", "--init", "--cpus", "--memory"}  # Docker's
+    known.add("--nv")  # Apptainer's
     for command in COMMANDS.values():
         options = getattr(importlib.import_module(command.module), command.options)
         names = tyro.extras.get_parser(options).format_help()

@@ -221,6 +221,28 @@ def test_a_member_that_costs_nothing_when_it_is_taken_out_is_taken_out(masks: np
         assert proposal.weights[2] == 0
 
 
+def test_a_member_that_says_the_same_everywhere_leaves_even_where_it_helps(
+    masks: np.ndarray,
+) -> None:
+    """It moves the decision between frequent and rare classes, which is what factors are for."""
+    rng = np.random.default_rng(13)
+    masks = rng.permuted(np.concatenate([masks] * 3), axis=1)
+    biased = [noisy(masks, rng, noise).astype(np.float64) for noise in (1.5, 1.6)]
+    for probs in biased:  # for the rare class far too often
+        probs[:, 2] *= 3
+        probs *= WHOLE / probs.sum(axis=1, keepdims=True)
+    trained = [np.round(probs).astype(np.uint16) for probs in biased]
+    share = np.array([0.6, 0.35, 0.05])[:, None, None] + rng.normal(0, 0.002, (12, K, 32, 16))
+    constant = np.round(share.clip(0, 1) * WHOLE).astype(np.uint16)
+    pool = pool_of(masks, [*trained, constant])
+    all_three = metric_of_counts("dice", pool.counts(pool.mix((0, 1, 2, 2))))
+    assert all_three > metric_of_counts("dice", pool.counts(pool.mix((0, 1)))) + 0.02
+    made = proposals(pool, "dice")
+    assert len(made[-1].members) == 2 and made[-1].factors is not None
+    assert all(proposal.weights[2] == 0 for proposal in made)
+    assert made[-1].left_out.score("dice") > all_three - 0.02
+
+
 def test_photographs_of_one_group_are_left_out_together() -> None:
     groups = [name for name in "abcdefgh" for _ in range(3)]
     bags = Bags.draw(range(24), groups, seed=1)

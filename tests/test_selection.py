@@ -221,7 +221,7 @@ def test_a_member_that_costs_nothing_when_it_is_taken_out_is_taken_out(masks: np
         assert proposal.weights[2] == 0
 
 
-def test_a_member_that_says_the_same_everywhere_leaves_even_where_it_helps(
+def test_what_says_the_same_everywhere_is_no_member_even_where_it_would_help(
     masks: np.ndarray,
 ) -> None:
     """It moves the decision between frequent and rare classes, which is what factors are for."""

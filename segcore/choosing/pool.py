@@ -10,7 +10,7 @@ for each mixture. If the sample is the whole split, scores are exact.
 import functools
 import math
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -173,27 +173,22 @@ class Pool:
         """P."""
         return len(self.settled_P3K)
 
-    def mix(self, picks: Sequence[int], flat: int | None = None) -> SumLKB:
-        """The sum of these candidates, each as often as it is picked (at most 127 picks).
+    def blind_counts(self) -> Iterator[NDArray[np.float64]]:
+        """``counts_P3K`` of each class in turn, named at every pixel."""
+        truth_PK = self.settled_P3K[:, 2]
+        for k in range(truth_PK.shape[1]):
+            counts_P3K = np.zeros_like(self.settled_P3K)
+            counts_P3K[:, 0, k], counts_P3K[:, 1, k] = truth_PK[:, k], truth_PK.sum(axis=1)
+            counts_P3K[:, 2] = truth_PK
+            yield counts_P3K
 
-        The candidate ``flat`` says its mean at every pixel.
-        """
+    def mix(self, picks: Sequence[int]) -> SumLKB:
+        """The sum of these candidates, each as often as it is picked (at most 127 picks)."""
         sum_LKB = np.zeros(self.probs[0].shape, dtype=np.int32)
         for c, times in Counter(picks).items():
             probs_LKB = self.probs[c]
-            if c == flat:
-                sum_LKB += times * np.round(self._mean(c)).astype(np.int32)[:, None]
-            elif times == 1:
-                sum_LKB += probs_LKB
-            else:
-                sum_LKB += np.multiply(probs_LKB, times, dtype=np.int32)
+            sum_LKB += probs_LKB if times == 1 else np.multiply(probs_LKB, times, dtype=np.int32)
         return sum_LKB
-
-    def _mean(self, c: int) -> NDArray[np.float64]:
-        """What a candidate says of the contested pixels on average (K)."""
-        weight_LB = self.weight_N.reshape(-1, BLOCK_PX)
-        sum_K = np.einsum("lkb,lb->k", self.probs[c], weight_LB)
-        return np.asarray(sum_K / max(weight_LB.sum(), 1.0))
 
     def counts(
         self,

@@ -2,7 +2,7 @@
 
 import functools
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -20,8 +20,11 @@ PATIENCE_PICKS = 3
 """A bag ends after this many picks in a row that didn't improve the score."""
 LEAST_SHARE = 0.05
 """The least share of all votes that a member needs: each member costs time at every prediction."""
-LEAST_PLACES = 0.5
-"""What a member knows of places must be at least this share of what it is worth."""
+LEAST_KNOWN = 0.2
+"""A member scores alone at least this share of what the best candidate gains over one class that is
+named everywhere. A network that is barely trained scores less: it knows nothing of places, and in
+an ensemble it would only move the decision between frequent and rare classes, which is what factors
+are for (``with_factors``)."""
 SHRUNK = (0.25, 0.5, 0.75, 1.0)
 """Exponents by which fitted factors are shrunk towards 1."""
 KEPT_BYTES = 1 << 28
@@ -88,7 +91,8 @@ def propose(
     single = _by_rule("single", rules.best_single, rules, bags)
     made = [single]
     if rules.limits.members > 1 and len(pool.probs) > 1:
-        made += _ensembles(rules, bags)
+        mean = _by_rule("mean", rules.best_mean, rules, bags)
+        made += [mean, *_ensembles(rules, mean.bag_picks, bags)]
     made = [single, *(proposal for proposal in made if len(proposal.members) > 1)]
     fitted = [with_factors(proposal, pool, bags, metric) for proposal in made]
     return fitted if fitted[0] is single else [single, *fitted]
@@ -102,8 +106,7 @@ def propose_soup(
     The others are what its way of making makes of the bags (``bag_picks``).
     """
     rules = Rules(pool, metric, Limits())
-    first_C = np.eye(len(pool.probs))[0]
-    return with_factors(_proposal("soup", first_C, bag_picks, rules, bags), pool, bags, metric)
+    return with_factors(_proposal("soup", (0,), bag_picks, rules, bags), pool, bags, metric)
 
 
 def with_factors(proposal: Proposal, pool: Pool, bags: Bags, metric: MetricName) -> Proposal:
@@ -134,34 +137,15 @@ def with_factors(proposal: Proposal, pool: Pool, bags: Bags, metric: MetricName)
 
 def _by_rule(way: Way, rule: Rule, rules: "Rules", bags: Bags) -> Proposal:
     every_P = np.ones(rules.pool.photos, np.int64)
-    weights_C = np.bincount(rule(every_P), minlength=len(rules.pool.probs)).astype(np.float64)
-    return _proposal(way, weights_C, [rule(times_P) for times_P in bags.times_BP], rules, bags)
+    return _proposal(way, rule(every_P), [rule(times_P) for times_P in bags.times_BP], rules, bags)
 
 
 def _proposal(
-    way: Way,
-    weights_C: NDArray[np.float64],
-    bag_picks: Sequence[Picks],
-    rules: "Rules",
-    bags: Bags,
-    *,
-    members: Sequence[int] | None = None,
-    flat: int | None = None,
+    way: Way, picks: Picks, bag_picks: Sequence[Picks], rules: "Rules", bags: Bags
 ) -> Proposal:
-    """A proposal with weights in these proportions, and what its way of making makes of the bags.
-
-    Only ``members`` are kept of the weights and of the picks. The candidate ``flat`` says its mean
-    at every pixel.
-    """
-    if members is not None:
-        weights_C = np.where(np.isin(np.arange(len(weights_C)), members), weights_C, 0.0)
-        heaviest = int(weights_C.argmax())
-        bag_picks = [tuple(c for c in picks if c in members) or (heaviest,) for picks in bag_picks]
-    weights = tuple((weights_C / weights_C.sum()).tolist())
-    left_out = bags.left_out(
-        (rules.counts(picks, flat) for picks in bag_picks), rules.counts(as_picks(weights), flat)
-    )
-    return Proposal(way, weights, left_out, tuple(bag_picks))
+    weights_C = np.bincount(picks, minlength=len(rules.pool.probs)) / len(picks)
+    left_out = bags.left_out(map(rules.counts, bag_picks), rules.counts(picks))
+    return Proposal(way, tuple(weights_C.tolist()), left_out, tuple(bag_picks))
 
 
 class Rules:
@@ -169,25 +153,27 @@ class Rules:
 
     def __init__(self, pool: Pool, metric: MetricName, limits: Limits) -> None:
         self.pool, self.metric, self.limits = pool, metric, limits
+        every_P = np.ones(pool.photos, np.int64)
 
         @functools.lru_cache(max(1, KEPT_BYTES // pool.settled_P3K.nbytes))
-        def counts(picks: Picks, flat: int | None) -> NDArray[np.float64]:
-            return pool.counts(pool.mix(picks, flat))
+        def counts(picks: Picks) -> NDArray[np.float64]:
+            return pool.counts(pool.mix(picks))
 
         self._counts = counts
+        blind = max(_score(counts_P3K, metric, every_P) for counts_P3K in pool.blind_counts())
+        scores = [_score(self.counts((c,)), metric, every_P) for c in range(len(pool.probs))]
+        least = min(max(scores), blind + LEAST_KNOWN * (max(scores) - blind))
+        self.members = [c for c, score in enumerate(scores) if score >= least]
+        """Candidates that know something of places, and so may be members."""
 
-    def counts(self, picks: Picks, flat: int | None = None) -> NDArray[np.float64]:
-        """``counts_P3K`` of a mixture, in which the candidate ``flat`` says its mean everywhere.
-
-        A mixture that several bags pick is computed once.
-        """
-        return self._counts(tuple(sorted(picks)), flat if flat in picks else None)
+    def counts(self, picks: Picks) -> NDArray[np.float64]:
+        """``counts_P3K`` of a mixture; one that several bags pick is computed once."""
+        return self._counts(tuple(sorted(picks)))
 
     def best_first(self, times_P: NDArray[np.int64]) -> list[int]:
-        """All candidates."""
-        every = range(len(self.pool.probs))
-        scores = [_score(self.counts((c,)), self.metric, times_P) for c in every]
-        return sorted(every, key=lambda c: -scores[c])
+        """The candidates that may be members."""
+        scores = {c: _score(self.counts((c,)), self.metric, times_P) for c in self.members}
+        return sorted(self.members, key=lambda c: -scores[c])
 
     def best_single(self, times_P: NDArray[np.int64]) -> Picks:
         """The best candidate."""
@@ -219,7 +205,7 @@ class Rules:
         while len(picks) < min(MAX_PICKS, length + PATIENCE_PICKS):
             tried = {
                 c: self._score_with(sum_LKB, c, times_P)
-                for c in range(len(self.pool.probs))
+                for c in self.members
                 if self.limits.allow([*picks, c])
             }
             pick = max(tried, key=tried.__getitem__)
@@ -233,90 +219,59 @@ class Rules:
         return _score(self.pool.counts(sum_LKB, plus), self.metric, times_P)
 
 
-def _ensembles(rules: Rules, bags: Bags) -> list[Proposal]:
-    """The plain mean of the best few, the greedy ensemble, and one of as few of its members as
-    score about the same; the cheapest come first.
+def _ensembles(rules: Rules, means: Sequence[Picks], bags: Bags) -> list[Proposal]:
+    """The greedy ensemble, and before it one of as few members as score about the same.
+
+    ``means`` are the picks of ``Rules.best_mean`` in each bag, with which the greedy ones begin.
+
+    The picks of each bag are its votes. The candidates with the most votes become members, as far
+    as ``limits`` allow, with weights in proportion to their votes (bags of photographs instead of
+    Caruana's bags of candidates, which harm where there are only tens: benchmarks/selection.py).
+    Then members are taken out one by one, each time the one that costs the least on what bags left
+    out: first all that cost nothing, which makes the greedy ensemble, and then as long as what is
+    left is worse by no more than the error of that difference.
     """
-    mean = _by_rule("mean", rules.best_mean, rules, bags)
-    greedy = _worth_it(_voted(mean.bag_picks, rules, bags), rules, bags)
-    small = greedy
-    while len(small.members) > 2:
-        less = _best(_smaller(small, rules, bags).values(), rules)
-        loss = greedy.left_out.minus(less.left_out, rules.metric)
-        if math.isinf(loss.error) or loss.value > loss.error:
-            break
-        small = replace(less, way="small")
-    mean = _worth_it(mean, rules, bags)
-    return [mean, greedy] if small is greedy else [mean, small, greedy]
-
-
-def _voted(starts: Sequence[Picks], rules: Rules, bags: Bags) -> Proposal:
-    """The greedy picks of each bag, which begin with ``starts``, are its votes.
-
-    The candidates with the most votes become members, as far as the limits allow, with weights in
-    proportion to their votes (bags of photographs instead of Caruana's bags of candidates, which
-    harm where there are only tens: benchmarks/selection.py).
-    """
-    bag_picks = [
-        rules.greedy(start, times_P) for start, times_P in zip(starts, bags.times_BP, strict=True)
+    metric = rules.metric
+    every_picks = [
+        rules.greedy(start, times_P) for start, times_P in zip(means, bags.times_BP, strict=True)
     ]
     votes_C = np.zeros(len(rules.pool.probs))
-    for picks in bag_picks:
+    for picks in every_picks:
         votes_C += np.bincount(picks, minlength=len(votes_C)) / len(picks)
     members: list[int] = []
     for c in np.argsort(-votes_C, kind="stable").tolist():
-        worth_it = not members or votes_C[c] >= LEAST_SHARE * len(bag_picks)
+        worth_it = not members or votes_C[c] >= LEAST_SHARE * len(every_picks)
         if worth_it and rules.limits.allow([*members, c]):
             members.append(c)
-    return _proposal("greedy", votes_C, bag_picks, rules, bags, members=members)
 
+    def of(way: Way, members: Sequence[int]) -> Proposal:
+        kept = [tuple(c for c in picks if c in members) for picks in every_picks]
+        kept = [picks or (members[0],) for picks in kept]
+        weights_C = np.where(np.isin(np.arange(len(votes_C)), members), votes_C, 0.0)
+        weights = tuple((weights_C / weights_C.sum()).tolist())
+        left_out = bags.left_out(map(rules.counts, kept), rules.counts(as_picks(weights)))
+        return Proposal(way, weights, left_out, tuple(kept))
 
-def _worth_it(proposal: Proposal, rules: Rules, bags: Bags) -> Proposal:
-    """The proposal without members that aren't worth their cost, taken out one by one.
+    def smaller(proposal: Proposal) -> Proposal:
+        """The best one with a member less."""
+        own = sorted(proposal.members, key=lambda c: -votes_C[c])
+        tried = [of("small", [c for c in own if c != out]) for out in own]
+        return max(tried, key=lambda one: one.left_out.score(metric))
 
-    Such a member costs nothing on what bags left out when it is taken out; or it says nearly the
-    same everywhere, as a barely trained network does, and most of what it is worth stays where its
-    mean stands in its place (``LEAST_PLACES``). That only moves the decision between frequent and rare
-    classes, which is what factors are for (``with_factors``).
-    """
-    metric = rules.metric
-    while len(proposal.members) > 1:
-        score = proposal.left_out.score(metric)
-        without = _smaller(proposal, rules, bags)
-        idle = [less for less in without.values() if less.left_out.score(metric) >= score]
-        for c, less in without.items() if not idle else ():
-            flat = _of(proposal, rules, bags, flat=c)
-            places, worth = (score - one.left_out.score(metric) for one in (flat, less))
-            if places < LEAST_PLACES * worth:
-                idle.append(less)
-        if not idle:
+    greedy = of("greedy", members)
+    while len(greedy.members) > 1:
+        less = smaller(greedy)
+        if less.left_out.score(metric) < greedy.left_out.score(metric):
             break
-        proposal = _best(idle, rules)
-    return proposal
-
-
-def _smaller(proposal: Proposal, rules: Rules, bags: Bags) -> dict[int, Proposal]:
-    """The proposal without each of its members."""
-    own = proposal.members
-    return {out: _of(proposal, rules, bags, members=[c for c in own if c != out]) for out in own}
-
-
-def _of(
-    proposal: Proposal,
-    rules: Rules,
-    bags: Bags,
-    *,
-    members: Sequence[int] | None = None,
-    flat: int | None = None,
-) -> Proposal:
-    """The proposal, changed as ``_proposal`` says."""
-    weights_C = np.array(proposal.weights)
-    made = (proposal.way, weights_C, proposal.bag_picks)
-    return _proposal(*made, rules, bags, members=members, flat=flat)
-
-
-def _best(proposals: Iterable[Proposal], rules: Rules) -> Proposal:
-    return max(proposals, key=lambda proposal: proposal.left_out.score(rules.metric))
+        greedy = replace(less, way="greedy")
+    small = greedy
+    while len(small.members) > 2:
+        less = smaller(small)
+        loss = greedy.left_out.minus(less.left_out, metric)
+        if math.isinf(loss.error) or loss.value > loss.error:
+            break
+        small = less
+    return [greedy] if small is greedy else [small, greedy]
 
 
 def as_picks(weights: Sequence[float]) -> Picks:

@@ -44,7 +44,8 @@ from segcore.devices import choose_device
 from segcore.networks.models import build_network
 from segcore.reading.masks import read_pair
 from segcore.scenes import default_scenes
-from segcore.scores.metrics import Scores, score
+from segcore.scores.counting import score
+from segcore.scores.metrics import Scores
 from segcore.training.checkpoint import load_model_tensors
 from segcore.training.fit import fit
 

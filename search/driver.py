@@ -48,7 +48,7 @@ from search.trials.session import open_plan_study, run_trials
 from segcore.data.prepared import read_survey
 from segcore.data.splits import SPLITS
 from segcore.errors import DISK_FULL, UserError
-from segcore.inference.scoring import unit_notes
+from segcore.scores.units import unit_notes
 from segcore.versions import versions
 
 EXPERIMENT = "segsearch"
@@ -151,7 +151,7 @@ def _opened(options: SearchOptions, line: Line) -> Iterator[_Setup]:
 
 def _show_notes(plan: Plan, console: Console) -> None:
     """What is odd about the data, before hours are spent on them."""
-    for note in (*read_survey(plan.data.folder).notes, *unit_notes(plan.data)):
+    for note in (*read_survey(plan.data.folder).notes, *unit_notes(plan.data.scored_sizes)):
         console.print(Text(f"! {note}", style="yellow"), soft_wrap=True)
     console.print(plan.data.units_text, soft_wrap=True)
 

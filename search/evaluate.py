@@ -138,7 +138,7 @@ def _score(
     import torch
 
     from segcore.reading.headers import ImageError
-    from segcore.scores.metrics import Prediction, score
+    from segcore.scores.counting import Prediction, score
 
     scored: list[str] = []
 

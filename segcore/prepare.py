@@ -28,7 +28,7 @@ from segcore.errors import SHOWN, UserError
 from segcore.facts import VISIBLE_PX, ObjectSizes
 from segcore.files import whole_file
 from segcore.guessing.writing import guess_dataset
-from segcore.inference.scoring import unit_notes
+from segcore.scores.units import unit_notes
 
 
 @dataclass(frozen=True)
@@ -140,7 +140,7 @@ def _show(data: PreparedData, survey: Survey, console: Console, every: bool) -> 
     for note in survey.notes:
         for line in note.each() if every else [str(note)]:
             console.print(Text(f"! {line}", style="yellow"), soft_wrap=True)
-    doubts = unit_notes(data)
+    doubts = unit_notes(data.scored_sizes)
     for sentence in doubts:
         console.print(Text(f"! {sentence}", style="yellow"), soft_wrap=True)
     if doubts:

@@ -9,11 +9,11 @@ from typing import Any
 
 import pytest
 
+import segcore.cores
 from search.trials import estimate
 from search.trials.cluster import Slots
 from search.trials.estimate import check_shared_memory
-from segcore import devices
-from segcore.devices import usable_cores
+from segcore.cores import usable_cores
 from segcore.errors import UserError
 from tests.machinery import nameless, small_disk
 
@@ -73,8 +73,8 @@ def test_cores_are_those_that_control_groups_grant(
     for name, text in {"memberships": membership, **files}.items():
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text(f"{text}\n")
-    monkeypatch.setattr(devices, "CGROUPS", tmp_path)
-    monkeypatch.setattr(devices, "MEMBERSHIPS", tmp_path / "memberships")
+    monkeypatch.setattr(segcore.cores, "CGROUPS", tmp_path)
+    monkeypatch.setattr(segcore.cores, "MEMBERSHIPS", tmp_path / "memberships")
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(8)), raising=False)
     assert usable_cores() == cores
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from segcore.devices import usable_cores
+from segcore.cores import usable_cores
 from segcore.files import reserve, whole_file, whole_folder
 from tests.machinery import small_disk
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from segcore.config import IGNORE_INDEX, MetricName
-from segcore.scores import metrics
+from segcore.scores import counting
 from segcore.scores.metrics import METRICS, Scores, metric_of_counts
 
 Photographs = list[tuple[NDArray[np.int64], NDArray[np.int64]]]
@@ -21,7 +21,9 @@ def score(photographs: Photographs, num_classes: int) -> Scores:
         (torch.from_numpy(predicted)[None], torch.from_numpy(truth)[None], torch.tensor([i]))
         for i, (predicted, truth) in enumerate(photographs)
     )
-    return metrics.score(predictions, num_classes, [str(i) for i in range(len(photographs))], "cpu")
+    return counting.score(
+        predictions, num_classes, [str(i) for i in range(len(photographs))], "cpu"
+    )
 
 
 def random_photographs(seed: int, num_classes: int, count: int = 5) -> Photographs:
@@ -127,7 +129,7 @@ def test_tiles_of_a_photograph_count_as_one_photograph_in_whatever_batches_they_
         images, predicted, truth = zip(*tiles[start : start + 3], strict=True)
         classes, masks = torch.from_numpy(np.stack(predicted)), torch.from_numpy(np.stack(truth))
         batches.append((classes, masks, torch.tensor(images)))
-    whole, tiled = score(photographs, 6), metrics.score(batches, 6, list("abcde"), "cpu")
+    whole, tiled = score(photographs, 6), counting.score(batches, 6, list("abcde"), "cpu")
     np.testing.assert_array_equal(tiled.counts_P3K, whole.counts_P3K)
     np.testing.assert_array_equal(tiled.confusion_KK, whole.confusion_KK)
     assert all(tiled.metric(name) == whole.metric(name) for name in METRICS)
@@ -172,7 +174,7 @@ def test_photographs_that_no_batch_brings_are_not_part_of_the_split() -> None:
         (torch.from_numpy(predicted)[None], torch.from_numpy(truth)[None], torch.tensor([90 - i]))
         for i, (predicted, truth) in enumerate(photographs)
     )
-    scores = metrics.score(predictions, 6, [str(i) for i in range(100)], "cpu")
+    scores = counting.score(predictions, 6, [str(i) for i in range(100)], "cpu")
     assert scores.dice_kaggle == pytest.approx(brute_force(photographs, 6)["dice_kaggle"])
     np.testing.assert_array_equal(scores.counts_P3K, score(photographs[::-1], 6).counts_P3K)
 

@@ -10,7 +10,8 @@ from segcore.choosing.left_out import Bags
 from segcore.choosing.pool import WHOLE, Pool, ProbsNK, draw_pixels
 from segcore.choosing.selection import Limits, Proposal, Rules, propose
 from segcore.config import IGNORE_INDEX, MetricName
-from segcore.scores.metrics import METRICS, metric_of_counts, score
+from segcore.scores.counting import score
+from segcore.scores.metrics import METRICS, metric_of_counts
 
 K = 3
 

@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import shapely  # type: ignore[import-untyped]
@@ -18,8 +18,10 @@ from segcore.data.plans import PhotoPlan
 from segcore.errors import UserError
 from segcore.files import whole_file
 from segcore.predicting.polygons import outline_of
-from segcore.predicting.suspects import Suspect
 from segcore.reading.ground import Georeference, on_earth
+
+if TYPE_CHECKING:
+    from segcore.predicting.suspects import Suspect
 
 FOLDER = "suspects"
 """The folder's name in a run's."""
@@ -110,7 +112,7 @@ class SuspectList:
 
 
 def row_of(
-    suspect: Suspect,
+    suspect: "Suspect",
     photo: str,
     plan: PhotoPlan,
     class_names: Sequence[str],

@@ -13,7 +13,8 @@ from optuna.trial import FrozenTrial, TrialState
 from search.runs.attributes import EPOCH_SECONDS, PAUSED, is_paused
 from search.runs.options import SearchOptions
 from segcore.config import TrialConfig
-from segcore.scores.intervals import Jackknife, SeedNoise, caution
+from segcore.scores.intervals import Jackknife, SeedNoise
+from segcore.scores.units import caution
 
 Status = Literal["finished", "stopped", "failed", "paused", "running", "waiting"]
 

@@ -22,7 +22,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from search.runs.options import SearchOptions
 from search.runs.storage import SHARED, Location
 from search.trials.interrupts import handlers_restored, take_sigterm
-from segcore.devices import usable_cores
+from segcore.cores import usable_cores
 from segcore.errors import UserError
 
 CONNECT_TIMEOUT_S = 10

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.progress import Progress
 
+from segcore.cores import usable_cores
 from segcore.data.dataset import Dataset, problems_error
 from segcore.data.duplicates import difference_hash, notes_on_copies, notes_on_duplicates
 from segcore.data.plans import (
@@ -27,7 +28,6 @@ from segcore.data.plans import (
 from segcore.data.prepared import CACHE_FORMAT, INDEX, PhotoFacts, Survey
 from segcore.data.splits import Split, assign_splits, notes_on_classes
 from segcore.data.windows import count_classes, locate_classes, scale_image, scale_mask
-from segcore.devices import usable_cores
 from segcore.errors import Note, Problem
 from segcore.files import FileState, digest, reserve, sync_folder, whole_folder
 from segcore.reading.bands import Bands, to_rgb8

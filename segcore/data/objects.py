@@ -11,10 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segcore.config import View
+from segcore.cores import usable_cores
 from segcore.data.building import Tell
 from segcore.data.dataset import Photo, load_dataset
 from segcore.data.preparing import prepare_data
-from segcore.devices import usable_cores
 from segcore.facts import DataFacts, ObjectSizes
 from segcore.files import whole_file
 from segcore.reading.masks import read_mask

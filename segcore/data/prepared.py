@@ -106,6 +106,11 @@ class PreparedData:
         return len({self.photo_groups[photo] for photo in self.of_split(split)})
 
     @property
+    def scored_sizes(self) -> dict[str, tuple[int, int]]:
+        """Of the splits on which networks are scored, the photographs and the units."""
+        return {s: (len(self.of_split(s)), self.units(s)) for s in SPLITS if s != "train"}
+
+    @property
     def units_text(self) -> str:
         """Such as ``Independent groups of photographs: 7 in train, 2 in val, 2 in test``."""
         grouped = len(set(self.photo_groups)) < len(self.photo_groups)

@@ -8,14 +8,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from segcore.data.prepared import PreparedData
-from segcore.data.splits import Split
 from segcore.data.windows import Grid, scale_image, scale_mask
 from segcore.devices import send
 from segcore.inference.blending import Strip
 from segcore.inference.photographs import Photograph
 from segcore.reading.bands import to_rgb8
-from segcore.scores.intervals import caution
-from segcore.scores.metrics import Prediction, Scores, score
+from segcore.scores.counting import Prediction, score
+from segcore.scores.metrics import Scores
 
 
 def prepared_photograph(data: PreparedData, number: int) -> Photograph:
@@ -32,13 +31,6 @@ def prepared_picture(
     """A photograph for people (HWC, RGB) and its truth (HW), at the size of ``grid``."""
     image_HWC = to_rgb8(scale_image(data.image(number), grid), data.bands)
     return image_HWC, scale_mask(np.array(data.score_mask(number)), grid)
-
-
-def unit_notes(data: PreparedData) -> list[str]:
-    """On which splits the intervals of scores will be a guess: a sentence for each."""
-    splits: tuple[Split, ...] = ("val", "test")
-    cautions = {split: caution(len(data.of_split(split)), data.units(split)) for split in splits}
-    return [f"{split}: {sentence}" for split, sentence in cautions.items() if sentence]
 
 
 def score_strips(

@@ -7,11 +7,13 @@ In memory and in the cache a photograph has uint8 samples where its files have 8
 
 import math
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 MAX_CHANNELS = 16
 _FULL = 65535
@@ -133,11 +135,13 @@ RGB = Bands()
 """Red, green and blue of 8 bits."""
 
 
-def to_tensor(samples_HWC: Samples | NDArray[np.float32]) -> torch.Tensor:
+def to_tensor(samples_HWC: Samples | NDArray[np.float32]) -> "Tensor":
     """CHW for a network: uint8 as they are, all others as float32 of 0 … 255.
 
     Beside samples these may be pixels of 0 … 1 in float32, which augmentation makes of 16 bits.
     """
+    import torch  # It takes seconds, and to prepare photographs needs none of it.
+
     samples_CHW = samples_HWC.transpose(2, 0, 1)
     if samples_CHW.dtype == np.uint8:
         # A copy: torch wants memory that it may write, and the cache is mapped read-only.

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from rasterio.windows import Window
 
-from segcore.devices import usable_cores
+from segcore.cores import usable_cores
 from segcore.errors import UserError
 from segcore.reading.bands import RGB, Bands, Range, Samples
 from segcore.reading.headers import naming, open_raster, read_header

@@ -13,7 +13,7 @@ import yaml
 from numpy.typing import NDArray
 from PIL import Image
 
-from segcore.devices import usable_cores
+from segcore.cores import usable_cores
 from segcore.errors import UserError
 from segcore.files import locked, user_cache, whole_folder
 from segcore.scenes.canvas import Canvas

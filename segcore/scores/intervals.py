@@ -34,11 +34,9 @@ from segcore.scores.metrics import (
     metric_of_each,
     ratio,
 )
+from segcore.scores.units import FEWEST_UNITS, caution
 
 CONFIDENCE = 0.95
-
-FEWEST_UNITS = 6
-"""With fewer units an interval is a guess."""
 
 MOST_UNITS = 400
 """More units are dealt out to this many hands: that is as good, and what is stored stays small."""
@@ -95,22 +93,6 @@ class Evaluation:
     def caution(self) -> str | None:
         """A sentence to print beside the intervals where they are a guess."""
         return caution(self.photos, self.units)
-
-
-def caution(photos: int | None, units: int) -> str | None:
-    """That intervals over so few units are a guess; None where there are enough.
-
-    Whether units are photographs or groups of them, ``photos`` tells; None: that isn't known.
-    """
-    if units >= FEWEST_UNITS:
-        return None
-    if photos is None:
-        rest = f"{units} independent photographs or groups"
-    elif units == 1:
-        rest = "one group of photographs" if photos > 1 else "one photograph"
-    else:
-        rest = f"{units} independent {'groups of photographs' if units < photos else 'photographs'}"
-    return f"The intervals are a guess: they rest on {rest}, and it takes {FEWEST_UNITS}."
 
 
 def unit_numbers(groups: Sequence[str]) -> NDArray[np.int64]:

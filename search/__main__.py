@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import tyro
 
-from search.reporting.command_line import run_command
+from search.reporting.command_line import leave, run_command
 from segcore.errors import UserError
 
 
@@ -79,5 +79,10 @@ def _show_commands(first: str, prog: str) -> int:
     return 0
 
 
+def script() -> None:
+    """What the script ``segsearch`` does."""
+    leave(main)
+
+
 if __name__ == "__main__":
-    sys.exit(main())
+    script()

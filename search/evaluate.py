@@ -1,6 +1,5 @@
 """python -m search.evaluate: how good a bundle is on photographs with masks."""
 
-import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +9,7 @@ import tyro
 from rich.console import Console
 from rich.progress import track
 
-from search.reporting.command_line import run_command
+from search.reporting.command_line import leave, loading, run_command
 from segcore.errors import UserError
 
 if TYPE_CHECKING:
@@ -60,12 +59,12 @@ def main(arguments: Sequence[str] | None = None, prog: str = "python -m search.e
 
 def evaluate(options: EvaluateOptions, console: Console) -> int:
     """Evaluate, print the report to standard output, and return the exit code."""
-    # Imported here: torch takes seconds, and --help needs none of them.
-    from search.reporting.evaluation import Report, print_report
-    from search.runs.storage import on_this_machine
-    from segcore.data.dataset import load_dataset
-    from segcore.devices import choose_device
-    from segcore.predicting.ensemble import MANIFEST, Ensemble
+    with loading("torch"):  # not for --help
+        from search.reporting.evaluation import Report, print_report
+        from search.runs.storage import on_this_machine
+        from segcore.data.dataset import load_dataset
+        from segcore.devices import choose_device
+        from segcore.predicting.ensemble import MANIFEST, Ensemble
 
     if options.batch_size < 1:
         raise UserError(f"--batch-size {options.batch_size}: allowed is 1 or more")
@@ -190,4 +189,4 @@ def _compare(
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    leave(main)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import tyro
 from rich.console import Console
 
-from search.reporting.command_line import run_command
+from search.reporting.command_line import leave, run_command
 from segcore.errors import UserError
 
 if TYPE_CHECKING:
@@ -106,4 +106,4 @@ def _plain(rows: Sequence["TrialRow"], repeats: "Repeats") -> list[dict[str, Any
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    leave(main)

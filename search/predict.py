@@ -20,7 +20,7 @@ from search.predicting.prediction_log import (
     settings_key,
     write_uncertainty,
 )
-from search.reporting.command_line import run_command
+from search.reporting.command_line import leave, loading, run_command
 from segcore.errors import UserError, is_disk_full, some_of
 from segcore.folders import files_below, normal
 
@@ -104,13 +104,13 @@ def _refuse_old_spelling() -> int:
 
 def predict(options: PredictOptions, console: Console) -> list[Path]:
     """Predict all photographs that aren't done; name those that fail, and return them."""
-    # Imported here because torch takes seconds, and --help does without it.
-    from search.predicting.products import Products
-    from search.predicting.submission import write_submission
-    from search.runs.storage import on_this_machine
-    from segcore.devices import choose_device
-    from segcore.predicting.ensemble import MANIFEST, Ensemble
-    from segcore.predicting.rasters import read_map
+    with loading("torch"):  # not for --help
+        from search.predicting.products import Products
+        from search.predicting.submission import write_submission
+        from search.runs.storage import on_this_machine
+        from segcore.devices import choose_device
+        from segcore.predicting.ensemble import MANIFEST, Ensemble
+        from segcore.predicting.rasters import read_map
 
     _check_numbers(options)
     out = options.out
@@ -324,4 +324,4 @@ def _check_stems(photos: Mapping[Path, str]) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    leave(main)

@@ -1,7 +1,6 @@
 """python -m search.replay RUN TRIAL: trains one trial again, in this process and without Ray."""
 
 import itertools
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +10,7 @@ import tyro
 from rich.console import Console
 
 from search.planning.plan import searched_data
-from search.reporting.command_line import run_command
+from search.reporting.command_line import leave, run_command
 from search.runs.folder import RunFolder
 from search.runs.options import SearchOptions
 from search.runs.study import read_study
@@ -148,4 +147,4 @@ def _print_differences(then: CheckpointInfo | None, now: EpochResult, console: C
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    leave(main)

@@ -3,7 +3,6 @@
 The page needs nothing but itself: it opens from a file, without a network.
 """
 
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +11,7 @@ from typing import Annotated
 import tyro
 from rich.console import Console
 
-from search.reporting.command_line import run_command
+from search.reporting.command_line import leave, loading, run_command
 
 
 @dataclass(frozen=True)
@@ -35,9 +34,9 @@ def main(arguments: Sequence[str] | None = None, prog: str = "python -m search.r
     options = tyro.cli(ReportOptions, args=arguments, prog=prog)
 
     def work() -> int:
-        # Imported here: torch takes seconds, and --help needs none of them.
-        from search.reporting.page import REPORT, follow, write_report
-        from search.runs.folder import RunFolder
+        with loading("torch"):  # not for --help
+            from search.reporting.page import REPORT, follow, write_report
+            from search.runs.folder import RunFolder
 
         console = Console(highlight=False)
         run = RunFolder.opened(options.run)
@@ -53,4 +52,4 @@ def main(arguments: Sequence[str] | None = None, prog: str = "python -m search.r
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    leave(main)

@@ -9,7 +9,7 @@ from typing import Any
 import tyro
 from rich.console import Console
 
-from search.reporting.command_line import run_command
+from search.reporting.command_line import leave, loading, run_command
 from search.runs.folder import RunFolder
 from search.runs.options import SearchOptions
 from segcore.errors import UserError
@@ -29,8 +29,8 @@ def main(arguments: Sequence[str] | None = None, prog: str = "python -m search.r
 
     def work() -> int:
         options = parse_options(sys.argv[1:] if arguments is None else arguments, prog)
-        # Ray, MLflow and torch take seconds to import: not for --help or a misspelled option.
-        from search.driver import check, search
+        with loading("torch, Ray and MLflow"):  # not for --help or a misspelled option
+            from search.driver import check, search
 
         if options.dry_run:
             console = Console(highlight=False)
@@ -67,4 +67,4 @@ def _values(options: SearchOptions) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    leave(main)

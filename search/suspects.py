@@ -5,7 +5,6 @@ learned its errors.
 """
 
 import dataclasses
-import sys
 import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -18,7 +17,7 @@ import tyro
 from rich.console import Console
 from rich.progress import Progress
 
-from search.reporting.command_line import run_command
+from search.reporting.command_line import leave, loading, run_command
 from segcore.errors import UserError, is_disk_full
 
 if TYPE_CHECKING:
@@ -69,12 +68,12 @@ def main(arguments: Sequence[str] | None = None, prog: str = "python -m search.s
 
 def look(options: SuspectsOptions, console: Console) -> int:
     """Find suspects, write and print them, and return the exit code."""
-    # Imported here: torch takes seconds, and --help needs none of them.
-    from search.ensembles.held_out import find_judges
-    from search.predicting.suspects import FOLDER, write_suspects
-    from search.reporting.page import REPORT, write_report, write_suspects_page
-    from search.runs.folder import RunFolder
-    from search.runs.result import SearchResult
+    with loading("torch"):  # not for --help
+        from search.ensembles.held_out import find_judges
+        from search.predicting.suspects import FOLDER, write_suspects
+        from search.reporting.page import REPORT, write_report, write_suspects_page
+        from search.runs.folder import RunFolder
+        from search.runs.result import SearchResult
 
     _check_numbers(options)
     run = RunFolder.opened(options.run)
@@ -247,4 +246,4 @@ def _print(found: "SuspectList", folder: Path, console: Console) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    leave(main)

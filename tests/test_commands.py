@@ -125,3 +125,37 @@ def test_help_imports_nothing_that_takes_seconds(name: str) -> None:
     imported = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
     assert "tyro" in imported
     assert not imported & {"torch", "ray", "mlflow", "optuna"}
+
+
+LEAVING = """
+import atexit, sys
+from search.reporting.command_line import leave
+
+class Slow:
+    def __del__(self):
+        print("taken apart")
+
+slow = Slow()
+
+def command():
+    atexit.register(print, "what was registered")
+    {body}
+
+leave(command)
+"""
+
+
+@pytest.mark.parametrize(
+    ("body", "code", "seen"),
+    [
+        ("print('done'); return 1", 1, "done\nwhat was registered\n"),
+        ("sys.exit(3)", 3, "what was registered\ntaken apart\n"),
+        ("raise OSError('unforeseen')", 1, "what was registered\ntaken apart\n"),
+    ],
+)
+def test_a_command_ends_at_once_with_its_code_once_all_is_done(
+    body: str, code: int, seen: str
+) -> None:
+    ended = shell("-c", LEAVING.format(body=body))
+    assert (ended.returncode, ended.stdout) == (code, seen)
+    assert ("unforeseen" in ended.stderr) == ("unforeseen" in body)

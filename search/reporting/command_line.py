@@ -1,6 +1,12 @@
 """What all commands do alike. It imports little, so that --help answers at once."""
 
-from collections.abc import Callable
+import atexit
+import gc
+import os
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from typing import NoReturn
 
 from rich.console import Console
 
@@ -26,3 +32,37 @@ def run_command(work: Callable[[], int]) -> int:
     except KeyboardInterrupt as interrupt:
         console.print(f"\n{interrupt or 'Interrupted.'}", markup=False, soft_wrap=True)
         return INTERRUPTED
+
+
+@contextmanager
+def loading(what: str) -> Iterator[None]:
+    """Say on a terminal what is being imported, which takes seconds."""
+    # What torch alone makes is a million objects that stay: to look for garbage among them again
+    # and again takes a tenth of the time.
+    gc.disable()
+    try:
+        with Console(stderr=True).status(f"Loading {what} …"):
+            yield
+    finally:
+        gc.enable()
+
+
+def leave(command: Callable[[], int]) -> NoReturn:
+    """Do the one command of this process, and end it with the command's exit code.
+
+    Python would then take apart all that was imported, piece by piece, and let the person wait for
+    seconds. So the process ends as soon as all that is registered for its end has been done.
+    """
+    codes: list[int] = []
+
+    def end() -> None:
+        if not codes:  # after an error that nobody foresaw, or --help
+            return
+        for stream in (sys.stdout, sys.stderr):
+            with suppress(OSError, ValueError):  # nobody listens any more
+                stream.flush()
+        os._exit(codes[0])
+
+    atexit.register(end)  # what is registered first is done last
+    codes.append(command())
+    sys.exit(codes[0])

@@ -70,7 +70,7 @@ class TrialConfig(BaseModel):
     model_kwargs: dict[str, Scalar] = Field(default_factory=dict)
 
     # Loss: a name of segcore.training.losses.LOSSES, or "package.module:factory".
-    loss: str = "ce"
+    loss: str = "dice_ce"
     loss_kwargs: dict[str, Scalar] = Field(default_factory=dict)
 
     # Optimisation.
@@ -87,7 +87,8 @@ class TrialConfig(BaseModel):
     max_epochs: Annotated[int, Field(ge=1)] = 50
     patience_epochs: Annotated[int, Field(ge=1)] | None = None
     """Training ends after so many epochs without a better ``metric``; None: only at max_epochs."""
-    clip_norm: Positive | None = None
+    clip_norm: Positive | None = 1.0
+    """Gradients are scaled down to this norm; None: as they are."""
     ema_decay: Annotated[float, Field(gt=0, lt=1)] | None = None
     """Decay per step of the moving average of weights that is scored and kept; None: no average. In
     the first steps the decay is less (``segcore.training.optim.build_average``)."""

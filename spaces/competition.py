@@ -42,6 +42,7 @@ def space(trial: BaseTrial) -> TrialConfig:
         lr=trial.suggest_float("lr", 1e-5, 3e-3, log=True),
         weight_decay=0.0,
         schedule="plateau",
+        clip_norm=None,
         batch_size=trial.suggest_categorical("batch_size", [4, 8, 16]),
         oversample_ratio=trial.suggest_float("oversample_ratio", 1.0, 8.0, log=True),
         rare_crop_prob=trial.suggest_float("rare_crop_prob", 0.0, 0.5),

@@ -120,6 +120,8 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(threads)
 
 
+ELSEWHERE = ("slow", "searches", "faults", "lab")
+"""Markers of tests that the default run leaves out."""
 LONGEST = (
     "test_search.py",
     "test_road.py",
@@ -130,7 +132,7 @@ LONGEST = (
 NOT_QUICK = {f"test_{name}.py" for name in (
     "search", "searcher", "road", "mlflow_compare_page", "serving", "api", "report_page",
     "predict", "tracking", "models", "commands", "faults_training", "scenes", "weights", "faults",
-    "docs", "notebook",
+    "docs", "notebook", "bad_input",
     "candidates", "storage", "properties", "cluster", "resume", "cache", "halving", "replay",
     "faults_disk", "loading", "training", "space",
 )}  # fmt: skip
@@ -141,7 +143,7 @@ NOT_QUICK = {f"test_{name}.py" for name in (
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Mark what is quick, and put the longest files first, so that no core waits at the end."""
     for item in items:
-        elsewhere = any(item.get_closest_marker(name) for name in ("slow", "faults", "lab"))
+        elsewhere = any(item.get_closest_marker(name) for name in ELSEWHERE)
         if item.path.name not in NOT_QUICK and not elsewhere:
             item.add_marker("quick")
     items.sort(key=lambda item: item.path.name not in LONGEST)

@@ -166,6 +166,7 @@ def ray_session() -> Iterator[None]:
         ray.shutdown()
 
 
+@pytest.mark.searches
 @pytest.mark.usefixtures("ray_session")
 def test_every_state_and_every_value_in_the_study_is_what_happened(tmp_path: Path) -> None:
     run_search(tmp_path, create=True, planned=10, flawed=True)
@@ -193,6 +194,7 @@ def test_every_state_and_every_value_in_the_study_is_what_happened(tmp_path: Pat
     assert {t.state for t in trials} == {TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL}
 
 
+@pytest.mark.searches
 @pytest.mark.usefixtures("ray_session")
 def test_a_search_whose_driver_was_killed_ends_with_the_planned_trials(tmp_path: Path) -> None:
     kill_driver(tmp_path, lambda trials: sum(t.state.is_finished() for t in trials) >= 2)
@@ -212,6 +214,7 @@ def test_a_search_whose_driver_was_killed_ends_with_the_planned_trials(tmp_path:
             assert value == score(TrialConfig.from_dict(trial.user_attrs["config"]), epoch)
 
 
+@pytest.mark.searches
 @pytest.mark.usefixtures("ray_session")
 def test_a_driver_is_killed_while_trials_are_paused_and_resumed(tmp_path: Path) -> None:
     """Nothing is lost, none is trained twice, and all epochs that there are for are used."""

@@ -127,6 +127,17 @@ def test_help_imports_nothing_that_takes_seconds(name: str) -> None:
     assert not imported & {"torch", "ray", "mlflow", "optuna"}
 
 
+@pytest.mark.parametrize(
+    "modules",
+    ["segcore.prepare", "segcore.convert", "search.reporting.terminal, search.runs.study"],
+)
+def test_what_trains_nothing_answers_without_torch(modules: str) -> None:
+    told = shell(
+        "-c", f"import {modules}, sys; print({{'torch', 'ray', 'mlflow'}} & {{*sys.modules}})"
+    )
+    assert told.stdout == "set()\n", told.stderr
+
+
 LEAVING = """
 import atexit, sys
 from search.reporting.command_line import leave

@@ -39,12 +39,14 @@ def loading(what: str) -> Iterator[None]:
     """Say on a terminal what is being imported, which takes seconds."""
     # What torch alone makes is a million objects that stay: to look for garbage among them again
     # and again takes a tenth of the time.
+    collects = gc.isenabled()
     gc.disable()
     try:
         with Console(stderr=True).status(f"Loading {what} …"):
             yield
     finally:
-        gc.enable()
+        if collects:
+            gc.enable()
 
 
 def leave(command: Callable[[], int]) -> NoReturn:

@@ -94,31 +94,43 @@ def nameless() -> list[str]:
     return ["setpriv", *user, *READS_ALL]
 
 
+CONTAINER_BYTES = 6_000_000_000
+
+
 @contextmanager
 def container(folder: Path) -> Iterator[list[str]]:
     """The words before a command that run it as Docker or Kubernetes would, without an image.
 
     Its user has no name and no home that can be written. There are 64 MB of shared memory, one
-    core, and a ``folder`` to write into. No words where this can't be had: it takes root.
+    core, ``CONTAINER_BYTES`` of memory, and a ``folder`` to write into. No words where this can't
+    be had: it takes root.
     """
-    home, group = folder / "home", Path(f"/sys/fs/cgroup/cpu/segsearch-{os.getpid()}")
+    home, groups = folder / "home", Path("/sys/fs/cgroup")
+    limits = {
+        "cpu": ("cpu.cfs_quota_us", 100_000),
+        "memory": ("memory.limit_in_bytes", CONTAINER_BYTES),
+    }
+    own = {controller: groups / controller / f"segsearch-{os.getpid()}" for controller in limits}
     try:
-        group.mkdir()
-        (group / "cpu.cfs_quota_us").write_text("100000")
+        for controller, (file, limit) in limits.items():
+            own[controller].mkdir()
+            (own[controller] / file).write_text(str(limit))
     except OSError:
         yield []
         return
     home.mkdir()
     os.chown(folder, NAMELESS, NAMELESS)
-    script = (
-        f'echo $$ > "{group}/cgroup.procs" && mount -t tmpfs -o size=64m tmpfs /dev/shm && '
-        f'mount -t tmpfs -o ro tmpfs "{home}" && export HOME="{home}" && exec "$@"'
-    )
+    joined = [f'echo $$ > "{group}/cgroup.procs"' for group in own.values()]
+    # A container sees its own group as the top one.
+    seen = f'mount --bind "{own["memory"]}" {groups}/memory'
+    mounts = f'mount -t tmpfs -o size=64m tmpfs /dev/shm && mount -t tmpfs -o ro tmpfs "{home}"'
+    script = " && ".join([*joined, seen, mounts, f'export HOME="{home}"', 'exec "$@"'])
     try:
         yield ["unshare", "--mount", "bash", "-c", script, "container", *nameless()]
     finally:
-        wait_until(lambda: not (group / "cgroup.procs").read_text(), timeout_s=30)
-        group.rmdir()
+        for group in own.values():
+            wait_until(lambda of=group: not (of / "cgroup.procs").read_text(), timeout_s=30)
+            group.rmdir()
 
 
 @contextmanager

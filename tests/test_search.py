@@ -1,7 +1,9 @@
 """The whole road with real processes: search, interrupt, go on, ensemble, predict."""
 
+import ast
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -21,7 +23,7 @@ from search import predict
 from search.runs.result import SearchResult
 from search.runs.rows import read_rows
 from segcore.training import checkpoint
-from tests.machinery import container, wait_until
+from tests.machinery import CONTAINER_BYTES, container, wait_until
 
 pytestmark = pytest.mark.searches
 
@@ -227,12 +229,28 @@ def test_a_finished_run_gets_more_trials_until_its_time_is_up_though_one_can_not
     assert result.single.number != best and result.left_out
 
 
+DRY_RUN = """
+import sys
+import ray
+from search import run
+
+def told():
+    if ray.is_initialized():
+        print({name: ray.cluster_resources()[name] for name in ("memory", "object_store_memory")})
+    shutdown()
+
+shutdown, ray.shutdown = ray.shutdown, told
+sys.exit(run.main(sys.argv[1:]))
+"""
+
+
 def test_a_dry_run_in_a_container_checks_all_and_trains_nothing(
     blocks: Path, tmp_path: Path
 ) -> None:
+    arguments = ["--data", str(blocks), "--space", "tests.tiny_space", "--dry-run"]
     with container(tmp_path) as words:
         result = subprocess.run(
-            [*words, *SEARCH, "--data", str(blocks), "--space", "tests.tiny_space", "--dry-run"],
+            [*words, sys.executable, "-c", DRY_RUN, *arguments],
             cwd=tmp_path, capture_output=True, text=True, timeout=240,
             env={
                 "PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT), "COLUMNS": "120",
@@ -244,6 +262,8 @@ def test_a_dry_run_in_a_container_checks_all_and_trains_nothing(
     assert "8 training photographs, 0.0184 megapixels an epoch, 4 for validation" in result.stdout
     assert "about" in result.stdout and "Nothing was trained" in result.stdout
     assert not list(tmp_path.glob("runs/*/trials"))
+    memory = ast.literal_eval(re.findall(r"\{'memory': .*\}", result.stdout)[-1])
+    assert not words or CONTAINER_BYTES / 2 < sum(memory.values()) < CONTAINER_BYTES, "Ray sees it"
 
 
 def is_under_way(run_folder: Path) -> bool:

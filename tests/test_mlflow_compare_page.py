@@ -20,7 +20,7 @@ from spaces.aerial import space
 from tests.conftest import FACTS
 from tests.machinery import chromium, free_port, needs_browser, serving
 
-pytestmark = needs_browser
+pytestmark = [pytest.mark.searches, needs_browser]
 
 TRIALS = 12
 CLASSES = ["Property Roof", "Trees / Shrubs", "Road/Highway", "Power Lines & Cables"]

@@ -113,7 +113,7 @@ def test_a_sentence_says_why_a_model_was_taken() -> None:
         "photographs (30 in 5 groups) to tell whether another one is better."
     )
     assert "which is a guess" in sentence(few, costs, "accuracy")
-    assert sentence(few[:1], costs, "speed").endswith("there is nothing else to choose from.")
+    assert sentence(few[:1], costs, "speed").endswith("no other trial could add to it.")
 
 
 def rare(photos: int, rng: np.random.Generator, *, shift: float) -> tuple[np.ndarray, np.ndarray]:

@@ -172,7 +172,9 @@ def test_the_bundle_keeps_honest_scores_beside_the_flattering_ones(
     for model in ("ensemble", "best_single"):
         assert 0 <= scores[model]["test"]["dice"] <= 1
     assert scores["ensemble"] == scores["best_single"], "four photographs can't tell them apart"
-    assert "too few independent photographs (4)" in scores["why"]
+    # By how far the others got before they were stopped, there is something to choose, or not.
+    whys = "too few independent photographs (4)", "no other trial could add to it"
+    assert any(why in scores["why"] for why in whys)
     assert manifest["factors"] is None
 
 

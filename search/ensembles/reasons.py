@@ -11,7 +11,7 @@ def reason(drafts: Sequence[Draft], choice: Choice, metric: MetricName, prefer: 
     """A sentence with the scores that decided; the first one of ``drafts`` is the plainest."""
     taken, best = drafts[choice.taken], drafts[choice.best]
     if len(drafts) == 1:
-        return f"{_capital(taken.model.name)} was taken: there is nothing else to choose from."
+        return f"{_capital(taken.model.name)} was taken: no other trial could add to it."
     if not choice.can_tell and prefer != "accuracy":
         return (
             f"{_capital(taken.model.name)} was taken as the plainest model: the validation split "

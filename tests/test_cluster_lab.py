@@ -133,7 +133,7 @@ def wait_for(condition, timeout_s: float, what: str) -> None:  # type: ignore[no
     end = time.monotonic() + timeout_s
     while not condition():
         assert time.monotonic() < end, f"{what}: not within {timeout_s} s"
-        time.sleep(1)
+        time.sleep(4)  # To ask takes a core for seconds.
 
 
 SEARCH = (

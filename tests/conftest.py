@@ -130,7 +130,7 @@ LONGEST = (
     "test_serving.py",
 )
 NOT_QUICK = {f"test_{name}.py" for name in (
-    "search", "searcher", "road", "mlflow_compare_page", "serving", "api", "report_page",
+    "searcher", "road", "serving", "api", "report_page",
     "predict", "tracking", "models", "commands", "faults_training", "scenes", "weights", "faults",
     "docs", "notebook", "bad_input",
     "candidates", "storage", "properties", "cluster", "resume", "cache", "halving", "replay",

@@ -298,7 +298,7 @@ def test_a_check_says_what_a_search_would_take_and_what_is_odd_about_the_data(
     assert {f"! val: {guess}", f"! test: {guess}"} <= {*notes}
 
 
-@pytest.mark.slow  # test_search.py resumes searches by default
+@pytest.mark.slow  # test_search.py resumes searches, too
 def test_it_is_resumed_after_ctrl_c(blocks: Path, tmp_path: Path) -> None:
     arguments = ["--data", str(blocks), "--space", "tests.views_space:slow_space", "--trials", "4",
                  "--max-epochs", "2", "--grace-epochs", "1", "--name", "views",

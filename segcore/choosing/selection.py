@@ -153,18 +153,22 @@ class Rules:
 
     def __init__(self, pool: Pool, metric: MetricName, limits: Limits) -> None:
         self.pool, self.metric, self.limits = pool, metric, limits
-        every_P = np.ones(pool.photos, np.int64)
 
         @functools.lru_cache(max(1, KEPT_BYTES // pool.settled_P3K.nbytes))
         def counts(picks: Picks) -> NDArray[np.float64]:
             return pool.counts(pool.mix(picks))
 
         self._counts = counts
-        blind = max(_score(counts_P3K, metric, every_P) for counts_P3K in pool.blind_counts())
-        scores = [_score(self.counts((c,)), metric, every_P) for c in range(len(pool.probs))]
-        least = min(max(scores), blind + LEAST_KNOWN * (max(scores) - blind))
-        self.members = [c for c, score in enumerate(scores) if score >= least]
-        """Candidates that know something of places, and so may be members."""
+
+    @functools.cached_property
+    def eligible(self) -> list[int]:
+        """Candidates that know something of places, and so may be members (``LEAST_KNOWN``)."""
+        every = range(len(self.pool.probs))
+        scores = [metric_of_counts(self.metric, self.counts((c,))) for c in every]
+        blind = max(metric_of_counts(self.metric, counts) for counts in self.pool.blind_counts())
+        best = max(scores)
+        least = min(best, blind + LEAST_KNOWN * (best - blind))
+        return [c for c in every if scores[c] >= least]
 
     def counts(self, picks: Picks) -> NDArray[np.float64]:
         """``counts_P3K`` of a mixture; one that several bags pick is computed once."""
@@ -172,8 +176,8 @@ class Rules:
 
     def best_first(self, times_P: NDArray[np.int64]) -> list[int]:
         """The candidates that may be members."""
-        scores = {c: _score(self.counts((c,)), self.metric, times_P) for c in self.members}
-        return sorted(self.members, key=lambda c: -scores[c])
+        scores = {c: _score(self.counts((c,)), self.metric, times_P) for c in self.eligible}
+        return sorted(self.eligible, key=lambda c: -scores[c])
 
     def best_single(self, times_P: NDArray[np.int64]) -> Picks:
         """The best candidate."""
@@ -205,7 +209,7 @@ class Rules:
         while len(picks) < min(MAX_PICKS, length + PATIENCE_PICKS):
             tried = {
                 c: self._score_with(sum_LKB, c, times_P)
-                for c in self.members
+                for c in self.eligible
                 if self.limits.allow([*picks, c])
             }
             pick = max(tried, key=tried.__getitem__)

@@ -55,12 +55,12 @@ from numpy.typing import NDArray
 from search.ensembles.tasks import Workplace
 from search.ensembles.tasks import predict as predict_split
 from search.planning.plan import searched_data
+from search.runs.checkpoints import StoredCheckpoint, best_checkpoint
 from search.runs.folder import RunFolder
 from search.runs.rows import read_rows
 from search.runs.storage import NodeCopy
 from search.runs.study import read_study
 from search.trials.keeping import choose_candidates
-from search.trials.worker import StoredCheckpoint, best_checkpoint
 from segcore.choosing.choice import TOLERANCE, choose
 from segcore.choosing.left_out import Bags, Difference, difference_error
 from segcore.choosing.pool import WHOLE, PixelSample, Pool, ProbsNK, draw_pixels

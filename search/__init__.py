@@ -9,7 +9,7 @@ Names are imported when they are first used, so that ``import search`` takes no 
 
 from typing import TYPE_CHECKING
 
-from segcore.plugins import import_when_used
+from segcore.importing import import_when_used
 
 if TYPE_CHECKING:
     from search.driver import Forecast as Forecast

@@ -13,9 +13,9 @@ from pathlib import Path
 from rich.console import Console
 from rich.text import Text
 
-from search.ensembles.building import BuiltEnsemble, build_ensemble
+from search.ensembles.building import BuiltEnsemble, best_trials, build_ensemble
 from search.ensembles.following import folded_trials, open_folds, open_repeats, repeated_trials
-from search.ensembles.models import Model, best_trials
+from search.ensembles.models import Model
 from search.planning.plan import Plan, default_name, make_plan
 from search.planning.words import (
     FREEZE_THAW,

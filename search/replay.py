@@ -11,10 +11,11 @@ from rich.console import Console
 
 from search.planning.plan import searched_data
 from search.reporting.command_line import leave, run_command
+from search.runs.checkpoints import best_checkpoint
 from search.runs.folder import RunFolder
 from search.runs.options import SearchOptions
 from search.runs.study import read_study
-from search.trials.worker import best_checkpoint, prepare_process
+from search.trials.slot import prepare_process
 from segcore.config import TrialConfig
 from segcore.data.prepared import PreparedData
 from segcore.devices import choose_device

@@ -2,7 +2,7 @@
 
 import difflib
 import importlib
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any, TypeVar
 
 from segcore.errors import UserError
@@ -48,19 +48,3 @@ def import_attribute(kind: str, path: str) -> Any:
         names = ", ".join(name for name in vars(module) if not name.startswith("_"))
         raise UserError(f"{kind} {path!r}: {module_name} has no {attribute!r}; it has: {names}")
     return getattr(module, attribute)
-
-
-def import_when_used(
-    package: str, homes: Mapping[str, str]
-) -> tuple[Callable[[str], Any], Callable[[], list[str]]]:
-    """A package's ``__getattr__`` and ``__dir__`` (PEP 562), given the module of each public name.
-
-    A module is imported when one of its names is first used, so that importing the package is fast.
-    """
-
-    def get(name: str) -> Any:
-        if name not in homes:
-            raise AttributeError(f"module {package!r} has no attribute {name!r}")
-        return getattr(importlib.import_module(homes[name]), name)
-
-    return get, lambda: sorted({*vars(importlib.import_module(package)), *homes})

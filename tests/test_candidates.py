@@ -10,6 +10,7 @@ import torch
 
 from search.ensembles.tasks import Workplace, make_soup, predict
 from search.reporting.terminal import result_text
+from search.runs.checkpoints import StoredCheckpoint
 from search.runs.result import (
     Alternative,
     Cost,
@@ -21,7 +22,6 @@ from search.runs.result import (
 from search.runs.rows import TrialRow
 from search.runs.storage import Location, NodeCopy
 from search.trials.keeping import choose_candidates
-from search.trials.worker import StoredCheckpoint
 from segcore.choosing.pool import WHOLE, Pool, draw_pixels
 from segcore.config import TrialConfig, View
 from segcore.data.prepared import PreparedData

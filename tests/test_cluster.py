@@ -11,9 +11,9 @@ import torch
 from threadpoolctl import threadpool_info
 
 from search.runs.options import SearchOptions
-from search.trials import cluster, worker
+from search.trials import cluster, slot
 from search.trials.cluster import Slots, connected, own_gpus
-from search.trials.worker import PRETEND_GPUS, prepare_process
+from search.trials.slot import PRETEND_GPUS, prepare_process
 from segcore.errors import UserError
 from tests.machinery import free_port
 
@@ -69,7 +69,7 @@ def test_a_macs_gpu_is_one_that_ray_is_told_of_and_a_trial_gets_a_share_of_its_m
     assert own_gpus() == 1
 
     shares: list[float] = []
-    monkeypatch.setattr(worker, "choose_device", lambda: torch.device("mps"))
+    monkeypatch.setattr(slot, "choose_device", lambda: torch.device("mps"))
     monkeypatch.setattr(torch.mps, "empty_cache", lambda: None)
     monkeypatch.setattr(torch.mps, "set_per_process_memory_fraction", shares.append)
     assert prepare_process(1, gpus=0.5) == torch.device("mps")

@@ -20,9 +20,9 @@ import search as segsearch
 from search import Forecast, RunFolder, SearchResult, driver, evaluate, predict
 from search.ensembles import tasks
 from search.reporting.page import write_report
+from search.runs.checkpoints import best_checkpoint
 from search.runs.rows import read_rows
 from search.runs.storage import NodeCopy
-from search.trials.worker import best_checkpoint
 from segcore import Ensemble, UserError
 from segcore.config import IGNORE_INDEX, TrialConfig
 from segcore.data.prepared import PreparedData, find_prepared

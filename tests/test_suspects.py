@@ -17,10 +17,10 @@ from rasterio.transform import from_origin
 from search import suspects
 from search.ensembles.held_out import find_judges
 from search.predicting.suspects import read_suspects
+from search.runs.checkpoints import trial_name
 from search.runs.folder import RunFolder
 from search.runs.result import LeftOutScore, SearchResult, WeightedTrial
 from search.runs.study import open_study
-from search.trials.worker import trial_name
 from segcore.config import IGNORE_INDEX
 from segcore.data.prepared import PreparedData, find_prepared
 from segcore.predicting import suspects as finding

@@ -15,14 +15,17 @@ from search.ensembles.reasons import reason
 from search.ensembles.tasks import Prediction
 from search.ensembles.workers import Losses, Scored, Workers
 from search.planning.plan import Plan
+from search.runs.checkpoints import best_checkpoint, trial_name
 from search.runs.repeats import read_repeats
 from search.runs.result import Alternative, LeftOutScore, PhotoScore, SearchResult
+from search.runs.rows import TrialRow
 from search.trials.cluster import Slots
+from search.trials.keeping import choose_candidates
 from search.trials.line import Line
-from search.trials.worker import trial_name
 from segcore.choosing.choice import Choice, choose
 from segcore.data.prepared import PreparedData
 from segcore.data.windows import Grid
+from segcore.errors import UserError
 from segcore.inference.scoring import prepared_picture
 from segcore.predicting.ensemble import write_bundle
 from segcore.predicting.pictures import comparison, confusion_matrix_picture
@@ -50,6 +53,24 @@ class CandidateFiles:
     """The local folder of each of its networks' checkpoints."""
     pictures: Path
     """A folder of what it predicts on the validation split."""
+
+
+def best_trials(plan: Plan, rows: Sequence[TrialRow]) -> list[Model]:
+    """The trials (``rows`` come best first) from which the ensemble is chosen.
+
+    Raises ``UserError`` where no trial has a checkpoint.
+    """
+    found = []
+    for row in choose_candidates(rows, plan.options.ensemble_candidates):
+        stored = best_checkpoint(plan.run.trials, row.number)
+        if stored is not None:
+            found.append(Model.of_trial(row.number, [stored]))
+    if not found:
+        raise UserError(
+            f"{plan.run.address}: no trial finished an epoch, so there is nothing to ensemble; "
+            "the trials' failures are above"
+        )
+    return found
 
 
 def build_ensemble(

@@ -15,13 +15,13 @@ from optuna.trial import BaseTrial, TrialState
 from search.ensembles.models import Model
 from search.planning.plan import Plan
 from search.planning.space import MAX_TRIALS, Space
+from search.runs.checkpoints import StoredCheckpoint, best_checkpoint
 from search.runs.folder import RunFolder
 from search.runs.repeats import REPEAT, TRIAL
 from search.runs.rows import TrialRow
 from search.runs.study import SearchStudy
 from search.trials.keeping import choose_candidates
 from search.trials.session import open_plan_study
-from search.trials.worker import StoredCheckpoint, best_checkpoint
 from segcore.config import TrialConfig
 from segcore.errors import UserError
 from segcore.files import digest

@@ -6,10 +6,10 @@ from pathlib import Path
 import numpy as np
 
 from search.ensembles.following import FOLD, finished_trainings
+from search.runs.checkpoints import trial_name
 from search.runs.folder import RunFolder
 from search.runs.result import Alternative, SearchResult
 from search.runs.study import read_study
-from search.trials.worker import trial_name
 from segcore.data.prepared import PreparedData
 from segcore.errors import UserError
 from segcore.predicting.ensemble import bundle_networks

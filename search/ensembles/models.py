@@ -1,16 +1,11 @@
-"""A model that a search may choose, and the trials that it considers for it."""
+"""A model that a search may choose: what it is made of."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
-from search.planning.plan import Plan
 from search.runs.result import WeightedTrial
-from search.runs.rows import TrialRow
-from search.trials.keeping import choose_candidates
-from search.trials.worker import best_checkpoint
-from segcore.errors import UserError
 from segcore.training.checkpoint import CheckpointInfo, StateDict, save_checkpoint
 
 
@@ -118,21 +113,3 @@ class Model:
     def fold_networks(self, fold: int) -> WeightedNetworks:
         """The networks that were validated on this fold: only they may predict it."""
         return [(networks[fold], weight) for networks, weight in self.members]
-
-
-def best_trials(plan: Plan, rows: Sequence[TrialRow]) -> list[Model]:
-    """The trials (``rows`` come best first) from which the ensemble is chosen.
-
-    Raises ``UserError`` where no trial has a checkpoint.
-    """
-    found = []
-    for row in choose_candidates(rows, plan.options.ensemble_candidates):
-        stored = best_checkpoint(plan.run.trials, row.number)
-        if stored is not None:
-            found.append(Model.of_trial(row.number, [stored]))
-    if not found:
-        raise UserError(
-            f"{plan.run.address}: no trial finished an epoch, so there is nothing to ensemble; "
-            "the trials' failures are above"
-        )
-    return found

@@ -15,27 +15,30 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-import torch
-from numpy.typing import NDArray
-from torch import Tensor
+from segcore.importing import importing
 
-from search.ensembles.models import Network, Soup, WeightedNetworks
-from search.runs.result import Cost
-from search.runs.storage import NodeCopy
-from search.trials.worker import prepare_process
-from segcore.choosing.pool import WHOLE, ProbsNK, split_positions
-from segcore.choosing.soup import Kept, average_weights, greedy_soup, mend_normalisation
-from segcore.config import MetricName, TrialConfig
-from segcore.data.prepared import PreparedData, open_prepared
-from segcore.data.splits import Split
-from segcore.data.windows import Grid, scale_mask
-from segcore.inference.blending import Strip
-from segcore.inference.scoring import prepared_photograph, score_strips
-from segcore.predicting.ensemble import Ensemble, disagreement
-from segcore.scores.metrics import Counts, Scores, metric_of_counts
-from segcore.training import checkpoint
-from segcore.training.loading import training_batches, windows_per_epoch
+with importing():
+    import numpy as np
+    import torch
+    from numpy.typing import NDArray
+    from torch import Tensor
+
+    from search.ensembles.models import Network, Soup, WeightedNetworks
+    from search.runs.result import Cost
+    from search.runs.storage import NodeCopy
+    from search.trials.slot import prepare_process
+    from segcore.choosing.pool import WHOLE, ProbsNK, split_positions
+    from segcore.choosing.soup import Kept, average_weights, greedy_soup, mend_normalisation
+    from segcore.config import MetricName, TrialConfig
+    from segcore.data.prepared import PreparedData, open_prepared
+    from segcore.data.splits import Split
+    from segcore.data.windows import Grid, scale_mask
+    from segcore.inference.blending import Strip
+    from segcore.inference.scoring import prepared_photograph, score_strips
+    from segcore.predicting.ensemble import Ensemble, disagreement
+    from segcore.scores.metrics import Counts, Scores, metric_of_counts
+    from segcore.training import checkpoint
+    from segcore.training.loading import training_batches, windows_per_epoch
 
 BATCH_SIZE = 4
 NORMALISATION_WINDOWS = 64

@@ -1,7 +1,6 @@
 """What all commands do alike. It imports little, so that --help answers at once."""
 
 import atexit
-import gc
 import os
 import sys
 from collections.abc import Callable, Iterator
@@ -11,6 +10,7 @@ from typing import NoReturn
 from rich.console import Console
 
 from segcore.errors import UserError
+from segcore.importing import importing
 
 BAD_INPUT = 2
 """The exit code where a person has something to mend."""
@@ -37,16 +37,8 @@ def run_command(work: Callable[[], int]) -> int:
 @contextmanager
 def loading(what: str) -> Iterator[None]:
     """Say on a terminal what is being imported, which takes seconds."""
-    # What torch alone makes is a million objects that stay: to look for garbage among them again
-    # and again takes a tenth of the time.
-    collects = gc.isenabled()
-    gc.disable()
-    try:
-        with Console(stderr=True).status(f"Loading {what} …"):
-            yield
-    finally:
-        if collects:
-            gc.enable()
+    with importing(), Console(stderr=True).status(f"Loading {what} …"):
+        yield
 
 
 def leave(command: Callable[[], int]) -> NoReturn:

@@ -1,18 +1,20 @@
-"""The only place that starts Ray, and knows its nodes and resources."""
+"""The only place that starts Ray, knows its nodes and resources, and takes signals back from it."""
 
 import logging
 import math
 import os
 import secrets
+import signal
 import socket
 import sys
 import sysconfig
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import ModuleType
+from types import FrameType, ModuleType
 from typing import Any
 
 import ray
@@ -21,7 +23,6 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from search.runs.options import SearchOptions
 from search.runs.storage import SHARED, Location
-from search.trials.interrupts import handlers_restored, take_sigterm
 from segcore.cores import usable_cores
 from segcore.errors import UserError
 
@@ -274,3 +275,41 @@ def _slots(options: SearchOptions) -> Slots:
             "trials wait"
         )
     return slots
+
+
+@contextmanager
+def handlers_restored() -> Iterator[None]:
+    """After the block Ctrl-C and SIGTERM mean what they meant before it.
+
+    Ray takes SIGTERM for a cluster that it starts, and Ray Tune keeps SIGINT when its trials have
+    ended: the next Ctrl-C would do nothing.
+    """
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        if _may_set_handlers():
+            for number, handler in handlers.items():
+                signal.signal(number, handler)
+
+
+def take_sigterm() -> None:
+    """Let SIGTERM, by which batch systems and ``docker stop`` end a process, mean Ctrl-C.
+
+    Ray's own handler would end Ray's processes at once, and this one with them.
+    """
+    if _may_set_handlers():
+        signal.signal(signal.SIGTERM, _interrupt)
+
+
+def _may_set_handlers() -> bool:
+    return threading.current_thread() is threading.main_thread()
+
+
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    """Do what Ctrl-C does now, also where a shell in the background has it ignored."""
+    ctrl_c = signal.getsignal(signal.SIGINT)
+    if callable(ctrl_c):  # Ray Tune's own, while trials run
+        ctrl_c(signal.SIGINT, frame)
+    else:
+        raise KeyboardInterrupt

@@ -11,7 +11,7 @@ from search.planning.plan import Plan
 from search.planning.strategies import most_epochs
 from search.runs.storage import NodeCopy
 from search.trials.cluster import Slots, alive_nodes, on_each_node
-from search.trials.worker import PRETEND_GPUS, prepare_process
+from search.trials.slot import PRETEND_GPUS, prepare_process
 from segcore.config import TrialConfig
 from segcore.data.building import Tell, untold
 from segcore.data.prepared import PreparedData, open_prepared

@@ -8,10 +8,10 @@ from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 
 from search.planning.plan import Plan
+from search.runs.checkpoints import checkpoints, trial_folders, trial_name
 from search.runs.rows import TrialRow
 from search.runs.storage import Location
 from search.trials.cluster import Slots
-from search.trials.worker import checkpoints, trial_folders, trial_name
 from segcore.errors import UserError
 from segcore.training.checkpoint import checkpoint_bytes
 

@@ -2,7 +2,7 @@
 
 The truth about a search is on disk in three places, each with one owner: the study's journal
 (parameters, scores and states; ``search.trials.searcher``), the trials' checkpoints
-(``search.trials.worker``) and MLflow. Ray's own record of the experiment is not among them: a
+(``search.runs.checkpoints``) and MLflow. Ray's own record of the experiment is not among them: a
 resumed search is a new session of Ray that hands out what the study says is unfinished.
 """
 
@@ -23,16 +23,16 @@ from search.planning.plan import Plan
 from search.planning.sampler import RungTPESampler
 from search.planning.space import finish
 from search.planning.strategies import decision_epochs, epoch_budget, make_strategy
+from search.runs.checkpoints import folder_name, kept_results, trial_name
 from search.runs.rows import read_row, read_rows, show_status, status_of
 from search.runs.study import SearchStudy, enqueue_baselines, open_study
 from search.tracking.tracker import Tracker
-from search.trials.cluster import Slots
+from search.trials.cluster import Slots, handlers_restored
 from search.trials.faults import Faults, last_error
-from search.trials.interrupts import handlers_restored
 from search.trials.keeping import drop_checkpoints, drop_superseded, kept_trials
 from search.trials.progress import NothingOfRays, SearchProgress
 from search.trials.searcher import StudyScheduler, StudySearcher
-from search.trials.worker import TrialSetting, folder_name, kept_results, run_trial, trial_name
+from search.trials.worker import TrialSetting, run_trial
 from segcore.config import TrialConfig
 from segcore.errors import StorageError, UserError
 from segcore.versions import versions

@@ -1,47 +1,35 @@
 """One trial on one worker: fit() → tune.report."""
 
 import faulthandler
-import gc
 import json
 import math
-import os
 import platform
 import tempfile
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import cv2
-import torch
-from ray import tune
-from threadpoolctl import threadpool_limits
+from segcore.importing import importing
 
-from search.runs.folder import RECORD
-from search.runs.storage import SHARED, Location, NodeCopy
-from segcore.config import MetricName
-from segcore.data.prepared import open_prepared
-from segcore.devices import choose_device
-from segcore.errors import DISK_FULL, StorageError, TrainingFailedError, UserError
-from segcore.scores.intervals import Jackknife, score_interval
-from segcore.scores.metrics import METRICS
-from segcore.training import checkpoint
-from segcore.training.checkpoint import CheckpointInfo
-from segcore.training.fit import EpochResult, fit
+with importing():
+    from ray import tune
 
-RESULTS = "results.json"
-"""Beside a checkpoint, everything that was reported up to its epoch."""
+    from search.runs.checkpoints import RESULTS, checkpoints
+    from search.runs.folder import RECORD
+    from search.runs.storage import SHARED, Location, NodeCopy
+    from search.trials.slot import ClusterError, prepare_process
+    from segcore.config import MetricName
+    from segcore.data.prepared import open_prepared
+    from segcore.errors import DISK_FULL, StorageError, TrainingFailedError, UserError
+    from segcore.scores.intervals import Jackknife, score_interval
+    from segcore.scores.metrics import METRICS
+    from segcore.training.fit import EpochResult, fit
 
 JACKKNIFE = "jackknife"
 """In a result that is the best so far: the score without each independent photograph or group, by
 which ``search.leaderboard`` compares trials."""
-
-AGAIN = "_again_"
-"""In the name of a trial's folder where a session of Ray had to try it several times."""
-
-PRETEND_GPUS = "SEGSEARCH_PRETEND_GPUS"
-"""Set where Ray was told of GPUs that don't exist, to try a cluster: trials run on the CPU."""
 
 
 @dataclass(frozen=True)
@@ -60,21 +48,6 @@ class TrialSetting:
     """A worker that needs longer than this for an epoch ends itself."""
 
 
-@dataclass(frozen=True)
-class StoredCheckpoint:
-    """A complete checkpoint, wherever it lies."""
-
-    location: Location
-    info: CheckpointInfo
-
-    def local(self, folder: Path) -> Path:
-        """The checkpoint on this machine: where it is, or else fetched into ``folder``."""
-        if self.location.is_local:
-            return Path(self.location.path)
-        self.location.fetch(folder)
-        return folder
-
-
 def run_trial(assignment: dict[str, Any], *, setting: TrialSetting) -> None:
     """Train what ``StudySearcher`` assigned, reporting and keeping a checkpoint after each epoch.
 
@@ -91,7 +64,7 @@ def run_trial(assignment: dict[str, Any], *, setting: TrialSetting) -> None:
     try:
         _check_storage(setting.storage)
         _train(assignment, setting, results)
-    except (_ClusterError, StorageError) as error:
+    except (ClusterError, StorageError) as error:
         end(fatal=str(error))
     except (TrainingFailedError, UserError) as error:
         end(failure=str(error))
@@ -168,56 +141,6 @@ def watch_for_hang(timeout_s: float) -> None:
     faulthandler.dump_traceback_later(timeout_s, exit=True, file=2)
 
 
-def trial_name(number: int) -> str:
-    """Name of a trial, and of its folder in a session."""
-    return f"trial_{number:04d}"
-
-
-def folder_name(number: int, attempt: int) -> str:
-    """Name of the folder of a session's attempt at a trial, the first of which is 1."""
-    return trial_name(number) if attempt == 1 else f"{trial_name(number)}{AGAIN}{attempt}"
-
-
-def trial_folders(trials: Location) -> Iterator[tuple[str, Location]]:
-    """Each trial's name with its folder, for all sessions and attempts."""
-    for session in trials.folders():
-        for folder in (trials / session).folders():
-            yield folder.partition(AGAIN)[0], trials / session / folder
-
-
-def checkpoints(trials: Location, number: int) -> Iterator[StoredCheckpoint]:
-    """A trial's complete checkpoints of all sessions."""
-    for trial, folder in trial_folders(trials):
-        if trial != trial_name(number):
-            continue
-        sizes: dict[str, dict[str, int]] = {}
-        for path, size in folder.files().items():
-            name, _, file = path.partition("/")
-            if file and name.startswith("checkpoint_"):
-                sizes.setdefault(name, {})[file] = size
-        for name, files in sizes.items():
-            location = folder / name
-            manifest = location.read(checkpoint.MANIFEST)
-            try:
-                info = checkpoint.parse_manifest(manifest or b"", files, str(location))
-            except UserError:
-                continue  # cut off while it was written
-            yield StoredCheckpoint(location, info)
-
-
-def kept_results(trials: Location, number: int) -> dict[int, dict[str, Any]]:
-    """What a trial reported, by epoch, as far as its newest checkpoint tells."""
-    newest = max(checkpoints(trials, number), key=lambda stored: stored.info.epoch, default=None)
-    text = newest.location.read(RESULTS) if newest else None
-    return {result["epoch"]: result for result in json.loads(text or b"[]")}
-
-
-def best_checkpoint(trials: Location, number: int) -> StoredCheckpoint | None:
-    """The checkpoint with the best score on the validation split, the earlier of equals."""
-    found = sorted(checkpoints(trials, number), key=lambda stored: stored.info.epoch)
-    return max(found, key=lambda stored: stored.info.score, default=None)
-
-
 def add_result(
     results: list[dict[str, Any]],
     epoch: EpochResult,
@@ -278,35 +201,6 @@ def epoch_metrics(epoch: EpochResult, class_names: Sequence[str]) -> dict[str, f
     return metrics
 
 
-class _ClusterError(Exception):
-    """No trial can run on this node."""
-
-
 def _check_storage(storage: Location) -> None:
     if storage.read(RECORD) is None:
-        raise _ClusterError(f"node {platform.node()} doesn't see {storage}; {SHARED}")
-
-
-def prepare_process(cpus: int, gpus: float) -> torch.device:
-    """Make a reused worker process as good as new, with its share of the node; its device.
-
-    torch, OpenCV, OpenMP and BLAS get ``cpus`` threads. A share of a GPU is a limit on its memory
-    too, so that a greedy trial runs out of memory itself instead of its neighbour.
-    """
-    torch.set_num_threads(cpus)
-    cv2.setNumThreads(cpus)
-    threadpool_limits(cpus)
-    os.environ["OMP_NUM_THREADS"] = str(cpus)  # for processes that this one starts
-    gc.collect()
-    if gpus == 0 or os.environ.get(PRETEND_GPUS):
-        return torch.device("cpu")
-    device = choose_device()
-    if device.type == "cpu":
-        raise _ClusterError(
-            f"node {platform.node()} has a GPU by Ray's word, but torch finds none; check its "
-            "driver with nvidia-smi, or search with --gpus-per-trial 0"
-        )
-    memory = torch.mps if device.type == "mps" else torch.cuda
-    memory.empty_cache()
-    memory.set_per_process_memory_fraction(min(gpus, 1.0))
-    return device
+        raise ClusterError(f"node {platform.node()} doesn't see {storage}; {SHARED}")

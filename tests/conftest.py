@@ -23,26 +23,11 @@ from segcore.reading.bands import RGB
 SHARED = Path(__file__).parents[2] / "shared"
 """Real photographs and weights, on machines that have them."""
 
-CORES = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
-"""Those that pytest may use; none where the system doesn't say (macOS, Windows)."""
-
 CLASS_NAMES = ("Grass", "Roof", "Pool")
 FACTS = DataFacts(CLASS_NAMES, 261, (3000, 4000), ObjectSizes((9,) * 3, (320.0, 64.0, 16.0)))
 """Of UAV photographs with small objects, for spaces that ask."""
 
 CLASS_COLORS = ((60, 160, 60), (180, 90, 60), (60, 180, 220))
-
-
-def pytest_runtest_setup(item: pytest.Item) -> None:
-    """Give whole searches that run beside others cores of their own.
-
-    Each would take all cores, with a process for each, and be in the other's way.
-    """
-    worker, count = (os.environ.get(f"PYTEST_XDIST_WORKER{end}") for end in ("", "_COUNT"))
-    if worker and count and len(CORES) >= int(count):
-        alone = {"searches", "faults"}.isdisjoint(mark.name for mark in item.iter_markers())
-        first = int(worker.removeprefix("gw"))
-        os.sched_setaffinity(0, CORES if alone else CORES[first :: int(count)])
 
 
 def draw_blocks(rng: np.random.Generator, side_px: int) -> tuple[np.ndarray, np.ndarray]:

@@ -4,11 +4,13 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from optuna.trial import TrialState
 
 from search.predicting.submission import write_submission
 from segcore.config import TrialConfig, View
@@ -18,6 +20,8 @@ from segcore.errors import StorageError, UserError
 from segcore.training import checkpoint
 from segcore.training.fit import fit
 from tests.machinery import small_disk
+from tests.test_faults_search import search
+from tests.test_search import environment, study_of
 
 CPU = torch.device("cpu")
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -33,7 +37,7 @@ def disk(tmp_path: Path) -> Iterator[Path]:
 def fill(folder: Path, leave: int = 0) -> Path:
     """Take all room but ``leave`` bytes."""
     ballast = folder / "ballast"
-    with ballast.open("wb") as file:
+    with suppress(OSError), ballast.open("wb") as file:  # somebody else may have taken it
         file.write(bytes(os.statvfs(folder).f_bavail * os.statvfs(folder).f_frsize - leave))
     return ballast
 
@@ -143,3 +147,49 @@ def test_the_size_of_a_checkpoint_is_known_before_training(
     next(fit(chosen, data, device=CPU)).save(tmp_path)
     size = sum(path.stat().st_size for path in tmp_path.iterdir())
     assert checkpoint.checkpoint_bytes(chosen, 3) == pytest.approx(size, rel=0.05)
+
+
+@pytest.mark.faults
+@pytest.mark.timeout(600)
+def test_a_full_disk_ends_the_search_which_goes_on_when_there_is_room(
+    tmp_path: Path, blocks: Path
+) -> None:
+    with small_disk(tmp_path / "disk", "24m") as disk:
+        arguments = ["--data", str(blocks), "--space", "tests.tiny_space:slow_space", "--trials",
+                     "6", "--max-epochs", "4", "--grace-epochs", "2", "--name", "full", "--out",
+                     str(disk), "--tracking-uri", f"sqlite:///{tmp_path}/mlflow.db"]  # fmt: skip
+        with subprocess.Popen(
+            [sys.executable, "-m", "search.run", *arguments], cwd=tmp_path, env=environment(),
+            text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        ) as process:  # fmt: skip
+            assert process.stdout is not None and process.stderr is not None
+            for line in process.stdout:
+                if line.startswith("trial "):
+                    ballast = fill(disk)
+                    break
+            process.stdout.read()
+            said = process.stderr.read()
+            assert process.wait(timeout=120) == 2, said
+        assert "make room" in said and "Traceback" not in said
+
+        ballast.unlink()
+        done = search(tmp_path, "--resume", str(disk / "full"))
+        assert done.returncode == 0, done.stdout + done.stderr
+        trials = study_of(disk / "full").get_trials()
+        assert len(trials) == 6
+        assert {trial.state for trial in trials} <= {TrialState.COMPLETE, TrialState.PRUNED}
+        assert (disk / "full/ensemble/bundle.json").is_file()
+
+
+@pytest.mark.faults
+@pytest.mark.timeout(600)
+def test_a_search_that_could_not_keep_its_checkpoints_does_not_start(
+    tmp_path: Path, blocks: Path
+) -> None:
+    with small_disk(tmp_path / "disk", "500k") as disk:
+        done = search(
+            tmp_path, "--data", str(blocks), "--space", "tests.tiny_space", "--out", str(disk),
+            "--tracking-uri", f"sqlite:///{tmp_path}/mlflow.db", "--dry-run",
+        )  # fmt: skip
+        assert done.returncode == 2
+        assert f"--out {disk}: checkpoints will take up to " in done.stderr

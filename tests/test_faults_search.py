@@ -1,6 +1,5 @@
 """What a search does about trials that break: real processes, killed, hanging and failing."""
 
-import contextlib
 import json
 import subprocess
 import sys
@@ -13,7 +12,6 @@ from optuna.trial import FrozenTrial, TrialState
 from search.runs.folder import RunFolder
 from search.tracking.outbox import read_records
 from tests.faulty_space import FAULTS
-from tests.machinery import small_disk
 from tests.test_search import environment, study_of
 
 pytestmark = [pytest.mark.faults, pytest.mark.timeout(600)]
@@ -156,52 +154,3 @@ def test_a_search_ends_when_its_first_trials_all_fail_alike(tmp_path: Path, bloc
     assert message in done.stderr
     states = [trial.state for trial in study_of(tmp_path / "runs/broken").get_trials()]
     assert 3 <= states.count(TrialState.FAIL) <= 4 and len(states) <= 6
-
-
-def test_a_full_disk_ends_the_search_which_goes_on_when_there_is_room(
-    tmp_path: Path, blocks: Path
-) -> None:
-    with small_disk(tmp_path / "disk", "24m") as disk:
-        arguments = ["--data", str(blocks), "--space", "tests.tiny_space:slow_space", "--trials",
-                     "6", "--max-epochs", "4", "--grace-epochs", "2", "--name", "full", "--out",
-                     str(disk), "--tracking-uri", f"sqlite:///{tmp_path}/mlflow.db"]  # fmt: skip
-        with subprocess.Popen(
-            [sys.executable, "-m", "search.run", *arguments], cwd=tmp_path, env=environment(),
-            text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-        ) as process:  # fmt: skip
-            assert process.stdout is not None and process.stderr is not None
-            for line in process.stdout:
-                if line.startswith("trial "):
-                    fill(disk / "filler")
-                    break
-            process.stdout.read()
-            said = process.stderr.read()
-            assert process.wait(timeout=120) == 2, said
-        assert "make room" in said and "Traceback" not in said
-
-        (disk / "filler").unlink()
-        done = search(tmp_path, "--resume", str(disk / "full"))
-        assert done.returncode == 0, done.stdout + done.stderr
-        trials = study_of(disk / "full").get_trials()
-        assert len(trials) == 6
-        assert {trial.state for trial in trials} <= {TrialState.COMPLETE, TrialState.PRUNED}
-        assert (disk / "full/ensemble/bundle.json").is_file()
-
-
-def fill(path: Path) -> None:
-    with contextlib.suppress(OSError), path.open("wb") as file:
-        while True:
-            file.write(b"x" * 4096)
-            file.flush()
-
-
-def test_a_search_that_could_not_keep_its_checkpoints_does_not_start(
-    tmp_path: Path, blocks: Path
-) -> None:
-    with small_disk(tmp_path / "disk", "500k") as disk:
-        done = search(
-            tmp_path, "--data", str(blocks), "--space", "tests.tiny_space", "--out", str(disk),
-            "--tracking-uri", f"sqlite:///{tmp_path}/mlflow.db", "--dry-run",
-        )  # fmt: skip
-        assert done.returncode == 2
-        assert f"--out {disk}: checkpoints will take up to " in done.stderr

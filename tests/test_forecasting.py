@@ -73,6 +73,14 @@ def dense_covariance(a: Points, b: Points, h: Hyperparameters) -> NDArray[np.flo
     return k_AB
 
 
+def predict(
+    posterior: Posterior, points: Points
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Mean and standard deviation."""
+    mean_M, sd_M, _ = posterior.foresee(points, points)
+    return mean_M, sd_M
+
+
 def test_the_posterior_is_that_of_dense_algebra() -> None:
     rng = np.random.default_rng(1)
     seen, others, h = some_points(20, rng), some_points(9, rng), some_hyperparameters(rng)
@@ -80,7 +88,7 @@ def test_the_posterior_is_that_of_dense_algebra() -> None:
     k_NN = dense_covariance(seen, seen, h) + h.scalars["noise"] ** 2 * np.eye(20)
     k_MN = dense_covariance(others, seen, h)
     posterior = Posterior.of(seen, z_N, COLUMN_D, h)
-    mean_M, sd_M = posterior.predict(others)
+    mean_M, sd_M = predict(posterior, others)
     np.testing.assert_allclose(mean_M, k_MN @ np.linalg.solve(k_NN, z_N), atol=1e-4)
     variance_M = np.diag(dense_covariance(others, others, h) - k_MN @ np.linalg.solve(k_NN, k_MN.T))
     np.testing.assert_allclose(sd_M, np.sqrt(variance_M), rtol=1e-3)
@@ -92,7 +100,7 @@ def test_a_configuration_that_was_not_tried_shares_no_seed_with_another() -> Non
     new = Points(np.zeros((1, 4)), np.ones(1), np.array([-1]))
     seen = Points(np.zeros((1, 4)), np.ones(1), np.array([0]))
     posterior = Posterior.of(seen, np.ones(1), COLUMN_D, h)
-    _, (again_sd, new_sd) = posterior.predict(seen + new)
+    _, (again_sd, new_sd) = predict(posterior, seen + new)
     assert new_sd > again_sd
 
 
@@ -100,11 +108,24 @@ def test_what_is_fantasised_moves_no_mean_and_leaves_less_doubt() -> None:
     rng = np.random.default_rng(3)
     seen, others, h = some_points(20, rng), some_points(9, rng), some_hyperparameters(rng)
     posterior = Posterior.of(seen, rng.standard_normal(20), COLUMN_D, h)
-    mean_M, sd_M = posterior.predict(others)
+    mean_M, sd_M = predict(posterior, others)
     first = Points(others.x_ND[:2], others.tau_N[:2], others.trial_N[:2])
-    fantasy_M, less_M = posterior.fantasise(first).predict(others)
+    fantasy_M, less_M = predict(posterior.fantasise(first), others)
     np.testing.assert_allclose(fantasy_M, mean_M, atol=1e-4)
     assert (less_M <= sd_M + 1e-9).all() and (less_M[:2] < sd_M[:2]).all()
+
+
+def test_a_look_at_a_milestone_leaves_the_doubt_that_it_would_leave() -> None:
+    rng = np.random.default_rng(6)
+    seen, sooner, h = some_points(20, rng), some_points(9, rng), some_hyperparameters(rng)
+    sooner = Points(sooner.x_ND, 0.5 * sooner.tau_N, np.arange(9) + 6)  # some were never seen
+    later = Points(sooner.x_ND, np.ones(9), sooner.trial_N)
+    posterior = Posterior.of(seen, rng.standard_normal(20), COLUMN_D, h)
+    _, sd_M, sd_then_M = posterior.foresee(sooner, later)
+    for i in range(9):
+        first, last = (Points(p.x_ND[[i]], p.tau_N[[i]], p.trial_N[[i]]) for p in (sooner, later))
+        _, (looked,) = predict(posterior.fantasise(first), last)
+        assert looked == pytest.approx(sd_then_M[i], rel=1e-3) and looked < sd_M[i]
 
 
 def test_the_fit_finds_which_parameter_matters() -> None:
@@ -212,7 +233,7 @@ def test_a_forecast_remembers_what_it_fitted() -> None:
     first = Forecast(trials, 10, np.random.default_rng(0))
     again = Forecast(trials, 10, np.random.default_rng(1), first.remembered)
     points = first.at([0, 3], [10, 10])
-    np.testing.assert_allclose(first.posterior.predict(points), again.posterior.predict(points))
+    np.testing.assert_allclose(predict(first.posterior, points), predict(again.posterior, points))
 
 
 def test_what_differs_by_less_than_the_noise_repeats_a_trial() -> None:
@@ -268,7 +289,7 @@ def hits(trainings: list[tuple[str, list[float]]]) -> list[bool]:
             for number, (encoder, scores) in enumerate(trainings)
         ]
         forecast = Forecast(trials, 200, np.random.default_rng(0))
-        mean_N, sd_N = forecast.posterior.predict(forecast.at(list(cut), [200] * 5))
+        mean_N, sd_N = predict(forecast.posterior, forecast.at(list(cut), [200] * 5))
         noise = forecast.remembered["amplitudes"]["noise"]
         truth_N = forecast.scale.standardise(
             np.array([thin(dict(enumerate(trainings[n][1], start=1)))[-1][1] for n in cut])

@@ -10,9 +10,10 @@ import optuna
 import pytest
 from optuna.distributions import CategoricalDistribution, FloatDistribution
 from optuna.trial import BaseTrial, FrozenTrial, TrialState, create_trial
+from scipy.stats import norm
 
 from search.forecasting.proposals import draw
-from search.planning.freeze_thaw import FreezeThaw
+from search.planning.freeze_thaw import FreezeThaw, log_rate
 from search.planning.strategy import Resume, Start
 from search.runs.study import open_study
 
@@ -143,10 +144,28 @@ def test_baselines_come_first_then_random_trials_of_one_epoch() -> None:
     assert len({tuple(params.values()) for params in drawn}) == 3
 
 
+def test_a_look_costs_little_where_it_tells_what_becomes_of_a_trial() -> None:
+    chance = 0.01
+    threshold_z = float(norm.isf(chance))
+    mean, sd, first_s, rest_s = np.zeros(3), np.ones(3), np.full(3, 1.0), np.full(3, 49.0)
+    sd_then = np.array([1.0, 0.1, 0.6])  # nothing is told, nearly all, a part
+    rates = np.exp(log_rate((mean, sd, sd_then), threshold_z, first_s, rest_s))
+    assert rates[0] == pytest.approx(chance / 50, rel=0.01), "all seconds are spent on each"
+    assert rates[1] == pytest.approx(chance / (1 + 49 * chance), rel=0.15), "only on the good ones"
+    rng = np.random.default_rng(0)
+    told = 0.8 * rng.standard_normal(400_000)
+    ends = told + 0.6 * rng.standard_normal(len(told))
+    tried = [
+        np.mean((told > bar) & (ends > threshold_z)) / (1 + 49 * np.mean(told > bar))
+        for bar in np.linspace(-1, 2.5, 30)
+    ]
+    assert rates[2] == pytest.approx(max(tried), rel=0.05)
+
+
 def test_trials_that_failed_keep_others_away() -> None:
     rng = np.random.default_rng(2)
     params = [dict(draw(space, rng).params) for _ in range(30)]
-    trials = [begun(p, [0.5 + 0.01 * rng.random()]) for p in params if p["lr"] < 0.5]
+    trials = [begun(p, [0.5 + 0.01 * rng.random()], paused=None) for p in params if p["lr"] < 0.5]
     trials += [
         create_trial(state=TrialState.FAIL, params=p,
                      distributions={name: DISTRIBUTIONS[name] for name in p})

@@ -120,6 +120,15 @@ def variance(points: Points, h: Hyperparameters) -> Array:
     return LEVEL_VARIANCE + v["shared"] + differing * h.growth(points.tau_N) ** 2
 
 
+def covariance_within(tau_A: Array, tau_B: Array, h: Hyperparameters) -> Array:
+    """Prior covariance of two points of one trial's curve, element by element."""
+    d2 = (tau_A - tau_B) ** 2
+    v, own = h.variances, matern(d2 / OWN_LENGTH**2)
+    differing = v["level"] + v["trial_level"] + (v["shape"] + v["trial_shape"]) * own
+    growth = h.growth(tau_A) * h.growth(tau_B)
+    return LEVEL_VARIANCE + v["shared"] * matern(d2 / SHARED_LENGTH**2) + growth * differing
+
+
 def _in_time(a_A: Array, b_B: Array) -> tuple[Array, Array]:
     """Matérn functions of the distance in τ, of the shared curve and of the others.
 

@@ -15,6 +15,7 @@ from search.forecasting.kernel import (
     Hyperparameters,
     Points,
     covariance,
+    covariance_within,
     variance,
 )
 
@@ -106,11 +107,19 @@ class Posterior:
         k_NM = covariance(self.points, points, self.column_D, self.hyperparameters)
         return self.alpha_N @ k_NM
 
-    def predict(self, points: Points) -> tuple[Array, Array]:
-        """Mean and standard deviation of the standardised score at each point, without noise."""
-        mean_M, solved_NM = self._solve(points)
-        prior_M = variance(points, self.hyperparameters)
-        return mean_M, np.sqrt(np.maximum(prior_M - np.sum(solved_NM**2, axis=0), JITTER))
+    def foresee(self, sooner: Points, later: Points) -> tuple[Array, Array, Array]:
+        """Of the later of two points of each of M curves, without noise: its mean and standard
+        deviation, and the standard deviation that is left once the sooner one is seen, with noise.
+        """
+        h = self.hyperparameters
+        mean_M, later_NM = self._solve(later)
+        _, sooner_NM = self._solve(sooner)
+        later_M = np.maximum(variance(later, h) - np.sum(later_NM**2, axis=0), JITTER)
+        sooner_M = np.maximum(variance(sooner, h) - np.sum(sooner_NM**2, axis=0), JITTER)
+        both_M = covariance_within(sooner.tau_N, later.tau_N, h)
+        both_M -= np.sum(sooner_NM * later_NM, axis=0)
+        left_M = later_M - both_M**2 / (sooner_M + h.variances["noise"])
+        return mean_M, np.sqrt(later_M), np.sqrt(np.clip(left_M, JITTER, later_M))
 
     def _solve(self, points: Points) -> tuple[Array, Array]:
         k_NM = covariance(self.points, points, self.column_D, self.hyperparameters)

@@ -1,10 +1,11 @@
 """Freeze-thaw: trials are paused and resumed, by the probability of improvement per second.
 
-The idea is Swersky, Snoek and Adams' (arXiv 1406.3896); the acquisition, with its random horizon
-and threshold, is that of ifBO (Rakotoarison et al., ICML 2024). A Gaussian process forecasts
-learning curves (``search.forecasting``). Whenever a worker is free, or a trial reaches epoch 1, 2,
-4, 7, 13, 23, 41, 74 …, three answers are compared: go on with the trial, resume a paused one from
-its checkpoint, or start a new one.
+The idea is Swersky, Snoek and Adams' (arXiv 1406.3896), the random threshold that of ifBO
+(Rakotoarison et al., ICML 2024). A Gaussian process forecasts learning curves
+(``search.forecasting``). Whenever a worker is free, or a trial reaches epoch 1, 2, 4, 7, 13, 23,
+41, 74 …, three answers are compared: go on with the trial, resume a paused one from its checkpoint,
+or start a new one. An answer's cost is what is expected to be spent on it: most trials are given up
+at their next milestone, so a look at a new one is cheap.
 """
 
 import math
@@ -36,6 +37,12 @@ PARENTS = 8
 SMALLEST_GAIN, LARGEST_GAIN = -0.5, 0.7
 """The improvement asked for is 10^U(−0.5, 0.7) times half of what lies between the median trial's
 score and the best one's: too much for noise, or for trials that end alike."""
+SURPRISES = np.linspace(4, -4, 33)
+"""How well a trial may do at the next milestone, in standard deviations of what is believed."""
+LOG_CHANCES = -(SURPRISES**2) / 2 - np.logaddexp.reduce(-(SURPRISES**2) / 2)
+"""Logarithm of the probability of each."""
+LOG_SHARES = np.logaddexp.accumulate(LOG_CHANCES)
+"""Logarithm of the probability of doing at least as well."""
 MOST_FANTASISED = 64
 """So many of the running trials, the newest, are taken into account where a new one is chosen."""
 FINISHED_AT = 1.5
@@ -55,10 +62,23 @@ class _Aim:
         affordable_N = np.floor((self.seconds_left - start_seconds_N) / epoch_seconds_N)
         return np.minimum(most_N, affordable_N)
 
-    def log_rate(self, forecast_mean_sd: tuple[Array, Array], seconds_N: Array) -> Array:
-        """Logarithm of the probability of improvement per second."""
-        mean_N, sd_N = forecast_mean_sd
-        return log_ndtr((mean_N - self.threshold_z) / sd_N) - np.log(np.maximum(seconds_N, 1e-9))
+
+def log_rate(
+    foreseen: tuple[Array, Array, Array], threshold_z: float, first_s_N: Array, rest_s_N: Array
+) -> Array:
+    """Logarithm of the probability of ending above ``threshold_z``, per second, as it is expected.
+
+    The next milestone comes after ``first_s_N`` seconds. Only those that do well enough there go
+    on, for ``rest_s_N`` more; how well is what makes the rate the highest. ``foreseen`` is the last
+    epoch's score as ``Posterior.foresee`` gives it.
+    """
+    mean_N, sd_N, sd_then_N = foreseen
+    told_N = np.sqrt(sd_N**2 - sd_then_N**2)
+    mean_then_NG = mean_N[:, None] + told_N[:, None] * SURPRISES
+    log_p_NG = log_ndtr((mean_then_NG - threshold_z) / sd_then_N[:, None]) + LOG_CHANCES
+    log_p_of_best_NG = np.logaddexp.accumulate(log_p_NG, axis=1)
+    seconds_NG = first_s_N[:, None] + np.exp(LOG_SHARES) * rest_s_N[:, None]
+    return (log_p_of_best_NG - np.log(np.maximum(seconds_NG, 1e-9))).max(axis=1)
 
 
 def _epochs_of(trials: Sequence[FrozenTrial]) -> int:
@@ -140,6 +160,11 @@ class FreezeThaw:
                 return Start(proposals[index].params)
         return Start(proposals[0].params)
 
+    def _next_decision(self, epoch_N: Array) -> Array:
+        """The next epoch at which it is decided whether a trial goes on, or the last one."""
+        steps = np.array([*sorted(self._milestones), self._max_epochs])
+        return steps[np.searchsorted(steps, epoch_N, side="right")]
+
     def _all_are_begun(self, trials: Sequence[FrozenTrial]) -> bool:
         return self._most_trials is not None and len(trials) >= self._most_trials
 
@@ -182,14 +207,20 @@ class FreezeThaw:
         start_N = forecast.start_seconds * (np.array(numbers) != current)
         epochs_N = aim.epochs(self._max_epochs - last_N, each_N, start_N)
         seconds_N = start_N + each_N * epochs_N
-        mean_sd = forecast.posterior.predict(forecast.at(numbers, last_N + np.maximum(epochs_N, 1)))
+        end_N = last_N + np.maximum(epochs_N, 1)
+        next_N = np.minimum(self._next_decision(last_N), end_N)
+        foreseen = forecast.posterior.foresee(
+            forecast.at(numbers, next_N), forecast.at(numbers, end_N)
+        )
         is_just_N = (last_N + epochs_N == self._max_epochs) & (
             aim.seconds_left <= FINISHED_AT * seconds_N
         )
-        end_z_N = np.where(is_just_N, mean_sd[0], -np.inf)
+        end_z_N = np.where(is_just_N, foreseen[0], -np.inf)
         if end_z_N.max() > forecast.best_z:
             return numbers[int(end_z_N.argmax())], math.inf
-        rates_N = np.where(epochs_N >= 1, aim.log_rate(mean_sd, seconds_N), -np.inf)
+        first_s_N, rest_s_N = start_N + each_N * (next_N - last_N), each_N * (end_N - next_N)
+        log_rates_N = log_rate(foreseen, aim.threshold_z, first_s_N, rest_s_N)
+        rates_N = np.where(epochs_N >= 1, log_rates_N, -np.inf)
         return numbers[int(rates_N.argmax())], float(rates_N.max())
 
     def _rates_of_new(
@@ -204,6 +235,9 @@ class FreezeThaw:
             posterior = posterior.fantasise(forecast.at(newest, [self._max_epochs] * len(newest)))
         each_N, start = forecast.epoch_seconds(x_ND), forecast.start_seconds
         epochs_N = aim.epochs(np.full(len(x_ND), self._max_epochs), each_N, np.array(start))
-        points = forecast.untried(x_ND, np.maximum(epochs_N, 1))
-        rates_N = aim.log_rate(posterior.predict(points), start + each_N * epochs_N)
+        end_N = np.maximum(epochs_N, 1)
+        foreseen = posterior.foresee(
+            forecast.untried(x_ND, np.ones(len(x_ND))), forecast.untried(x_ND, end_N)
+        )
+        rates_N = log_rate(foreseen, aim.threshold_z, start + each_N, each_N * (end_N - 1))
         return proposals, x_ND, np.where(epochs_N >= 1, rates_N, -np.inf)

@@ -57,6 +57,7 @@ def clone(tmp_path: Path) -> Path:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)  # CI runs it beside the lab
 @needs_browser
 @pytest.mark.skipif(not DUBAI.is_dir(), reason="needs ../shared/data/dubai")
 def test_the_documents_commands_lead_from_photographs_to_masks(clone: Path, tmp_path: Path) -> None:

@@ -36,7 +36,10 @@ PARENTS = 8
 """So many of the best trials are mutated to make new configurations."""
 SMALLEST_GAIN, LARGEST_GAIN = -0.5, 0.7
 """The improvement asked for is 10^U(−0.5, 0.7) times half of what lies between the median trial's
-score and the best one's: too much for noise, or for trials that end alike."""
+score and the best one's: too much for noise, or for trials that end alike …"""
+SMALLEST_PART, LARGEST_PART = -4.0, -1.0
+"""… but, if that is more, 10^U(−4, −1) of what the best one lacks of 1, as in ifBO, up to the
+largest: where no trial has learnt anything yet, a little more of nothing is no improvement."""
 SURPRISES = np.linspace(4, -4, 33)
 """How well a trial may do at the next milestone, in standard deviations of what is believed."""
 LOG_CHANCES = -(SURPRISES**2) / 2 - np.logaddexp.reduce(-(SURPRISES**2) / 2)
@@ -189,7 +192,11 @@ class FreezeThaw:
         return forecast
 
     def _aim(self, forecast: Forecast, trials: Sequence[FrozenTrial]) -> _Aim:
-        gain = 10 ** self._rng(trials).uniform(SMALLEST_GAIN, LARGEST_GAIN)
+        rng, scale = self._rng(trials), forecast.scale
+        gain = 10 ** rng.uniform(SMALLEST_GAIN, LARGEST_GAIN)
+        part = 10 ** rng.uniform(SMALLEST_PART, LARGEST_PART)
+        least = part * (1 - scale.restore(forecast.best_z)) / scale.spread
+        gain = min(max(gain, least), 10**LARGEST_GAIN)
         return _Aim(forecast.best_z + gain, self._seconds_left())
 
     def _best_to_go_on(

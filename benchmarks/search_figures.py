@@ -11,7 +11,7 @@ Curves = Mapping[str, Mapping[str, Array]]
 """Regret of a method on a table, by their names: (seeds, parts of the budget)."""
 
 BOOTSTRAPS = 400
-REFERENCES = ("stock", "random, ASHA", "random")
+REFERENCES = ("stock", "random, ASHA", "random", "top after one epoch", "BOHB's rule")
 
 
 def tables_of_figures(

@@ -130,10 +130,10 @@ def ray_status(lab: Lab) -> str:
     return fetched(lab, "head", f"{DASHBOARD}/api/cluster_status?format=1")
 
 
-def fetched(lab: Lab, name: str, url: str) -> str:
-    """What a machine gets from an address; that takes a command of Ray's seconds of a core."""
+def fetched(lab: Lab, name: str, url: str, *, check: bool = False) -> str:
+    """What a machine gets from an address; a command of Ray's would take a core for seconds."""
     get = f"from urllib.request import urlopen; print(urlopen('{url}').read().decode())"
-    return lab.run(name, f'python -S -c "{get}"', check=False)
+    return lab.run(name, f'python -S -c "{get}"', check=check)
 
 
 def wait_for(condition, timeout_s: float, what: str) -> None:  # type: ignore[no-untyped-def]
@@ -225,7 +225,7 @@ def scored(lab: Lab) -> int:
     """Epochs in all trials, as far as checkpoints in the bucket tell."""
     bucket, _, prefix = STORAGE.removeprefix("s3://").partition("/")
     query = f"list-type=2&prefix={prefix}/runs/lab/trials/"
-    said = fetched(lab, "store", f"http://127.0.0.1:9000/{bucket}?{query}")
+    said = fetched(lab, "store", f"http://127.0.0.1:9000/{bucket}?{query}", check=True)
     return said.count("checkpoint.json</Key>")
 
 

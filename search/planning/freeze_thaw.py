@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 from optuna import Study
 from optuna.trial import FrozenTrial, TrialState
-from scipy.special import log_ndtr
+from scipy.special import log_ndtr, log_softmax
 
 from search.forecasting.curves import milestones
 from search.forecasting.encoding import Encoder
@@ -42,7 +42,7 @@ SMALLEST_PART, LARGEST_PART = -4.0, -1.0
 largest: where no trial has learnt anything yet, a little more of nothing is no improvement."""
 SURPRISES = np.linspace(4, -4, 33)
 """How well a trial may do at the next milestone, in standard deviations of what is believed."""
-LOG_CHANCES = -(SURPRISES**2) / 2 - np.logaddexp.reduce(-(SURPRISES**2) / 2)
+LOG_CHANCES = log_softmax(-(SURPRISES**2) / 2)
 """Logarithm of the probability of each."""
 LOG_SHARES = np.logaddexp.accumulate(LOG_CHANCES)
 """Logarithm of the probability of doing at least as well."""
@@ -213,19 +213,18 @@ class FreezeThaw:
         each_N = forecast.epoch_seconds_of(numbers)
         start_N = forecast.start_seconds * (np.array(numbers) != current)
         epochs_N = aim.epochs(self._max_epochs - last_N, each_N, start_N)
-        seconds_N = start_N + each_N * epochs_N
         end_N = last_N + np.maximum(epochs_N, 1)
         next_N = np.minimum(self._next_decision(last_N), end_N)
+        first_s_N, rest_s_N = start_N + each_N * (next_N - last_N), each_N * (end_N - next_N)
         foreseen = forecast.posterior.foresee(
             forecast.at(numbers, next_N), forecast.at(numbers, end_N)
         )
         is_just_N = (last_N + epochs_N == self._max_epochs) & (
-            aim.seconds_left <= FINISHED_AT * seconds_N
+            aim.seconds_left <= FINISHED_AT * (first_s_N + rest_s_N)
         )
         end_z_N = np.where(is_just_N, foreseen[0], -np.inf)
         if end_z_N.max() > forecast.best_z:
             return numbers[int(end_z_N.argmax())], math.inf
-        first_s_N, rest_s_N = start_N + each_N * (next_N - last_N), each_N * (end_N - next_N)
         log_rates_N = log_rate(foreseen, aim.threshold_z, first_s_N, rest_s_N)
         rates_N = np.where(epochs_N >= 1, log_rates_N, -np.inf)
         return numbers[int(rates_N.argmax())], float(rates_N.max())

@@ -1,6 +1,7 @@
 """Learning curves to judge a search on: synthetic ones, and those of real trainings.
 
-Real ones are found in a folder (``--curves DIR``), and are no part of this repository: TaskSet
+Trainings of segmentation networks are in ``benchmarks/curves`` (``benchmarks.real_curves``). Others
+are found in a folder (``--curves DIR``), and are no part of this repository: TaskSet
 (tables of 1,000 trainings of a text RNN each, Apache-2.0; a configuration has the curve of the
 nearest one) and LCBench (34 tabular tasks with their training times, as the surrogate of YAHPO
 Gym, Apache-2.0; it needs onnxruntime). Scores are higher if better, 1 is perfect.
@@ -18,9 +19,12 @@ import numpy as np
 from optuna.trial import BaseTrial
 
 from search.forecasting.kernel import Array
-from search.forecasting.proposals import draw, mutate
+from search.forecasting.proposals import Proposal, draw, mutate
 
 Params = Mapping[str, Any]
+
+OWN_CURVES = Path(__file__).parent / "curves"
+"""Tables of ``benchmarks.real_curves``."""
 
 
 class Training(NamedTuple):
@@ -53,7 +57,7 @@ def best_score(table: Table, rng: np.random.Generator) -> float:
     """The best attainable one, by random search and hill climbing."""
     pool = [draw(table.space, rng) for _ in range(1200)]
     scored: list[tuple[float, int]] = []
-    known = []
+    known: list[Proposal] = []
     for _ in range(10):
         scores = [float(t.scores_T.max()) for t in table.trainings([p.params for p in pool])]
         scored += zip(scores, range(len(known), len(known) + len(pool)), strict=True)
@@ -279,9 +283,76 @@ class LCBench:
         ]
 
 
+GRID: Mapping[str, Sequence[Any]] = {
+    "architecture": ("fpn", "linknet", "pspnet"),
+    "loss": ("ce", "dice_ce"),
+    "lr": (3e-4, 1e-3, 3e-3),
+    "scale": (None, 0.08, 0.2),
+}
+"""The configurations of ``benchmarks.real_curves``; without ``scale`` a photograph is squeezed."""
+
+
+class Segmentation:
+    """Trainings of segmentation networks on photographs, by ``benchmarks.real_curves``.
+
+    Between the grid's learning rates and scales curves are interpolated. ``scores_T`` has the noise
+    of the grid's validations, which is the same for all methods; a trial's own comes on top.
+    """
+
+    family = "segmentation"
+    noise, seed_noise = 0.005, 0.01
+
+    def __init__(self, path: Path) -> None:
+        self.name = path.name.partition(".")[0]
+        rows = [json.loads(line) for line in path.read_text().splitlines()]
+        self._rows = {tuple(row["params"][name] for name in GRID): row for row in rows}
+        self.max_epochs = len(rows[0]["val"])
+
+    def space(self, trial: BaseTrial) -> object:
+        """The grid's ranges."""
+        self.ask_of_network(trial)
+        if trial.suggest_categorical("look", ["whole", "windows"]) == "windows":
+            trial.suggest_float("scale", GRID["scale"][1], GRID["scale"][-1], log=True)
+        return None
+
+    @staticmethod
+    def ask_of_network(trial: BaseTrial) -> None:
+        """All but how the network looks at photographs."""
+        trial.suggest_categorical("architecture", list(GRID["architecture"]))
+        trial.suggest_categorical("loss", list(GRID["loss"]))
+        trial.suggest_float("lr", GRID["lr"][0], GRID["lr"][-1], log=True)
+
+    def trainings(self, configurations: Sequence[Params]) -> list[Training]:
+        """Means of those around, the nearer the heavier."""
+        return [
+            Training(self.mean_of(params, "val"), float(self.mean_of(params, "epoch_s")))
+            for params in configurations
+        ]
+
+    def mean_of(self, params: Params, column: str) -> Array:
+        """Of a column of the table: "val" and "test" (T), or "epoch_s"."""
+        scales: dict[float | None, float] = {None: 1.0}
+        if "scale" in params:
+            scales = _neighbours(params["scale"], GRID["scale"][1:])
+        mean = np.zeros(())
+        for lr, share in _neighbours(params["lr"], GRID["lr"]).items():
+            for scale, part in scales.items():
+                row = self._rows[params["architecture"], params["loss"], lr, scale]
+                mean = mean + share * part * np.array(row[column])
+        return mean
+
+
+def _neighbours(value: float, grid: Sequence[float]) -> dict[float | None, float]:
+    """The values of a grid around one, with shares that are linear in logarithms."""
+    place = float(np.interp(math.log(value), np.log(grid), range(len(grid))))
+    low = min(int(place), len(grid) - 2)
+    return {grid[low]: 1 + low - place, grid[low + 1]: place - low}
+
+
 def load_tables(curves: Path | None, lcbench_tasks: Sequence[str]) -> dict[str, Table]:
-    """Synthetic ones, and those of the folder, by name."""
+    """Synthetic ones, our own trainings, and those of the folder, by name."""
     tables: list[Table] = [Synthetic(shape) for shape in Synthetic.SHAPES]
+    tables += [Segmentation(path) for path in sorted(OWN_CURVES.glob("*.jsonl"))]
     if curves is not None:
         tables += [LCBench(curves, task) for task in lcbench_tasks]
         tables += [TaskSet(path) for path in sorted(curves.glob("taskset_*.json.gz"))]

@@ -1,7 +1,7 @@
 """Spaces of the searches on real photographs (benchmarks/README.md): small pretrained encoders.
 
-``space`` samples the scale at which windows of 192 px are cut; ``whole`` squeezes each photograph
-to 320×320 px, as every search did before. All else is equal. The environment variable WEIGHTS names
+``space`` samples the scale at which windows are cut; ``whole`` squeezes each photograph, as every
+search did before. All else is equal. The environment variable WEIGHTS names
 the folder of the two encoders' files, ENCODER.pth.
 """
 
@@ -13,17 +13,26 @@ from segcore.config import TrialConfig
 
 
 def space(trial: BaseTrial) -> TrialConfig:
-    """Windows of 192 px, anywhere, at 0.15 to 0.6 of the photographs' resolution."""
-    scale = trial.suggest_float("scale", 0.15, 0.6, log=True)
-    rare_crop_prob = trial.suggest_float("rare_crop_prob", 0.0, 0.4)
-    view = {"height_px": 192, "width_px": 192, "scale": scale, "rare_crop_prob": rare_crop_prob}
-    return _training(trial).model_copy(update=view)
+    """Windows of 128 px, anywhere, at 0.1 to 0.4 of the photographs' resolution."""
+    return _in_windows(trial, 0.1, 0.4)
+
+
+def scenes(trial: BaseTrial) -> TrialConfig:
+    """The same for the drawn scenes, at 0.25 to 0.7 of their resolution."""
+    return _in_windows(trial, 0.25, 0.7)
 
 
 def whole(trial: BaseTrial) -> TrialConfig:
-    """Whole photographs, squeezed."""
+    """Whole photographs, squeezed to 224×224 px."""
     rare_crop_prob = trial.suggest_float("rare_crop_prob", 0.0, 0.4)
-    view = {"height_px": 320, "width_px": 320, "rare_crop_prob": rare_crop_prob}
+    view = {"height_px": 224, "width_px": 224, "rare_crop_prob": rare_crop_prob}
+    return _training(trial).model_copy(update=view)
+
+
+def _in_windows(trial: BaseTrial, coarsest: float, finest: float) -> TrialConfig:
+    scale = trial.suggest_float("scale", coarsest, finest, log=True)
+    rare_crop_prob = trial.suggest_float("rare_crop_prob", 0.0, 0.4)
+    view = {"height_px": 128, "width_px": 128, "scale": scale, "rare_crop_prob": rare_crop_prob}
     return _training(trial).model_copy(update=view)
 
 

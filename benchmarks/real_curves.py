@@ -114,7 +114,7 @@ def test_dice(checkpoint: Path, data: PreparedData) -> float:
     """On the test split, as a search computes it."""
     network = StoredCheckpoint(Location.parse(str(checkpoint)), load_info(checkpoint))
     place = Workplace(share(data.folder, None), cpus=1, gpus=0)
-    prediction, _ = predict([(network, 1.0)], place, "test")
+    prediction, _ = predict(network, place, "test")
     return prediction.scores.dice
 
 

@@ -345,9 +345,7 @@ def try_choices_on(run: RunFolder, searches: int) -> None:
     numbers = place.open(networks[0])[0].of_split("val").tolist()
     masks = [data.score_mask(number) for number in numbers]
     pixels = draw_pixels(masks, data.num_classes, limit=300_000)
-    probs = [
-        predict_split([(network, 1.0)], place, "val", pixels.position_N)[1] for network in networks
-    ]
+    probs = [predict_split(network, place, "val", pixels.position_N)[1] for network in networks]
     units = [data.photo_groups[number] for number in numbers]
     print(f"{len(networks)} candidates, {len(numbers)} photographs, {metric}")
     tried = [

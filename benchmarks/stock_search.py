@@ -111,5 +111,5 @@ def test_score(checkpoint: Path, prepared: Path, metric: MetricName) -> float:
     """A network's score on the test, as a search computes it."""
     network = StoredCheckpoint(Location.parse(str(checkpoint)), load_info(checkpoint))
     place = Workplace(share(prepared, None), cpus=2, gpus=0)
-    prediction, _ = predict([(network, 1.0)], place, "test")
+    prediction, _ = predict(network, place, "test")
     return prediction.scores.metric(metric)

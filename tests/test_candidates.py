@@ -2,13 +2,21 @@
 
 import json
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from search.ensembles.tasks import Workplace, make_soup, predict
+from search.ensembles.tasks import (
+    Mixture,
+    Said,
+    Workplace,
+    make_soup,
+    predict,
+    score_mixtures,
+)
 from search.reporting.terminal import result_text
 from search.runs.checkpoints import StoredCheckpoint
 from search.runs.result import (
@@ -26,6 +34,7 @@ from segcore.choosing.pool import WHOLE, Pool, draw_pixels
 from segcore.config import TrialConfig, View
 from segcore.data.prepared import PreparedData
 from segcore.data.preparing import prepare_data
+from segcore.data.splits import Split
 from segcore.data.windows import Grid
 from segcore.errors import UserError
 from segcore.inference.scoring import prepared_photograph, prepared_picture
@@ -94,15 +103,24 @@ def place(prepared: PreparedData) -> Workplace:
     return Workplace(NodeCopy("", None, prepared.folder), cpus=1, gpus=0)
 
 
+def say(
+    networks: list[StoredCheckpoint], place: Workplace, split: Split, *weightings: Sequence[float]
+) -> list[Said]:
+    """What mixtures of these networks say; those of weight 0 are no members."""
+    mixtures = [
+        Mixture(tuple((n, weight) for n, weight in enumerate(weights) if weight), None)
+        for weights in weightings
+    ]
+    return score_mixtures(networks, place, split, mixtures)
+
+
 def test_what_candidates_send_gives_the_score_of_their_mixture(
     trials: list[StoredCheckpoint], place: Workplace, prepared: PreparedData
 ) -> None:
     photos = prepared.of_split("val").tolist()
     pixels = draw_pixels([prepared.score_mask(photo) for photo in photos], 3, limit=10**9)
     mixed = [trials[0], trials[2]]
-    answers = [
-        predict([(stored, 1.0)], place, "val", pixels.position_N, photos[1:2]) for stored in mixed
-    ]
+    answers = [predict(stored, place, "val", pixels.position_N, photos[1:2]) for stored in mixed]
     for stored, (prediction, probs_NK) in zip(mixed, answers, strict=True):
         # Validation has less overlap, which matters only to the network that sees windows.
         close = 1e-6 if stored.info.config.view.is_whole else 0.05
@@ -113,8 +131,7 @@ def test_what_candidates_send_gives_the_score_of_their_mixture(
         assert prediction.latency_s > 0
         np.testing.assert_allclose(probs_NK.sum(axis=1, dtype=np.int64), WHOLE, atol=2)
     pool = Pool.of(pixels, [probs_NK for _, probs_NK in answers])
-    mixture = [(trials[0], 2 / 3), (trials[2], 1 / 3)]
-    exact = predict(mixture, place, "val")[0].scores
+    exact = say(mixed, place, "val", [2 / 3, 1 / 3])[0].scores
     counts = pool.counts(pool.mix((0, 0, 1)))
     np.testing.assert_allclose(counts, exact.counts_P3K, atol=2)  # of 2304 pixels, near ties
     assert metric_of_counts("dice", counts) == pytest.approx(exact.dice, abs=1e-3)
@@ -124,7 +141,7 @@ def test_a_mixture_scores_what_its_bundle_predicts(
     trials: list[StoredCheckpoint], place: Workplace, prepared: PreparedData, tmp_path: Path
 ) -> None:
     weights = [0.5, 0.3, 0.2]
-    scores = predict(list(zip(trials, weights, strict=True)), place, "test")[0].scores
+    scores = say(trials, place, "test", weights)[0].scores
     members = [
         (Path(stored.location.path), weight) for stored, weight in zip(trials, weights, strict=True)
     ]
@@ -144,15 +161,30 @@ def test_a_mixture_scores_what_its_bundle_predicts(
     assert scores.pixel_accuracy == pytest.approx(right / total, abs=1e-6)
 
 
+def test_a_split_may_be_scored_in_parts(trials: list[StoredCheckpoint], place: Workplace) -> None:
+    mixtures = [Mixture(((0, 1.0),), None), Mixture(((1, 0.3), (0, 0.7)), (2.0, 1.0, 1.0))]
+    networks = [trials[0], trials[2]]
+    whole = score_mixtures(networks, place, "test", mixtures)
+    parts = [score_mixtures(networks, place, "test", mixtures, (part, 6)) for part in range(6)]
+    assert [len(part) for part in parts] == [2, 2, 2, 2, 0, 0]  # of 4 photographs
+    for said, *of_parts in zip(whole, *filter(None, parts), strict=True):
+        joined = Said.joined(of_parts)
+        np.testing.assert_array_equal(joined.scores.counts_P3K, said.scores.counts_P3K)
+        np.testing.assert_array_equal(joined.scores.confusion_KK, said.scores.confusion_KK)
+        np.testing.assert_allclose(joined.uncertainty_P, said.uncertainty_P)
+        assert joined.scores.dice == said.scores.dice
+
+
 def test_mixing_in_another_trial_can_but_add_to_the_disagreement(
     trials: list[StoredCheckpoint], place: Workplace
 ) -> None:
-    twins_P = predict([(trials[0], 0.5), (trials[0], 0.5)], place, "test")[0].uncertainty_P
-    mixed_P = predict([(trials[0], 0.5), (trials[2], 0.5)], place, "test")[0].uncertainty_P
-    alone_P = predict([(trials[0], 1.0)], place, "test")[0].uncertainty_P
+    weightings = [0.5, 0.5, 0], [0.5, 0, 0.5], [1, 0, 0], [0, 0, 1]
+    networks = [trials[0], trials[0], trials[2]]
+    twins_P, mixed_P, alone_P, other_P = (
+        said.uncertainty_P for said in say(networks, place, "test", *weightings)
+    )
     assert len(twins_P) == 4
     np.testing.assert_allclose(twins_P, alone_P, atol=1e-6)
-    other_P = predict([(trials[2], 1.0)], place, "test")[0].uncertainty_P
     mean_P = (alone_P + other_P) / 2
     assert (mixed_P > mean_P - 1e-6).all() and (mixed_P < 1).all()
 
@@ -163,7 +195,7 @@ def test_pictures_of_large_photographs_are_small(
 ) -> None:  # fmt: skip
     monkeypatch.setattr("search.ensembles.tasks.SHOWN_PX", 20)
     photo = int(prepared.of_split("val")[0])
-    said, _ = predict([(trials[0], 1.0)], place, "val", shown=[photo])
+    said, _ = predict(trials[0], place, "val", shown=[photo])
     assert said.class_HW[photo].shape == (20, 20)
     image_HWC, truth_HW = prepared_picture(prepared, photo, Grid(20, 20))
     assert (image_HWC.shape, truth_HW.shape) == ((20, 20, 3), (20, 20))
@@ -189,7 +221,7 @@ def test_a_soup_of_twins_is_as_good_as_either(
     made = make_soup([trials[2], trials[2]], place, "dice", pixels.position_N, times_BP)
     assert made is not None and made.kept == (0, 1) and made.bag_kept == ((0, 1), (0, 1))
     # Its weights are those of its ingredients; only the batch normalisation was mended.
-    said, probs_NK = predict([(made.soup, 1.0)], place, "val", pixels.position_N)
+    said, probs_NK = predict(made.soup, place, "val", pixels.position_N)
     np.testing.assert_allclose(probs_NK.astype(int), made.probs[0, 1].astype(int), atol=3)
     again = Pool.of(pixels, made.probs.values())
     score = metric_of_counts("dice", again.counts(again.mix([0])))
@@ -202,10 +234,9 @@ def test_factors_change_what_is_named_and_nothing_else(
 ) -> None:
     """The bundle's masks are those that the search scored, and can be had without factors."""
     factors = (0.5, 1.0, 3.0)
-    plain, fitted = (
-        predict([(trials[0], 1.0)], place, "test", factors=chosen)[0].scores
-        for chosen in (None, factors)
-    )
+    mixtures = [Mixture(((0, 1.0),), chosen) for chosen in (None, factors)]
+    said = score_mixtures(trials[:1], place, "test", mixtures)
+    plain, fitted = (one.scores for one in said)
     predicted_K = [scores.counts_P3K[:, 1].sum(axis=0) for scores in (plain, fitted)]
     assert predicted_K[1][0] < predicted_K[0][0] and predicted_K[1][2] > predicted_K[0][2]
     write_bundle(

@@ -1,9 +1,9 @@
 """From finished trials to a bundle whose score comes from photographs that nothing saw before."""
 
+import contextlib
 import math
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ from search.ensembles.candidates import Candidate
 from search.ensembles.drafts import Draft, draft_models
 from search.ensembles.models import Model
 from search.ensembles.reasons import reason
-from search.ensembles.tasks import Prediction
+from search.ensembles.tasks import Prediction, Said
 from search.ensembles.workers import Losses, Scored, Workers
 from search.planning.plan import Plan
 from search.runs.checkpoints import best_checkpoint, trial_name
@@ -129,13 +129,15 @@ def build_ensemble(
 def _score(
     drafts: Sequence[Draft], workers: Workers, losses: Losses
 ) -> tuple[list[Draft], list[Scored]]:
-    """The models that could be scored; all of them at the same time, as far as workers are free."""
+    """The models that could be scored."""
     workers.begin("choosing: scoring the models")
-    pending = [workers.start_scoring(draft.model) for draft in drafts]
-    kept, scored = [drafts[0]], [pending[0]()]  # without the best single trial there is nothing
-    for draft, finish in zip(drafts[1:], pending[1:], strict=True):
+    with contextlib.suppress(Exception):  # which model it is that can't is seen one by one
+        return list(drafts), workers.score([draft.model for draft in drafts])
+    kept = [drafts[0]]
+    scored = workers.score([drafts[0].model])  # without the best single trial there is nothing
+    for draft in drafts[1:]:
         with losses.noted(f"the {draft.model.name} could not be scored"):
-            scored.append(finish())
+            scored += workers.score([draft.model])
             kept.append(draft)
     return kept, scored
 
@@ -166,7 +168,7 @@ def _alternatives(
     )
 
 
-def _photo_scores(plan: Plan, test: Prediction) -> tuple[PhotoScore, ...]:
+def _photo_scores(plan: Plan, test: Said) -> tuple[PhotoScore, ...]:
     data = plan.data
     numbers = data.of_split("test").tolist()
     scores_P = metric_of_each("dice_per_image", test.scores.counts_P3K[:, None]).tolist()
@@ -184,7 +186,7 @@ class _Clock:
     def __init__(self) -> None:
         self.seconds: dict[str, float] = {}
 
-    @contextmanager
+    @contextlib.contextmanager
     def timed(self, step: str) -> Iterator[None]:
         started = time.perf_counter()
         yield

@@ -66,8 +66,8 @@ def predict_candidates(
     workers.begin("choosing: predicting with each trial")
     tasks = [
         [
-            workers.start(predict, trial.fold_networks(fold), "val", position_N, shown)
-            for fold, position_N in enumerate(positions)
+            workers.start(predict, network, "val", position_N, shown)
+            for network, position_N in zip(trial.members[0][0], positions, strict=True)
         ]
         for trial in trials
     ]

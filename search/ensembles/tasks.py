@@ -1,4 +1,4 @@
-"""What the cluster's workers do for an ensemble: predict a split with a model, or make a soup.
+"""What the cluster's workers do for an ensemble: predict with a trial, make a soup, score models.
 
 Workers write nothing to disk. Their answers are small enough to be sent: scores, the probabilities
 at the pixels that were asked for, and the classes of a few photographs for pictures.
@@ -12,7 +12,7 @@ import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from segcore.importing import importing
@@ -23,7 +23,7 @@ with importing():
     from numpy.typing import NDArray
     from torch import Tensor
 
-    from search.ensembles.models import Network, Soup, WeightedNetworks
+    from search.ensembles.models import Network, Soup
     from search.runs.result import Cost
     from search.runs.storage import NodeCopy
     from search.trials.slot import prepare_process
@@ -33,9 +33,10 @@ with importing():
     from segcore.data.prepared import PreparedData, open_prepared
     from segcore.data.splits import Split
     from segcore.data.windows import Grid, scale_mask
-    from segcore.inference.blending import Strip
-    from segcore.inference.scoring import prepared_photograph, score_strips
+    from segcore.inference.blending import Strip, mixed
+    from segcore.inference.scoring import prepared_photograph, score_strips, strip_truth
     from segcore.predicting.ensemble import Ensemble, disagreement
+    from segcore.scores.counting import Counting
     from segcore.scores.metrics import Counts, Scores, metric_of_counts
     from segcore.training import checkpoint
     from segcore.training.loading import training_batches, windows_per_epoch
@@ -69,11 +70,9 @@ class Workplace:
 
 @dataclass(frozen=True)
 class Prediction:
-    """How a model did on a split."""
+    """How a network did on a split."""
 
     scores: Scores
-    uncertainty_P: NDArray[np.float64]
-    """The mean of ``disagreement`` over each photograph, 0 to 1, in the order of the scores."""
     class_HW: dict[int, NDArray[np.uint8]]
     """What it names in those of the shown photographs that lie in the split, by their number and at
     the size of a picture (``SHOWN_PX``)."""
@@ -86,7 +85,6 @@ class Prediction:
         """One for all folds, each of which was predicted by networks of its own."""
         return cls(
             Scores.joined([part.scores for part in parts]),
-            np.concatenate([part.uncertainty_P for part in parts]),
             {photo: class_HW for part in parts for photo, class_HW in part.class_HW.items()},
             sum(part.latency_s for part in parts),
             functools.reduce(operator.add, (part.cost for part in parts)),
@@ -94,22 +92,19 @@ class Prediction:
 
 
 def predict(
-    weighted: WeightedNetworks,
+    network: Network,
     place: Workplace,
     split: Split,
     position_N: NDArray[np.int64] = NO_PIXELS,
     shown: Sequence[int] = (),
-    factors: tuple[float, ...] | None = None,
 ) -> tuple[Prediction, ProbsNK]:
-    """Predict a split by the weighted mean of networks' probabilities, and score it.
+    """Predict a split, and score it.
 
-    ``factors`` are what each class's probability is multiplied with before the largest one is
-    named. ``position_N`` names the pixels whose probabilities are wanted, ascending: it counts
-    those of the score grids of the split's photographs, one photograph after the other. All
-    networks must have the same "val" split.
+    ``position_N`` names the pixels whose probabilities are wanted, ascending: it counts those of
+    the score grids of the split's photographs, one photograph after the other.
     """
-    data, device = place.open(weighted[0][0])
-    with _loaded(weighted, device, factors) as ensemble:
+    data, device = place.open(network)
+    with _loaded([network], device) as ensemble:
         return _predict(ensemble, data, split, position_N, shown)
 
 
@@ -144,7 +139,6 @@ def _predict(
     pixels = sum(math.prod(data.plans[photo].size_px) for photo in photos)
     prediction = Prediction(
         scores,
-        np.array([kept[photo].uncertainty for photo in photos]),
         {photo: kept[photo].picture() for photo in photos if photo in shown},
         float(np.median(seconds_P)),
         _cost(ensemble, float(seconds_P.sum()) / pixels * 1e6),
@@ -167,7 +161,6 @@ class _Kept:
         self._grid = grid
         self._row_N, self._column_N = np.divmod(position_N, grid.width_px)
         self._class_HW = np.zeros(grid, np.uint8) if with_classes else None
-        self._doubt = 0.0
         self.probs_NK: ProbsNK = np.zeros((len(position_N), num_classes), np.uint16)
         self.seconds = 0.0
 
@@ -179,16 +172,8 @@ class _Kept:
         at = torch.from_numpy(row_N[here_N] * width + column_N[here_N]).to(probs_KHW.device)
         whole_NK = (probs_KHW.flatten(1)[:, at].T * WHOLE).round().int()
         self.probs_NK[here_N] = whole_NK.cpu().numpy()
-        class_HW = strip.classes()
-        # The sum is taken in double precision, which Metal lacks.
-        self._doubt += float(disagreement(probs_KHW, class_HW, 0).cpu().double().sum())
         if self._class_HW is not None:
-            self._class_HW[rows, columns] = class_HW.cpu().numpy()
-
-    @property
-    def uncertainty(self) -> float:
-        """The mean disagreement."""
-        return self._doubt / self._grid.area_px
+            self._class_HW[rows, columns] = strip.classes().cpu().numpy()
 
     def picture(self) -> NDArray[np.uint8]:
         """The classes at the size of a picture."""
@@ -199,6 +184,77 @@ class _Kept:
 def _strips(ensemble: Ensemble, data: PreparedData, photo: int) -> Iterator[Strip]:
     size_px = data.plans[photo].score_grid
     return ensemble.strips(prepared_photograph(data, photo), size_px=size_px)
+
+
+@dataclass(frozen=True)
+class Mixture:
+    """A model of networks that are known by their places in a list."""
+
+    weighted: tuple[tuple[int, float], ...]
+    factors: tuple[float, ...] | None
+    """What each class's probability is multiplied with before the largest one is named."""
+
+    def of(self, strips: Sequence[Strip]) -> Strip:
+        """What the model predicts, of what each network predicts by itself."""
+        members = [strips[place] for place, _ in self.weighted]
+        strip = mixed(members, [weight for _, weight in self.weighted])
+        factors_K = None if self.factors is None else torch.tensor(self.factors)
+        return replace(strip, factors_K=factors_K)
+
+
+@dataclass(frozen=True)
+class Said:
+    """How a model did on some photographs."""
+
+    scores: Scores
+    uncertainty_P: NDArray[np.float64]
+    """The mean of ``disagreement`` over each photograph, 0 to 1, in the order of the scores."""
+
+    @classmethod
+    def joined(cls, parts: Sequence["Said"]) -> "Said":
+        """Of all their photographs, part after part."""
+        return cls(
+            Scores.joined([part.scores for part in parts]),
+            np.concatenate([part.uncertainty_P for part in parts]),
+        )
+
+
+def score_mixtures(
+    networks: Sequence[Network],
+    place: Workplace,
+    split: Split,
+    mixtures: Sequence[Mixture],
+    part: tuple[int, int] = (0, 1),
+) -> list[Said]:
+    """Score models that share networks: each network predicts a photograph once for all of them.
+
+    ``part`` is the place and the number of the parts into which the split's photographs are
+    divided; nothing is said of a part without any. All networks must have the same photographs in
+    this split.
+    """
+    data, device = place.open(networks[0])
+    photos = np.array_split(data.of_split(split), part[1])[part[0]].tolist()
+    countings = [Counting(data.num_classes, data.photo_groups, device) for _ in mixtures]
+    doubt_MP = np.zeros((len(mixtures), len(photos)))
+    with _loaded(networks, device) as ensemble:
+        for p, photo in enumerate(photos):
+            grid = data.plans[photo].score_grid
+            number = torch.tensor([photo])
+            for strips in ensemble.strips_apart(prepared_photograph(data, photo), size_px=grid):
+                truth_HW = strip_truth(data, photo, strips[0], device)
+                for m, mixture in enumerate(mixtures):
+                    strip = mixture.of(strips)
+                    class_HW = strip.classes()
+                    countings[m].add((class_HW[None], truth_HW[None], number))
+                    # The sum is taken in double precision, which Metal lacks.
+                    doubt_HW = disagreement(strip.probs_KHW, class_HW, 0).cpu().double()
+                    doubt_MP[m, p] += float(doubt_HW.sum()) / grid.area_px
+    if not photos:
+        return []
+    return [
+        Said(counting.scores(), doubt_P)
+        for counting, doubt_P in zip(countings, doubt_MP, strict=True)
+    ]
 
 
 @dataclass(frozen=True)
@@ -228,7 +284,7 @@ def make_soup(
     ``position_N`` is as in ``predict``.
     """
     data, device = place.open(ingredients[0])
-    with _loaded([(ingredients[0], 1.0)], device) as ensemble, _local(ingredients) as folders:
+    with _loaded(ingredients[:1], device) as ensemble, _local(ingredients) as folders:
         tensors = [checkpoint.load_model_tensors(folder) for folder in folders]
         network = ensemble.members[0].network
         tried: dict[Kept, tuple[Counts, ProbsNK]] = {}
@@ -279,11 +335,9 @@ def _local(stored: Sequence[Network]) -> Iterator[list[Path]]:
 
 
 @contextmanager
-def _loaded(
-    weighted: WeightedNetworks, device: torch.device, factors: tuple[float, ...] | None = None
-) -> Iterator[Ensemble]:
-    """The networks with their weights, during a block."""
-    with _local([stored for stored, _ in weighted]) as folders:
-        pairs = [(folder, weight) for folder, (_, weight) in zip(folders, weighted, strict=True)]
+def _loaded(networks: Sequence[Network], device: torch.device) -> Iterator[Ensemble]:
+    """The networks, with equal weights, during a block."""
+    with _local(networks) as folders:
+        weighted = [(folder, 1 / len(folders)) for folder in folders]
         # Plug-ins are allowed: they are the user's own, and the driver has run them already.
-        yield Ensemble.of_checkpoints(pairs, device, allow_plugins=True).with_factors(factors)
+        yield Ensemble.of_checkpoints(weighted, device, allow_plugins=True)

@@ -1,20 +1,21 @@
 """The driver's side of an ensemble's tasks: start them on the cluster, and wait for them."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import ray
 from ray.exceptions import RayTaskError
 
-from search.ensembles.models import Model
-from search.ensembles.tasks import NO_PIXELS, Prediction, Workplace, predict
+from search.ensembles.models import Model, WeightedNetworks
+from search.ensembles.tasks import Mixture, Said, Workplace, score_mixtures
 from search.planning.plan import Plan
 from search.trials.cluster import Slots
 from search.trials.line import Line
+from segcore.data.splits import Split
 from segcore.scores.intervals import Evaluation
 
-Scored = tuple[Evaluation, Prediction]
+Scored = tuple[Evaluation, Said]
 """A model's scores on the validation split, and what it says of the test split."""
 
 
@@ -25,7 +26,7 @@ class Workers:
     """
 
     def __init__(self, plan: Plan, slots: Slots, line: Line) -> None:
-        self._line, self._phase = line, ""
+        self._line, self._phase, self._slots = line, "", slots
         self._done = self._started = 0
         self._place = Workplace(plan.data_on_nodes, slots.cpus_per_trial, slots.gpus_per_trial)
         self._resources = {"num_cpus": slots.cpus_per_trial, "num_gpus": slots.gpus_per_trial}
@@ -41,19 +42,56 @@ class Workers:
         self._started += 1
         return task.remote(networks, self._place, *arguments)
 
-    def start_scoring(self, model: Model) -> Callable[[], Scored]:
-        """Begin to score a model on both splits. Call what this returns to wait for the scores."""
-        folds = range(model.folds)
-        decision = NO_PIXELS, (), model.factors
-        val = [self.start(predict, model.fold_networks(fold), "val", *decision) for fold in folds]
-        test = self.start(predict, model.all_networks(), "test", *decision)
+    def score(self, models: Sequence[Model]) -> list[Scored]:
+        """Score models on both splits. Networks that they share predict for all of them at once."""
+        of_folds: dict[int, list[Model]] = {}
+        for model in models:
+            of_folds.setdefault(model.folds, []).append(model)
+        splits = 1 + sum(of_folds)
+        parts = max(1, self._slots.count // splits)
+        test = self._start_scoring(models, [m.all_networks() for m in models], "test", parts)
+        val = {
+            folds: [
+                self._start_scoring(same, [m.fold_networks(fold) for m in same], "val", parts)
+                for fold in range(folds)
+            ]
+            for folds, same in of_folds.items()
+        }
+        on_val: dict[int, Evaluation] = {}
+        for folds, same in of_folds.items():
+            said = zip(*(self._said(tasks) for tasks in val[folds]), strict=True)
+            for model, by_fold in zip(same, said, strict=True):
+                on_val[id(model)] = Evaluation.of(Said.joined(by_fold).scores)
+        return [
+            (on_val[id(model)], on_test)
+            for model, on_test in zip(models, self._said(test), strict=True)
+        ]
 
-        def finish() -> Scored:
-            on_val = Prediction.joined([self.finished(task)[0] for task in val])
-            on_test: Prediction = self.finished(test)[0]
-            return Evaluation.of(on_val.scores), on_test
+    def _start_scoring(
+        self,
+        models: Sequence[Model],
+        networks: Sequence[WeightedNetworks],
+        split: Split,
+        parts: int,
+    ) -> list[Any]:
+        """A task for each part of a split's photographs; ``networks`` are those of each model."""
+        distinct = {id(network): network for weighted in networks for network, _ in weighted}
+        places = {key: place for place, key in enumerate(distinct)}
+        mixtures = [
+            Mixture(
+                tuple((places[id(network)], weight) for network, weight in weighted), model.factors
+            )
+            for model, weighted in zip(models, networks, strict=True)
+        ]
+        return [
+            self.start(score_mixtures, list(distinct.values()), split, mixtures, (part, parts))
+            for part in range(parts)
+        ]
 
-        return finish
+    def _said(self, tasks: Sequence[Any]) -> list[Said]:
+        """Wait for all parts of a split: what each model says of it."""
+        parts = [said for task in tasks if (said := self.finished(task))]
+        return [Said.joined(of_model) for of_model in zip(*parts, strict=True)]
 
     def finished(self, task: Any) -> Any:
         """Wait for what ``start`` began. Raises what the function raised, as it was."""

@@ -9,7 +9,7 @@ a strip at a time.
 
 import itertools
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -115,6 +115,20 @@ def predict_photos(
     Each strip comes with the place of its photograph in ``photos``. A batch may hold windows of
     several photographs, so that small ones fill it too.
     """
+    weights = [looker.weight for looker in lookers]
+    apart = predict_apart(lookers, num_classes, photos, overlap=overlap, batch_size=batch_size)
+    return ((number, mixed(strips, weights)) for number, strips in apart)
+
+
+def predict_apart(
+    lookers: Sequence[Looker],
+    num_classes: int,
+    photos: Sequence[tuple[Photograph, tuple[int, int]]],
+    *,
+    overlap: float = OVERLAP,
+    batch_size: int = 4,
+) -> Iterator[tuple[int, list[Strip]]]:
+    """As ``predict_photos``, but with what each looker predicts by itself: a strip of each."""
     panels = [
         _Panel(number, photo, size_px, columns)
         for number, (photo, size_px) in enumerate(photos)
@@ -123,7 +137,24 @@ def predict_photos(
     streams = [_Windows(looker, panels, overlap, batch_size) for looker in lookers]
     for panel in panels:
         parts = [_PredictedPanel(num_classes, panel, stream) for stream in streams]
-        yield from ((panel.number, strip) for strip in _mixed(parts, panel))
+        step = max(1, STRIP_BYTES // max(part.row_bytes for part in parts))
+        height_px = panel.size_px[0]
+        for top in range(0, height_px, step):
+            rows = slice(top, min(top + step, height_px))
+            yield panel.number, [Strip(rows, panel.columns, part.strip(rows)) for part in parts]
+
+
+def mixed(strips: Sequence[Strip], weights: Sequence[float]) -> Strip:
+    """The weighted mean of what several lookers predict for the same piece of a photograph."""
+    if len(strips) == 1:
+        return strips[0]
+    total = sum(weights)
+    probs_KHW = strips[0].probs_KHW * (weights[0] / total)
+    for strip, weight in zip(strips[1:], weights[1:], strict=True):
+        # What holds no data so far is on the CPU.
+        probs_KHW = probs_KHW.to(strip.probs_KHW.device)
+        probs_KHW.add_(strip.probs_KHW, alpha=weight / total)
+    return replace(strips[0], probs_KHW=probs_KHW)
 
 
 class _Panel(NamedTuple):
@@ -146,24 +177,6 @@ def _panels(
     panels = min(-(-row_bytes // PANEL_BYTES), size_px[1])
     bounds = np.linspace(0, size_px[1], panels + 1).round().astype(int).tolist()
     return list(itertools.starmap(slice, itertools.pairwise(bounds)))
-
-
-def _mixed(parts: Sequence["_PredictedPanel"], panel: _Panel) -> Iterator[Strip]:
-    """The weighted mean of what the lookers predict of a panel, from top to bottom."""
-    height_px = panel.size_px[0]
-    total = sum(part.looker.weight for part in parts)
-    step = max(1, STRIP_BYTES // max(part.row_bytes for part in parts))
-    for top in range(0, height_px, step):
-        rows = slice(top, min(top + step, height_px))
-        probs_KHW = parts[0].strip(rows)
-        if len(parts) > 1:
-            probs_KHW = probs_KHW * (parts[0].looker.weight / total)
-        for part in parts[1:]:
-            more_KHW = part.strip(rows)
-            # What holds no data so far is on the CPU.
-            probs_KHW = probs_KHW.to(more_KHW.device)
-            probs_KHW.add_(more_KHW, alpha=part.looker.weight / total)
-        yield Strip(rows, panel.columns, probs_KHW)
 
 
 class _PredictedPanel:

@@ -33,6 +33,13 @@ def prepared_picture(
     return image_HWC, scale_mask(np.array(data.score_mask(number)), grid)
 
 
+def strip_truth(data: PreparedData, number: int, strip: Strip, device: torch.device) -> Tensor:
+    """The classes that a strip of a photograph should have (HW, uint8), on ``device``."""
+    # torch wants memory that it may write, but the cache is mapped read-only: so a copy.
+    truth = np.array(data.score_mask(number)[strip.rows, strip.columns])
+    return send(torch.from_numpy(truth), device)
+
+
 def score_strips(
     strips: Iterable[tuple[int, Strip]],
     data: PreparedData,
@@ -47,9 +54,7 @@ def score_strips(
 
     def predictions() -> Iterator[Prediction]:
         for number, strip in strips:
-            # torch wants memory that it may write, but the cache is mapped read-only: so a copy.
-            truth = np.array(data.score_mask(number)[strip.rows, strip.columns])
-            truth_HW = send(torch.from_numpy(truth), device)
+            truth_HW = strip_truth(data, number, strip, device)
             if observe is not None:
                 observe(strip, truth_HW)
             yield strip.classes()[None], truth_HW[None], torch.tensor([number])

@@ -24,7 +24,13 @@ from segcore.config import IGNORE_INDEX, MetricName, View
 from segcore.devices import choose_device
 from segcore.errors import UserError
 from segcore.files import whole_folder
-from segcore.inference.blending import Looker, Strip, batch_probs, predict_strips
+from segcore.inference.blending import (
+    Looker,
+    Strip,
+    batch_probs,
+    predict_apart,
+    predict_strips,
+)
 from segcore.inference.photographs import Photograph
 from segcore.networks.models import SegmentationNetwork, build_network, on_meta
 from segcore.plugins import is_import_path
@@ -206,6 +212,19 @@ class Ensemble:
             lookers, classes, photo, size_px=size_px, batch_size=batch_size
         ):
             yield replace(strip, factors_K=factors_K)
+
+    def strips_apart(
+        self, photo: Photograph, *, size_px: tuple[int, int], batch_size: int = 4
+    ) -> Iterator[list[Strip]]:
+        """As ``strips``, but with what each member predicts by itself: a strip of each."""
+        lookers = [
+            Looker(functools.partial(_mean_probs, [member], device=self.device), member.view)
+            for member in self.members
+        ]
+        apart = predict_apart(
+            lookers, len(self.class_names), [(photo, size_px)], batch_size=batch_size
+        )
+        return (strips for _, strips in apart)
 
     def probs(self, image_HWC: Samples) -> NDArray[np.float32]:
         """``probs_KHW`` of one picture, at its own size; the classes of a pixel sum to 1."""

@@ -179,7 +179,8 @@ def test_a_bundle_holds_members_of_two_views(
     members = [(one, weight) for one, weight in zip(stored, (0.6, 0.4), strict=True) if one]
     assert len({one.info.config.view for one, _ in members}) == 2
     place = tasks.Workplace(NodeCopy("", None, data.folder), cpus=1, gpus=0)
-    said, _ = tasks.predict(members, place, "test")
+    mixture = tasks.Mixture(((0, 0.6), (1, 0.4)), None)
+    (said,) = tasks.score_mixtures([one for one, _ in members], place, "test", [mixture])
     folders = [(Path(one.location.path), weight) for one, weight in members]
     write_bundle(tmp_path / "both", folders, metric="dice", scores={})
     scores = evaluated(tmp_path / "both", fields, tmp_path, 1.0)

@@ -31,7 +31,10 @@ OVERLAP = 0.5
 
 PANEL_BYTES = 256_000_000
 """Where a row of blended windows, of all views together, would take more, the photograph is done
-in panels side by side."""
+in panels side by side. Windows on the border of two panels are predicted for both."""
+APART_BYTES = 1 << 30
+"""The same where what each network predicts is wanted by itself, so that the networks of one view
+have a row each."""
 STRIP_BYTES = 8_000_000
 """About the size of one strip's probabilities."""
 
@@ -116,7 +119,10 @@ def predict_photos(
     several photographs, so that small ones fill it too.
     """
     weights = [looker.weight for looker in lookers]
-    apart = predict_apart(lookers, num_classes, photos, overlap=overlap, batch_size=batch_size)
+    apart = predict_apart(
+        lookers, num_classes, photos,
+        overlap=overlap, batch_size=batch_size, panel_bytes=PANEL_BYTES,
+    )  # fmt: skip
     return ((number, mixed(strips, weights)) for number, strips in apart)
 
 
@@ -127,12 +133,13 @@ def predict_apart(
     *,
     overlap: float = OVERLAP,
     batch_size: int = 4,
+    panel_bytes: int = APART_BYTES,
 ) -> Iterator[tuple[int, list[Strip]]]:
     """As ``predict_photos``, but with what each looker predicts by itself: a strip of each."""
     panels = [
         _Panel(number, photo, size_px, columns)
         for number, (photo, size_px) in enumerate(photos)
-        for columns in _panels(lookers, num_classes, photo, size_px)
+        for columns in _panels(lookers, num_classes, photo, size_px, panel_bytes)
     ]
     streams = [_Windows(looker, panels, overlap, batch_size) for looker in lookers]
     for panel in panels:
@@ -168,13 +175,17 @@ class _Panel(NamedTuple):
 
 
 def _panels(
-    lookers: Sequence[Looker], num_classes: int, photo: Photograph, size_px: tuple[int, int]
+    lookers: Sequence[Looker],
+    num_classes: int,
+    photo: Photograph,
+    size_px: tuple[int, int],
+    panel_bytes: int,
 ) -> list[slice]:
     row_bytes = sum(
         4 * num_classes * looker.view.height_px * photo.plan(looker.view).width_px
         for looker in lookers
     )
-    panels = min(-(-row_bytes // PANEL_BYTES), size_px[1])
+    panels = min(-(-row_bytes // panel_bytes), size_px[1])
     bounds = np.linspace(0, size_px[1], panels + 1).round().astype(int).tolist()
     return list(itertools.starmap(slice, itertools.pairwise(bounds)))
 

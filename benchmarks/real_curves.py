@@ -28,8 +28,8 @@ from benchmarks.curve_tables import GRID
 from search.ensembles.tasks import Workplace, predict
 from search.runs.checkpoints import StoredCheckpoint
 from search.runs.storage import Location, share
-from segcore.config import TrialConfig
-from segcore.data.prepared import PreparedData, open_prepared
+from segcore.config import MetricName, TrialConfig
+from segcore.data.prepared import open_prepared
 from segcore.data.preparing import prepare_data
 from segcore.scenes import default_scenes
 from segcore.training.checkpoint import load_info
@@ -106,16 +106,16 @@ def trained(options: Options, prepared: Path, params: Mapping[str, Any]) -> dict
         val.append(round(epoch.scores.dice, 5))
         with tempfile.TemporaryDirectory() as folder:
             epoch.save(Path(folder))
-            test.append(round(test_dice(Path(folder), data), 5))
+            test.append(round(test_score(Path(folder), prepared, "dice"), 5))
     return {"params": params, "epoch_s": round(seconds / len(val), 2), "val": val, "test": test}
 
 
-def test_dice(checkpoint: Path, data: PreparedData) -> float:
-    """On the test split, as a search computes it."""
+def test_score(checkpoint: Path, prepared: Path, metric: MetricName) -> float:
+    """A network's score on the test, as a search computes it."""
     network = StoredCheckpoint(Location.parse(str(checkpoint)), load_info(checkpoint))
-    place = Workplace(share(data.folder, None), cpus=1, gpus=0)
+    place = Workplace(share(prepared, None), cpus=1, gpus=0)
     prediction, _ = predict(network, place, "test")
-    return prediction.scores.dice
+    return prediction.scores.metric(metric)
 
 
 if __name__ == "__main__":

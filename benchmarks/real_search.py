@@ -133,12 +133,12 @@ def in_own_process(options: Options, method: Method, seed: int) -> Found:
 def by_us(options: SearchOptions) -> dict[str, Any]:
     """What ``python -m search.run`` finds."""
     result = search(options, progress=True)
-    single, metric = result.alternatives[0], options.metric
+    single, metric = result.single, options.metric
     study = read_study(RunFolder.at(str(Path(options.out) / "run")))
     return {
         "single_val": single.val.metrics[metric].value,
         "single_test": single.test.metrics[metric].value,
-        "chosen_test": result.alternatives[result.taken].test.metrics[metric].value,
+        "chosen_test": result.ensemble.test.metrics[metric].value,
         "curves": [
             {"params": trial.params, "scores": list(trial.intermediate_values.values())}
             for trial in study.get_trials(deepcopy=False)

@@ -18,8 +18,8 @@ import optuna
 import tyro
 from optuna.trial import BaseTrial
 
-from benchmarks.curve_tables import OWN_CURVES, Segmentation, best_score, mean_epoch_seconds
-from benchmarks.search_efficiency import FULL_TRAININGS, METHODS, WORKERS, Facts, Search
+from benchmarks.curve_tables import OWN_CURVES, Segmentation
+from benchmarks.search_efficiency import METHODS, Facts, Search, facts_of
 
 
 @dataclass(frozen=True)
@@ -44,10 +44,7 @@ def main(options: Options) -> None:
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     for path in sorted(OWN_CURVES.glob("*.jsonl")):
         any_scale, whole = Segmentation(path), Whole(path)
-        rng = np.random.default_rng(1)
-        epochs = FULL_TRAININGS * any_scale.max_epochs / WORKERS
-        budget_s = epochs * mean_epoch_seconds(any_scale, rng)
-        facts = Facts(best_score(any_scale, rng), budget_s)
+        facts = facts_of(any_scale)
         for method in options.methods:
             found = [
                 [chosen(table, facts, method, seed) for seed in range(options.seeds)]

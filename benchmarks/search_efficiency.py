@@ -246,10 +246,15 @@ def _tables(curves: Path | None, tasks: tuple[str, ...]) -> Mapping[str, Table]:
     return load_tables(curves, tasks)
 
 
-def _facts(curves: Path | None, tasks: tuple[str, ...], name: str) -> tuple[str, Facts]:
-    table, rng = _tables(curves, tasks)[name], np.random.default_rng(1)
+def facts_of(table: Table) -> Facts:
+    """The same for every method and seed."""
+    rng = np.random.default_rng(1)
     epochs = FULL_TRAININGS * table.max_epochs / WORKERS
-    return name, Facts(best_score(table, rng), epochs * mean_epoch_seconds(table, rng))
+    return Facts(best_score(table, rng), epochs * mean_epoch_seconds(table, rng))
+
+
+def _facts(curves: Path | None, tasks: tuple[str, ...], name: str) -> tuple[str, Facts]:
+    return name, facts_of(_tables(curves, tasks)[name])
 
 
 class Job(NamedTuple):

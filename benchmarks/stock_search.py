@@ -15,17 +15,13 @@ from ray import tune
 from ray.tune.schedulers import ASHAScheduler
 from ray.tune.search.optuna import OptunaSearch
 
-from search.ensembles.tasks import Workplace, predict
+from benchmarks.real_curves import test_score
 from search.planning.plan import find_dataset, prepare_searched
 from search.planning.space import Space, finish, load_space, sample_space
-from search.runs.checkpoints import StoredCheckpoint
 from search.runs.options import SearchOptions
-from search.runs.storage import Location, share
 from search.trials.slot import prepare_process
-from segcore.config import MetricName
 from segcore.data.objects import look_at
 from segcore.data.prepared import open_prepared
-from segcore.training.checkpoint import load_info
 from segcore.training.fit import fit
 
 SCORE = "score"
@@ -105,11 +101,3 @@ def train(
             epoch.save(Path(folder))
             score = epoch.scores.metric(options.metric)
             tune.report({SCORE: score}, checkpoint=tune.Checkpoint.from_directory(folder))
-
-
-def test_score(checkpoint: Path, prepared: Path, metric: MetricName) -> float:
-    """A network's score on the test, as a search computes it."""
-    network = StoredCheckpoint(Location.parse(str(checkpoint)), load_info(checkpoint))
-    place = Workplace(share(prepared, None), cpus=2, gpus=0)
-    prediction, _ = predict(network, place, "test")
-    return prediction.scores.metric(metric)

@@ -50,7 +50,10 @@ class Options:
     epoch_megapixels: float = 3.0
     seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
     methods: tuple[Method, ...] = ("stock", "halving", "freeze-thaw")
-    parallel: int = 2  # Trials at a time, with one core each.
+    parallel: int = 2  # Trials at a time.
+    cpus_per_trial: int = 1
+    gpus_per_trial: float = 0
+    score_scale: float | None = None  # Of all trials; by default the finest that the space names.
     out: Path = Path("real_search.jsonl")  # A line for each search; those that it has aren't run.
     report: bool = False  # Only print what "out" has.
 
@@ -66,7 +69,9 @@ class Options:
             epoch_megapixels=self.epoch_megapixels,
             time_budget=f"{self.seconds}s",
             parallel=self.parallel,
-            gpus_per_trial=0,
+            cpus_per_trial=self.cpus_per_trial,
+            gpus_per_trial=self.gpus_per_trial,
+            score_scale=self.score_scale,
             seed=seed,
             out=folder,
             name="run",

@@ -10,6 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import ray
 from optuna.trial import BaseTrial, FixedTrial
 from ray import tune
 from ray.tune.schedulers import ASHAScheduler
@@ -20,6 +21,7 @@ from search.planning.plan import find_dataset, prepare_searched
 from search.planning.space import Space, finish, load_space, sample_space
 from search.runs.options import SearchOptions
 from search.trials.slot import prepare_process
+from segcore.cores import usable_cores
 from segcore.data.objects import look_at
 from segcore.data.prepared import open_prepared
 from segcore.training.fit import fit
@@ -50,9 +52,11 @@ def by_stock(options: SearchOptions) -> dict[str, Any]:
     prepared = prepare_searched(data_folder, options, sample_space(space, options)).folder
 
     curves = Curves()
+    ray.init("local", num_cpus=usable_cores(), include_dashboard=False)  # and no other search's
     tuner = tune.Tuner(
         tune.with_resources(
-            partial(train, space=space, options=options, prepared=prepared), {"CPU": 1}
+            partial(train, space=space, options=options, prepared=prepared),
+            {"CPU": options.cpus_per_trial, "GPU": options.gpus_per_trial or 0},
         ),
         tune_config=tune.TuneConfig(
             search_alg=OptunaSearch(
@@ -94,9 +98,11 @@ def train(
     params: Mapping[str, Any], *, space: Space, options: SearchOptions, prepared: Path
 ) -> None:
     """A trial of stock Ray Tune."""
-    device = prepare_process(1, 0)
+    cpus = options.cpus_per_trial
+    device = prepare_process(cpus, options.gpus_per_trial or 0)
     config = finish(options, space.sample(FixedTrial(dict(params))), 0)
-    for epoch in fit(config, open_prepared(prepared), device=device):
+    workers = cpus if device.type != "cpu" else 0
+    for epoch in fit(config, open_prepared(prepared), device=device, loader_workers=workers):
         with tempfile.TemporaryDirectory() as folder:
             epoch.save(Path(folder))
             score = epoch.scores.metric(options.metric)

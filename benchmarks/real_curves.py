@@ -25,7 +25,7 @@ import torch
 import tyro
 
 from benchmarks.curve_tables import GRID
-from search.ensembles.tasks import Workplace, predict
+from search.ensembles.tasks import Mixture, Workplace, score_mixtures
 from search.runs.checkpoints import StoredCheckpoint
 from search.runs.storage import Location, share
 from segcore.config import MetricName, TrialConfig
@@ -114,8 +114,8 @@ def test_score(checkpoint: Path, prepared: Path, metric: MetricName) -> float:
     """A network's score on the test, as a search computes it."""
     network = StoredCheckpoint(Location.parse(str(checkpoint)), load_info(checkpoint))
     place = Workplace(share(prepared, None), cpus=1, gpus=0)
-    prediction, _ = predict(network, place, "test")
-    return prediction.scores.metric(metric)
+    (said,) = score_mixtures([network], place, "test", [Mixture(((0, 1.0),), None)])
+    return said.scores.metric(metric)
 
 
 if __name__ == "__main__":

@@ -43,8 +43,8 @@ class EvaluateOptions:
     no_factors: bool = False
     """Name the most probable class of each pixel, whatever factors the bundle has for its classes.
     Probabilities are the same either way."""
-    batch_size: int = 4
-    """Windows that a network gets at once."""
+    batch_size: int | None = None
+    """Windows that a network gets at once. Default: 4; on a GPU more, if they are small."""
     device: str | None = None
     """Such as cpu, cuda or cuda:1. Default: CUDA where there is one."""
     allow_plugins: bool = False
@@ -66,7 +66,7 @@ def evaluate(options: EvaluateOptions, console: Console) -> int:
         from segcore.devices import choose_device
         from segcore.predicting.ensemble import MANIFEST, Ensemble
 
-    if options.batch_size < 1:
+    if options.batch_size is not None and options.batch_size < 1:
         raise UserError(f"--batch-size {options.batch_size}: allowed is 1 or more")
     if options.score_scale is not None and not 0 < options.score_scale <= 1:
         raise UserError(f"--score-scale {options.score_scale}: allowed is above 0, up to 1")

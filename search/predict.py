@@ -66,8 +66,8 @@ class PredictOptions:
     no_factors: bool = False
     """Name the most probable class of each pixel, whatever factors the bundle has for its classes.
     Probabilities are the same either way."""
-    batch_size: int = 4
-    """Windows that a network gets at once."""
+    batch_size: int | None = None
+    """Windows that a network gets at once. Default: 4; on a GPU more, if they are small."""
     device: str | None = None
     """Such as cpu, cuda or cuda:1. Default: CUDA where there is one, in half precision."""
     all: bool = False
@@ -308,7 +308,7 @@ def _warn_of_shrinking(photo: "Photograph", products: "Products", told: _Told) -
 
 
 def _check_numbers(options: PredictOptions) -> None:
-    if options.batch_size < 1:
+    if options.batch_size is not None and options.batch_size < 1:
         raise UserError(f"--batch-size {options.batch_size}: allowed is 1 or more")
     if options.scale is not None and not 0 < options.scale <= 1:
         raise UserError(f"--scale {options.scale}: allowed is above 0, up to 1")

@@ -52,8 +52,8 @@ class SuspectsOptions:
     """How many regions to list."""
     edge_px: int = 2
     """By so many pixels, on the grid that trials are scored on, edges of objects may be off."""
-    batch_size: int = 4
-    """Windows that a network gets at once."""
+    batch_size: int | None = None
+    """Windows that a network gets at once. Default: 4; on a GPU more, if they are small."""
     device: str | None = None
     """Such as cpu, cuda or cuda:1. Default: CUDA where there is one."""
     allow_plugins: bool = False
@@ -120,7 +120,7 @@ def _explaining_disk_errors(folder: Path) -> Iterator[None]:
 def _check_numbers(options: SuspectsOptions) -> None:
     for name, least in (("limit", 1), ("edge_px", 0), ("batch_size", 1)):
         value = getattr(options, name)
-        if value < least:
+        if value is not None and value < least:
             raise UserError(f"--{name.replace('_', '-')} {value}: must be at least {least}")
 
 

@@ -236,6 +236,14 @@ def test_a_forecast_remembers_what_it_fitted() -> None:
     np.testing.assert_allclose(predict(first.posterior, points), predict(again.posterior, points))
 
 
+def test_the_first_trials_of_new_workers_do_not_make_starts_seem_slow() -> None:
+    trials = [begun(number, "small", [0.1]) for number in range(5)]
+    assert Forecast(trials, 10, np.random.default_rng(0)).start_seconds == 0
+    for trial, seconds in zip(trials, (40.0, 44.0, 3.0, 4.0, 5.0), strict=True):
+        trial.set_user_attr("started_seconds", seconds)
+    assert Forecast(trials, 10, np.random.default_rng(0)).start_seconds == 5
+
+
 def test_what_differs_by_less_than_the_noise_repeats_a_trial() -> None:
     rng = np.random.default_rng(7)
     trials = [

@@ -8,6 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from search.ensembles.candidates import Candidate
 from search.ensembles.drafts import Draft, draft_models
 from search.ensembles.models import Model
@@ -23,6 +26,8 @@ from search.trials.cluster import Slots
 from search.trials.keeping import choose_candidates
 from search.trials.line import Line
 from segcore.choosing.choice import Choice, choose
+from segcore.choosing.selection import least_score
+from segcore.config import MetricName
 from segcore.data.prepared import PreparedData
 from segcore.data.windows import Grid
 from segcore.errors import UserError
@@ -32,6 +37,9 @@ from segcore.predicting.pictures import comparison, confusion_matrix_picture
 from segcore.reading.images import write_image
 from segcore.scores.intervals import Evaluation, score_interval
 from segcore.scores.metrics import metric_of_each
+
+ALWAYS_CANDIDATES = 3
+"""So many of the best trials are candidates, however little the others know."""
 
 
 @dataclass(frozen=True)
@@ -60,6 +68,8 @@ def best_trials(plan: Plan, rows: Sequence[TrialRow]) -> list[Model]:
 
     Raises ``UserError`` where no trial has a checkpoint.
     """
+    pixels_PK = plan.data.class_pixels_PK[plan.data.of_split("val")]
+    rows = worth_predicting(rows, plan.options.metric, pixels_PK)
     found = []
     for row in choose_candidates(rows, plan.options.ensemble_candidates):
         stored = best_checkpoint(plan.run.trials, row.number)
@@ -71,6 +81,26 @@ def best_trials(plan: Plan, rows: Sequence[TrialRow]) -> list[Model]:
             "the trials' failures are above"
         )
     return found
+
+
+def worth_predicting(
+    rows: Sequence[TrialRow], metric: MetricName, pixels_PK: NDArray[np.int64]
+) -> list[TrialRow]:
+    """The trials that know enough to be members, of ``rows``, which come best first.
+
+    The others would be turned down after they have predicted the whole validation split, which has
+    ``pixels_PK`` of each class in each photograph. The best few stay in any case: the checkpoint of
+    the very best may be damaged.
+    """
+    scored = [(row.score, row) for row in rows if row.score is not None]
+    if not scored:
+        return []
+    least = least_score(metric, scored[0][0], pixels_PK)
+    return [
+        row
+        for place, (score, row) in enumerate(scored)
+        if place < ALWAYS_CANDIDATES or score >= least
+    ]
 
 
 def build_ensemble(

@@ -130,9 +130,12 @@ class Forecast:
 
     @cached_property
     def start_seconds(self) -> float:
-        """Mean seconds that it takes to start a trial, or to resume one; 0 where none is known."""
+        """Usual seconds that it takes to start a trial, or to resume one; 0 where none is known.
+
+        The median: a worker's first trial waits for imports and for the GPU, those after it don't.
+        """
         known = [t.user_attrs.get(STARTED_SECONDS) for t in self._trials]
-        return float(np.mean([seconds for seconds in known if seconds is not None] or [0.0]))
+        return float(np.median([seconds for seconds in known if seconds is not None] or [0.0]))
 
     @cached_property
     def best_z(self) -> float:

@@ -46,7 +46,7 @@ class Products:
     kinds: Sequence[Kind]
     """The mask is always among them."""
     tta: bool = False
-    batch_size: int = 4
+    batch_size: int | None = None
     scale: float | None = None
 
     def write(

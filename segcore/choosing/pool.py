@@ -10,7 +10,7 @@ for each mixture. If the sample is the whole split, scores are exact.
 import functools
 import math
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -172,15 +172,6 @@ class Pool:
     def photos(self) -> int:
         """P."""
         return len(self.settled_P3K)
-
-    def blind_counts(self) -> Iterator[NDArray[np.float64]]:
-        """``counts_P3K`` of each class in turn, named at every pixel."""
-        truth_PK = self.settled_P3K[:, 2]
-        for k in range(truth_PK.shape[1]):
-            counts_P3K = np.zeros_like(self.settled_P3K)
-            counts_P3K[:, 0, k], counts_P3K[:, 1, k] = truth_PK[:, k], truth_PK.sum(axis=1)
-            counts_P3K[:, 2] = truth_PK
-            yield counts_P3K
 
     def mix(self, picks: Sequence[int]) -> SumLKB:
         """The sum of these candidates, each as often as it is picked (at most 127 picks)."""

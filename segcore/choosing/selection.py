@@ -148,6 +148,28 @@ def _proposal(
     return Proposal(way, tuple(weights_C.tolist()), left_out, tuple(bag_picks))
 
 
+def least_score(
+    metric: MetricName, best: float, pixels_PK: NDArray[np.float64] | NDArray[np.int64]
+) -> float:
+    """What a member must score alone (``LEAST_KNOWN``), where the best candidate scores ``best``.
+
+    ``pixels_PK`` are the pixels of each class in each photograph.
+    """
+    classes = range(pixels_PK.shape[1])
+    blind = max(metric_of_counts(metric, _counts_of_one(k, pixels_PK)) for k in classes)
+    return min(best, blind + LEAST_KNOWN * (best - blind))
+
+
+def _counts_of_one(
+    k: int, pixels_PK: NDArray[np.float64] | NDArray[np.int64]
+) -> NDArray[np.float64]:
+    """``counts_P3K`` of one class that is named at every pixel."""
+    counts_P3K = np.zeros((len(pixels_PK), 3, pixels_PK.shape[1]))
+    counts_P3K[:, 0, k], counts_P3K[:, 1, k] = pixels_PK[:, k], pixels_PK.sum(axis=1)
+    counts_P3K[:, 2] = pixels_PK
+    return counts_P3K
+
+
 class Rules:
     """What to pick from a pool, where photographs count so and so often."""
 
@@ -165,9 +187,7 @@ class Rules:
         """Candidates that know something of places, and so may be members (``LEAST_KNOWN``)."""
         every = range(len(self.pool.probs))
         scores = [metric_of_counts(self.metric, self.counts((c,))) for c in every]
-        blind = max(metric_of_counts(self.metric, counts) for counts in self.pool.blind_counts())
-        best = max(scores)
-        least = min(best, blind + LEAST_KNOWN * (best - blind))
+        least = least_score(self.metric, max(scores), self.pool.settled_P3K[:, 2])
         return [c for c in every if scores[c] >= least]
 
     def counts(self, picks: Picks) -> NDArray[np.float64]:

@@ -29,6 +29,12 @@ from segcore.reading.bands import to_tensor
 OVERLAP = 0.5
 """The least share of a window's side that it has in common with the next window."""
 
+LEAST_AT_ONCE = 4
+"""So many windows go through a network at once on a CPU, where more of them take longer each …"""
+GPU_BATCH_PX = LEAST_AT_ONCE * 512 * 512
+"""… and on a GPU, which a few small ones don't keep busy, as many as have so many pixels together.
+"""
+
 PANEL_BYTES = 256_000_000
 """Where a row of blended windows, of all views together, would take more, the photograph is done
 in panels side by side. Windows on the border of two panels are predicted for both."""
@@ -50,6 +56,8 @@ class Looker:
     predict: Predict
     view: View
     weight: float = 1.0
+    at_once: int = LEAST_AT_ONCE
+    """How many windows it gets in a batch."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,6 +78,13 @@ class Strip:
         return weighed_KHW.max(dim=0).indices.to(torch.uint8)  # argmax is slower
 
 
+def windows_at_once(view: View, device: torch.device) -> int:
+    """How many windows of a view are predicted at once, unless somebody says how many."""
+    if device.type == "cpu":
+        return LEAST_AT_ONCE
+    return max(LEAST_AT_ONCE, GPU_BATCH_PX // (view.height_px * view.width_px))
+
+
 @torch.inference_mode()
 def batch_probs(network: SegmentationNetwork, image_NCHW: Tensor, device: torch.device) -> Tensor:
     """``probs_NKHW`` float32 on ``device``, of windows of the working grid."""
@@ -86,7 +101,6 @@ def predict_strips(
     *,
     size_px: tuple[int, int] | None = None,
     overlap: float = OVERLAP,
-    batch_size: int = 4,
 ) -> Iterator[Strip]:
     """Predict a photograph piece by piece; together the pieces cover it once, in any order.
 
@@ -100,7 +114,7 @@ def predict_strips(
     """
     predicted = predict_photos(
         lookers, num_classes, [(photo, size_px or photo.size_px)],
-        overlap=overlap, batch_size=batch_size,
+        overlap=overlap,
     )  # fmt: skip
     return (strip for _, strip in predicted)
 
@@ -111,7 +125,6 @@ def predict_photos(
     photos: Sequence[tuple[Photograph, tuple[int, int]]],
     *,
     overlap: float = OVERLAP,
-    batch_size: int = 4,
 ) -> Iterator[tuple[int, Strip]]:
     """Predict photographs one after the other, each on a grid of its own, as ``predict_strips``.
 
@@ -121,7 +134,7 @@ def predict_photos(
     weights = [looker.weight for looker in lookers]
     apart = predict_apart(
         lookers, num_classes, photos,
-        overlap=overlap, batch_size=batch_size, panel_bytes=PANEL_BYTES,
+        overlap=overlap, panel_bytes=PANEL_BYTES,
     )  # fmt: skip
     return ((number, mixed(strips, weights)) for number, strips in apart)
 
@@ -132,7 +145,6 @@ def predict_apart(
     photos: Sequence[tuple[Photograph, tuple[int, int]]],
     *,
     overlap: float = OVERLAP,
-    batch_size: int = 4,
     panel_bytes: int = APART_BYTES,
 ) -> Iterator[tuple[int, list[Strip]]]:
     """As ``predict_photos``, but with what each looker predicts by itself: a strip of each."""
@@ -141,7 +153,7 @@ def predict_apart(
         for number, (photo, size_px) in enumerate(photos)
         for columns in _panels(lookers, num_classes, photo, size_px, panel_bytes)
     ]
-    streams = [_Windows(looker, panels, overlap, batch_size) for looker in lookers]
+    streams = [_Windows(looker, panels, overlap) for looker in lookers]
     for panel in panels:
         parts = [_PredictedPanel(num_classes, panel, stream) for stream in streams]
         step = max(1, STRIP_BYTES // max(part.row_bytes for part in parts))
@@ -277,12 +289,10 @@ class _Predicted(NamedTuple):
 class _Windows:
     """What a looker predicts for the windows of panels, which are asked for in their order."""
 
-    def __init__(
-        self, looker: Looker, panels: Sequence[_Panel], overlap: float, batch_size: int
-    ) -> None:
+    def __init__(self, looker: Looker, panels: Sequence[_Panel], overlap: float) -> None:
         self.looker = looker
         self._overlap = overlap
-        self._predicted = self._predict(self._read(panels), batch_size)
+        self._predicted = self._predict(self._read(panels))
         self._next = next(self._predicted, None)
 
     def tops(self, grid: Grid) -> list[int]:
@@ -295,10 +305,8 @@ class _Windows:
             yield self._next
             self._next = next(self._predicted, None)
 
-    def _predict(
-        self, windows: Iterator[tuple[_Panel, int, int, Tensor]], batch_size: int
-    ) -> Iterator[_Predicted]:
-        while batch := list(itertools.islice(windows, batch_size)):
+    def _predict(self, windows: Iterator[tuple[_Panel, int, int, Tensor]]) -> Iterator[_Predicted]:
+        while batch := list(itertools.islice(windows, self.looker.at_once)):
             probs_NKHW = self.looker.predict(torch.stack([window_CHW for *_, window_CHW in batch]))
             for (panel, top, left, _), probs_KHW in zip(batch, probs_NKHW, strict=True):
                 yield _Predicted(panel, top, left, probs_KHW)
@@ -339,6 +347,12 @@ def _whole_windows(
         window_CHW = strip_CHW[..., columns.start - first : columns.stop - first]
         missing = (0, width - window_CHW.shape[2], 0, height - window_CHW.shape[1])
         yield columns.start, F.pad(window_CHW, missing)
+
+
+def count_windows(grid: Grid, view: View, overlap: float = OVERLAP) -> int:
+    """How many windows of a view cover a working grid without holes."""
+    down = _window_starts(grid.height_px, view.height_px, overlap)
+    return len(down) * len(_window_starts(grid.width_px, view.width_px, overlap))
 
 
 def _window_starts(length_px: int, window_px: int, overlap: float) -> list[int]:

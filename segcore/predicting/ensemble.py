@@ -25,11 +25,13 @@ from segcore.devices import choose_device
 from segcore.errors import UserError
 from segcore.files import whole_folder
 from segcore.inference.blending import (
+    OVERLAP,
     Looker,
     Strip,
     batch_probs,
     predict_apart,
     predict_strips,
+    windows_at_once,
 )
 from segcore.inference.photographs import Photograph
 from segcore.networks.models import SegmentationNetwork, build_network, on_meta
@@ -183,13 +185,16 @@ class Ensemble:
         *,
         size_px: tuple[int, int] | None = None,
         tta: bool = False,
-        batch_size: int = 4,
+        overlap: float = OVERLAP,
+        batch_size: int | None = None,
         scale: float | None = None,
     ) -> Iterator[Strip]:
         """Predict a photograph piece by piece, on a grid of ``size_px``: by default its own.
 
         ``tta`` takes the mean over the 8 flips and rotations. ``scale`` slides windows over the
-        photograph at this scale, however the members were trained.
+        photograph at this scale, however the members were trained. ``overlap`` is the least share
+        of a window's side in common with the next. A network gets ``batch_size`` windows at once;
+        None leaves that to ``windows_at_once``.
         Raises ``ImageError`` as ``predict_strips`` does.
         """
         by_view: dict[View, list[Member]] = {}
@@ -203,27 +208,26 @@ class Ensemble:
                 functools.partial(_mean_probs, members, device=self.device, tta=tta),
                 view,
                 sum(member.weight for member in members),
+                batch_size or windows_at_once(view, self.device),
             )
             for view, members in by_view.items()
         ]
         classes = len(self.class_names)
         factors_K = None if self.factors is None else torch.tensor(self.factors)
-        for strip in predict_strips(
-            lookers, classes, photo, size_px=size_px, batch_size=batch_size
-        ):
+        for strip in predict_strips(lookers, classes, photo, size_px=size_px, overlap=overlap):
             yield replace(strip, factors_K=factors_K)
 
-    def strips_apart(
-        self, photo: Photograph, *, size_px: tuple[int, int], batch_size: int = 4
-    ) -> Iterator[list[Strip]]:
+    def strips_apart(self, photo: Photograph, *, size_px: tuple[int, int]) -> Iterator[list[Strip]]:
         """As ``strips``, but with what each member predicts by itself: a strip of each."""
         lookers = [
-            Looker(functools.partial(_mean_probs, [member], device=self.device), member.view)
+            Looker(
+                functools.partial(_mean_probs, [member], device=self.device),
+                member.view,
+                at_once=windows_at_once(member.view, self.device),
+            )
             for member in self.members
         ]
-        apart = predict_apart(
-            lookers, len(self.class_names), [(photo, size_px)], batch_size=batch_size
-        )
+        apart = predict_apart(lookers, len(self.class_names), [(photo, size_px)])
         return (strips for _, strips in apart)
 
     def probs(self, image_HWC: Samples) -> NDArray[np.float32]:

@@ -76,7 +76,7 @@ def find_suspects(
     *,
     limit: int,
     edge_px: int,
-    batch_size: int = 4,
+    batch_size: int | None = None,
     allow_plugins: bool = False,
     advance: Callable[[], None] = lambda: None,
 ) -> list[Suspect]:
@@ -109,7 +109,7 @@ def _predict(
     photo: int,
     path: Path,
     confidences: Confidences,
-    batch_size: int,
+    batch_size: int | None,
 ) -> None:
     grid, label_HW = data.plans[photo].score_grid, data.score_mask(photo)
     said_3HW = np.lib.format.open_memmap(path, "w+", np.uint8, (3, *grid))

@@ -47,11 +47,10 @@ def validate(
     predict = partial(_predict, network, device, micro_batches)
     photos = data.of_split("val").tolist()
     strips = predict_photos(
-        [Looker(predict, config.view)],
+        [Looker(predict, config.view, at_once=micro_batches.size)],
         data.num_classes,
         [(prepared_photograph(data, p), data.plans[p].score_grid) for p in photos],
         overlap=OVERLAP,
-        batch_size=config.batch_size,
     )
     numbered = ((photos[place], strip) for place, strip in strips)
     scores = score_strips(numbered, data, device, add_loss)

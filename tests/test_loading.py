@@ -1,6 +1,9 @@
 """What training sees: how often, with which geometry, and how rare classes get their share."""
 
 import itertools
+import os
+import subprocess
+import sys
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
@@ -199,6 +202,42 @@ def test_batches_do_not_depend_on_worker_processes(blocks: Path, tmp_path: Path)
     steps = windows_per_epoch(data, chosen) // chosen.batch_size
     for alone, helped in zip(batches(0), batches(2), strict=True):
         assert torch.equal(alone, helped)
+
+
+SCRIPT = """
+import sys
+from pathlib import Path
+
+was_imported = "optuna" in sys.modules
+
+import optuna
+from segcore.config import TrialConfig
+from segcore.data.preparing import prepare_data
+from segcore.training.loading import training_batches
+
+with open("imported", "a") as file:
+    print(was_imported, file=file)
+
+if __name__ == "__main__":
+    config = TrialConfig(architecture="scratch_unet", encoder=None, height_px=48, width_px=48)
+    data = prepare_data(Path(sys.argv[1]), [config.view], cache_dir=Path("cache"), progress=False)
+    next(training_batches(data, config, first_epoch=1, workers=2, pin_memory=False))
+"""
+
+
+def test_worker_processes_find_the_imports_of_the_main_script_done(
+    blocks: Path, tmp_path: Path
+) -> None:
+    """In a worker of Ray's the main script is Ray's, whose imports each process would wait for."""
+    (tmp_path / "script.py").write_text(SCRIPT)
+    subprocess.run(
+        [sys.executable, "script.py", blocks],
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[1])},
+        check=True,
+    )
+    own, *of_workers = (tmp_path / "imported").read_text().split()
+    assert own == "False" and of_workers == ["True", "True"]
 
 
 def test_batches_go_on_with_the_next_epoch(blocks: Path, tmp_path: Path) -> None:

@@ -7,8 +7,11 @@ run draws the same ones as an uninterrupted one, with any number of worker proce
 import itertools
 import math
 import multiprocessing
+import sys
+import sysconfig
 from collections.abc import Iterator
 from functools import cached_property
+from types import ModuleType
 from typing import Any, NamedTuple
 
 import cv2
@@ -35,6 +38,9 @@ BEYOND = 0.25
 those in the middle, pixels at the rim are seen."""
 OFF_CENTRE = 0.35
 """A window around a rare pixel has it within this share of its sides from its middle."""
+
+
+_SITE_PACKAGES = sysconfig.get_path("purelib"), sysconfig.get_path("platlib")
 
 
 class Draw(NamedTuple):
@@ -221,7 +227,7 @@ def training_batches(
         # survive a fork but their locks do, and a worker would wait for them for ever. The
         # forkserver, which Linux and macOS have, has no threads.
         context = multiprocessing.get_context("forkserver")
-        context.set_forkserver_preload([__name__])
+        context.set_forkserver_preload([__name__, *_modules_of_main()])
         how = {"multiprocessing_context": context, "worker_init_fn": _use_one_thread}
     return iter(
         DataLoader(
@@ -235,6 +241,28 @@ def training_batches(
             **how,
         )
     )
+
+
+def _modules_of_main() -> list[str]:
+    """Installed modules that the main script uses, and ours.
+
+    Each worker process runs the script's imports anew (in a worker of Ray's, that is Ray), which
+    takes no time where the forkserver has done them. The user's own modules are left out: their
+    imports may want what only the script's process has.
+    """
+    main = sys.modules["__main__"]
+    if not hasattr(main, "__file__"):  # a notebook, which a worker process doesn't run
+        return []
+    used = {
+        value.__name__ if isinstance(value, ModuleType) else getattr(value, "__module__", None)
+        for value in vars(main).values()
+    }
+    return sorted(name for name in used if isinstance(name, str) and _is_installed(name))
+
+
+def _is_installed(name: str) -> bool:
+    file = getattr(sys.modules.get(name), "__file__", None) or ""
+    return name.startswith("segcore.") or file.startswith(_SITE_PACKAGES)
 
 
 def _use_one_thread(worker_id: int) -> None:

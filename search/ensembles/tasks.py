@@ -103,9 +103,9 @@ def predict(
     position_N: NDArray[np.int64] = NO_PIXELS,
     shown: Sequence[int] = (),
 ) -> tuple[Prediction, ProbsNK]:
-    """Predict a split as models are compared, with windows that hardly overlap, and score it.
+    """Predict a split as models are compared, with less overlap than usual, and score it.
 
-    The seconds that are told are those that it would take with the overlap of other predictions.
+    The seconds that are told are those that it would take with the usual overlap.
     ``position_N`` names the pixels whose probabilities are wanted, ascending: it counts those of
     the score grids of the split's photographs, one photograph after the other.
     """
@@ -156,7 +156,7 @@ def _predict(
 
 
 def _more_windows(ensemble: Ensemble, data: PreparedData, photo: int) -> float:
-    """By how much more windows a photograph has with the overlap of other predictions."""
+    """How many times as many windows a photograph has with the usual overlap."""
     usual = compared = 0
     for member in ensemble.members:
         grid = data.grid(photo, member.view)

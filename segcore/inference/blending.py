@@ -112,10 +112,8 @@ def predict_strips(
     Raises ``ImageError`` where the file turns out to be damaged, or has no ground size for a view
     that wants one.
     """
-    predicted = predict_photos(
-        lookers, num_classes, [(photo, size_px or photo.size_px)],
-        overlap=overlap,
-    )  # fmt: skip
+    whole = [(photo, size_px or photo.size_px)]
+    predicted = predict_photos(lookers, num_classes, whole, overlap=overlap)
     return (strip for _, strip in predicted)
 
 
@@ -132,10 +130,7 @@ def predict_photos(
     several photographs, so that small ones fill it too.
     """
     weights = [looker.weight for looker in lookers]
-    apart = predict_apart(
-        lookers, num_classes, photos,
-        overlap=overlap, panel_bytes=PANEL_BYTES,
-    )  # fmt: skip
+    apart = predict_apart(lookers, num_classes, photos, overlap=overlap, panel_bytes=PANEL_BYTES)
     return ((number, mixed(strips, weights)) for number, strips in apart)
 
 

@@ -152,8 +152,15 @@ def test_mlflow_has_one_run_for_the_search_and_one_for_each_trial(
         logged = {m.step: m.value for m in client.get_metric_history(found.info.run_id, "val/dice")}
         assert logged == pytest.approx(trial.intermediate_values)
         assert "dice/Roof" in found.data.metrics and "drawn_share/Pool" in found.data.metrics
-    pictures = client.list_artifacts(trials[0].info.run_id, "validation")
-    assert any("confusion" in picture.path for picture in pictures)
+    result = SearchResult.read(folder / "runs" / "road")
+    assert result is not None and len(result.candidates) >= 3
+    for name in result.candidates:
+        (found,) = [
+            r for r in trials if name == f"trial {r.data.tags['segsearch.trial'].split('/')[-1]}"
+        ]
+        pictures = client.list_artifacts(found.info.run_id, "validation")
+        assert any("confusion" in picture.path for picture in pictures)
+        assert client.list_artifacts(found.info.run_id, "checkpoint")
 
 
 def test_the_output_says_what_came_out_and_how_to_go_on(output: str) -> None:

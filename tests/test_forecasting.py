@@ -265,6 +265,17 @@ def test_many_trials_are_thinned_and_the_best_ones_stay() -> None:
     assert len(forecast.seen) == 120 and 7 in forecast.seen
 
 
+def test_where_very_many_trials_run_only_the_best_and_the_current_one_count() -> None:
+    rng = np.random.default_rng(6)
+    trials = [begun(number, "small", rng.random(1 + number % 3).tolist()) for number in range(400)]
+    trials[9].intermediate_values[1] = -1.0  # the worst of all, about which it is decided
+    trials[8].intermediate_values[3] = 2.0
+    forecast = Forecast(trials, 10, rng, current=9)
+    assert len(forecast.seen) == 120 and {8, 9} <= set(forecast.seen)
+    few = Forecast(trials[:130], 10, rng, current=9)
+    assert len(few.seen) == 120 and {8, 9} <= set(few.seen)
+
+
 @pytest.mark.skipif(not REAL_CURVES.is_file(), reason="real learning curves are not at hand")
 def test_intervals_of_real_curves_hold_what_they_promise() -> None:
     """Of each data set's 15 trainings, 5 are cut after 3, 10 or 30 % of their 200 first epochs."""

@@ -47,10 +47,11 @@ class Forecast:
         *,
         refit: bool = False,
         encoder: Encoder | None = None,
+        current: int | None = None,
     ) -> None:
         self.max_epochs = max_epochs
         curves = {t.number: thin(t.intermediate_values) for t in trials}
-        self._trials = trials
+        self._trials, self._current = trials, current
         self._failed = {t.number for t in trials if t.state == TrialState.FAIL}
         self._known = [t.number for t in trials if curves[t.number] or t.number in self._failed]
         self.last_epoch = {number: points[-1][0] for number, points in curves.items() if points}
@@ -170,7 +171,8 @@ class Forecast:
         """The trials that count: those that run, the best among those that came as far, others.
 
         A trial is compared with those that reached the same milestone: what a young one may become
-        can't be seen from its score among old ones.
+        can't be seen from its score among old ones. Where very many run, they are chosen as the
+        others are, but for the current one.
         """
         numbers = self._known
         if len(numbers) <= most:
@@ -180,6 +182,8 @@ class Forecast:
             for t in self._trials
             if t.state == TrialState.RUNNING and t.number in self.last_epoch and not is_paused(t)
         }
+        if len(chosen) > most // 2:
+            chosen &= {self._current}
         groups = self._by_milestone()
         for rank in range(most):
             for group in groups:

@@ -142,7 +142,7 @@ class FreezeThaw:
         return np.random.default_rng([self._seed, len(trials), _epochs_of(trials)])
 
     def _decide(self, trials: Sequence[FrozenTrial], current: int | None) -> Resume | Start:
-        forecast = self._forecast(trials)
+        forecast = self._forecast(trials, current)
         aim = self._aim(forecast, trials)
         unfinished = [t for t in trials if t.state == TrialState.RUNNING]
         paused = {t.number for t in unfinished if is_paused(t)}
@@ -171,21 +171,27 @@ class FreezeThaw:
     def _all_are_begun(self, trials: Sequence[FrozenTrial]) -> bool:
         return self._most_trials is not None and len(trials) >= self._most_trials
 
-    def _forecast(self, trials: Sequence[FrozenTrial]) -> Forecast:
-        """Of these trials: the last one, where no epoch or trial has come since."""
+    def _forecast(self, trials: Sequence[FrozenTrial], current: int | None) -> Forecast:
+        """Of these trials: the last one, where no epoch or trial has come since.
+
+        ``current`` is a trial that has just reported, so that a forecast is made anew with it.
+        """
         n_failed = sum(trial.state == TrialState.FAIL for trial in trials)
         known = (len(trials), _epochs_of(trials), n_failed)
         if self._last is None or self._last[0] != known:
             encoder = None if self._last is None else self._last[1].encoder
-            self._last = known, self._new_forecast(trials, encoder)
+            self._last = known, self._new_forecast(trials, encoder, current)
         return self._last[1]
 
-    def _new_forecast(self, trials: Sequence[FrozenTrial], encoder: Encoder | None) -> Forecast:
+    def _new_forecast(
+        self, trials: Sequence[FrozenTrial], encoder: Encoder | None, current: int | None
+    ) -> Forecast:
         remembered = self._study.user_attrs.get(REMEMBERED)
         refit = remembered is None or len(trials) >= REFIT_GROWTH * remembered["trials"]
         forecast = Forecast(
-            trials, self._max_epochs, self._rng(trials), remembered, refit=refit, encoder=encoder
-        )
+            trials, self._max_epochs, self._rng(trials), remembered,
+            refit=refit, encoder=encoder, current=current,
+        )  # fmt: skip
         if refit:
             fitted = {"trials": len(trials), **forecast.remembered}
             self._study.set_user_attr(REMEMBERED, fitted)

@@ -200,9 +200,9 @@ def test_windows_that_hardly_overlap_leave_no_gap(photo: np.ndarray, overlap: fl
 def test_small_windows_go_through_a_gpu_many_at_once() -> None:
     cpu, gpu = torch.device("cpu"), torch.device("cuda")
     sides = (64, 128, 368, 512, 1024)
-    at_once = [inference.windows_at_once(View(side, side, 1.0), gpu) for side in sides]
-    assert at_once == [256, 64, 7, 4, 4]
-    assert {inference.windows_at_once(View(side, side, 1.0), cpu) for side in sides} == {4}
+    sizes = [inference.usual_batch_size(View(side, side, 1.0), gpu) for side in sides]
+    assert sizes == [256, 64, 7, 4, 4]
+    assert {inference.usual_batch_size(View(side, side, 1.0), cpu) for side in sides} == {4}
 
 
 class NearestColor(nn.Module):

@@ -29,9 +29,9 @@ from segcore.reading.bands import to_tensor
 OVERLAP = 0.5
 """The least share of a window's side that it has in common with the next window."""
 
-LEAST_AT_ONCE = 4
+LEAST_BATCH = 4
 """So many windows go through a network at once on a CPU, where more of them take longer each …"""
-GPU_BATCH_PX = LEAST_AT_ONCE * 512 * 512
+GPU_BATCH_PX = LEAST_BATCH * 512 * 512
 """… and on a GPU, which a few small ones don't keep busy, as many as have so many pixels together.
 """
 
@@ -56,7 +56,7 @@ class Looker:
     predict: Predict
     view: View
     weight: float = 1.0
-    at_once: int = LEAST_AT_ONCE
+    batch_size: int = LEAST_BATCH
     """How many windows it gets in a batch."""
 
 
@@ -78,11 +78,11 @@ class Strip:
         return weighed_KHW.max(dim=0).indices.to(torch.uint8)  # argmax is slower
 
 
-def windows_at_once(view: View, device: torch.device) -> int:
+def usual_batch_size(view: View, device: torch.device) -> int:
     """How many windows of a view are predicted at once, unless somebody says how many."""
     if device.type == "cpu":
-        return LEAST_AT_ONCE
-    return max(LEAST_AT_ONCE, GPU_BATCH_PX // (view.height_px * view.width_px))
+        return LEAST_BATCH
+    return max(LEAST_BATCH, GPU_BATCH_PX // (view.height_px * view.width_px))
 
 
 @torch.inference_mode()
@@ -301,7 +301,7 @@ class _Windows:
             self._next = next(self._predicted, None)
 
     def _predict(self, windows: Iterator[tuple[_Panel, int, int, Tensor]]) -> Iterator[_Predicted]:
-        while batch := list(itertools.islice(windows, self.looker.at_once)):
+        while batch := list(itertools.islice(windows, self.looker.batch_size)):
             probs_NKHW = self.looker.predict(torch.stack([window_CHW for *_, window_CHW in batch]))
             for (panel, top, left, _), probs_KHW in zip(batch, probs_NKHW, strict=True):
                 yield _Predicted(panel, top, left, probs_KHW)

@@ -31,7 +31,7 @@ from segcore.inference.blending import (
     batch_probs,
     predict_apart,
     predict_strips,
-    windows_at_once,
+    usual_batch_size,
 )
 from segcore.inference.photographs import Photograph
 from segcore.networks.models import SegmentationNetwork, build_network, on_meta
@@ -194,7 +194,7 @@ class Ensemble:
         ``tta`` takes the mean over the 8 flips and rotations. ``scale`` slides windows over the
         photograph at this scale, however the members were trained. ``overlap`` is the least share
         of a window's side in common with the next. A network gets ``batch_size`` windows at once;
-        None leaves that to ``windows_at_once``.
+        None leaves that to ``usual_batch_size``.
         Raises ``ImageError`` as ``predict_strips`` does.
         """
         by_view: dict[View, list[Member]] = {}
@@ -208,7 +208,7 @@ class Ensemble:
                 functools.partial(_mean_probs, members, device=self.device, tta=tta),
                 view,
                 sum(member.weight for member in members),
-                batch_size or windows_at_once(view, self.device),
+                batch_size or usual_batch_size(view, self.device),
             )
             for view, members in by_view.items()
         ]
@@ -223,7 +223,7 @@ class Ensemble:
             Looker(
                 functools.partial(_mean_probs, [member], device=self.device),
                 member.view,
-                at_once=windows_at_once(member.view, self.device),
+                batch_size=usual_batch_size(member.view, self.device),
             )
             for member in self.members
         ]

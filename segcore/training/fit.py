@@ -22,7 +22,7 @@ from segcore.config import IGNORE_INDEX, TrialConfig
 from segcore.data.prepared import PreparedData
 from segcore.devices import amp_dtype, autocast, choose_device
 from segcore.errors import TrainingFailedError, UserError
-from segcore.inference.blending import windows_at_once
+from segcore.inference.blending import usual_batch_size
 from segcore.networks.models import SegmentationNetwork, build_network
 from segcore.scores.metrics import Scores
 from segcore.training import checkpoint
@@ -159,8 +159,8 @@ class _Training:
         self._micro_batches = MicroBatches(config.batch_size)
         # Validation needs less memory than training, so its batches are larger, and divided
         # separately.
-        at_once = max(config.batch_size, windows_at_once(config.view, device))
-        self._val_micro_batches = MicroBatches(at_once)
+        val_batch_size = max(config.batch_size, usual_batch_size(config.view, device))
+        self._val_micro_batches = MicroBatches(val_batch_size)
         self._epoch = 0
         self._score_history: list[float] = []
 

@@ -39,8 +39,8 @@ those in the middle, pixels at the rim are seen."""
 OFF_CENTRE = 0.35
 """A window around a rare pixel has it within this share of its sides from its middle."""
 
-
 _SITE_PACKAGES = sysconfig.get_path("purelib"), sysconfig.get_path("platlib")
+"""Where installed packages lie."""
 
 
 class Draw(NamedTuple):
@@ -257,10 +257,11 @@ def _modules_of_main() -> list[str]:
         value.__name__ if isinstance(value, ModuleType) else getattr(value, "__module__", None)
         for value in vars(main).values()
     }
-    return sorted(name for name in used if isinstance(name, str) and _is_installed(name))
+    names = {name for name in used if isinstance(name, str)} - {"__main__"}
+    return sorted(name for name in names if _is_ours_or_installed(name))
 
 
-def _is_installed(name: str) -> bool:
+def _is_ours_or_installed(name: str) -> bool:
     file = getattr(sys.modules.get(name), "__file__", None) or ""
     return name.startswith("segcore.") or file.startswith(_SITE_PACKAGES)
 

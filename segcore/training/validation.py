@@ -47,7 +47,7 @@ def validate(
     predict = partial(_predict, network, device, micro_batches)
     photos = data.of_split("val").tolist()
     strips = predict_photos(
-        [Looker(predict, config.view, at_once=micro_batches.size)],
+        [Looker(predict, config.view, batch_size=micro_batches.size)],
         data.num_classes,
         [(prepared_photograph(data, p), data.plans[p].score_grid) for p in photos],
         overlap=OVERLAP,

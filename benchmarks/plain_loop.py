@@ -21,7 +21,7 @@ ENCODER = "tu-tf_efficientnet_lite0"
 STRIDE_PX = 32
 IGNORED = 255
 
-Photo = tuple[NDArray[np.uint8], NDArray[np.uint8]]
+Photo = tuple[NDArray[np.uint8 | np.uint16], NDArray[np.uint8]]
 """``image_HWC`` and ``mask_HW`` with classes and IGNORED."""
 
 

@@ -101,7 +101,7 @@ def wrong(
     """The mask with one error."""
     wrong_HW = mask_HW.copy()
     if kind == "added":
-        other = pool[rng.integers(len(pool))]
+        other = pool[int(rng.integers(len(pool)))]
         room = np.subtract(mask_HW.shape, other.shape_HW.shape) + 1
         row, column = rng.integers(0, np.maximum(room, 1)).tolist()
         placed_HW = other._replace(row=row, column=column).within(mask_HW.shape)

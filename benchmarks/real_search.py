@@ -54,6 +54,7 @@ class Options:
     cpus_per_trial: int = 1
     gpus_per_trial: float = 0
     score_scale: float | None = None  # Of all trials; by default the finest that the space names.
+    members: int = 8  # Of an ensemble at most; with 1 only single trials are scored at the end.
     out: Path = Path("real_search.jsonl")  # A line for each search; those that it has aren't run.
     report: bool = False  # Only print what "out" has.
 
@@ -72,6 +73,7 @@ class Options:
             cpus_per_trial=self.cpus_per_trial,
             gpus_per_trial=self.gpus_per_trial,
             score_scale=self.score_scale,
+            ensemble_members=self.members,
             seed=seed,
             out=folder,
             name="run",

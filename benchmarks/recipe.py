@@ -139,7 +139,7 @@ def plain(options: Options, photos: Photos, steps: int, seed: int) -> Trained:
     return scored(network, photos, steps, now() - started)
 
 
-def config_of(side: Side, options: Options, steps: int = 1, seed: int = 0) -> TrialConfig:
+def config_of(side: Side, options: Settings, steps: int = 1, seed: int = 0) -> TrialConfig:
     """``fit``'s settings: the plain loop's, or the defaults beyond network, loss and windows.
 
     All steps are one epoch, so their number is exact and there is one validation.

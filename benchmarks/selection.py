@@ -52,10 +52,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from search.ensembles.models import Network
 from search.ensembles.tasks import Workplace
 from search.ensembles.tasks import predict as predict_split
 from search.planning.plan import searched_data
-from search.runs.checkpoints import StoredCheckpoint, best_checkpoint
+from search.runs.checkpoints import best_checkpoint
 from search.runs.folder import RunFolder
 from search.runs.rows import read_rows
 from search.runs.storage import NodeCopy
@@ -327,7 +328,7 @@ def _means(models: Sequence[Made]) -> str:
 class Unseen(Workplace):
     """Where all photographs that no training saw are the validation split."""
 
-    def open(self, network: StoredCheckpoint) -> tuple[PreparedData, torch.device]:
+    def open(self, network: Network) -> tuple[PreparedData, torch.device]:
         """As ``Workplace`` does."""
         data, device = super().open(network)
         splits: list[Split] = ["train" if s == "train" else "val" for s in data.photo_splits]

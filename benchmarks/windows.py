@@ -30,7 +30,7 @@ from segcore.data.prepared import PreparedData
 from segcore.data.preparing import prepare_data
 from segcore.data.windows import scale_image, scale_mask
 from segcore.training.fit import fit
-from segcore.training.loading import EpochSampler, TrainingWindows
+from segcore.training.loading import Draw, EpochSampler, TrainingWindows
 
 STRENGTH = 0.5
 
@@ -81,7 +81,7 @@ def main(options: Options) -> None:
 
 def _now(config: TrialConfig, data: PreparedData, options: Options) -> Callable[[int], object]:
     windows = TrainingWindows(data, config)
-    drawn = []
+    drawn: list[Draw] = []
     sampler = EpochSampler(data, config)
     while len(drawn) < options.windows:
         drawn += list(sampler)

@@ -17,7 +17,7 @@ import json
 import multiprocessing
 import time
 import warnings
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -39,6 +39,7 @@ from search.planning.freeze_thaw import FreezeThaw
 from search.planning.halving import Halving, rungs
 from search.planning.sampler import RungTPESampler
 from search.planning.strategy import Resume, Start, Strategy
+from search.planning.warm import EarlierRun, begin_warm
 from search.runs.attributes import EPOCH_SECONDS, PAUSED, STARTED_SECONDS, is_paused
 
 WORKERS = 4
@@ -157,6 +158,7 @@ class Search:
     facts: Facts
     method: Method
     seed: int
+    earlier: Sequence[EarlierRun] = ()
     study: optuna.Study = field(init=False)
     strategy: Strategy = field(init=False)
     live: dict[int, Live] = field(default_factory=dict)
@@ -170,6 +172,7 @@ class Search:
         self.study = optuna.create_study(
             direction="maximize", sampler=self.method.sampler(self, self.seed)
         )
+        begin_warm(self.study, self.earlier)
         self.strategy = self.method.strategy(self, self.seed)
 
     @property

@@ -15,7 +15,9 @@ REFERENCES = ("stock", "random, ASHA", "random", "top after one epoch", "BOHB's 
 
 
 def tables_of_figures(
-    records: Iterable[Mapping[str, Any]], rng: np.random.Generator
+    records: Iterable[Mapping[str, Any]],
+    rng: np.random.Generator,
+    references: Sequence[str] = REFERENCES,
 ) -> Iterator[str]:
     """Lines of Markdown, from the records of ``search_efficiency``.
 
@@ -29,7 +31,7 @@ def tables_of_figures(
     seeds = sorted({len(c) for by_table in curves.values() for c in by_table.values()})
     yield f"{len(curves[methods[0]])} tables, {seeds} seeds each; 95 % intervals"
     samples = [_resampled(curves, rng) for _ in range(BOOTSTRAPS)]
-    for reference in [name for name in REFERENCES if name in curves]:
+    for reference in [name for name in references if name in curves]:
         yield f"\n| budget, as a share of what {reference} needs | all | {' | '.join(families)} |"
         yield "|---" * (2 + len(families)) + "|"
         for method in methods:

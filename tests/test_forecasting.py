@@ -26,8 +26,14 @@ COLUMN_D = np.array([0, 1, 1, 2])
 
 
 def some_points(n: int, rng: np.random.Generator) -> Points:
+    """Of this search and two earlier ones."""
     tau_N = rng.choice(np.log([1, 2, 4, 7, 20]) / np.log(20), n)
-    return Points(rng.random((n, 4)), tau_N, rng.integers(0, n // 2, n))
+    return Points(rng.random((n, 4)), tau_N, rng.integers(0, n // 2, n), rng.integers(0, 3, n))
+
+
+def part_of(points: Points, rows: Sequence[int]) -> Points:
+    x_ND, tau_N, trial_N = points.x_ND[rows], points.tau_N[rows], points.trial_N[rows]
+    return Points(x_ND, tau_N, trial_N, points.task_N[rows])
 
 
 def some_hyperparameters(rng: np.random.Generator) -> Hyperparameters:
@@ -64,7 +70,9 @@ def dense_covariance(a: Points, b: Points, h: Hyperparameters) -> NDArray[np.flo
                     )
                 )
             )
-            same = a.trial_N[i] == b.trial_N[j] >= 0
+            same_task = a.task_N[i] == b.task_N[j]
+            alike *= 1 if same_task else math.exp(-s["difference"])
+            same = same_task and a.trial_N[i] == b.trial_N[j] >= 0
             own = matern(lag / 0.7)
             differing = alike * (s["level"] ** 2 + s["shape"] ** 2 * own)
             differing += same * (s["trial_level"] ** 2 + s["trial_shape"] ** 2 * own)
@@ -97,8 +105,8 @@ def test_the_posterior_is_that_of_dense_algebra() -> None:
 
 def test_a_configuration_that_was_not_tried_shares_no_seed_with_another() -> None:
     h = some_hyperparameters(np.random.default_rng(2))
-    new = Points(np.zeros((1, 4)), np.ones(1), np.array([-1]))
-    seen = Points(np.zeros((1, 4)), np.ones(1), np.array([0]))
+    new = Points(np.zeros((1, 4)), np.ones(1), np.array([-1]), np.array([0]))
+    seen = Points(np.zeros((1, 4)), np.ones(1), np.array([0]), np.array([0]))
     posterior = Posterior.of(seen, np.ones(1), COLUMN_D, h)
     _, (again_sd, new_sd) = predict(posterior, seen + new)
     assert new_sd > again_sd
@@ -109,7 +117,7 @@ def test_what_is_fantasised_moves_no_mean_and_leaves_less_doubt() -> None:
     seen, others, h = some_points(20, rng), some_points(9, rng), some_hyperparameters(rng)
     posterior = Posterior.of(seen, rng.standard_normal(20), COLUMN_D, h)
     mean_M, sd_M = predict(posterior, others)
-    first = Points(others.x_ND[:2], others.tau_N[:2], others.trial_N[:2])
+    first = part_of(others, [0, 1])
     fantasy_M, less_M = predict(posterior.fantasise(first), others)
     np.testing.assert_allclose(fantasy_M, mean_M, atol=1e-4)
     assert (less_M <= sd_M + 1e-9).all() and (less_M[:2] < sd_M[:2]).all()
@@ -118,12 +126,13 @@ def test_what_is_fantasised_moves_no_mean_and_leaves_less_doubt() -> None:
 def test_a_look_at_a_milestone_leaves_the_doubt_that_it_would_leave() -> None:
     rng = np.random.default_rng(6)
     seen, sooner, h = some_points(20, rng), some_points(9, rng), some_hyperparameters(rng)
-    sooner = Points(sooner.x_ND, 0.5 * sooner.tau_N, np.arange(9) + 6)  # some were never seen
-    later = Points(sooner.x_ND, np.ones(9), sooner.trial_N)
+    trial_N = np.arange(9) + 6  # some were never seen
+    sooner = Points(sooner.x_ND, 0.5 * sooner.tau_N, trial_N, sooner.task_N)
+    later = Points(sooner.x_ND, np.ones(9), trial_N, sooner.task_N)
     posterior = Posterior.of(seen, rng.standard_normal(20), COLUMN_D, h)
     _, sd_M, sd_then_M = posterior.foresee(sooner, later)
     for i in range(9):
-        first, last = (Points(p.x_ND[[i]], p.tau_N[[i]], p.trial_N[[i]]) for p in (sooner, later))
+        first, last = part_of(sooner, [i]), part_of(later, [i])
         _, (looked,) = predict(posterior.fantasise(first), last)
         assert looked == pytest.approx(sd_then_M[i], rel=1e-3) and looked < sd_M[i]
 
@@ -131,10 +140,22 @@ def test_a_look_at_a_milestone_leaves_the_doubt_that_it_would_leave() -> None:
 def test_the_fit_finds_which_parameter_matters() -> None:
     rng = np.random.default_rng(4)
     x_ND, n = rng.random((60, 4)), 60
-    points = Points(x_ND, np.ones(n), np.arange(n))
+    points = Points(x_ND, np.ones(n), np.arange(n), np.zeros(n, int))
     z_N = np.sin(5 * x_ND[:, 3]) + 0.05 * rng.standard_normal(n)
     weights_P = fit(points, z_N, COLUMN_D).weights_P
     assert weights_P[2] > 10 * weights_P[:2].max()
+
+
+@pytest.mark.parametrize("are_alike", [True, False])
+def test_the_fit_finds_whether_an_earlier_search_is_alike(are_alike: bool) -> None:
+    rng = np.random.default_rng(5)
+    x_ND, task_N = rng.random((60, 4)), np.arange(60) % 2
+    sign_N = np.where((task_N == 0) | are_alike, 1, -1)
+    points = Points(x_ND, np.ones(60), np.arange(60), task_N)
+    z_N = sign_N * np.sin(5 * x_ND[:, 3]) + 0.05 * rng.standard_normal(60)
+    h = fit(points, z_N, COLUMN_D)
+    _, across = h.relation(np.array([True, False]))
+    assert across > 0.8 if are_alike else across < 0.3
 
 
 # Encoding

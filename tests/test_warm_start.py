@@ -8,7 +8,8 @@ from optuna.distributions import CategoricalDistribution, FloatDistribution
 from optuna.trial import BaseTrial, TrialState, create_trial
 
 from search.planning.space import Space
-from search.planning.warm import earlier_bests
+from search.planning.warm import read_earlier
+from search.runs.folder import RunFolder, RunRecord
 from search.runs.options import SearchOptions
 from search.runs.study import open_study
 from segcore.config import TrialConfig
@@ -30,7 +31,8 @@ DISTRIBUTIONS = {
 
 
 def run_of(path: Path, trials: list[tuple[float, dict[str, Any]]]) -> str:
-    path.mkdir()
+    run = RunFolder.at(str(path))
+    run.write(RunRecord("id", SearchOptions(max_epochs=4), {"data": "abc"}))
     study = open_study(path / "study.journal", name="run", create=True)
     for score, params in trials:
         study.add_trial(
@@ -55,18 +57,24 @@ def test_the_two_best_that_the_space_can_make_are_taken(tmp_path: Path) -> None:
             (0.6, {"loss": "ce", "lr": 2e-3, "gamma": 1.0}),
         ],
     )
-    assert earlier_bests(address, SPACE) == [
+    earlier = read_earlier(address, SPACE, task=3)
+    assert earlier.bests == [
         {"loss": "focal", "gamma": 2.0, "lr": 1e-2},
         {"loss": "ce", "lr": pytest.approx(2e-3)},
     ]
+    best, _, worst = earlier.trials
+    assert best.params == earlier.bests[0] and worst.params["lr"] == pytest.approx(3e-3)
+    assert {trial.task for trial in earlier.trials} == {3}
+    # Last values are 0.35, 0.3 and 0.05: the median is 0 and the best 2, after half of ln 4.
+    assert best.curve == ((0, pytest.approx(16)), (0.5, pytest.approx(2)))
 
 
 def test_a_run_of_another_space_is_refused_before_anything_is_trained(tmp_path: Path) -> None:
     address = run_of(tmp_path / "earlier", [(0.9, {"loss": "dice", "lr": 1e-3})])
     with pytest.raises(UserError, match="none of its 1 trials with a score has all parameters"):
-        earlier_bests(address, SPACE)
+        read_earlier(address, SPACE, task=1)
     with pytest.raises(UserError, match="no trial has begun"):
-        earlier_bests(str(tmp_path / "none"), SPACE)
+        read_earlier(str(tmp_path / "none"), SPACE, task=1)
 
 
 def test_a_run_remembers_what_it_was_warmed_by() -> None:

@@ -6,10 +6,12 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from optuna.trial import FrozenTrial, TrialState
 
 from search.forecasting.costs import predict_seconds
 from search.forecasting.curves import FAILED_Z, Scale, milestones, relative_epoch, thin
+from search.forecasting.earlier import EarlierTrial
 from search.forecasting.encoding import Encoder
 from search.forecasting.kernel import (
     LEVEL_VARIANCE,
@@ -31,11 +33,11 @@ MOST_FITTED = 70
 
 
 class Forecast:
-    """The Gaussian process, conditioned on the curves of a study.
+    """The Gaussian process, conditioned on the curves of a study, and on those of ``earlier`` ones.
 
-    ``known`` are the hyperparameters of an earlier forecast (``Forecast.remembered``); without
-    them they are fitted. ``encoder`` is an earlier forecast's. Raises ``ValueError`` where no trial
-    has a score.
+    ``known`` are the hyperparameters of the forecast before (``Forecast.remembered``); without
+    them they are fitted. ``encoder`` is that forecast's. Raises ``ValueError`` where no trial has a
+    score.
     """
 
     def __init__(
@@ -45,6 +47,7 @@ class Forecast:
         rng: np.random.Generator,
         known: Mapping[str, Any] | None = None,
         *,
+        earlier: Sequence[EarlierTrial] = (),
         refit: bool = False,
         encoder: Encoder | None = None,
         current: int | None = None,
@@ -63,6 +66,7 @@ class Forecast:
         self.encoder = Encoder.of(trials, encoder)
         self._x_ND = self.encoder.encode_trials(trials)
         self._row = {t.number: row for row, t in enumerate(self._trials)}
+        self._earlier = self._points_of(earlier)
         start = self._recall(known)
         if refit or start is None:
             points, z_N = self._observations(self._choose(MOST_FITTED, rng))
@@ -86,18 +90,19 @@ class Forecast:
         if known is None:
             return None
         weights = [known["weights"].get(name, WEIGHT[0]) for name in self.encoder.names]
-        return Hyperparameters({k: known["amplitudes"][k] for k in SCALARS}, np.array(weights))
+        scalars = {name: known["amplitudes"].get(name, SCALARS[name][0]) for name in SCALARS}
+        return Hyperparameters(scalars, np.array(weights))
 
     def at(self, numbers: Sequence[int], epochs: Sequence[int] | Array) -> Points:
         """Points on the curves of trials."""
         rows = [self._row[number] for number in numbers]
         tau_N = relative_epoch(np.asarray(epochs, dtype=float), self.max_epochs)
-        return Points(self._x_ND[rows], tau_N, np.array(numbers, dtype=np.int64))
+        return _of_this_search(self._x_ND[rows], tau_N, np.array(numbers, dtype=np.int64))
 
     def untried(self, x_ND: Array, epochs_N: Array) -> Points:
         """Points of configurations that were never tried."""
         tau_N = relative_epoch(epochs_N, self.max_epochs)
-        return Points(x_ND, tau_N, np.full(len(x_ND), -1, dtype=np.int64))
+        return _of_this_search(x_ND, tau_N, np.full(len(x_ND), -1, dtype=np.int64))
 
     def repeats(self, x_D: Array) -> bool:
         """Whether a configuration's end differs from some trial's by less than the noise.
@@ -141,9 +146,9 @@ class Forecast:
     @cached_property
     def best_z(self) -> float:
         """The highest standardised score that is believed of a trial at its newest epoch."""
-        number_N = self.posterior.points.trial_N
-        is_last_N = np.append(number_N[1:] != number_N[:-1], True)
-        return float(self.posterior.mean_of_seen()[is_last_N].max())
+        points = self.posterior.points
+        is_last_N = np.append(points.trial_N[1:] != points.trial_N[:-1], True)
+        return float(self.posterior.mean_of_seen()[is_last_N & (points.task_N == 0)].max())
 
     @cached_property
     def best_seen(self) -> list[int]:
@@ -165,7 +170,17 @@ class Forecast:
         ]
         rows += [(n, self.last_epoch.get(n, 1), FAILED_Z) for n in numbers if n in self._failed]
         numbers_N, epochs_N, z_N = zip(*rows, strict=True)
-        return self.at(numbers_N, epochs_N), np.array(z_N)
+        earlier, earlier_z_N = self._earlier
+        return earlier + self.at(numbers_N, epochs_N), np.array([*earlier_z_N, *z_N])
+
+    def _points_of(self, earlier: Sequence[EarlierTrial]) -> tuple[Points, list[float]]:
+        """Points of earlier searches, and their standardised scores."""
+        x_ND = self.encoder.encode([trial.params for trial in earlier])
+        rows = [(n, *point) for n, trial in enumerate(earlier) for point in trial.curve]
+        trial_N = np.array([n for n, _, _ in rows], dtype=np.int64)
+        task_N = np.array([earlier[n].task for n in trial_N], dtype=np.int64)
+        tau_N = np.array([tau for _, tau, _ in rows])
+        return Points(x_ND[trial_N], tau_N, trial_N, task_N), [z for _, _, z in rows]
 
     def _choose(self, most: int, rng: np.random.Generator) -> list[int]:
         """The trials that count: those that run, the best among those that came as far, others.
@@ -202,3 +217,7 @@ class Forecast:
         for group in groups.values():
             group.sort(key=lambda number: -self._z[number][-1])
         return [groups[key] for key in sorted(groups, reverse=True)]
+
+
+def _of_this_search(x_ND: Array, tau_N: Array, trial_N: NDArray[np.int64]) -> Points:
+    return Points(x_ND, tau_N, trial_N, np.zeros_like(trial_N))

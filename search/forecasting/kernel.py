@@ -3,12 +3,13 @@
 A point is an epoch of a trial. Its standardised score is the sum of a level, a curve that all
 trials share, one that depends on the configuration, one of the trial alone (its seed), and noise:
 
-    4 + a² M(Δτ; 0.4) + g(τ) g(τ') (K_x (c₁² + c₂² M(Δτ; 0.7))
+    4 + a² M(Δτ; 0.4) + g(τ) g(τ') (ρ K_x (c₁² + c₂² M(Δτ; 0.7))
                                   + [same trial] (t₁² + t₂² M(Δτ; 0.7))) + σ²
 
 where M is the Matérn function with ν = 5/2, τ the logarithm of the epoch, and K_x = M over the
 distance of the configurations, with a weight for each parameter. Curves may fan out: what tells
-them apart is g(τ) = growth^(τ − 1) times as large as at the last epoch.
+them apart is g(τ) = growth^(τ − 1) times as large as at the last epoch. Within a search ρ is 1;
+for trials of different searches (--warm-start) it is e^(−difference).
 """
 
 from collections.abc import Mapping
@@ -28,9 +29,10 @@ SHARED_LENGTH, OWN_LENGTH = 0.4, 0.7
 SCALARS = {
     "shared": (1.5, 0.7), "level": (1.0, 0.7), "shape": (0.5, 0.8), "trial_level": (0.25, 0.6),
     "trial_shape": (0.25, 0.6), "noise": (0.15, 0.6), "growth": (1.2, 0.35),
+    "difference": (0.5, 1.0),
 }  # fmt: skip
 """Median and standard deviation of the logarithm, a priori, of each amplitude (a, c₁, c₂, t₁, t₂
-and σ, in the units of standardised scores) and of the growth."""
+and σ, in the units of standardised scores), of the growth and of the difference of tasks."""
 WEIGHT = (0.35, 1.3)
 """The same for the weight of each parameter: most are expected to matter little."""
 
@@ -44,7 +46,9 @@ class Points:
     tau_N: Array
     """Epochs as ln t / ln E: 0 for the first, 1 for the last one."""
     trial_N: NDArray[np.int64]
-    """The trial's number; -1 for a configuration that hasn't been tried."""
+    """The trial's number in its task; -1 for a configuration that hasn't been tried."""
+    task_N: NDArray[np.int64]
+    """0 for this search, 1, 2 … for earlier ones."""
 
     def __len__(self) -> int:
         return len(self.tau_N)
@@ -54,6 +58,7 @@ class Points:
             np.concatenate([self.x_ND, other.x_ND]),
             np.concatenate([self.tau_N, other.tau_N]),
             np.concatenate([self.trial_N, other.trial_N]),
+            np.concatenate([self.task_N, other.task_N]),
         )
 
 
@@ -84,6 +89,10 @@ class Hyperparameters:
         """g(τ)."""
         return self.scalars["growth"] ** (tau_N - 1)
 
+    def relation(self, same_task_AB: NDArray[np.bool_]) -> Array:
+        """ρ."""
+        return np.where(same_task_AB, 1.0, np.exp(-self.scalars["difference"]))
+
 
 def matern(r2: Array) -> Array:
     """Matérn function with ν = 5/2 of a squared distance in length scales."""
@@ -106,7 +115,9 @@ def covariance(a: Points, b: Points, column_D: NDArray[np.int64], h: Hyperparame
     alike_AB = matern(cdist(a.x_ND * scale_D, b.x_ND * scale_D, "sqeuclidean"))
     shared_AB, own_AB = _in_time(a.tau_N, b.tau_N)
     v = h.variances
-    same_AB = (a.trial_N[:, None] == b.trial_N) & (a.trial_N[:, None] >= 0)
+    same_task_AB = a.task_N[:, None] == b.task_N
+    alike_AB *= h.relation(same_task_AB)
+    same_AB = same_task_AB & (a.trial_N[:, None] == b.trial_N) & (a.trial_N[:, None] >= 0)
     differing_AB = alike_AB * (v["level"] + v["shape"] * own_AB)
     differing_AB += same_AB * (v["trial_level"] + v["trial_shape"] * own_AB)
     growth_AB = np.outer(h.growth(a.tau_N), h.growth(b.tau_N))
@@ -152,14 +163,17 @@ class Gradient:
             x = points.x_ND[:, column_D == parameter]
             self._d2_PNN[parameter] = cdist(x, x, "sqeuclidean").ravel()
         self._shared_NN, self._own_NN = _in_time(points.tau_N, points.tau_N)
-        self._same_NN = (points.trial_N[:, None] == points.trial_N).astype(float)
+        self._same_task_NN = points.task_N[:, None] == points.task_N
+        same_NN = self._same_task_NN & (points.trial_N[:, None] == points.trial_N)
+        self._same_NN = same_NN.astype(float)
         self._tau_N, self._n = points.tau_N, n
 
     def covariance(self, h: Hyperparameters) -> Array:
         """The covariance of the points with each other, with noise on the diagonal."""
         v = h.variances
         self._r2_NN = (h.weights_P @ self._d2_PNN).reshape(self._n, self._n)
-        self._alike_NN = matern(self._r2_NN)
+        self._relation_NN = h.relation(self._same_task_NN)
+        self._alike_NN = self._relation_NN * matern(self._r2_NN)
         growth_N = h.growth(self._tau_N)
         self._growth_NN = np.outer(growth_N, growth_N)
         self._differing_NN = self._growth_NN * (
@@ -178,6 +192,8 @@ class Gradient:
         grown_NN = self._growth_NN * slope_NN
         alike_NN, same_NN = self._alike_NN * grown_NN, self._same_NN * grown_NN
         later_NN = self._tau_N[:, None] + self._tau_N - 2
+        of_alike_NN = v["level"] + v["shape"] * self._own_NN
+        across = np.sum(alike_NN * of_alike_NN, where=~self._same_task_NN)
         by_scalar = {
             "shared": 2 * v["shared"] * np.sum(self._shared_NN * slope_NN),
             "level": 2 * v["level"] * np.sum(alike_NN),
@@ -186,8 +202,9 @@ class Gradient:
             "trial_shape": 2 * v["trial_shape"] * np.sum(same_NN * self._own_NN),
             "noise": 2 * v["noise"] * np.trace(slope_NN),
             "growth": np.sum(later_NN * self._differing_NN * slope_NN),
+            "difference": -h.scalars["difference"] * across,
         }
-        of_alike_NN = v["level"] + v["shape"] * self._own_NN
-        by_r2 = (grown_NN * of_alike_NN * matern_slope(self._r2_NN)).ravel()
+        of_r2_NN = self._relation_NN * matern_slope(self._r2_NN)
+        by_r2 = (grown_NN * of_alike_NN * of_r2_NN).ravel()
         by_weight = h.weights_P * (self._d2_PNN @ by_r2)
         return np.array([*(by_scalar[name] for name in SCALARS), *by_weight])

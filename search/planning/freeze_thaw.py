@@ -18,6 +18,7 @@ from optuna.trial import FrozenTrial, TrialState
 from scipy.special import log_ndtr, log_softmax
 
 from search.forecasting.curves import milestones
+from search.forecasting.earlier import EARLIER, EarlierTrial
 from search.forecasting.encoding import Encoder
 from search.forecasting.forecast import Forecast
 from search.forecasting.kernel import Array
@@ -113,6 +114,7 @@ class FreezeThaw:
         self._seconds_left = seconds_left
         self._max_epochs, self._first_trials, self._seed = max_epochs, first_trials, seed
         self._candidates = Candidates(space, seed)
+        self._earlier = [EarlierTrial(**trial) for trial in study.user_attrs.get(EARLIER, ())]
         self._last: tuple[tuple[int, int, int], Forecast] | None = None
         self._milestones = frozenset(milestones(max_epochs))
 
@@ -190,7 +192,7 @@ class FreezeThaw:
         refit = remembered is None or len(trials) >= REFIT_GROWTH * remembered["trials"]
         forecast = Forecast(
             trials, self._max_epochs, self._rng(trials), remembered,
-            refit=refit, encoder=encoder, current=current,
+            refit=refit, encoder=encoder, current=current, earlier=self._earlier,
         )  # fmt: skip
         if refit:
             fitted = {"trials": len(trials), **forecast.remembered}

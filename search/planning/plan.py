@@ -11,12 +11,11 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from search.planning.space import Space, check_baselines, load_space, network_key, sample_space
-from search.planning.warm import earlier_bests
+from search.planning.warm import EarlierRun, read_earlier
 from search.runs.folder import RunFolder, RunRecord
 from search.runs.options import SearchOptions
 from search.runs.storage import Location, NodeCopy, on_this_machine, share
@@ -53,8 +52,8 @@ class Plan:
     """How networks may look at the photographs: the finest, the coarsest and others."""
     networks: tuple[TrialConfig, ...]
     """One configuration for each distinct network and size of its window."""
-    earlier: tuple[dict[str, Any], ...] = ()
-    """Parameters that were best in earlier runs, for a new run's first trials."""
+    earlier: tuple[EarlierRun, ...] = ()
+    """What a new run takes from earlier ones."""
     searched: "Plan | None" = None
     """The search that this one follows, whose data and weights it shares (--folds, --repeats)."""
 
@@ -102,7 +101,7 @@ def make_plan(options: SearchOptions, run: RunFolder, tell: Tell = untold) -> Pl
     check_baselines(space)
     # A resumed run has them already, and the earlier runs may be gone.
     warm = options.warm_start if options.resume is None else ()
-    earlier = tuple(params for run in warm for params in earlier_bests(run, space))
+    earlier = tuple(read_earlier(address, space, task) for task, address in enumerate(warm, 1))
     samples = sample_space(space, options)
     data = prepare_searched(data_folder, options, samples, progress=tell)
     if not len(data.of_split("val")) or not len(data.of_split("test")):

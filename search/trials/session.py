@@ -23,6 +23,7 @@ from search.planning.plan import Plan
 from search.planning.sampler import RungTPESampler
 from search.planning.space import finish
 from search.planning.strategies import decision_epochs, epoch_budget, make_strategy
+from search.planning.warm import begin_warm
 from search.runs.checkpoints import folder_name, kept_results, trial_name
 from search.runs.rows import read_row, read_rows, show_status, status_of
 from search.runs.study import SearchStudy, enqueue_baselines, open_study
@@ -48,7 +49,8 @@ def open_plan_study(plan: Plan) -> SearchStudy:
         seed=options.seed + len(study.get_trials(deepcopy=False)),
         storage=study.storage,
     )
-    enqueue_baselines(study, [*plan.space.baselines, *plan.earlier])
+    enqueue_baselines(study, plan.space.baselines)
+    begin_warm(study, plan.earlier)
     return study
 
 

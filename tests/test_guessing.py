@@ -236,7 +236,7 @@ def test_the_command_writes_shows_and_prepares(
     assert command.main([str(folder), "--height-px", "32", "--width-px", "32"]) == 0
     shown = capsys.readouterr().out
     assert "There was no dataset.yaml. Wrote" in shown
-    assert "the names of the classes, which no file tells" in shown
+    assert "the names of the classes: no file in the folder tells them" in shown
     assert "9 photographs (height×width): 9 of 48×64 px" in shown
     written = (folder / "dataset.yaml").read_text()
     assert command.main([str(folder), "--height-px", "32", "--width-px", "32"]) == 0

@@ -168,12 +168,15 @@ class _Writer:
         if guess.legend:
             why += f"The names are those of {guess.legend}."
         elif guess.by_color:
-            why += "The names only describe the colours: write your own in front of them."
+            why += "The names only describe the colours: write your own in their place."
         else:
-            why += "No file tells what they are called: write your own names in front of them."
+            why += "No file tells what they mean: write your own names in front of them."
         if not guess.legend:
-            checks.append("the names of the classes, which no file tells")
-            why += f' One that means "not labelled" belongs in `{ignoring}` instead.'
+            checks.append("the names of the classes: no file in the folder tells them")
+            why += (
+                f' Where a {kind[:-1]} means "not labelled", delete its line, and write '
+                f"`{ignoring}` below."
+            )
         lines = [_comment(why), "classes:"]
         for value, name in guess.names.items():
             told = _scalar(hex_of(value)) if guess.by_color else str(value)
@@ -263,18 +266,24 @@ class _Writer:
         units = len(images)
         if grouping.value is not None and not _crosses(grouping, images, listed):
             units = groups = len({*grouping.keys})
+            checks.append(
+                f"the groups: {grouping.reason} are taken for neighbours. Delete `group` where "
+                "they aren't, or correct it"
+            )
             yield (
-                _comment(f"Neighbours look alike: {grouping.reason} stay on one side of the split. "
-                         f"These are {groups} groups.") + f"\ngroup: {grouping.value}"
+                _comment(f"{grouping.reason} stay together in one split, because neighbours look "
+                         f"alike: {groups} groups.") + f"\ngroup: {grouping.value}"
             )  # fmt: skip
         elif not listed:
-            checks.append("whether photographs overlap or are of one place: "
-                          f"{grouping.reason}; then `group` must keep them together")  # fmt: skip
+            checks.append(
+                "whether photographs overlap or show the same place: neither folders, names nor "
+                "coordinates tell. Where some do, `group` must keep them together"
+            )
         share = "0.25" if units < FEW_UNITS else "0.15"
         shares = {"val": share, "test": share}
         shares |= {split: f"[{_scalar(glob)}]" for split, glob in listed.items()}
-        why = "Folders tell the split; what they don't tell is drawn." if listed else (
-            "A share of the photographs for validation, and one for the last test."
+        why = "Folders tell the split; what they don't tell is drawn at random." if listed else (
+            "Which shares of the photographs are kept for validation and for the final test."
         )  # fmt: skip
         yield f"{_comment(why)}\nsplit: {{val: {shares['val']}, test: {shares['test']}}}"
 

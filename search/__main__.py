@@ -81,6 +81,7 @@ def _show_commands(first: str, prog: str) -> int:
 
 def script() -> None:
     """What the script ``segsearch`` does."""
+    sys.path.insert(0, "")  # as python -m does, so that a space in the current folder is found
     leave(main)
 
 

@@ -148,7 +148,12 @@ def _show(data: PreparedData, survey: Survey, console: Console, every: bool) -> 
     for sentence in doubts:
         console.print(Text(f"! {sentence}", style="yellow"), soft_wrap=True)
     if doubts:
-        console.print("  Intervals say how far scores on a split may be off.", style="yellow")
+        console.print(
+            "  Intervals say how far scores on a split may be off. Larger shares under `split`, or "
+            "more photographs, give them more to rest on.",
+            style="yellow",
+            soft_wrap=True,
+        )
     if not every and any(len(note.files) > SHOWN for note in survey.notes):
         console.print("  --all names each file", style="yellow")
 

@@ -112,6 +112,10 @@ def test_numbers_are_classes_and_255_is_ignored(tmp_path: Path) -> None:
     spec = guessed(write(tmp_path / "data", with_rim))
     assert spec.classes == {"Class 0": 0, "Class 1": 1, "Class 2": 2}
     assert (spec.ignore_index, spec.snap, spec.fit, spec.bands) == (255, None, None, None)
+    text = guess_dataset(tmp_path / "data", progress=False).text
+    assert "write `ignore_index" not in text, "there can be only one"
+    plain = write(tmp_path / "plain", lambda mask: mask)
+    assert "write `ignore_index: NUMBER` below" in guess_dataset(plain, progress=False).text
 
 
 def test_two_values_are_background_and_foreground(tmp_path: Path) -> None:

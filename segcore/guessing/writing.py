@@ -163,7 +163,6 @@ class _Writer:
     def _classes(self, checks: list[str]) -> Iterator[str]:
         guess, count = self.classes, len(self.masks)
         kind = "colours" if guess.by_color else "numbers"
-        ignoring = "ignore_colors: ['#RRGGBB']" if guess.by_color else "ignore_index: NUMBER"
         why = f"The masks hold {guess.values} {kind}. "
         if guess.legend:
             why += f"The names are those of {guess.legend}."
@@ -173,10 +172,10 @@ class _Writer:
             why += "No file tells what they mean: write your own names in front of them."
         if not guess.legend:
             checks.append("the names of the classes: no file in the folder tells them")
-            why += (
-                f' Where a {kind[:-1]} means "not labelled", delete its line, and write '
-                f"`{ignoring}` below."
-            )
+            if ignoring := self._how_to_ignore():
+                why += (
+                    f' Where a {kind[:-1]} means "not labelled", delete its line, and {ignoring}.'
+                )
         lines = [_comment(why), "classes:"]
         for value, name in guess.names.items():
             told = _scalar(hex_of(value)) if guess.by_color else str(value)
@@ -193,6 +192,13 @@ class _Writer:
             )
             why = "The colours of the palette in the masks, for pictures."
             yield f"{_comment(why)}\ncolors: {{{pairs}}}"
+
+    def _how_to_ignore(self) -> str | None:
+        """What to do with a value that is no class; None: another number is ignored already."""
+        if self.classes.by_color:
+            listed = "add it to" if self.classes.ignored else "list it below as"
+            return f"{listed} `ignore_colors: ['#RRGGBB']`"
+        return None if self.classes.ignored else "write `ignore_index: NUMBER` below"
 
     def _share(self, value: int, count: int) -> str:
         share, files = self.classes.shares[value], self.classes.files[value]
@@ -252,8 +258,8 @@ class _Writer:
         deep = sorted({look.dtype for look in looks} - {"uint8"})
         if deep:
             yield _comment(
-                f"The photographs' values are of type {', '.join(deep)}. Which become black and "
-                "white is measured on the training photographs, unless a line says it, such as "
+                f"The photographs' values are of type {', '.join(deep)}. Which become black "
+                "and white is measured on the training photographs, unless a line says it, such as "
                 "`range: [0, 10000]`."
             )
 

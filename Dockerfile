@@ -1,5 +1,5 @@
 # segsearch for NVIDIA's GPUs; docs/how-to/containers.md has the commands.
-# torch's wheels bring CUDA; the base tells the container runtime to hand in the GPUs and the driver.
+# torch's wheels bring CUDA; the base tells the container runtime to add the GPUs and the driver.
 FROM nvidia/cuda:13.0.1-base-ubuntu24.04
 
 # Ubuntu keeps no older versions of its packages, so none can be pinned.

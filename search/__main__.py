@@ -29,7 +29,7 @@ COMMANDS = {
     "report": Command("search.report", "ReportOptions", "Write one HTML page about a search"),
     "leaderboard": Command("search.leaderboard", "LeaderboardOptions", "List a search's trials"),
     "replay": Command("search.replay", "ReplayOptions", "Train one trial again, and compare"),
-    "prepare": Command("segcore.prepare", "Options", "Check a data set, and decode it once"),
+    "prepare": Command("segcore.prepare", "Options", "Check a data set, and describe it"),
     "convert": Command("segcore.convert", "Options", "Make masks of drawn polygons"),
     "weights": Command("segcore.weights", "WeightsOptions", "Fetch an encoder's weights"),
 }
@@ -81,6 +81,7 @@ def _show_commands(first: str, prog: str) -> int:
 
 def script() -> None:
     """What the script ``segsearch`` does."""
+    sys.path.insert(0, "")  # as python -m does, so that a space in the current folder is found
     leave(main)
 
 

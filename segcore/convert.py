@@ -25,9 +25,10 @@ CLASSES = "classes.csv"
 
 @dataclass(frozen=True)
 class Options:
-    """Make masks of what was drawn: LabelMe, COCO, Label Studio, CVAT, GeoJSON, GeoPackage.
+    """Make masks of what was drawn in LabelMe, COCO, Label Studio, CVAT, or a GIS.
 
-    Each mask is a PNG of class numbers that is called like its photograph. classes.csv beside them
+    A GIS gives GeoPackage, GeoJSON or shapefiles; the photographs must be georeferenced then. Each
+    mask is a PNG of class numbers that is called like its photograph. classes.csv beside the masks
     names the classes, and segcore.prepare reads it.
     """
 

@@ -1,4 +1,4 @@
-"""python -m segcore.prepare DIR: check a data set, show what is in it, and decode it once."""
+"""python -m segcore.prepare DIR: describe a data set, check it, and show what is in it."""
 
 import os
 import sys
@@ -33,10 +33,14 @@ from segcore.scores.units import unit_notes
 
 @dataclass(frozen=True)
 class Options:
-    """Check a data set, show what is in it, and decode it once into the cache that trials read."""
+    """Check a data set, and show what is in it.
+
+    The photographs are decoded into the cache on the way, at the size that is given here; a search
+    decodes them by itself at the sizes that it needs.
+    """
 
     folder: tyro.conf.Positional[Annotated[Path, tyro.conf.arg(metavar="DIR")]]
-    """The folder that holds dataset.yaml; without one, it is looked at and one is written."""
+    """The folder of the photographs and masks. Where it holds no dataset.yaml, one is written."""
     height_px: int = 368
     """Height to which whole photographs are squeezed, in pixels (32 or more)."""
     width_px: int = 368
@@ -90,8 +94,8 @@ def main(arguments: Sequence[str] | None = None, prog: str = "python -m segcore.
     _show(data, survey, console, options.all)
     _show_objects(data, objects, view, console)
     console.print(
-        f"\nPrepared {_sizes(plan.levels[0] for plan in data.plans)} "
-        f"in {elapsed_s:.1f} s: {data.folder}",
+        f"\nPrepared in {elapsed_s:.1f} s, {_sizes(plan.levels[0] for plan in data.plans)}: "
+        f"{data.folder}",
         soft_wrap=True,
     )
     return 0
@@ -144,7 +148,12 @@ def _show(data: PreparedData, survey: Survey, console: Console, every: bool) -> 
     for sentence in doubts:
         console.print(Text(f"! {sentence}", style="yellow"), soft_wrap=True)
     if doubts:
-        console.print("  Intervals say how far scores on a split may be off.", style="yellow")
+        console.print(
+            "  Intervals say how far scores on a split may be off. Larger shares under `split`, or "
+            "more photographs, give them more to rest on.",
+            style="yellow",
+            soft_wrap=True,
+        )
     if not every and any(len(note.files) > SHOWN for note in survey.notes):
         console.print("  --all names each file", style="yellow")
 

@@ -1,8 +1,8 @@
 """The full space for aerial photographs: scale, window, network, loss, optimisation, oversampling.
 
-For a GPU: ``python -m search.run --data DIR --space spaces.aerial:space --trials 100
---max-epochs 81 --grace-epochs 3``. The encoders start from ImageNet weights. Networks see windows
-of the photographs, at a scale between the two that suit the sizes of the objects (``python -m
+For a GPU: ``python -m search.run --data DIR --space spaces.aerial --trials 100 --max-epochs 81
+--cpus-per-trial 4``. The encoders start from ImageNet weights. Networks see windows of the
+photographs, at a scale between the two that suit the sizes of the objects (``python -m
 segcore.prepare DIR`` prints them).
 """
 

@@ -1,7 +1,8 @@
 """What won the competition: a from-scratch UNet, DeepLabv3+ and PSPNet on 368×368 photographs.
 
 Post-hurricane UAV imagery, 25 classes; 0.775 Dice won, by trainings tuned by hand. Here the same
-networks, losses, optimizer and dynamic learning rate are searched.
+networks, losses, optimizer and dynamic learning rate are searched. For a GPU; the encoders start
+from ImageNet weights.
 """
 
 from optuna.trial import BaseTrial

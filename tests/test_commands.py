@@ -48,6 +48,18 @@ def test_alone_a_command_is_called_by_its_module() -> None:
     )
 
 
+def test_the_script_finds_a_space_in_the_current_folder_as_python_m_does(tmp_path: Path) -> None:
+    (tmp_path / "mylab.py").write_text("roofs = 1\n")
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin" / "segsearch").write_text(
+        "from search import __main__\n"
+        "__main__.leave = lambda main: print(__import__('mylab').roofs)\n"
+        "__main__.script()\n"
+    )
+    done = shell("bin/segsearch", cwd=tmp_path)
+    assert done.stdout == "1\n", done.stderr
+
+
 @pytest.mark.parametrize("arguments", [[], ["--help"], ["-h"]])
 def test_help_lists_all_commands_with_a_line_each(
     arguments: list[str], called_segsearch: None, capsys: pytest.CaptureFixture[str]

@@ -111,8 +111,8 @@ def test_classes_that_are_missing_from_a_split_or_everywhere_are_told() -> None:
     assert notes_on_classes(
         ("Land", "Roof", "Pool", "Boat"), pixels_PK, ["train", "test", "val"]
     ) == [
-        "in no photograph: Boat",
-        "not in train, though elsewhere: Pool",
-        "not in val, though elsewhere: Roof, Pool",
-        "not in test, though elsewhere: Roof",
+        "no photograph has Boat",
+        "no photograph of train has Pool, though others have",
+        "no photograph of val has Roof, Pool, though others have",
+        "no photograph of test has Roof, though others have",
     ]

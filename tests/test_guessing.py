@@ -112,6 +112,10 @@ def test_numbers_are_classes_and_255_is_ignored(tmp_path: Path) -> None:
     spec = guessed(write(tmp_path / "data", with_rim))
     assert spec.classes == {"Class 0": 0, "Class 1": 1, "Class 2": 2}
     assert (spec.ignore_index, spec.snap, spec.fit, spec.bands) == (255, None, None, None)
+    text = guess_dataset(tmp_path / "data", progress=False).text
+    assert "write `ignore_index" not in text, "there can be only one"
+    plain = write(tmp_path / "plain", lambda mask: mask)
+    assert "write `ignore_index: NUMBER` below" in guess_dataset(plain, progress=False).text
 
 
 def test_two_values_are_background_and_foreground(tmp_path: Path) -> None:
@@ -236,7 +240,7 @@ def test_the_command_writes_shows_and_prepares(
     assert command.main([str(folder), "--height-px", "32", "--width-px", "32"]) == 0
     shown = capsys.readouterr().out
     assert "There was no dataset.yaml. Wrote" in shown
-    assert "the names of the classes, which no file tells" in shown
+    assert "the names of the classes: no file in the folder tells them" in shown
     assert "9 photographs (height×width): 9 of 48×64 px" in shown
     written = (folder / "dataset.yaml").read_text()
     assert command.main([str(folder), "--height-px", "32", "--width-px", "32"]) == 0

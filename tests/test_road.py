@@ -288,14 +288,14 @@ def test_a_check_says_what_a_search_would_take_and_what_is_odd_about_the_data(
     assert not (tmp_path / "runs/api").exists()
     told = capfd.readouterr().out
     notes = [line for line in told.splitlines() if line.startswith("!")]
-    assert "! not in test, though elsewhere: Pool" in notes
+    assert "! no photograph of test has Pool, though others have" in notes
     assert "! masks/extra.png: masks without a photograph" in notes
     # What is odd about many photographs is told once.
     (unlabelled,) = [note for note in notes if "nothing is labelled" in note]
     assert unlabelled.startswith("! images/photo_10.png, ")
     assert "photo_14.png and 25 more: " in unlabelled
     assert "Independent photographs: 4 in train, 3 in val, 3 in test" in told
-    guess = "The intervals are a guess: they rest on 3 independent photographs, and it takes 6."
+    guess = "The intervals are a guess: they rest on 3 independent photographs, and 6 are needed."
     assert {f"! val: {guess}", f"! test: {guess}"} <= {*notes}
 
 

@@ -35,7 +35,8 @@ class SearchOptions:
     data: str | None = None
     """Folder, or s3:// or gs:// address, with a dataset.yaml. Default: drawn scenes."""
     space: str = "spaces.quick:space"
-    """Search space, as module:function. Shipped: spaces.quick, .competition and .aerial."""
+    """Search space, as module:function. Shipped: spaces.quick, and for a GPU spaces.competition and
+    spaces.aerial."""
     warm_start: tuple[str, ...] = ()
     """Folders or addresses of earlier runs. The two best configurations of each that the space can
     make are tried right after the known-good ones, and count."""
@@ -72,9 +73,11 @@ class SearchOptions:
     """Trials at a time. Default: as many as fit on the nodes. Give a larger number where a cluster
     adds nodes for waiting trials."""
     time_budget: str | None = None
-    """Stop after this long, such as 90m or 4h (units s, m, h, d), and use the trials so far."""
+    """Train trials for this long, such as 90m or 4h (units s, m, h, d), and choose a model of those
+    that there are by then, which takes minutes more."""
     hang_timeout: str = "1h"
-    """A trial that completes no epoch for this long (s, m, h, d) is ended, and begun again once."""
+    """A trial that completes no epoch for this long (s, m, h, d) is ended, and goes on once, from
+    its last checkpoint."""
     out: str = "runs"
     """Folder, or s3:// or gs:// address, for runs. All nodes of a cluster must see it."""
     name: str | None = None

@@ -82,10 +82,10 @@ def notes_on_classes(
         return ", ".join(class_names[k] for k in sorted(classes))
 
     nowhere = {*range(len(class_names))} - anywhere
-    notes = [f"in no photograph: {named(nowhere)}"] if nowhere else []
+    notes = [f"no photograph has {named(nowhere)}"] if nowhere else []
     for split, held in held_by.items():
         if missing := anywhere - held:
-            notes.append(f"not in {split}, though elsewhere: {named(missing)}")
+            notes.append(f"no photograph of {split} has {named(missing)}, though others have")
     return notes
 
 

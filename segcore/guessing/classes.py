@@ -96,14 +96,16 @@ def _named(by_color: bool, counts: _Counts, legends: Sequence[Legend]) -> ClassG
         chosen = [value for value in chosen if value != IGNORE_INDEX or not _ignores(chosen)]
         names = _color_names(chosen) if by_color else _index_names(chosen)
     if not by_color and IGNORE_INDEX not in names and IGNORE_INDEX in pixels and _ignores(pixels):
-        ignored[IGNORE_INDEX] = "the usual number of pixels that count nowhere"
+        ignored[IGNORE_INDEX] = "the usual number for pixels that count nowhere"
     left = [value for value in pixels if value not in names and value not in ignored]
     if not by_color and left and max(pixels, key=lambda v: v % IGNORE_INDEX) < _INDEX_LIMIT:
         names |= {value: f"Class {value}" for value in left}  # The legend doesn't name them.
         left = []
     if by_color and len(left) <= 4 and len(pixels) <= MANY_VALUES:
-        reason = "hardly there" if legend is None else f"not in {legend.file}"
-        ignored |= {value: f"{reason}: {pixels[value] / total:.2g} of the pixels" for value in left}
+        reason = "hardly any pixels" if legend is None else f"not in {legend.file}"
+        ignored |= {
+            value: f"{reason}: {100 * pixels[value] / total:.2g} % of them" for value in left
+        }
         left = []
     return ClassGuess(
         by_color, names,

@@ -19,7 +19,7 @@ _BY_NAME = (
 
 @dataclass(frozen=True)
 class Grouping:
-    """The value of ``group``, and why."""
+    """The value of ``group``, and which photographs that keeps together."""
 
     value: str | None
     """As YAML."""
@@ -62,7 +62,7 @@ def guess_group(images: Sequence[str], places: Sequence[tuple[float, float] | No
         groups = len({*keys})
         if None not in keys and LEAST_GROUPS <= groups <= len(images) / 1.5:
             return Grouping(f"'{pattern}'", what, (*keys,))
-    return Grouping(None, "neither folders, names nor coordinates tell what belongs together")
+    return Grouping(None, "")
 
 
 def _by_folder(images: Sequence[str]) -> list[tuple[str, str]]:

@@ -163,17 +163,19 @@ class _Writer:
     def _classes(self, checks: list[str]) -> Iterator[str]:
         guess, count = self.classes, len(self.masks)
         kind = "colours" if guess.by_color else "numbers"
-        ignoring = "ignore_colors: ['#RRGGBB']" if guess.by_color else "ignore_index: NUMBER"
         why = f"The masks hold {guess.values} {kind}. "
         if guess.legend:
             why += f"The names are those of {guess.legend}."
         elif guess.by_color:
-            why += "The names only describe the colours: write your own in front of them."
+            why += "The names only describe the colours: write your own in their place."
         else:
-            why += "No file tells what they are called: write your own names in front of them."
+            why += "No file tells what they mean: write your own names in front of them."
         if not guess.legend:
-            checks.append("the names of the classes, which no file tells")
-            why += f' One that means "not labelled" belongs in `{ignoring}` instead.'
+            checks.append("the names of the classes: no file in the folder tells them")
+            if ignoring := self._how_to_ignore():
+                why += (
+                    f' Where a {kind[:-1]} means "not labelled", delete its line, and {ignoring}.'
+                )
         lines = [_comment(why), "classes:"]
         for value, name in guess.names.items():
             told = _scalar(hex_of(value)) if guess.by_color else str(value)
@@ -190,6 +192,13 @@ class _Writer:
             )
             why = "The colours of the palette in the masks, for pictures."
             yield f"{_comment(why)}\ncolors: {{{pairs}}}"
+
+    def _how_to_ignore(self) -> str | None:
+        """What to do with a value that is no class; None: another number is ignored already."""
+        if self.classes.by_color:
+            listed = "add it to" if self.classes.ignored else "list it below as"
+            return f"{listed} `ignore_colors: ['#RRGGBB']`"
+        return None if self.classes.ignored else "write `ignore_index: NUMBER` below"
 
     def _share(self, value: int, count: int) -> str:
         share, files = self.classes.shares[value], self.classes.files[value]
@@ -249,8 +258,8 @@ class _Writer:
         deep = sorted({look.dtype for look in looks} - {"uint8"})
         if deep:
             yield _comment(
-                f"The photographs' values are of type {', '.join(deep)}. Which become black and "
-                "white is measured on the training photographs, unless a line says it, such as "
+                f"The photographs' values are of type {', '.join(deep)}. Which become black "
+                "and white is measured on the training photographs, unless a line says it, such as "
                 "`range: [0, 10000]`."
             )
 
@@ -263,18 +272,24 @@ class _Writer:
         units = len(images)
         if grouping.value is not None and not _crosses(grouping, images, listed):
             units = groups = len({*grouping.keys})
+            checks.append(
+                f"the groups: {grouping.reason} are taken for neighbours. Delete `group` where "
+                "they aren't, or correct it"
+            )
             yield (
-                _comment(f"Neighbours look alike: {grouping.reason} stay on one side of the split. "
-                         f"These are {groups} groups.") + f"\ngroup: {grouping.value}"
+                _comment(f"{grouping.reason} stay together in one split, because neighbours look "
+                         f"alike: {groups} groups.") + f"\ngroup: {grouping.value}"
             )  # fmt: skip
         elif not listed:
-            checks.append("whether photographs overlap or are of one place: "
-                          f"{grouping.reason}; then `group` must keep them together")  # fmt: skip
+            checks.append(
+                "whether photographs overlap or show the same place: neither folders, names nor "
+                "coordinates tell. Where some do, `group` must keep them together"
+            )
         share = "0.25" if units < FEW_UNITS else "0.15"
         shares = {"val": share, "test": share}
         shares |= {split: f"[{_scalar(glob)}]" for split, glob in listed.items()}
-        why = "Folders tell the split; what they don't tell is drawn." if listed else (
-            "A share of the photographs for validation, and one for the last test."
+        why = "Folders tell the split; what they don't tell is drawn at random." if listed else (
+            "Which shares of the photographs are kept for validation and for the final test."
         )  # fmt: skip
         yield f"{_comment(why)}\nsplit: {{val: {shares['val']}, test: {shares['test']}}}"
 

@@ -28,4 +28,4 @@ def caution(photos: int | None, units: int) -> str | None:
         rest = "one group of photographs" if photos > 1 else "one photograph"
     else:
         rest = f"{units} independent {'groups of photographs' if units < photos else 'photographs'}"
-    return f"The intervals are a guess: they rest on {rest}, and it takes {FEWEST_UNITS}."
+    return f"The intervals are a guess: they rest on {rest}, and {FEWEST_UNITS} are needed."

@@ -56,7 +56,7 @@ def by_stock(options: SearchOptions) -> dict[str, Any]:
     tuner = tune.Tuner(
         tune.with_resources(
             partial(train, space=space, options=options, prepared=prepared),
-            {"CPU": options.cpus_per_trial, "GPU": options.gpus_per_trial or 0},
+            {"CPU": options.cpus_per_trial or 1, "GPU": options.gpus_per_trial or 0},
         ),
         tune_config=tune.TuneConfig(
             search_alg=OptunaSearch(
@@ -98,7 +98,7 @@ def train(
     params: Mapping[str, Any], *, space: Space, options: SearchOptions, prepared: Path
 ) -> None:
     """A trial of stock Ray Tune."""
-    cpus = options.cpus_per_trial
+    cpus = options.cpus_per_trial or 1
     device = prepare_process(cpus, options.gpus_per_trial or 0)
     config = finish(options, space.sample(FixedTrial(dict(params))), 0)
     workers = cpus if device.type != "cpu" else 0

@@ -291,7 +291,7 @@ def _run_study(
         },
     )
     setup.console.print(
-        f"{show_amount(options, slots.count)}, on {trained_on(plan)} · Ctrl-C stops gently",
+        f"{_amount(options, slots)}, with {trained_on(plan)} · Ctrl-C stops gently",
         soft_wrap=True,
     )
     if options.pauses:
@@ -361,11 +361,15 @@ def _model_name(data: str | None) -> str:
     return model_name(path.resolve().name if location.is_local else path.name)
 
 
+def _amount(options: SearchOptions, slots: Slots) -> str:
+    return show_amount(options, slots.count, on_cpu=slots.gpus_per_trial == 0)
+
+
 def _plan_text(setup: _Setup, time_s: float) -> str:
     plan, slots, options = setup.plan, setup.slots, setup.plan.options
     photos = {split: len(plan.data.of_split(split)) for split in SPLITS}
     lines = [
-        f"{show_amount(options, slots.count)}: {slots.cpus_per_trial} CPU and "
+        f"{_amount(options, slots)}: {slots.cpus_per_trial} CPU and "
         f"{slots.gpus_per_trial:g} GPU each",
         f"data       {plan.data_folder}: {trained_on(plan)}, "
         f"{photos['val']} for validation, {photos['test']} for the test",

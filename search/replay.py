@@ -17,6 +17,7 @@ from search.runs.options import SearchOptions
 from search.runs.study import read_study
 from search.trials.slot import prepare_process
 from segcore.config import TrialConfig
+from segcore.cores import usable_cores
 from segcore.data.prepared import PreparedData
 from segcore.devices import choose_device
 from segcore.errors import TrainingFailedError, UserError
@@ -124,13 +125,14 @@ def _train(
 ) -> Iterator[EpochResult]:
     """Train as a worker does, with as many threads: they determine the order of sums."""
     device = choose_device(options.device or ("cpu" if searched.gpus_per_trial == 0 else None))
-    prepare_process(searched.cpus_per_trial, gpus=float(device.type != "cpu"))
+    cpus = searched.cpus_per_trial or (1 if device.type == "cpu" else usable_cores())
+    prepare_process(cpus, gpus=float(device.type != "cpu"))
     return fit(
         past.config,
         data,
         device=device,
         weights_dir=weights_dir,
-        loader_workers=searched.cpus_per_trial if device.type != "cpu" else 0,
+        loader_workers=cpus if device.type != "cpu" else 0,
     )
 
 

@@ -1,9 +1,8 @@
 """The full space for aerial photographs: scale, window, network, loss, optimisation, oversampling.
 
-For a GPU: ``python -m search.run --data DIR --space spaces.aerial --trials 100 --max-epochs 81
---cpus-per-trial 4``. The encoders start from ImageNet weights. Networks see windows of the
-photographs, at a scale between the two that suit the sizes of the objects (``python -m
-segcore.prepare DIR`` prints them).
+For a GPU: ``python -m search.run --data DIR --space spaces.aerial --trials 100 --max-epochs 81``.
+The encoders start from ImageNet weights. Networks see windows of the photographs, at a scale
+between the two that suit the sizes of the objects (``python -m segcore.prepare DIR`` prints them).
 """
 
 import math

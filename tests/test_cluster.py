@@ -12,7 +12,7 @@ from threadpoolctl import threadpool_info
 
 from search.runs.options import SearchOptions
 from search.trials import cluster, slot
-from search.trials.cluster import Slots, connected, own_gpus
+from search.trials.cluster import Slots, connected, own_gpus, usual_cpus
 from search.trials.slot import PRETEND_GPUS, prepare_process
 from segcore.errors import UserError
 from tests.machinery import free_port
@@ -39,6 +39,24 @@ def test_how_many_trials_fit_on_a_node(
 ) -> None:
     monkeypatch.setattr("search.trials.cluster.alive_nodes", lambda: [node, {"CPU": 0.0}])
     assert Slots(cpus, gpus, wanted=None).present == fitting
+
+
+@pytest.mark.parametrize(
+    ("gpus", "nodes", "cpus"),
+    [
+        (0.0, [{"CPU": 16, "GPU": 2}], 1),
+        (1.0, [{"CPU": 16, "GPU": 4}], 4),
+        (0.5, [{"CPU": 16, "GPU": 4}], 2),
+        (1.0, [{"CPU": 128, "GPU": 1}], 8),
+        (1.0, [{"CPU": 4}, {"CPU": 16, "GPU": 2}, {"CPU": 6, "GPU": 1}], 6),  # a head without GPUs
+        (1.0, [{"CPU": 2, "GPU": 4}], 1),
+        (1.0, [{"CPU": 4}], 1),  # nodes with GPUs come later
+    ],
+)
+def test_beside_a_gpu_a_trial_gets_its_part_of_the_cores(
+    gpus: float, nodes: list[dict[str, float]], cpus: int
+) -> None:
+    assert usual_cpus(nodes, gpus) == cpus
 
 
 def test_a_cluster_that_is_empty_or_grows_gets_waiting_trials(

@@ -43,7 +43,7 @@ def run(blocks: Path, tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
     study = optuna.create_study(
         study_name="past", storage=JournalStorage(JournalFileBackend(str(run.study)))
     )
-    torch.set_num_threads(options.cpus_per_trial)
+    torch.set_num_threads(1)
     for number, chosen in enumerate(
         [config(), config(optimizer="sgd", lr=1e30, schedule="constant")]
     ):

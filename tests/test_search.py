@@ -270,7 +270,7 @@ def test_a_dry_run_in_a_container_checks_all_and_trains_nothing(
             },
         )  # fmt: skip
     assert result.returncode == 0, result.stdout + result.stderr
-    assert not words or "1 at a time: 1 CPU and 0 GPU each" in result.stdout
+    assert not words or "1 at a time on the CPU: 1 CPU and 0 GPU each" in result.stdout
     assert "8 training photographs, 0.0184 megapixels an epoch, 4 for validation" in result.stdout
     assert "about" in result.stdout and "Nothing was trained" in result.stdout
     assert not list(tmp_path.glob("runs/*/trials"))

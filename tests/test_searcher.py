@@ -15,6 +15,7 @@ from typing import Any
 import optuna
 import pytest
 import ray
+import torch
 from optuna.trial import FrozenTrial, TrialState
 from ray import tune
 from ray.exceptions import RayActorError
@@ -26,8 +27,10 @@ from search.planning.strategy import Resume, Start
 from search.runs.attributes import is_paused
 from search.runs.rows import read_rows, status_of
 from search.runs.study import SearchStudy, enqueue_baselines, open_study
+from search.trials.cluster import result_of
 from search.trials.faults import last_error
 from search.trials.searcher import EPOCH_S, StudyScheduler, StudySearcher
+from search.trials.slot import prepare_process
 from segcore.config import TrialConfig
 from segcore.errors import UserError
 
@@ -192,6 +195,16 @@ def test_every_state_and_every_value_in_the_study_is_what_happened(tmp_path: Pat
             else:
                 assert (trial.state, last_epoch in (1, 3)) == (TrialState.PRUNED, True)
     assert {t.state for t in trials} == {TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL}
+
+
+@pytest.mark.searches
+@pytest.mark.usefixtures("ray_session")
+@pytest.mark.skipif(torch.cuda.is_available(), reason="torch finds a GPU")
+def test_where_torch_finds_no_gpu_a_task_of_a_check_ends_with_a_line() -> None:
+    task = ray.remote(prepare_process).remote(1, gpus=1.0)
+    with pytest.raises(UserError, match="has a GPU by Ray's word, but torch finds none") as caught:
+        result_of(task)
+    assert "\n" not in str(caught.value)
 
 
 @pytest.mark.searches

@@ -9,14 +9,15 @@ from search.runs.options import SearchOptions
 from search.runs.rows import show_duration
 
 
-def show_amount(options: SearchOptions, slots: int) -> str:
-    """How much will be trained, such as ``10 trials of up to 18 epochs, 2 at a time``."""
+def show_amount(options: SearchOptions, slots: int, *, on_cpu: bool) -> str:
+    """How much will be trained: ``10 trials of up to 18 epochs, 2 at a time on the CPU``."""
     trials = f"{options.trials} trials of up to {options.max_epochs} epochs"
+    at_a_time = f"{slots} at a time on {'the CPU' if on_cpu else 'GPUs'}"
     if not options.pauses:
-        return f"{trials}, {slots} at a time"
+        return f"{trials}, {at_a_time}"
     time_s, budget = options.time_budget_s, epoch_budget(options)
     ends = f"{budget} epochs together" if time_s is None else f"for {show_duration(time_s)}"
-    return f"At most {trials}, {ends}, {slots} at a time"
+    return f"At most {trials}, {ends}, {at_a_time}"
 
 
 def show_final_trainings(options: SearchOptions) -> list[str]:

@@ -67,8 +67,9 @@ class SearchOptions:
     """The score to maximise, on the validation split. docs/explanation.md has their definitions."""
     gpus_per_trial: float | None = None
     """GPUs for each trial; 0.5 puts two trials on a GPU. Default: 1 if there are any, else 0."""
-    cpus_per_trial: int = 1
-    """CPU cores for each trial: for training on a CPU, or for loading images beside a GPU."""
+    cpus_per_trial: int | None = None
+    """CPU cores for each trial: for training on a CPU, or for loading images beside a GPU. Default:
+    1 on a CPU; beside a GPU the node's cores divided among its trials, 8 at most."""
     parallel: int | None = None
     """Trials at a time. Default: as many as fit on the nodes. Give a larger number where a cluster
     adds nodes for waiting trials."""

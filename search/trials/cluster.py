@@ -10,7 +10,7 @@ import sys
 import sysconfig
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,6 +19,7 @@ from typing import Any
 
 import ray
 import torch
+from ray.exceptions import RayTaskError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from search.runs.options import SearchOptions
@@ -38,6 +39,8 @@ _QUIET: dict[str, Any] = {
 }
 TIMED_OUT = "timed out during startup"
 """In what Ray 2.60 says where its node doesn't start within 30 s, which can't be changed."""
+MOST_USUAL_CPUS = 8
+"""A single GPU in a large node needs no process on each of its cores to feed it."""
 NODES_KNOWN_FOR_S = 2.0
 """How long an answer about the nodes is used: the question comes with every suggestion."""
 
@@ -208,7 +211,15 @@ def on_each_node(function: Callable[..., Any], *arguments: object) -> dict[str, 
     nodes = {node["NodeID"]: node["NodeName"] for node in ray.nodes() if node["Alive"]}
     there = [NodeAffinitySchedulingStrategy(node, soft=False) for node in nodes]
     given = [task.options(scheduling_strategy=node).remote(*arguments) for node in there]
-    return dict(zip(nodes.values(), ray.get(given), strict=True))
+    return dict(zip(nodes.values(), map(result_of, given), strict=True))
+
+
+def result_of(task: Any) -> Any:
+    """Wait for a task of Ray's. Raises what its function raised, as it was."""
+    try:
+        return ray.get(task)
+    except RayTaskError as error:
+        raise error.cause from error
 
 
 def check_shared(storage: Location) -> None:
@@ -261,20 +272,35 @@ def _check_reachable(address: str) -> None:
 
 
 def _slots(options: SearchOptions) -> Slots:
-    gpus_per_trial = options.gpus_per_trial
+    nodes = alive_nodes()
+    gpus_per_trial, cpus_per_trial = options.gpus_per_trial, options.cpus_per_trial
     if gpus_per_trial is None:
-        has_gpus = any(node.get("GPU", 0) >= 1 for node in alive_nodes())
-        gpus_per_trial = 1.0 if has_gpus else 0.0
-    slots = Slots(options.cpus_per_trial, gpus_per_trial, options.parallel)
+        gpus_per_trial = 1.0 if any(node.get("GPU", 0) >= 1 for node in nodes) else 0.0
+    if cpus_per_trial is None:
+        cpus_per_trial = usual_cpus(nodes, gpus_per_trial)
+    slots = Slots(cpus_per_trial, gpus_per_trial, options.parallel)
     if slots.present < 1 and options.parallel is None:
         cluster = ray.cluster_resources()
         raise UserError(
-            f"a trial needs {options.cpus_per_trial} CPU(s) and {gpus_per_trial:g} GPU(s) on one "
+            f"a trial needs {cpus_per_trial} CPU(s) and {gpus_per_trial:g} GPU(s) on one "
             f"node, but the cluster has {cluster.get('CPU', 0):g} and {cluster.get('GPU', 0):g}; "
             "lower --cpus-per-trial or --gpus-per-trial, or give --parallel where nodes come when "
             "trials wait"
         )
     return slots
+
+
+def usual_cpus(nodes: Sequence[dict[str, float]], gpus_per_trial: float) -> int:
+    """How many cores a trial gets where nobody says it; ``nodes`` are resources as Ray names them.
+
+    On a CPU one. Beside a GPU it loads images with all that a node has for it, of those nodes where
+    that is the least.
+    """
+    if gpus_per_trial == 0:
+        return 1
+    trials = [(node, Slots(1, gpus_per_trial, wanted=None).fitting(node)) for node in nodes]
+    shares = [int(node["CPU"] // fitting) for node, fitting in trials if fitting]
+    return min(MOST_USUAL_CPUS, *shares) if shares else 1
 
 
 @contextmanager

@@ -22,6 +22,11 @@ def scenes(trial: BaseTrial) -> TrialConfig:
     return _in_windows(trial, 0.25, 0.7)
 
 
+def native(trial: BaseTrial) -> TrialConfig:
+    """Windows of 256 px at half of the photographs' resolution, up to all of it."""
+    return _in_windows(trial, 0.5, 1.0, side_px=256)
+
+
 def whole(trial: BaseTrial) -> TrialConfig:
     """Whole photographs, squeezed to 224×224 px."""
     rare_crop_prob = trial.suggest_float("rare_crop_prob", 0.0, 0.4)
@@ -29,10 +34,13 @@ def whole(trial: BaseTrial) -> TrialConfig:
     return _training(trial).model_copy(update=view)
 
 
-def _in_windows(trial: BaseTrial, coarsest: float, finest: float) -> TrialConfig:
+def _in_windows(
+    trial: BaseTrial, coarsest: float, finest: float, side_px: int = 128
+) -> TrialConfig:
     scale = trial.suggest_float("scale", coarsest, finest, log=True)
     rare_crop_prob = trial.suggest_float("rare_crop_prob", 0.0, 0.4)
-    view = {"height_px": 128, "width_px": 128, "scale": scale, "rare_crop_prob": rare_crop_prob}
+    view = {"height_px": side_px, "width_px": side_px, "scale": scale}
+    view |= {"rare_crop_prob": rare_crop_prob}
     return _training(trial).model_copy(update=view)
 
 

@@ -18,7 +18,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import optuna
@@ -34,7 +34,6 @@ PAIRS = {
     "patch32_GRU128_bs128": "patch32_VRNN64_tanh_avg_bs128",
 }  # fmt: skip
 """The table that is searched, and that of the earlier search."""
-KINDS = ("cold", "configurations", "curves", "misled")
 
 
 @dataclass(frozen=True)
@@ -62,55 +61,50 @@ class UpsideDown:
         return [Training(-training.scores_T, training.epoch_seconds) for training in found]
 
 
-class Job(NamedTuple):
-    """One earlier search, and one after it."""
-
-    table: str
-    seed: int
-    kind: str
-
-
 def main(options: Options) -> None:
     """Simulate what the file lacks, and print."""
     lines = options.out.read_text().splitlines() if options.out.exists() else []
     records = [json.loads(line) for line in lines]
-    done = {(r["table"], r["seed"], r["method"]) for r in records}
-    jobs = [Job(t, s, k) for s in range(options.seeds) for t in PAIRS for k in KINDS]
+    done = {(record["table"], record["seed"]) for record in records}
+    jobs = [(name, seed) for seed in range(options.seeds) for name in PAIRS]
+    missing = [job for job in jobs if job not in done]
     with multiprocessing.get_context("spawn").Pool(options.jobs) as pool:
-        missing = [job for job in jobs if job not in done]
-        for record in pool.imap_unordered(partial(run, options.curves), missing):
-            records.append(record)
+        for found in pool.imap_unordered(partial(run, options.curves), missing):
+            records += found
             with options.out.open("a") as file:
-                file.write(json.dumps(record) + "\n")
+                file.writelines(json.dumps(record) + "\n" for record in found)
     for line in tables_of_figures(records, np.random.default_rng(0), ["cold"]):
         print(line)
 
 
-def run(curves: Path, job: Job) -> Mapping[str, Any]:
-    """A record as ``search_efficiency`` writes them."""
+def run(curves: Path, job: tuple[str, int]) -> list[Mapping[str, Any]]:
+    """Records as ``search_efficiency`` writes them, of each kind of search on a table."""
     warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
     optuna.logging.set_verbosity(optuna.logging.ERROR)
-    tables = load_tables(
-        curves, [name for pair in PAIRS.items() for name in pair if name.isdigit()]
-    )
-    table = tables[job.table]
-    earlier = []
-    if job.kind != "cold":
-        source = UpsideDown(table) if job.kind == "misled" else tables[PAIRS[job.table]]
-        earlier.append(earlier_search(source, 1000 + job.seed))
-    if job.kind == "configurations":
-        earlier = [replace(each, trials=[]) for each in earlier]
-    search = Search(table, facts_of(table), METHODS["freeze-thaw"], job.seed, earlier)
-    return {
-        "family": table.family, "table": job.table, "method": job.kind, "seed": job.seed,
-        "regret": [round(value, 6) for value in search.run().tolist()],
+    name, seed = job
+    names = [name for pair in PAIRS.items() for name in pair if name.isdigit()]
+    tables = load_tables(curves, names)
+    table, source = tables[name], tables[PAIRS[name]]
+    facts = facts_of(table)
+    earlier = earlier_search(source, facts_of(source), 1000 + seed)
+    misleading = earlier_search(UpsideDown(table), facts, 1000 + seed)
+    kinds: dict[str, list[EarlierRun]] = {
+        "cold": [], "configurations": [replace(earlier, trials=[])], "curves": [earlier],
+        "misled": [misleading],
     }  # fmt: skip
+    return [
+        {
+            "family": table.family, "table": name, "method": kind, "seed": seed,
+            "regret": [round(value, 6) for value in regret_G.tolist()],
+        }
+        for kind, before in kinds.items()
+        for regret_G in [Search(table, facts, METHODS["freeze-thaw"], seed, before).run()]
+    ]  # fmt: skip
 
 
-def earlier_search(table: Table, seed: int) -> EarlierRun:
+def earlier_search(table: Table, facts: Facts, seed: int) -> EarlierRun:
     """Its trials, as a warm start takes them."""
-    budget_s = facts_of(table).budget_s
-    search = Search(table, Facts(0.0, budget_s), METHODS["freeze-thaw"], seed)
+    search = Search(table, facts, METHODS["freeze-thaw"], seed)
     search.run()
     trials = search.study.get_trials(deepcopy=False)
     return EarlierRun.of(1, trials, table.space, table.max_epochs)

@@ -51,10 +51,9 @@ def trained_on(plan: Plan) -> str:
     data, folds = plan.data, plan.options.folds
     if plan.searched is not None:
         data = data.divided_for(plan.networks[0].model_copy(update={"fold": 0, "folds": folds}))
+    photos = len(data.of_split("train"))
     epoch_mpx = plan.options.epoch_megapixels or data.epoch_px() / 1e6
-    return (
-        f"{len(data.of_split('train'))} training photographs, {epoch_mpx:.3g} megapixels an epoch"
-    )
+    return f"{photos} training photograph{'s' * (photos != 1)}, {epoch_mpx:.3g} megapixels an epoch"
 
 
 def show_views(plan: Plan) -> str:

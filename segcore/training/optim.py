@@ -57,12 +57,18 @@ def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, torch.Tenso
 def load_optimizer_tensors(
     optimizer: torch.optim.Optimizer, tensors: Mapping[str, torch.Tensor]
 ) -> None:
-    """Load what ``optimizer_tensors`` gave."""
+    """Load what ``optimizer_tensors`` gave, with the memory format of the parameters."""
     state: dict[int, dict[str, torch.Tensor]] = {}
     for key, tensor in tensors.items():
         index, _, name = key.partition(".")
         state.setdefault(int(index), {})[name] = tensor
     optimizer.load_state_dict({**optimizer.state_dict(), "state": state})
+    # Checkpoints hold contiguous tensors. Beside parameters in channels_last these would make
+    # torch's step over all tensors at once a step for each (ATen's ForeachUtils.h).
+    for parameter, own in optimizer.state.items():
+        for name, value in own.items():
+            if value.shape == parameter.shape and value.stride() != parameter.stride():
+                own[name] = torch.empty_like(parameter).copy_(value)
 
 
 def lr_factor(config: TrialConfig, epochs_done: float, score_history: Sequence[float]) -> float:

@@ -173,7 +173,8 @@ def place_window(draw: Draw, data: PreparedData, config: TrialConfig, geometry: 
     grid = data.grid(draw.photo, config.view)
     row, column = draw.centre
     if config.view.is_whole:
-        row, column = row + shift_2[0], column + shift_2[1]
+        # Of a rare crop's own sides, so that the rare pixel stays inside.
+        row, column = row + shift_2[0] / draw.zoom, column + shift_2[1] / draw.zoom
     return Window(
         config.height_px,
         config.width_px,

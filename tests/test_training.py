@@ -70,6 +70,12 @@ def test_a_run_is_a_function_of_its_seed(data: PreparedData) -> None:
     assert first != other
 
 
+def test_a_seed_may_be_as_large_as_a_search_makes_it(data: PreparedData) -> None:
+    """A search multiplies its own seed by a million, so that no two searches share a trial's."""
+    seed = (2**32 - 1) * 1_000_000
+    assert next(fit(config(max_epochs=1, seed=seed), data, device=CPU)).finished
+
+
 def test_early_stopping_waits_its_patience_after_the_best_epoch(data: PreparedData) -> None:
     # So small a rate changes no weight; scores settle with batch normalisation's averages.
     epochs = list(fit(config(max_epochs=200, patience_epochs=3, lr=1e-12), data, device=CPU))

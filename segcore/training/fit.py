@@ -177,8 +177,9 @@ class _Training:
     def run_epoch(self) -> EpochResult:
         started = time.perf_counter()
         self._epoch += 1
-        # Dropout draws from this seed, so that an epoch is the same in a resumed run.
-        torch.manual_seed(self._config.seed * 100_003 + self._epoch)
+        # Dropout draws from this seed, so that an epoch is the same in a resumed run. torch takes
+        # no seed of more than 64 bits.
+        torch.manual_seed((self._config.seed * 100_003 + self._epoch) % 2**63)
         train_loss, drawn_pixels_K = self._train_epoch()
         train_s = time.perf_counter() - started
         scores, val_loss = validate(
@@ -324,7 +325,7 @@ class _Training:
         for images, masks in self._micro_batches.parts(image_NCHW, mask_NHW):
             with autocast(self._device):
                 logits_NKHW = self._network(images)
-            loss: torch.Tensor = self._loss(logits_NKHW.float(), masks, mask_NHW)
+            loss: torch.Tensor = self._loss(logits_NKHW, masks, mask_NHW)
             self._scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
             losses.append(loss.detach())
             del logits_NKHW, loss  # They are large, and the next part needs the memory.

@@ -140,7 +140,8 @@ class Ensemble:
         )
         if not use_factors or manifest["factors"] is None:
             return ensemble
-        return ensemble.with_factors(_factors_of(manifest["factors"], ensemble.class_names, folder))
+        factors = _factors_of(manifest["factors"], ensemble.class_names, folder)
+        return replace(ensemble, factors=factors)
 
     @classmethod
     def of_checkpoints(
@@ -174,10 +175,6 @@ class Ensemble:
             first.data_fingerprint,
             first.bands,
         )
-
-    def with_factors(self, factors: tuple[float, ...] | None) -> "Ensemble":
-        """The same, whose classes are decided otherwise."""
-        return replace(self, factors=factors)
 
     def strips(
         self,

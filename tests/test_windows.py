@@ -191,6 +191,13 @@ def test_a_pyramid_serves_all_views_and_is_no_finer_than_the_photograph() -> Non
     assert plan_levels((3000, 4000), [Grid(368, 368)]) == ((368, 368),)
 
 
+@pytest.mark.parametrize("grid", [Grid(80, 32), Grid(20, 32)])
+def test_an_axis_that_shrinks_loses_nothing_whether_the_other_one_grows_or_not(grid: Grid) -> None:
+    image = np.zeros((40, 256, 3), np.uint8)
+    image[:, ::8] = 160
+    assert np.abs(scale_image(image, grid).astype(int) - 20).max() <= 1
+
+
 def test_scaling_keeps_a_single_channel_and_classes() -> None:
     image = np.zeros((20, 30, 1), np.uint8)
     assert scale_image(image, Grid(7, 9)).shape == (7, 9, 1)

@@ -76,11 +76,13 @@ def plan_levels(size_px: tuple[int, int], grids: Iterable[Grid]) -> tuple[Grid, 
 
 
 def scale_image(image_HWC: Samples, grid: Grid) -> Samples:
-    """A photograph at the size of a grid: means of areas, or linear where it is enlarged."""
+    """A photograph at the size of a grid: means of areas, then linear along axes that grow."""
     if image_HWC.shape[:2] == grid:
         return image_HWC
-    shrinks = image_HWC.shape[0] >= grid.height_px and image_HWC.shape[1] >= grid.width_px
-    interpolation = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
+    shrunk = Grid(*map(min, image_HWC.shape, grid))
+    if shrunk not in (image_HWC.shape[:2], grid):
+        image_HWC = scale_image(image_HWC, shrunk)
+    interpolation = cv2.INTER_AREA if shrunk == grid else cv2.INTER_LINEAR
     size = (grid.width_px, grid.height_px)
     parts = [  # OpenCV takes four channels at most, and drops the axis of a single one.
         cv2.resize(image_HWC[..., c : c + 4], size, interpolation=interpolation).reshape(*grid, -1)

@@ -255,6 +255,8 @@ def test_photographs_of_one_group_are_left_out_together() -> None:
     for p in range(24):
         expected = np.flatnonzero(bags.times_BP[:, p] == 0).mean()
         assert left_out.counts_P3K[p] == pytest.approx(expected)
+    many = Bags.draw(range(120_000), [str(photo) for photo in range(120_000)])
+    assert (many.times_BP == 0).any(axis=0).all()
     alone = Bags.draw(range(3), ["a"] * 3)
     ones = np.ones((3, 3, K))
     assert alone.left_out([ones] * len(alone.times_BP), ones).photos == ()

@@ -21,7 +21,7 @@ import torch
 from numpy.typing import NDArray
 
 from segcore.config import IGNORE_INDEX, MetricName, View
-from segcore.devices import choose_device
+from segcore.devices import choose_device, send
 from segcore.errors import UserError
 from segcore.files import whole_folder
 from segcore.inference.blending import (
@@ -257,7 +257,7 @@ def _mean_probs(
     members: Sequence[Member], image_NCHW: torch.Tensor, *, device: torch.device, tta: bool = False
 ) -> torch.Tensor:
     """``probs_NKHW`` float32 on ``device``: the weighted mean of members of one view."""
-    image_NCHW = image_NCHW.to(device)
+    image_NCHW = send(image_NCHW, device)
     parts = []
     for member in members:
         seen = (

@@ -40,7 +40,7 @@ def test_a_named_device_is_taken_or_refused_with_those_that_are_allowed() -> Non
 def test_a_gpu_that_only_emulates_bfloat16_computes_in_float16(
     monkeypatch: pytest.MonkeyPatch, computes_it: bool, dtype: torch.dtype
 ) -> None:
-    """To torch, Turing (T4) and Volta support it, too: by emulation, slower than float32."""
+    """By default torch says that Turing (T4) and Volta support it, too."""
 
     def is_bf16_supported(including_emulation: bool = True) -> bool:
         return computes_it or including_emulation

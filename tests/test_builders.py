@@ -20,7 +20,7 @@ from segcore.training.fit import fit
 from segcore.training.loading import Draw, EpochSampler
 from segcore.training.losses import CrossEntropyLoss
 from segcore.training.optim import (
-    build_average,
+    WeightAverage,
     build_optimizer,
     load_optimizer_tensors,
     optimizer_tensors,
@@ -224,25 +224,22 @@ def test_a_loaded_optimizer_has_the_memory_format_of_its_parameters() -> None:
 
 
 def test_the_average_keeps_its_decay_of_the_weights() -> None:
-    chosen = config(ema_decay=0.75)
-    network = build_network(chosen, 3)
-    average = build_average(chosen, network)
-    assert average is not None
+    network = build_network(config(), 3)
+    average = WeightAverage(network, 0.75)
     for value in (1.0, 5.0):
         for parameter in network.parameters():
             parameter.data.fill_(value)
-        average.update_parameters(network)
+        average.step()
     # After one step the decay is 2/11; it grows to that of the configuration.
-    (averaged,) = {p.unique().item() for p in average.parameters()}
+    (averaged,) = {p.unique().item() for p in average.network.parameters()}
     assert averaged == pytest.approx(2 / 11 * 1 + 9 / 11 * 5)
     for _ in range(30):
-        average.update_parameters(network)
+        average.step()
     for parameter in network.parameters():
         parameter.data.fill_(1.0)
-    average.update_parameters(network)
-    (averaged,) = {p.unique().item() for p in average.parameters()}
+    average.step()
+    (averaged,) = {p.unique().item() for p in average.network.parameters()}
     assert averaged == pytest.approx(0.75 * 5 + 0.25 * 1, abs=1e-4)
-    assert build_average(config(ema_decay=None), network) is None
 
 
 def test_a_sampler_has_its_settings(data: PreparedData) -> None:

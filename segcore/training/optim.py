@@ -121,8 +121,9 @@ class WeightAverage:
     @torch.no_grad()
     def copy_buffers(self) -> None:
         """Take over what has no gradient, such as the statistics of batch normalisation."""
-        for own, followed in zip(self.network.buffers(), self._followed.buffers(), strict=True):
-            own.copy_(followed)
+        followed = dict(self._followed.named_buffers())
+        for name, own in self.network.named_buffers():
+            own.copy_(followed[name])
 
 
 def _plateaus(score_history: Sequence[float], patience_epochs: int) -> int:

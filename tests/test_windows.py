@@ -94,6 +94,21 @@ def test_quarter_turns_and_flips_move_pixels_and_change_none(quarter: int, flip:
     assert len(found) == 1
 
 
+@pytest.mark.parametrize("flip", [False, True])
+def test_pixels_of_a_coarser_level_have_the_classes_that_lie_under_them(flip: bool) -> None:
+    """An image's pixels may be moved by up to half of one, so as to be its level's; the mask's
+    go with them.
+    """
+    rng = np.random.default_rng(0)
+    mask = rng.integers(0, 200, SIZE).astype(np.uint8)
+    levels = pyramid(mask, 2)
+    levels[1] = np.repeat(scale_mask(mask, Grid(120, 160))[..., None], 3, axis=2)
+    for row, column in rng.uniform(0.3, 0.7, (20, 2)):
+        window = Window(50, 70, (row, column), (120, 160), math.pi, flip)
+        image, cut = cut_window(levels, mask, window)
+        np.testing.assert_array_equal(image[..., 0], cut)
+
+
 def test_a_window_may_be_written_to() -> None:
     image = np.zeros((20, 20, 3), np.uint8)
     image.setflags(write=False)

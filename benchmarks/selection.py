@@ -379,6 +379,7 @@ def part_of(pixels: PixelSample, probs: Sequence[ProbsNK], wanted_P: NDArray[np.
         (wanted_P.cumsum() - 1)[pixels.photo_N[wanted_N]],
         pixels.truth_N[wanted_N],
         pixels.weight_N[wanted_N],
+        int(wanted_P.sum()),
         pixels.num_classes,
     )
     return Pool.of(part, [probs_NK[wanted_N] for probs_NK in probs])

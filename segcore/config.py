@@ -91,7 +91,7 @@ class TrialConfig(BaseModel):
     """Gradients are scaled down to this norm; None: as they are."""
     ema_decay: Annotated[float, Field(gt=0, lt=1)] | None = None
     """Decay per step of the moving average of weights that is scored and kept; None: no average. In
-    the first steps the decay is less (``segcore.training.optim.build_average``)."""
+    the first steps the decay is less (``segcore.training.optim.WeightAverage``)."""
 
     # Augmentation and sampling.
     augmentation: str = "aerial"

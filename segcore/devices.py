@@ -39,7 +39,10 @@ def amp_dtype(device: torch.device) -> torch.dtype | None:
     """
     if device.type != "cuda":
         return None
-    return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
+    # Older GPUs emulate bfloat16, which takes longer than full precision, and cuDNN has no
+    # convolutions in it for them (huggingface/diffusers#14129).
+    has_bfloat16 = torch.cuda.is_bf16_supported(including_emulation=False)
+    return torch.bfloat16 if has_bfloat16 else torch.float16
 
 
 def autocast(device: torch.device) -> AbstractContextManager[None]:

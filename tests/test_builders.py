@@ -19,7 +19,13 @@ from segcore.training.augment import A
 from segcore.training.fit import fit
 from segcore.training.loading import Draw, EpochSampler
 from segcore.training.losses import CrossEntropyLoss
-from segcore.training.optim import build_average, build_optimizer, set_lr
+from segcore.training.optim import (
+    WeightAverage,
+    build_optimizer,
+    load_optimizer_tensors,
+    optimizer_tensors,
+    set_lr,
+)
 
 CPU = torch.device("cpu")
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -191,26 +197,49 @@ def test_every_parameter_is_in_one_group(network: dict[str, Any]) -> None:
     assert sorted(ids) == sorted(id(parameter) for parameter in built.parameters())
 
 
+def test_a_loaded_optimizer_has_the_memory_format_of_its_parameters() -> None:
+    """With other strides, torch's steps over all tensors at once become steps one by one."""
+    chosen = config()
+    network = build_network(chosen, 3).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+    def stepped() -> torch.optim.Optimizer:
+        optimizer = build_optimizer(chosen, network)
+        network(torch.rand(2, 3, 48, 48)).sum().backward()
+        optimizer.step()
+        return optimizer
+
+    state = {name: tensor.contiguous() for name, tensor in optimizer_tensors(stepped()).items()}
+    loaded = build_optimizer(chosen, network)
+    load_optimizer_tensors(loaded, state)
+    moments = [
+        (parameter, moment)
+        for parameter, own in loaded.state.items()
+        for name, moment in own.items()
+        if name != "step"
+    ]
+    assert any(not parameter.is_contiguous() for parameter, _ in moments)
+    assert all(parameter.stride() == moment.stride() for parameter, moment in moments)
+    for name, tensor in optimizer_tensors(loaded).items():
+        assert torch.equal(tensor, state[name])
+
+
 def test_the_average_keeps_its_decay_of_the_weights() -> None:
-    chosen = config(ema_decay=0.75)
-    network = build_network(chosen, 3)
-    average = build_average(chosen, network)
-    assert average is not None
+    network = build_network(config(), 3)
+    average = WeightAverage(network, 0.75)
     for value in (1.0, 5.0):
         for parameter in network.parameters():
             parameter.data.fill_(value)
-        average.update_parameters(network)
+        average.step()
     # After one step the decay is 2/11; it grows to that of the configuration.
-    (averaged,) = {p.unique().item() for p in average.parameters()}
+    (averaged,) = {p.unique().item() for p in average.network.parameters()}
     assert averaged == pytest.approx(2 / 11 * 1 + 9 / 11 * 5)
     for _ in range(30):
-        average.update_parameters(network)
+        average.step()
     for parameter in network.parameters():
         parameter.data.fill_(1.0)
-    average.update_parameters(network)
-    (averaged,) = {p.unique().item() for p in average.parameters()}
+    average.step()
+    (averaged,) = {p.unique().item() for p in average.network.parameters()}
     assert averaged == pytest.approx(0.75 * 5 + 0.25 * 1, abs=1e-4)
-    assert build_average(config(ema_decay=None), network) is None
 
 
 def test_a_sampler_has_its_settings(data: PreparedData) -> None:

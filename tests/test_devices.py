@@ -36,6 +36,19 @@ def test_a_named_device_is_taken_or_refused_with_those_that_are_allowed() -> Non
             choose_device(name)
 
 
+@pytest.mark.parametrize(("computes_it", "dtype"), [(True, torch.bfloat16), (False, torch.float16)])
+def test_a_gpu_that_only_emulates_bfloat16_computes_in_float16(
+    monkeypatch: pytest.MonkeyPatch, computes_it: bool, dtype: torch.dtype
+) -> None:
+    """By default torch says that Turing (T4) and Volta support it, too."""
+
+    def is_bf16_supported(including_emulation: bool = True) -> bool:
+        return computes_it or including_emulation
+
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", is_bf16_supported)
+    assert amp_dtype(torch.device("cuda")) is dtype
+
+
 @pytest.mark.parametrize("kind", ["cpu", "mps"])
 def test_cpu_and_metal_compute_in_full_precision(kind: str) -> None:
     device = torch.device(kind)

@@ -49,6 +49,8 @@ class Hungry(nn.Module):
             match self.fault:
                 case "cuda":
                     raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+                case "cudnn":
+                    raise RuntimeError("GET was unable to find an engine to execute this computat")
                 case "metal":
                     raise RuntimeError("MPS backend out of memory (MPS allocated: 9.05 GB, other")
                 case "host":
@@ -64,7 +66,7 @@ def weights_after(chosen: TrialConfig, data: PreparedData, folder: Path) -> dict
     return checkpoint.load_model_tensors(folder)
 
 
-@pytest.mark.parametrize("fault", ["cuda", "metal", "host", "numpy"])
+@pytest.mark.parametrize("fault", ["cuda", "cudnn", "metal", "host", "numpy"])
 def test_out_of_memory_halves_what_goes_through_at_once_and_learns_the_same(
     data: PreparedData, tmp_path: Path, fault: str
 ) -> None:

@@ -96,6 +96,20 @@ def test_a_rare_window_holds_its_rare_pixel(data: PreparedData, scale: float | N
     assert sum(2 in classes for classes in shown) > len(shown) / 2
 
 
+def test_an_augmented_crop_of_a_squeezed_photograph_holds_its_rare_pixel() -> None:
+    masks = np.zeros((40, 96, 128), np.uint8)
+    places = np.random.default_rng(0).uniform(size=(40, 2)) * (95, 127)
+    for mask_HW, (row, column) in zip(masks, places.astype(int), strict=True):
+        mask_HW[row : row + 2, column : column + 2] = 1
+    data = data_of(np.zeros((40, 96, 128, 3), np.uint8), masks, ["train"] * 40)
+    chosen = config(
+        height_px=64, width_px=64, rare_crop_prob=1.0, augment_strength=0.5, epoch_mpx=4.0
+    )
+    windows = TrainingWindows(data, chosen)
+    holds = [bool((windows[draw][1] == 1).any()) for draw in EpochSampler(data, chosen)]
+    assert np.mean(holds) > 0.995  # a turn may still take a corner out
+
+
 VIEWS: list[dict[str, object]] = [
     {"scale": None},
     {"scale": None, "height_px": 64, "width_px": 32},

@@ -224,6 +224,15 @@ def test_a_loss_of_the_users_own_is_found_by_its_import_path(plugin: str) -> Non
     assert loss(logits, torch.tensor([[[1, IGNORE_INDEX]]])).item() == pytest.approx(4 / 9 * 12)
 
 
+def test_a_loss_of_the_users_own_counts_nothing_for_a_batch_without_labels() -> None:
+    """torch's own mean over no pixel is NaN, which would end the training."""
+    loss = loss_of("torch.nn:CrossEntropyLoss", ignore_index=IGNORE_INDEX)
+    logits = torch.randn(2, 3, 4, 4, requires_grad=True)
+    value = loss(logits, torch.full((2, 4, 4), IGNORE_INDEX))
+    value.backward()
+    assert value.item() == 0 and not logits.grad.any()
+
+
 @pytest.mark.parametrize(
     ("attribute", "finding"),
     [

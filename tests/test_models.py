@@ -324,6 +324,32 @@ def test_pretrained_weights_are_kept_as_smp_keeps_them(
             torch.testing.assert_close(found[:, 0], filters[:, 0])
 
 
+@pytest.mark.parametrize(
+    ("colors", "filters"),
+    [
+        ((2, 1, 0), (2, 1, 0)),
+        ((None, 0, 1, 2), (0, 0, 1, 2)),
+        ((2, 1, 0, None), (2, 1, 0, 0)),
+        ((None, 0, 1), (0, 0, 1)),
+    ],
+)
+def test_a_channel_of_a_known_colour_gets_that_colours_filters(
+    tmp_path: Path, colors: tuple[int | None, ...], filters: tuple[int, ...]
+) -> None:
+    """Others get those that stand at their place, as smp and timm do it."""
+    pretrained = smp.encoders.get_encoder("resnet18", weights=None).state_dict()
+    save_file(pretrained, path := tmp_path / "weights.safetensors")
+    config = TrialConfig(encoder="resnet18", encoder_weights=str(path))
+    bands = bands_of(
+        len(colors), colors=colors, mean=(0.5,) * len(colors), std=(0.2,) * len(colors)
+    )
+    built = build_network(config, 2, bands).get_submodule("network.encoder").state_dict()
+    for name, tensor in pretrained.items():
+        if name == "conv1.weight":
+            tensor = tensor[:, list(filters)] * (3 / len(filters))
+        torch.testing.assert_close(built[name], tensor)
+
+
 def test_a_users_own_network_gets_the_number_of_channels_or_takes_only_rgb() -> None:
     assert build_network(own("any_bands"), 3, bands_of(5)).network.in_channels == 5
     assert build_network(own("any_bands"), 3).network.in_channels == 3

@@ -244,6 +244,18 @@ def test_what_says_the_same_everywhere_is_no_member_even_where_it_would_help(
     assert made[-1].left_out.score("dice") > all_three - 0.02
 
 
+def test_the_last_photograph_may_have_no_labelled_pixel(masks: np.ndarray) -> None:
+    """Sparse labels may all lie between the pixels of a coarser score grid."""
+    masks = masks.copy()
+    masks[-1] = IGNORE_INDEX
+    rng = np.random.default_rng(0)
+    pool = pool_of(masks, [noisy(masks, rng, noise, sure=3) for noise in (0.5, 0.7)])
+    assert pool.photos == len(masks)
+    bags = Bags.draw(range(len(masks)), [f"{p}.jpg" for p in range(len(masks))])
+    single, *_ = propose(pool, bags, "dice")
+    assert single.members == (0,) and single.left_out.photos == tuple(range(len(masks)))
+
+
 def test_photographs_of_one_group_are_left_out_together() -> None:
     groups = [name for name in "abcdefgh" for _ in range(3)]
     bags = Bags.draw(range(24), groups, seed=1)
@@ -255,6 +267,8 @@ def test_photographs_of_one_group_are_left_out_together() -> None:
     for p in range(24):
         expected = np.flatnonzero(bags.times_BP[:, p] == 0).mean()
         assert left_out.counts_P3K[p] == pytest.approx(expected)
+    many = Bags.draw(range(120_000), [str(photo) for photo in range(120_000)])
+    assert (many.times_BP == 0).any(axis=0).all()
     alone = Bags.draw(range(3), ["a"] * 3)
     ones = np.ones((3, 3, K))
     assert alone.left_out([ones] * len(alone.times_BP), ones).photos == ()

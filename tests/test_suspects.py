@@ -76,6 +76,21 @@ def test_a_removed_object_is_found_at_its_place() -> None:
     assert outline_of(found.inside_HW).bounds == (0, 0, 20, 20)
 
 
+@pytest.mark.parametrize(
+    ("span", "length", "crop"),
+    [
+        (slice(200, 220), 500, slice(162, 258)),
+        (slice(0, 20), 500, slice(0, 96)),
+        (slice(490, 500), 500, slice(404, 500)),
+        (slice(10, 20), 64, slice(0, 64)),
+    ],
+)
+def test_a_crop_shows_as_much_around_at_the_rim_as_elsewhere(
+    span: slice, length: int, crop: slice
+) -> None:
+    assert finding._around(span, 96, length) == crop
+
+
 def test_an_added_object_is_found_without_its_edge_and_a_swapped_one_with_it() -> None:
     (added,) = regions(lawn(ROOF), lawn())
     assert (added.label, added.named, added.area_px) == (BUILT, GRASS, 16 * 16)

@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
 from segcore.config import TrialConfig
 from segcore.data.prepared import PreparedData
@@ -62,12 +63,44 @@ def test_a_resumed_run_has_the_numbers_of_an_uninterrupted_one(
     assert numbers(resumed) == numbers(whole[2:])
 
 
+class Tied(nn.Module):
+    """A network of somebody's own, whose two heads are one."""
+
+    def __init__(self, num_classes: int) -> None:
+        super().__init__()
+        self.head = self.other = nn.Conv2d(3, num_classes, 1)
+
+    def forward(self, image_NCHW: torch.Tensor) -> torch.Tensor:
+        logits_NKHW: torch.Tensor = self.head(image_NCHW) + self.other(-image_NCHW)
+        return logits_NKHW
+
+
+@pytest.mark.parametrize("ema_decay", [None, 0.9])
+def test_a_network_whose_layers_share_weights_is_resumed(
+    data: PreparedData, tmp_path: Path, ema_decay: float | None
+) -> None:
+    own = {"architecture": f"{__name__}:Tied", "model_kwargs": {}, "ema_decay": ema_decay}
+    whole = []
+    for epoch in fit(config(**own), data, device=CPU):
+        whole.append(epoch)
+        if epoch.epoch == 2:
+            epoch.save(tmp_path)
+    resumed = list(fit(config(**own), data, device=CPU, resume_from=tmp_path))
+    assert numbers(resumed) == numbers(whole[2:])
+
+
 def test_a_run_is_a_function_of_its_seed(data: PreparedData) -> None:
     first, again, other = (
         numbers(list(fit(config(max_epochs=1, seed=seed), data, device=CPU))) for seed in (1, 1, 2)
     )
     assert first == again
     assert first != other
+
+
+def test_a_seed_may_be_as_large_as_a_search_makes_it(data: PreparedData) -> None:
+    """A search multiplies its own seed by a million, so that no two searches share a trial's."""
+    seed = (2**32 - 1) * 1_000_000
+    assert next(fit(config(max_epochs=1, seed=seed), data, device=CPU)).finished
 
 
 def test_early_stopping_waits_its_patience_after_the_best_epoch(data: PreparedData) -> None:

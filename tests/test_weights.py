@@ -27,6 +27,7 @@ from segcore.networks.weights import (
     load_encoder_weights,
     usual_statistics,
 )
+from segcore.reading.bands import Bands
 
 ROOT = Path(__file__).parents[1]
 REAL_WEIGHTS = Path(__file__).parents[2] / "shared" / "weights"
@@ -240,6 +241,21 @@ def test_both_kinds_of_file_load(tmp_path: Path, kind: str) -> None:
         save_file(source.state_dict(), path)
     assert load_encoder_weights(target, "resnet18", path) == IMAGENET
     assert torch.equal(target.conv1.weight, source.conv1.weight)
+
+
+def test_only_what_reads_the_image_is_made_for_its_colours(tmp_path: Path) -> None:
+    """A layer in groups of three channels, as dpn92 has, has nothing to do with colours."""
+    state = _two_layers().state_dict()
+    path = tmp_path / "weights.safetensors"
+    save_file(state, path)
+    encoder = _two_layers()
+    load_encoder_weights(encoder, "own", path, Bands((1, 2, 3), colors=(2, 1, 0)))
+    assert torch.equal(encoder[0].weight, state["0.weight"].flip(1))
+    assert torch.equal(encoder[1].weight, state["1.weight"])
+
+
+def _two_layers() -> nn.Sequential:
+    return nn.Sequential(nn.Conv2d(3, 6, 3), nn.Conv2d(6, 6, 3, groups=2))
 
 
 def test_missing_unknown_and_misshapen_parameters_are_named(tmp_path: Path) -> None:

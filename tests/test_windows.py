@@ -94,6 +94,21 @@ def test_quarter_turns_and_flips_move_pixels_and_change_none(quarter: int, flip:
     assert len(found) == 1
 
 
+@pytest.mark.parametrize("flip", [False, True])
+def test_pixels_of_a_coarser_level_have_the_classes_that_lie_under_them(flip: bool) -> None:
+    """An image's pixels may be moved by up to half of one, so as to be its level's; the mask's
+    go with them.
+    """
+    rng = np.random.default_rng(0)
+    mask = rng.integers(0, 200, SIZE).astype(np.uint8)
+    levels = pyramid(mask, 2)
+    levels[1] = np.repeat(scale_mask(mask, Grid(120, 160))[..., None], 3, axis=2)
+    for row, column in rng.uniform(0.3, 0.7, (20, 2)):
+        window = Window(50, 70, (row, column), (120, 160), math.pi, flip)
+        image, cut = cut_window(levels, mask, window)
+        np.testing.assert_array_equal(image[..., 0], cut)
+
+
 def test_a_window_may_be_written_to() -> None:
     image = np.zeros((20, 20, 3), np.uint8)
     image.setflags(write=False)
@@ -189,6 +204,13 @@ def test_a_pyramid_serves_all_views_and_is_no_finer_than_the_photograph() -> Non
     assert plan_levels((100, 100), [Grid(200, 300)]) == ((100, 100),)
     assert plan_levels((1, 1), [Grid(1, 1)]) == ((1, 1),)
     assert plan_levels((3000, 4000), [Grid(368, 368)]) == ((368, 368),)
+
+
+@pytest.mark.parametrize("grid", [Grid(80, 32), Grid(20, 32)])
+def test_an_axis_that_shrinks_loses_nothing_whether_the_other_one_grows_or_not(grid: Grid) -> None:
+    image = np.zeros((40, 256, 3), np.uint8)
+    image[:, ::8] = 160
+    assert np.abs(scale_image(image, grid).astype(int) - 20).max() <= 1
 
 
 def test_scaling_keeps_a_single_channel_and_classes() -> None:

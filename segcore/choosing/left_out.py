@@ -85,7 +85,10 @@ class Bags:
         count = len(names)
         while True:
             times_BU = rng.multinomial(count, np.full(count, 1 / count), size=bags)
-            if count == 1 or (times_BU == 0).any(axis=0).all():
+            if count > 1:  # One of ten thousand units is in every bag by chance.
+                always_U = np.flatnonzero((times_BU > 0).all(axis=0))
+                times_BU[rng.integers(bags, size=len(always_U)), always_U] = 0
+            if times_BU.any(axis=1).all():
                 return cls(tuple(photos), tuple(units), times_BU[:, unit_P])
 
     def left_out(

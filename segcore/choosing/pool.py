@@ -49,6 +49,8 @@ class PixelSample:
     truth_N: NDArray[np.int64]
     weight_N: NDArray[np.float64]
     """How many pixels of the split each one stands for."""
+    photos: int
+    """P; of a photograph without a labelled pixel none is here."""
     num_classes: int
 
 
@@ -78,7 +80,7 @@ def draw_pixels(
     columns = [np.concatenate(parts) for parts in zip(*strata, strict=True)]
     order = np.argsort(columns[0])
     position_N, photo_N, truth_N, weight_N = (column_N[order] for column_N in columns)
-    return PixelSample(position_N, photo_N, truth_N, weight_N, num_classes)
+    return PixelSample(position_N, photo_N, truth_N, weight_N, len(masks), num_classes)
 
 
 def _locate(
@@ -148,7 +150,7 @@ class Pool:
             contested_N |= second_N * REACH >= best_N
             contested_N |= probs_NK.argmax(axis=1) != first_N
         k = pixels.num_classes
-        count = functools.partial(_count, photos=int(pixels.photo_N.max()) + 1, num_classes=k)
+        count = functools.partial(_count, photos=pixels.photos, num_classes=k)
         agreed = ~contested_N
         right = agreed & (first_N == pixels.truth_N)
         settled = [

@@ -16,6 +16,9 @@ from segcore.config import IGNORE_INDEX, View
 from segcore.errors import UserError
 from segcore.reading.bands import Samples
 
+_HALF_PX = np.array([[0, 0, 0.5], [0, 0, 0.5]])
+"""From the middle of a pixel to its edge, in an affine map."""
+
 _WARPED_CHANNELS = 4
 """OpenCV warps at most so many channels at once."""
 
@@ -76,11 +79,13 @@ def plan_levels(size_px: tuple[int, int], grids: Iterable[Grid]) -> tuple[Grid, 
 
 
 def scale_image(image_HWC: Samples, grid: Grid) -> Samples:
-    """A photograph at the size of a grid: means of areas, or linear where it is enlarged."""
+    """A photograph at the size of a grid: means of areas, then linear along axes that grow."""
     if image_HWC.shape[:2] == grid:
         return image_HWC
-    shrinks = image_HWC.shape[0] >= grid.height_px and image_HWC.shape[1] >= grid.width_px
-    interpolation = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
+    shrunk = Grid(*map(min, image_HWC.shape, grid))
+    if shrunk not in (image_HWC.shape[:2], grid):
+        image_HWC = scale_image(image_HWC, shrunk)
+    interpolation = cv2.INTER_AREA if shrunk == grid else cv2.INTER_LINEAR
     size = (grid.width_px, grid.height_px)
     parts = [  # OpenCV takes four channels at most, and drops the axis of a single one.
         cv2.resize(image_HWC[..., c : c + 4], size, interpolation=interpolation).reshape(*grid, -1)
@@ -122,14 +127,10 @@ class Window(NamedTuple):
         middle = np.array([(self.width_px - 1) / 2, (self.height_px - 1) / 2])
         centre = np.array([self.centre[1] * size_px[1], self.centre[0] * size_px[0]]) - 0.5
         offset = centre - linear @ middle
-        if self.keeps_pixels(size_px):
+        quarters = self.angle_rad / (math.pi / 2)
+        if tuple(self.grid) == tuple(size_px) and abs(quarters - round(quarters)) < 1e-9:
             linear, offset = linear.round(), offset.round()
         return np.column_stack([linear, offset])
-
-    def keeps_pixels(self, size_px: tuple[int, int]) -> bool:
-        """Whether the window's pixels are some of the image's, not values between them."""
-        quarters = self.angle_rad / (math.pi / 2)
-        return tuple(self.grid) == tuple(size_px) and abs(quarters - round(quarters)) < 1e-9
 
 
 def cut_window(
@@ -145,51 +146,55 @@ def cut_window(
         level for level in levels if all(np.add(level.shape[:2], 0.5) >= np.array(window.grid))
     ]
     source_HWC = fine_enough[-1] if fine_enough else levels[0]
+    onto, size = window.onto(source_HWC.shape[:2]), Grid(window.height_px, window.width_px)
     parts = [
-        _warp(source_HWC[..., c : c + _WARPED_CHANNELS], window, cv2.INTER_LINEAR, 0)
+        _warp(source_HWC[..., c : c + _WARPED_CHANNELS], onto, size, cv2.INTER_LINEAR, 0)
         for c in range(0, source_HWC.shape[2], _WARPED_CHANNELS)
     ]
     image_HWC = parts[0] if len(parts) == 1 else np.concatenate(parts, axis=2)
-    mask = _warp(mask_HW[..., None], window, cv2.INTER_NEAREST, IGNORE_INDEX)
+    # The mask may be finer than the level that the image comes from.
+    finer = np.divide(mask_HW.shape, source_HWC.shape[:2])[::-1, None]
+    onto = (onto + _HALF_PX) * finer - _HALF_PX
+    mask = _warp(mask_HW[..., None], onto, size, cv2.INTER_NEAREST, IGNORE_INDEX)
     return image_HWC, np.asarray(mask[..., 0], np.uint8)
 
 
-def _warp(source_HWC: Samples, window: Window, interpolation: int, outside: int) -> Samples:
+def _warp(
+    source_HWC: Samples, onto: NDArray[np.float64], size: Grid, interpolation: int, outside: int
+) -> Samples:
+    """What an affine map (``Window.onto``) takes from an image to one of another size."""
+    if (onto == onto.round()).all() and np.abs(onto[:, :2]).max() == 1:
+        return _move(source_HWC, onto.astype(int), size, outside)
     height, width, channels = source_HWC.shape
-    if window.keeps_pixels((height, width)):
-        return _move(source_HWC, window, outside)
-    onto = window.onto((height, width))
-    shape = (window.height_px, window.width_px, channels)
-    corners = (
-        onto
-        @ np.array(
-            [[x, y, 1.0] for x in (0, window.width_px - 1) for y in (0, window.height_px - 1)]
-        ).T
-    )
+    corners = onto @ _corners(size)
     # Only the part that is needed: OpenCV takes no images beyond 32,767 px, and the pages of the
     # file that nobody needs stay on the disk.
     left, top = np.clip(np.floor(corners.min(axis=1)) - 1, 0, (width, height)).astype(int)
     right, bottom = np.clip(np.ceil(corners.max(axis=1)) + 2, 0, (width, height)).astype(int)
     if left >= right or top >= bottom:
-        return np.full(shape, outside, source_HWC.dtype)
-    onto[:, 2] -= (left, top)
+        return np.full((*size, channels), outside, source_HWC.dtype)
     return np.asarray(
         cv2.warpAffine(
             source_HWC[top:bottom, left:right],
-            onto,
-            (window.width_px, window.height_px),
+            onto - [[0, 0, left], [0, 0, top]],
+            (size.width_px, size.height_px),
             flags=interpolation | cv2.WARP_INVERSE_MAP,
             borderMode=cv2.BORDER_CONSTANT,
             borderValue=(outside,) * channels,
         )
-    ).reshape(shape)
+    ).reshape(*size, channels)
 
 
-def _move(source_HWC: Samples, window: Window, outside: int) -> Samples:
-    """The warp of a window that ``keeps_pixels``: ten times as fast as interpolation."""
-    height, width, channels = source_HWC.shape
-    onto = window.onto((height, width)).astype(int)
-    ends = onto @ np.array([[0, 0, 1], [window.width_px - 1, window.height_px - 1, 1]]).T
+def _corners(size: Grid) -> NDArray[np.int64]:
+    """(x, y, 1) of the pixels in the four corners of an image, by columns."""
+    right, bottom = size.width_px - 1, size.height_px - 1
+    return np.array([[0, 0, right, right], [0, bottom, 0, bottom], [1, 1, 1, 1]])
+
+
+def _move(source_HWC: Samples, onto: NDArray[np.int64], size: Grid, outside: int) -> Samples:
+    """The warp by whole pixels and quarter turns: ten times as fast as interpolation."""
+    channels = source_HWC.shape[2]
+    ends = onto @ _corners(size)
     (left, top), (right, bottom) = ends.min(axis=1), ends.max(axis=1) + 1
     inside = np.s_[max(top, 0) : max(bottom, 0), max(left, 0) : max(right, 0)]
     piece_HWC = source_HWC[inside]

@@ -98,8 +98,9 @@ def build_network(
 ) -> SegmentationNetwork:
     """Build the network of a configuration and load ``encoder_weights`` into its encoder.
 
-    ``bands`` tells the channels of its images. Red, green and blue keep the mean and standard
-    deviation of the encoder's weights; other channels get those of the data set.
+    ``bands`` tells the channels of its images. Red, green and blue keep the filters, mean and
+    standard deviation of the encoder's weights; other channels get the mean and standard deviation
+    of the data set.
 
     If a checkpoint will bring all weights, give a configuration with ``encoder_weights=None``.
     Raises ``UserError`` if architecture, encoder, ``model_kwargs`` and weights don't fit together.
@@ -122,7 +123,7 @@ def build_network(
     if path is None or encoder is None or config.encoder is None:
         statistics = usual_statistics(encoder, config.encoder)
     else:
-        statistics = load_encoder_weights(encoder, config.encoder, path)
+        statistics = load_encoder_weights(encoder, config.encoder, path, bands)
     min_size_px = _MIN_SIZE_PX.get(config.architecture, 1)
     statistics = statistics.of_channels(bands)
     return SegmentationNetwork(network, statistics, size_multiple, min_size_px)

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from segcore.config import TrialConfig
 from segcore.errors import UserError
 from segcore.files import locked, whole_file
-from segcore.reading.bands import Bands
+from segcore.reading.bands import RGB, Bands
 
 HUB_TIMEOUT_S = 10.0
 """How long the hub may take to answer the first request."""
@@ -122,8 +122,13 @@ def _written(path: Path) -> Iterator[Path]:
         yield unfinished
 
 
-def load_encoder_weights(encoder: nn.Module, name: str, path: Path) -> Statistics:
-    """Load a file into smp's encoder ``name``; return the statistics that its images must have.
+def load_encoder_weights(
+    encoder: nn.Module, name: str, path: Path, bands: Bands = RGB
+) -> Statistics:
+    """Load a file into smp's encoder ``name``; return the statistics that RGB images must have.
+
+    Where the file's first layer takes three channels, they are red, green and blue, and it is made
+    to take the channels that ``bands`` tells.
 
     Every parameter must be in the file with its shape, and the file must hold nothing else, except
     the classifier, which smp itself leaves out, and stages that a shallower encoder doesn't have.
@@ -131,9 +136,9 @@ def load_encoder_weights(encoder: nn.Module, name: str, path: Path) -> Statistic
     """
     state, statistics = _read(path)
     deeper = _deeper_stages(encoder)
-    wanted = encoder.state_dict()
+    reads_image = _first_layers(encoder, bands.channels)
     state = {
-        key: _for_channels(tensor, wanted[key].shape) if key in wanted else tensor
+        key: _for_channels(tensor, bands) if key in reads_image else tensor
         for key, tensor in state.items()
         if key not in deeper
     }
@@ -145,15 +150,30 @@ def load_encoder_weights(encoder: nn.Module, name: str, path: Path) -> Statistic
     return statistics or usual_statistics(encoder, name)
 
 
-def _for_channels(weight: Tensor, shape: torch.Size) -> Tensor:
-    """The weight of a first convolution for as many channels as ``shape`` has; others as they are.
+def _first_layers(encoder: nn.Module, channels: int) -> set[str]:
+    """The weights of the convolutions that read the image: some encoders have several."""
+    return {
+        f"{name}.weight"
+        for name, layer in encoder.named_modules()
+        if isinstance(layer, nn.Conv2d) and layer.in_channels == channels and layer.groups == 1
+    }
 
-    The filters of red, green and blue are repeated over the channels, and scaled so that their sum
-    over uniform channels stays. smp's ``set_in_channels`` and timm do the same.
+
+def _for_channels(weight: Tensor, bands: Bands) -> Tensor:
+    """The weight of a first convolution over RGB for other channels; one of others as it is.
+
+    A channel of a known colour gets that colour's filters, as it gets its mean and std. For others
+    the filters are repeated in their order, and all are scaled so that their sum over uniform
+    channels stays (as smp's ``set_in_channels`` and timm do it). A single channel gets their sum.
     """
-    if weight.ndim != 4 or weight.shape[1] != 3 or weight.shape[2:] != shape[2:]:
+    if weight.shape[1] != 3:
         return weight
-    return timm.models.adapt_input_conv(shape[1], weight)
+    if bands.channels == 1:
+        return weight.sum(dim=1, keepdim=True)
+    colors = [
+        place % 3 if color is None else color for place, color in enumerate(bands.channel_colors)
+    ]
+    return weight[:, colors] * (3 / bands.channels)
 
 
 def usual_statistics(encoder: nn.Module | None, name: str | None) -> Statistics:

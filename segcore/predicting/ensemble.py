@@ -21,7 +21,7 @@ import torch
 from numpy.typing import NDArray
 
 from segcore.config import IGNORE_INDEX, MetricName, View
-from segcore.devices import choose_device
+from segcore.devices import choose_device, send
 from segcore.errors import UserError
 from segcore.files import whole_folder
 from segcore.inference.blending import (
@@ -140,7 +140,8 @@ class Ensemble:
         )
         if not use_factors or manifest["factors"] is None:
             return ensemble
-        return ensemble.with_factors(_factors_of(manifest["factors"], ensemble.class_names, folder))
+        factors = _factors_of(manifest["factors"], ensemble.class_names, folder)
+        return replace(ensemble, factors=factors)
 
     @classmethod
     def of_checkpoints(
@@ -174,10 +175,6 @@ class Ensemble:
             first.data_fingerprint,
             first.bands,
         )
-
-    def with_factors(self, factors: tuple[float, ...] | None) -> "Ensemble":
-        """The same, whose classes are decided otherwise."""
-        return replace(self, factors=factors)
 
     def strips(
         self,
@@ -260,7 +257,7 @@ def _mean_probs(
     members: Sequence[Member], image_NCHW: torch.Tensor, *, device: torch.device, tta: bool = False
 ) -> torch.Tensor:
     """``probs_NKHW`` float32 on ``device``: the weighted mean of members of one view."""
-    image_NCHW = image_NCHW.to(device)
+    image_NCHW = send(image_NCHW, device)
     parts = []
     for member in members:
         seen = (

@@ -28,7 +28,8 @@ photographs, is found as two."""
 CROP_PX = 320
 """The side of a crop's picture, at most."""
 LEAST_CROP_PX = 96
-"""The side of a crop, at least, so that the surroundings are seen."""
+"""The side of a crop, at least (if the photograph has so many), so that the surroundings are seen.
+"""
 
 
 @dataclass(frozen=True)
@@ -155,12 +156,17 @@ def _suspect(data: PreparedData, photo: int, region: Region) -> Suspect:
     grid = plan.score_grid
     side_px = max(LEAST_CROP_PX, 2 * max(region.inside_HW.shape))
     rows, columns = (
-        slice(max(0, middle - side_px // 2), min(middle + side_px // 2, length))
+        _around(span, side_px, length)
         for span, length in zip((region.rows, region.columns), grid, strict=True)
-        for middle in [(span.start + span.stop) // 2]
     )
     area_px = region.area_px * plan.size_px.area_px / grid.area_px
     return Suspect(photo, region, area_px, rows, columns)
+
+
+def _around(span: slice, side_px: int, length: int) -> slice:
+    """So many pixels with a span in their middle, or as near to it as the rim allows."""
+    first = max(0, min((span.start + span.stop - side_px) // 2, length - side_px))
+    return slice(first, min(first + side_px, length))
 
 
 def _named(suspect: Suspect, path: Path) -> NDArray[np.uint8]:

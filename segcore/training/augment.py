@@ -37,8 +37,8 @@ class Geometry(NamedTuple):
     share: float = 1.0
     """Of so many windows; the others are neither turned by odd angles nor enlarged."""
     shift: float = 0.0
-    """A photograph that is squeezed whole is moved by up to this share of its sides. Windows lie
-    anywhere as it is."""
+    """A photograph that is squeezed whole is moved by up to this share of its sides. Windows, and
+    crops of it, lie anywhere as it is."""
 
 
 @dataclass(frozen=True)

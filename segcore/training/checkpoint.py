@@ -186,8 +186,12 @@ def checkpoint_bytes(config: TrialConfig, num_classes: int, bands: Bands = RGB) 
 
 
 def _save_tensors(path: Path, tensors: StateDict) -> None:
-    # safetensors wants contiguous tensors, and weights in channels_last are not contiguous.
-    save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, path)
+    # safetensors wants contiguous tensors, and weights in channels_last are not contiguous. It
+    # wants no two that share memory, as layers with common weights do: so each is a copy.
+    copies = {
+        name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in tensors.items()
+    }
+    save_file(copies, path)
 
 
 def _load_tensors(path: Path) -> dict[str, torch.Tensor]:

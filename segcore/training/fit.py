@@ -31,7 +31,7 @@ from segcore.training.loading import Batch, to_device, training_batches, windows
 from segcore.training.losses import build_loss
 from segcore.training.microbatches import MicroBatches, naming_memory
 from segcore.training.optim import (
-    build_average,
+    WeightAverage,
     build_optimizer,
     load_optimizer_tensors,
     lr_factor,
@@ -151,7 +151,9 @@ class _Training:
         network = build_network(config, data.num_classes, data.bands, weights_dir=weights_dir)
         self._network = network.to(device, memory_format=memory_format)  # type: ignore[call-overload]
         self._optimizer = build_optimizer(config, self._network)
-        self._average = build_average(config, self._network)
+        self._average = (
+            None if config.ema_decay is None else WeightAverage(self._network, config.ema_decay)
+        )
         self._loss = build_loss(config, data.class_pixels("train")).to(device)
         self._scaler = torch.amp.GradScaler(device.type, enabled=amp_dtype(device) is torch.float16)
         self._loader_workers = loader_workers
@@ -177,9 +179,12 @@ class _Training:
     def run_epoch(self) -> EpochResult:
         started = time.perf_counter()
         self._epoch += 1
-        # Dropout draws from this seed, so that an epoch is the same in a resumed run.
-        torch.manual_seed(self._config.seed * 100_003 + self._epoch)
+        # Dropout draws from this seed, so that an epoch is the same in a resumed run. torch takes
+        # no seed of more than 64 bits.
+        torch.manual_seed((self._config.seed * 100_003 + self._epoch) % 2**63)
         train_loss, drawn_pixels_K = self._train_epoch()
+        if self._average is not None:
+            self._average.copy_buffers()
         train_s = time.perf_counter() - started
         scores, val_loss = validate(
             self._predicting_network,
@@ -217,8 +222,8 @@ class _Training:
         if self._average is None:
             self._network.load_state_dict(predicting)
         else:
-            self._average.module.load_state_dict(predicting)
-            self._average.n_averaged.copy_(tensors["average.count"])
+            self._average.network.load_state_dict(predicting)
+            self._average.steps = int(tensors["average.count"])
             self._network.load_state_dict(_with_prefix(tensors, "network."))
         load_optimizer_tensors(self._optimizer, _with_prefix(tensors, "optimizer."))
         if self._scaler.is_enabled():
@@ -234,7 +239,7 @@ class _Training:
             for name, tensor in optimizer_tensors(self._optimizer).items()
         }
         if self._average is not None:
-            tensors["average.count"] = self._average.n_averaged
+            tensors["average.count"] = torch.tensor(self._average.steps)
             tensors |= {f"network.{k}": v for k, v in self._network.state_dict().items()}
         tensors |= {f"scaler.{k}": torch.tensor(v) for k, v in self._scaler.state_dict().items()}
         info = CheckpointInfo(
@@ -252,9 +257,7 @@ class _Training:
 
     @property
     def _predicting_network(self) -> SegmentationNetwork:
-        network = self._network if self._average is None else self._average.module
-        assert isinstance(network, SegmentationNetwork)  # for the type checker: torch says Module
-        return network
+        return self._network if self._average is None else self._average.network
 
     @cached_property
     def _host_batches(self) -> Iterator[Batch]:
@@ -314,7 +317,7 @@ class _Training:
         self._scaler.step(self._optimizer)
         self._scaler.update()
         if self._average is not None:
-            self._average.update_parameters(self._network)
+            self._average.step()
         return loss
 
     def _backward(self, image_NCHW: torch.Tensor, mask_NHW: torch.Tensor) -> torch.Tensor:
@@ -324,7 +327,7 @@ class _Training:
         for images, masks in self._micro_batches.parts(image_NCHW, mask_NHW):
             with autocast(self._device):
                 logits_NKHW = self._network(images)
-            loss: torch.Tensor = self._loss(logits_NKHW.float(), masks, mask_NHW)
+            loss: torch.Tensor = self._loss(logits_NKHW, masks, mask_NHW)
             self._scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
             losses.append(loss.detach())
             del logits_NKHW, loss  # They are large, and the next part needs the memory.

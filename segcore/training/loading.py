@@ -131,31 +131,30 @@ class EpochSampler(Sampler[Draw]):
         photo = int(rng.choice(self._photos_of_class[rare_k]))
         located_L2 = self._data.class_locations_PKL2[photo, rare_k]
         pixel_2 = rng.choice(located_L2[located_L2[:, 0] >= 0])
-        at = (pixel_2 + 0.5) / self._data.plans[photo].levels[0]
-        if self._view.is_whole:
-            share = rng.uniform(*CROP_SHARE)
-            row, column = np.clip(at, share / 2, 1 - share / 2).tolist()
-            return Draw(photo, seed, (row, column), 1 / share)
-        off_2 = rng.uniform(-OFF_CENTRE, OFF_CENTRE, 2) * self._extent(photo)
-        low_2, high_2 = self._range(photo)
-        row, column = np.clip(at + off_2, low_2, high_2).tolist()
-        return Draw(photo, seed, (row, column))
+        at_2 = (pixel_2 + 0.5) / self._data.plans[photo].levels[0]
+        zoom = 1 / rng.uniform(*CROP_SHARE) if self._view.is_whole else 1.0
+        extent_2 = self._extent(photo) / zoom
+        off_2 = rng.uniform(-OFF_CENTRE, OFF_CENTRE, 2) * extent_2
+        row, column = np.clip(at_2 + off_2, *_middles(extent_2)).tolist()
+        return Draw(photo, seed, (row, column), zoom)
 
     def _place(self, photo: int, uniform_2: NDArray[np.float64]) -> tuple[float, float]:
-        """A window's middle: anywhere, but at most ``BEYOND`` of it outside of the photograph."""
-        low_2, high_2 = self._range(photo)
+        """The middle of a window that lies anywhere."""
+        if self._view.is_whole:
+            return 0.5, 0.5
+        low_2, high_2 = _middles(self._extent(photo))
         row, column = (low_2 + uniform_2 * (high_2 - low_2)).tolist()
         return row, column
-
-    def _range(self, photo: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        if self._view.is_whole:
-            return np.full(2, 0.5), np.full(2, 0.5)
-        low_2 = np.minimum(self._extent(photo) * (0.5 - BEYOND), 0.5)
-        return low_2, 1 - low_2
 
     def _extent(self, photo: int) -> NDArray[np.float64]:
         """Height and width of a window, as shares of the photograph's."""
         return np.array(self._view[:2]) / self._data.grid(photo, self._view)
+
+
+def _middles(extent_2: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Between which points the middle of a window lies: at most ``BEYOND`` of it is outside."""
+    low_2 = np.minimum(extent_2 * (0.5 - BEYOND), 0.5)
+    return low_2, 1 - low_2
 
 
 def place_window(draw: Draw, data: PreparedData, config: TrialConfig, geometry: Geometry) -> Window:
@@ -172,7 +171,7 @@ def place_window(draw: Draw, data: PreparedData, config: TrialConfig, geometry: 
         quarter, flip = 0, False
     grid = data.grid(draw.photo, config.view)
     row, column = draw.centre
-    if config.view.is_whole:
+    if config.view.is_whole and draw.zoom == 1:  # A rare crop lies anywhere as it is.
         row, column = row + shift_2[0], column + shift_2[1]
     return Window(
         config.height_px,

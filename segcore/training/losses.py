@@ -245,13 +245,11 @@ class FullPrecision(nn.Module):
         If they are a part of a batch whose masks are ``batch_mask_NHW``, it is their part of the
         batch's loss (``part_of_batch``).
         """
+        if batch_mask_NHW is None:
+            batch_mask_NHW = mask_NHW
         with torch.autocast(logits_NKHW.device.type, enabled=False):
             dtype = torch.promote_types(logits_NKHW.dtype, torch.float32)
-            logits_NKHW = logits_NKHW.to(dtype)
-            if batch_mask_NHW is None:
-                value: Tensor = self.loss(logits_NKHW, mask_NHW)
-                return value
-            return part_of_batch(self.loss, logits_NKHW, mask_NHW, batch_mask_NHW)
+            return part_of_batch(self.loss, logits_NKHW.to(dtype), mask_NHW, batch_mask_NHW)
 
 
 def part_of_batch(
@@ -271,8 +269,8 @@ def part_of_batch(
     if isinstance(loss, CrossEntropyLoss | FocalLoss):
         weight_K = loss.weight_K.to(logits_NKHW.dtype)
     share = _pixel_weights(weight_K, mask_NHW).sum() / _total_weight(weight_K, batch_mask_NHW)
-    value: Tensor = loss(logits_NKHW, mask_NHW)
-    return share * value
+    # A user's own loss may be NaN for images without a labelled pixel, as a mean over none is.
+    return torch.where(share > 0, share * loss(logits_NKHW, mask_NHW), 0)
 
 
 def build_loss(config: TrialConfig, class_pixels_K: NDArray[np.int64]) -> nn.Module:

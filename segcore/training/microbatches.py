@@ -12,8 +12,11 @@ from segcore.errors import TrainingFailedError
 
 T = TypeVar("T")
 
-# Parts of the RuntimeErrors of torch's allocators (host, Metal), and of CUDA's libraries.
-_PHRASES = ("out of memory", "can't allocate memory", "_ALLOC_FAILED")
+# Parts of the RuntimeErrors of torch's allocators (host, Metal), and of CUDA's libraries. The last
+# one is said where none of cuDNN's ways of a convolution finds memory (pytorch/pytorch#108645).
+_PHRASES = (
+    "out of memory", "can't allocate memory", "_ALLOC_FAILED", "unable to find an engine",
+)  # fmt: skip
 _LONE_IMAGE = "Expected more than 1 value per channel"
 """Part of the error of batch normalisation that gets one 1×1 map."""
 

@@ -3,9 +3,10 @@
     python -m benchmarks.warm_start --curves DIR [--seeds 8] [--jobs 2] [--out FILE]
 
 As ``benchmarks.search_efficiency``, with freeze-thaw alone. An earlier search of the whole budget
-on another table of the same family comes first; the next one begins "cold", with the two best
-"configurations" of it, or with its "curves" too. "misled" is the last one with an earlier search on
-the table itself, whose scores are turned upside down: its best trials are the worst.
+on another table of the same family comes first; of our own table, on the scores of the areas that
+its trainings are tested on. The next search begins "cold", with the two best "configurations" of
+the earlier one, or with its "curves" too. "misled" is the last one with an earlier search on the
+table itself, whose scores are turned upside down: its best trials are the worst.
 
 Prediction, before the first run: of the budget that a cold search needs, configurations need 0.85
 and curves 0.6; a misled one needs 1.1 times as much, which is two of twenty full trainings.
@@ -24,13 +25,14 @@ import numpy as np
 import optuna
 import tyro
 
-from benchmarks.curve_tables import Params, Table, Training, load_tables
+from benchmarks.curve_tables import OWN_CURVES, Params, Segmentation, Table, Training, load_tables
 from benchmarks.search_efficiency import METHODS, Facts, Search, facts_of
 from benchmarks.search_figures import tables_of_figures
 from search.planning.warm import EarlierRun
 
 PAIRS = {
-    "sigmoid": "power", "hyperbola": "overfitting", "3945": "7593", "126026": "34539",
+    "dubai": "dubai, tested", "sigmoid": "power",
+    "hyperbola": "overfitting", "3945": "7593", "126026": "34539",
     "patch32_GRU128_bs128": "patch32_VRNN64_tanh_avg_bs128",
 }  # fmt: skip
 """The table that is searched, and that of the earlier search."""
@@ -42,8 +44,20 @@ class Options:
 
     curves: Path  # Folder with TaskSet and LCBench.
     seeds: int = 8
+    tables: tuple[str, ...] = tuple(PAIRS)
     jobs: int = 2  # Processes.
     out: Path = Path("warm_start.jsonl")  # A line for each search; those that it has aren't run.
+
+
+class Tested(Segmentation):
+    """Our own trainings, with the scores of the areas that they are tested on."""
+
+    def trainings(self, configurations: Sequence[Params]) -> list[Training]:
+        """What becomes of them."""
+        return [
+            Training(self.mean_of(params, "test"), float(self.mean_of(params, "epoch_s")))
+            for params in configurations
+        ]
 
 
 class UpsideDown:
@@ -66,7 +80,7 @@ def main(options: Options) -> None:
     lines = options.out.read_text().splitlines() if options.out.exists() else []
     records = [json.loads(line) for line in lines]
     done = {(record["table"], record["seed"]) for record in records}
-    jobs = [(name, seed) for seed in range(options.seeds) for name in PAIRS]
+    jobs = [(name, seed) for seed in range(options.seeds) for name in options.tables]
     missing = [job for job in jobs if job not in done]
     with multiprocessing.get_context("spawn").Pool(options.jobs) as pool:
         for found in pool.imap_unordered(partial(run, options.curves), missing):
@@ -84,6 +98,7 @@ def run(curves: Path, job: tuple[str, int]) -> list[Mapping[str, Any]]:
     name, seed = job
     names = [name for pair in PAIRS.items() for name in pair if name.isdigit()]
     tables = load_tables(curves, names)
+    tables["dubai, tested"] = Tested(OWN_CURVES / "dubai.jsonl")
     table, source = tables[name], tables[PAIRS[name]]
     facts = facts_of(table)
     earlier = earlier_search(source, facts_of(source), 1000 + seed)

@@ -190,7 +190,8 @@ def test_time_of_workers_leaves_out_the_pause_between_two_sessions(tmp_path: Pat
         {"kind": "start", "trial": None, "time_ms": 0, "tags": {"gpus_per_trial": "1"}},
         {"kind": "start", "trial": 3, "time_ms": 0},
         {"kind": "epoch", "trial": 3, "time_ms": 10_000, "epoch": 1,
-         "metrics": {"train/epoch_s": 8.0, "dice/Trees - Shrubs": 0.25, "val/dice": 0.5}},
+         "metrics": {"train/epoch_s": 8.5, "train/validation_s": 0.5,
+                     "dice/Trees - Shrubs": 0.25, "val/dice": 0.5}},
         {"kind": "start", "trial": None, "time_ms": 90_000, "tags": {"gpus_per_trial": "1"}},
         {"kind": "start", "trial": 3, "time_ms": 100_000},
         {"kind": "epoch", "trial": 3, "time_ms": 105_000, "epoch": 2,
@@ -206,6 +207,26 @@ def test_time_of_workers_leaves_out_the_pause_between_two_sessions(tmp_path: Pat
     assert history.sessions == 2 and history.gpus_per_trial == 1
     assert history.trials[3].class_dice == {1: {"Trees / Shrubs": 0.25}, 2: {}}
     assert journal.read_text() == text, "another process may be writing it"
+
+
+def test_a_paused_trial_that_is_let_go_later_had_no_worker_meanwhile(tmp_path: Path) -> None:
+    """Nor had one whose driver was killed, and of which the next session told what was missing."""
+    journal = tmp_path / "tracking.jsonl"
+    records = [
+        {"kind": "start", "trial": None, "time_ms": 0, "tags": {}},
+        {"kind": "start", "trial": 1, "time_ms": 0},
+        {"kind": "end", "trial": 1, "time_ms": 5_000, "status": "paused"},
+        {"kind": "start", "trial": 2, "time_ms": 5_000},
+        {"kind": "epoch", "trial": 2, "time_ms": 9_000, "epoch": 1, "metrics": {}},
+        {"kind": "end", "trial": 1, "time_ms": 60_000, "status": "stopped"},
+        {"kind": "start", "trial": None, "time_ms": 90_000, "tags": {}},
+        {"kind": "epoch", "trial": 2, "time_ms": 90_000, "epoch": 2, "metrics": {}},
+        {"kind": "end", "trial": 2, "time_ms": 90_000, "status": "stopped"},
+    ]  # fmt: skip
+    journal.write_text("".join(json.dumps(record) + "\n" for record in records))
+    trials = read_history(journal).trials
+    assert (trials[1].worker_s, trials[2].worker_s) == (5, 4)
+    assert set(trials[2].class_dice) == {1, 2}
 
 
 def test_importance_finds_what_decides_the_score_and_what_decides_a_class() -> None:

@@ -297,11 +297,7 @@ def _run_study(
     if options.pauses:
         setup.console.print(f"{FREEZE_THAW.capitalize()}.", soft_wrap=True)
     progress = SearchProgress(setup.line, options, slots, tracker, phase)
-    ending = run_trials(plan, study, slots, tracker, progress)
-    for row in read_rows(study):
-        if row.status == "running":
-            tracker.end_trial(row.number, "stopped", ending)
-    if ending == "interrupted":
+    if run_trials(plan, study, slots, tracker, progress) == "interrupted":
         raise KeyboardInterrupt
     rows = read_rows(study)
     if paused := sum(row.status == "paused" for row in rows):

@@ -50,7 +50,7 @@ def test_only_trials_that_can_not_become_candidates_lose_their_checkpoints(tmp_p
     (tmp_path / "session_1" / "tuner.pkl").touch()
     rows = [
         row(1, 0.9), row(10000, 0.8), row(0, 0.7), row(3, 0.6), row(100, 0.5),
-        row(4, 0.1, "running"), row(2, None, "failed"), row(5, None, "running"),
+        row(4, 0.1, "running"), row(2, None, "failed"), row(5, None, "interrupted"),
     ]  # fmt: skip
     assert KEPT_PER_CANDIDATE == 2
     others = {row.number for row in rows} - kept_trials(rows, candidates=1)

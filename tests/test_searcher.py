@@ -499,9 +499,13 @@ def test_a_failure_that_was_noted_but_not_told_is_forgotten_when_the_trial_goes_
 ) -> None:
     """A driver may be killed between the two."""
     study = study_in(tmp_path)
-    study.ask().set_user_attr("failure", "its worker died")
+    trial = study.ask()
+    trial.set_user_attr("failure", "its worker died")
+    trial.set_user_attr("interrupted", True)
+    assert [row.status for row in read_rows(study)] == ["interrupted"]
     searcher = searcher_of(study, planned=1)
     searcher.suggest("a")
+    assert [row.status for row in read_rows(study)] == ["running"]
     end(searcher, "a", {"epoch": 1, METRIC: 0.5, "finished": True})
     (row,) = read_rows(study)
     assert (row.status, row.failure) == ("finished", None)

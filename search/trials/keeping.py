@@ -60,7 +60,7 @@ def kept_trials(rows: Sequence[TrialRow], candidates: int) -> set[int]:
     rest = [row.number for row in choose_candidates(rows, places)]
     in_order = dict.fromkeys([*likely, *others[:for_paused], *rest])
     kept = set(itertools.islice(in_order, places))
-    return kept | {row.number for row in rows if row.status == "running"}
+    return kept | {row.number for row in rows if row.status in ("running", "interrupted")}
 
 
 def most_promising(rows: Sequence[TrialRow]) -> list[int]:

@@ -4,6 +4,7 @@ import dataclasses
 import html
 import json
 import re
+import shlex
 import shutil
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from search.reporting.importance import find_importance
 from search.reporting.page import write_report
 from search.reporting.photographs import choose
 from search.reporting.terminal import result_text
+from search.run import parse_options
 from search.runs.folder import RunFolder
 from search.runs.options import SearchOptions
 from search.runs.repeats import read_repeats
@@ -165,12 +167,16 @@ def test_the_same_search_again_is_a_command_that_can_be_typed(finished: RunFolde
         (run.path / path.name).write_bytes(path.read_bytes())
     record = finished.read()
     options = SearchOptions(
-        data="/my data/it's", trials=30, tracking_uri="http://host:5000", seed=7
-    )
+        data="/my data/it's", trials=30, tracking_uri="http://host:5000", seed=7,
+        warm_start=("/runs/a b", "/runs/c"), allow_missing_classes=True,
+    )  # fmt: skip
     run.write(type(record)(record.search_id, options, record.identity))
     text = words(write_report(run).read_text())
-    assert """python -m search.run --data '/my data/it'"'"'s' --trials 30 --seed 7""" in text
+    assert """python -m search.run --data '/my data/it'"'"'s'""" in text
     assert "Compare trials in MLflow http://host:5000" in text
+    typed = text[text.index("python -m search.run") : text.index("Go on with this one")]
+    again = parse_options(shlex.split(typed)[3:], "search.run")
+    assert again == dataclasses.replace(options, tracking_uri=None)
 
 
 @pytest.mark.parametrize(

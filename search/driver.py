@@ -324,8 +324,8 @@ def _train_folds(setup: _Setup, rows: Sequence[TrialRow]) -> list[Model]:
 
 def _train_finals(setup: _Setup, plan: Plan, study: SearchStudy, phase: str) -> None:
     """Carry out trainings that follow the search: in a run of their own, in MLflow too."""
-    kind = plan.run.path.name.partition("_")[0]
-    record = RunRecord(f"{setup.record.search_id}-{kind}", plan.options, plan.identity)
+    search_id = f"{setup.record.search_id}-{plan.run.path.name}"
+    record = RunRecord(search_id, plan.options, plan.identity)
     final_setup = dataclasses.replace(setup, plan=plan, record=record)
     with _tracked(final_setup) as tracker:
         _run_study(final_setup, study, tracker, phase)

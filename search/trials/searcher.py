@@ -202,15 +202,16 @@ class StudySearcher(Searcher):  # type: ignore[misc]  # Ray has no types
         live = self._live[trial_id]
         epoch, value = result.get("epoch", 0), result.get(self.metric, math.nan)
         if math.isfinite(value) and epoch not in live.values:
+            ends = [result.get(f"{self.metric}_{end}", math.nan) for end in ("low", "high")]
             is_best = value > max(live.values.values(), default=-math.inf)
+            if is_best and all(map(math.isfinite, ends)):
+                live.trial.set_user_attr("interval", ends)
+                live.trial.set_user_attr("jackknife", result.get("jackknife"))
+            # Last, because an epoch with a value isn't told again after a driver was killed.
             live.trial.report(value, epoch)
             live.values[epoch] = value
             self._n_epochs += 1
             _note_times(live, result.get(EPOCH_S, 0.0))
-            ends = [result.get(f"{self.metric}_{end}", math.nan) for end in ("low", "high")]
-            if is_best and all(map(math.isfinite, ends)):
-                live.trial.set_user_attr("interval", ends)
-                live.trial.set_user_attr("jackknife", result.get("jackknife"))
 
     def on_trial_complete(
         self, trial_id: str, result: Mapping[str, Any] | None = None, error: bool = False

@@ -5,12 +5,11 @@ from contextlib import contextmanager
 from typing import Any
 
 import ray
-from ray.exceptions import RayTaskError
 
 from search.ensembles.models import Model, WeightedNetworks
 from search.ensembles.tasks import Mixture, Said, Workplace, score_mixtures
 from search.planning.plan import Plan
-from search.trials.cluster import Slots
+from search.trials.cluster import Slots, result_of
 from search.trials.line import Line
 from segcore.data.splits import Split
 from segcore.scores.intervals import Evaluation
@@ -94,12 +93,10 @@ class Workers:
         return [Said.joined(of_model) for of_model in zip(*parts, strict=True)]
 
     def finished(self, task: Any) -> Any:
-        """Wait for what ``start`` began. Raises what the function raised, as it was."""
+        """Wait for what ``start`` began: what the function gave. Raises what it raised."""
         self._line.step(self._phase, self._done, self._started)
         try:
-            return ray.get(task)
-        except RayTaskError as error:
-            raise error.cause from error
+            return result_of(task)
         finally:
             self._done += 1
 

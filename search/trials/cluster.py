@@ -19,6 +19,7 @@ from typing import Any
 
 import ray
 import torch
+from ray.exceptions import RayTaskError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from search.runs.options import SearchOptions
@@ -208,7 +209,15 @@ def on_each_node(function: Callable[..., Any], *arguments: object) -> dict[str, 
     nodes = {node["NodeID"]: node["NodeName"] for node in ray.nodes() if node["Alive"]}
     there = [NodeAffinitySchedulingStrategy(node, soft=False) for node in nodes]
     given = [task.options(scheduling_strategy=node).remote(*arguments) for node in there]
-    return dict(zip(nodes.values(), ray.get(given), strict=True))
+    return dict(zip(nodes.values(), map(result_of, given), strict=True))
+
+
+def result_of(task: Any) -> Any:
+    """Wait for a task of Ray's, and give what its function gave, or raise what it raised."""
+    try:
+        return ray.get(task)
+    except RayTaskError as error:  # its text has all of the worker's traceback
+        raise error.cause from error
 
 
 def check_shared(storage: Location) -> None:

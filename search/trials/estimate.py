@@ -10,7 +10,7 @@ import ray
 from search.planning.plan import Plan
 from search.planning.strategies import most_epochs
 from search.runs.storage import NodeCopy
-from search.trials.cluster import Slots, alive_nodes, on_each_node
+from search.trials.cluster import Slots, alive_nodes, on_each_node, result_of
 from search.trials.slot import PRETEND_GPUS, prepare_process
 from segcore.config import TrialConfig
 from segcore.data.building import Tell, untold
@@ -65,7 +65,7 @@ def measure(plan: Plan, slots: Slots, tell: Tell = untold) -> list[float]:
     steps_s = []
     for done, measured in enumerate(tasks):
         tell("measuring a few steps of each network", done, len(tasks))
-        steps_s.append(ray.get(measured))
+        steps_s.append(result_of(measured))
     return steps_s
 
 

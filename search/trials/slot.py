@@ -9,12 +9,13 @@ import torch
 from threadpoolctl import threadpool_limits
 
 from segcore.devices import choose_device
+from segcore.errors import UserError
 
 PRETEND_GPUS = "SEGSEARCH_PRETEND_GPUS"
 """Set where Ray was told of GPUs that don't exist, to try a cluster: trials run on the CPU."""
 
 
-class ClusterError(Exception):
+class ClusterError(UserError):
     """No trial can run on this node."""
 
 

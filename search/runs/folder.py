@@ -80,8 +80,10 @@ class RunRecord:
         return record
 
 
-STATE = (RECORD, "study.journal", "tracking.jsonl")
-"""The files of a run that change while its search goes on. All are small."""
+GROWING = ("study.journal", "tracking.jsonl")
+"""The files of a run to which lines are added while its search goes on."""
+STATE = (RECORD, *GROWING)
+"""All of its files that change meanwhile; they are small."""
 
 
 @dataclass(frozen=True)
@@ -108,15 +110,16 @@ class RunFolder:
 
     @classmethod
     def opened(cls, address: str | Path) -> "RunFolder":
-        """An earlier run; from a bucket, all its files but checkpoints are copied to here."""
+        """An earlier run; from a bucket, what is new there is copied to here, but no checkpoints."""
         run = cls.at(address)
         if run.home is not None:
-            files = run.home.files()
-            sizes = {k: v for k, v in files.items() if "/trials/" not in f"/{k}"}
+            files = run.home.listing()
+            study_bytes, _ = files.get(run.study.name, (0, 0))
             # The files here are newer than the bucket's if the driver died here a moment ago.
-            here = run.study.stat().st_size if run.study.is_file() else -1
-            if here < sizes.get(run.study.name, 0):
-                run.home.fetch(run.path, list(sizes))
+            if not run.study.is_file() or run.study.stat().st_size <= study_bytes:
+                wanted = (name for name in files if "/trials/" not in f"/{name}")
+                new = [name for name in wanted if _is_new(run.path / name, *files[name])]
+                run.home.fetch(run.path, new)
         return run
 
     def resume_options(self, **changes: Any) -> SearchOptions:
@@ -239,6 +242,16 @@ class RunFolder:
             raise UserError(f"{self.address}: {OTHER_VERSION}")
         name = self.record.name
         raise UserError(f"{self.address}: not the folder of a run ({name}: {problem})")
+
+
+def _is_new(here: Path, size: int, changed_ns: int) -> bool:
+    """Whether a file in a bucket, of this size and time, has what its copy here lacks."""
+    if not here.is_file():
+        return True
+    copy = here.stat()
+    if here.name in GROWING:
+        return size > copy.st_size
+    return size != copy.st_size or changed_ns > copy.st_mtime_ns
 
 
 @cache

@@ -127,7 +127,10 @@ class _Setup:
 
 @contextmanager
 def _opened(options: SearchOptions, line: Line) -> Iterator[_Setup]:
-    """Open the run, check all that can fail, and connect to Ray. Nothing is written to the run."""
+    """Open the run, check all that can fail, and connect to Ray.
+
+    Of a new run, only pretrained weights and, on a cluster, an empty file are written.
+    """
     options.check_complete()
     console = line.console
     run, record = _open_run(options)

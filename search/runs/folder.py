@@ -110,7 +110,7 @@ class RunFolder:
 
     @classmethod
     def opened(cls, address: str | Path) -> "RunFolder":
-        """An earlier run; from a bucket, what is new there is copied to here, but no checkpoints."""
+        """An earlier run; from a bucket, all that is new there is copied, except checkpoints."""
         run = cls.at(address)
         if run.home is not None:
             files = run.home.listing()

@@ -304,7 +304,7 @@ def _run_study(
         raise KeyboardInterrupt
     rows = read_rows(study)
     if paused := sum(row.status == "paused" for row in rows):
-        setup.console.print(show_paused(paused, plan.run.address), soft_wrap=True)
+        setup.console.print(show_paused(paused, options, plan.run.address), soft_wrap=True)
     return rows
 
 

@@ -72,7 +72,8 @@ class SearchOptions:
     """Trials at a time. Default: as many as fit on the nodes. Give a larger number where a cluster
     adds nodes for waiting trials."""
     time_budget: str | None = None
-    """Stop after this long, such as 90m or 4h (units s, m, h, d), and use the trials so far."""
+    """Stop after this long, such as 90m or 4h (units s, m, h, d), and use the trials so far. A
+    search that is resumed has as long again."""
     hang_timeout: str = "1h"
     """A trial that completes no epoch for this long (s, m, h, d) is ended, and begun again once."""
     out: str = "runs"

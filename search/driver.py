@@ -216,9 +216,9 @@ def _search(setup: _Setup) -> SearchResult:
         _log_best_trials(plan, built, tracker)
         tracker.register(model_record(model, plan.run.ensemble, built.result))
         tracker.end_search("finished")
+        console.print(f"\n{result_text(built.result)}", soft_wrap=True)
         setup.line.step("writing the report")
         write_report(plan.run, allow_plugins=True)  # the driver has run them already
-        console.print(f"\n{result_text(built.result)}", soft_wrap=True)
     steps = next_steps(
         plan.run.address,
         report=REPORT,

@@ -47,7 +47,7 @@ from search.trials.progress import SearchProgress
 from search.trials.session import open_plan_study, run_trials
 from segcore.data.prepared import read_survey
 from segcore.data.splits import SPLITS
-from segcore.errors import DISK_FULL, UserError
+from segcore.errors import DISK_FULL, UserError, in_short
 from segcore.scores.units import unit_notes
 from segcore.versions import versions
 
@@ -257,16 +257,14 @@ def _tracked(setup: _Setup) -> Iterator[Tracker]:
             except KeyboardInterrupt:
                 tracker.end_search("stopped", "interrupted")
                 raise
-            except UserError as error:
-                tracker.end_search("failed", str(error))
+            except Exception as error:
+                if isinstance(error, OSError) and error.errno in DISK_FULL:
+                    raise UserError(
+                        f"{run.address}: the disk is full; make room, then go on with "
+                        f"--resume {run.address}"
+                    ) from error
+                tracker.end_search("failed", in_short(error))
                 raise
-            except OSError as error:
-                if error.errno not in DISK_FULL:
-                    raise
-                raise UserError(
-                    f"{run.address}: the disk is full; make room, then go on with "
-                    f"--resume {run.address}"
-                ) from error
     finally:
         run.push()
 

@@ -1,5 +1,6 @@
 """What a session leaves behind, however it ends. Ray's part is played here."""
 
+import errno
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -9,8 +10,10 @@ from unittest.mock import MagicMock
 import pytest
 from ray.tune.error import TuneError
 
+from search import driver
 from search.planning.space import Space
-from search.runs.folder import RunFolder
+from search.reporting.history import read_history
+from search.runs.folder import RunFolder, RunRecord
 from search.runs.options import SearchOptions
 from search.runs.rows import read_rows
 from search.tracking.outbox import read_records
@@ -31,6 +34,31 @@ def meets_a_broken_space(watcher: Any) -> None:
         raise UserError("space x: gave None")
     except UserError:
         raise TuneError("Traceback …")  # noqa: B904  # as Ray does
+
+
+@pytest.mark.parametrize(
+    ("error", "raised", "reason"),
+    [
+        (UserError("no trial finished"), UserError, "no trial finished"),
+        (KeyError("scale"), KeyError, "KeyError: 'scale'"),
+        (OSError(errno.ENOSPC, "No space left"), UserError, None),
+        (KeyboardInterrupt(), KeyboardInterrupt, "interrupted"),
+    ],
+)
+def test_mlflow_and_the_live_report_hear_that_a_search_ended_whatever_ended_it(
+    error: BaseException, raised: type[BaseException], reason: str | None, tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    monkeypatch.setattr(Tracker, "__exit__", lambda tracker, *error: tracker.close(0) and None)
+    options, run = SearchOptions(), RunFolder(tmp_path)
+    plan: Any = SimpleNamespace(options=options, run=run, name="x")
+    record = RunRecord("x", options, {})
+    setup = driver._Setup(plan, record, NOWHERE, MagicMock(), 0, MagicMock())
+    with pytest.raises(raised), driver._tracked(setup) as tracker:
+        tracker.start_search({}, {})
+        raise error
+    *_, last = read_records(run.outbox)
+    assert last.get("reason") == reason and read_history(run.outbox).is_going_on == (reason is None)
 
 
 @pytest.mark.parametrize(

@@ -200,7 +200,7 @@ def _check_identity(plan: Plan, record: RunRecord) -> None:
 
 def _search(setup: _Setup) -> SearchResult:
     plan, console = setup.plan, setup.console
-    with _tracked(setup) as tracker:
+    with plan.run.claimed(), _tracked(setup) as tracker:
         rows = _run_study(setup, open_plan_study(plan), tracker)
         trials = best_trials(plan, rows)
         if plan.options.repeats:

@@ -2,6 +2,8 @@
 
 import logging
 import math
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
@@ -12,7 +14,7 @@ import yaml
 from search.runs.options import RUNS_OWN, SearchOptions
 from search.runs.storage import Location
 from segcore.errors import UserError
-from segcore.files import digest, user_cache
+from segcore.files import digest, locked, user_cache
 
 RECORD = "run.yaml"
 """The file's name in a run's folder."""
@@ -121,6 +123,24 @@ class RunFolder:
                 new = [name for name in wanted if _is_new(run.path / name, *files[name])]
                 run.home.fetch(run.path, new)
         return run
+
+    @contextmanager
+    def claimed(self) -> Iterator[None]:
+        """Keep other searches on this machine from going on with the run during the block.
+
+        Two would train the same trials, and spoil each other's files. Raises ``UserError`` where
+        another one is at it.
+        """
+        lock = user_cache() / "runs" / f"{digest(str(self.path.resolve()))[:24]}.lock"
+        with ExitStack() as stack:
+            try:
+                stack.enter_context(locked(lock, wait=False))
+            except BlockingIOError as error:
+                raise UserError(
+                    f"{self.address}: another search goes on with this run; wait for its end, or "
+                    "stop it with Ctrl-C, and then resume"
+                ) from error
+            yield
 
     def resume_options(self, **changes: Any) -> SearchOptions:
         """The options with which ``search`` goes on with this run; ``changes`` are given anew."""

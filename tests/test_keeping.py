@@ -106,6 +106,8 @@ def test_the_time_is_that_of_the_mean_network_on_all_slots(monkeypatch: pytest.M
     networks = [TrialConfig(height_px=48, width_px=48, batch_size=size) for size in step_s]
     plan = plan_of(*networks, photos=120, trials=10, grace_epochs=4, max_epochs=4)
     assert estimate_s(plan, Slots(1, 0, wanted=2)) == pytest.approx(10 * 4 * 5.25 / 2)
+    plan.options = SearchOptions(trials=10, grace_epochs=4, max_epochs=4, time_budget="50s")
+    assert estimate_s(plan, Slots(1, 0, wanted=2)) == 50
     plan.options = SearchOptions(
         trials=10, grace_epochs=4, max_epochs=4, folds=3, repeats=5, final_trials=2
     )

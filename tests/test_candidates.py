@@ -305,7 +305,7 @@ def test_models_of_a_checkpoint_that_is_torn_are_left_out_and_all_others_scored(
     kept, scored = _score(drafts, workers, losses)
     assert [draft.model.name for draft in kept] == ["trial 0", "trial 2", "ensemble of 2"]
     assert [sentence.partition(": ")[0] for sentence in losses.sentences] == [
-        "the trial 1 could not be scored", "the mean of the best 2 could not be scored",
+        "trial 1 could not be scored", "mean of the best 2 could not be scored",
     ]  # fmt: skip
     assert all("torn/model.safetensors" in sentence for sentence in losses.sentences)
     without = [drafts[0], drafts[2], drafts[4]]

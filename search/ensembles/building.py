@@ -167,7 +167,7 @@ def _score(
     kept = [drafts[0]]
     scored = workers.score([drafts[0].model])  # without the best single trial there is nothing
     for draft in drafts[1:]:
-        with losses.noted(f"the {draft.model.name} could not be scored"):
+        with losses.noted(f"{draft.model.name} could not be scored"):
             scored += workers.score([draft.model])
             kept.append(draft)
     return kept, scored

@@ -47,7 +47,7 @@ from search.trials.progress import SearchProgress
 from search.trials.session import open_plan_study, run_trials
 from segcore.data.prepared import read_survey
 from segcore.data.splits import SPLITS
-from segcore.errors import DISK_FULL, UserError
+from segcore.errors import DISK_FULL, UserError, in_short
 from segcore.scores.units import unit_notes
 from segcore.versions import versions
 
@@ -127,7 +127,10 @@ class _Setup:
 
 @contextmanager
 def _opened(options: SearchOptions, line: Line) -> Iterator[_Setup]:
-    """Open the run, check all that can fail, and connect to Ray. Nothing is written to the run."""
+    """Open the run, check all that can fail, and connect to Ray.
+
+    Of a new run, only pretrained weights and, on a cluster, an empty file are written.
+    """
     options.check_complete()
     console = line.console
     run, record = _open_run(options)
@@ -197,7 +200,7 @@ def _check_identity(plan: Plan, record: RunRecord) -> None:
 
 def _search(setup: _Setup) -> SearchResult:
     plan, console = setup.plan, setup.console
-    with _tracked(setup) as tracker:
+    with plan.run.claimed(), _tracked(setup) as tracker:
         rows = _run_study(setup, open_plan_study(plan), tracker)
         trials = best_trials(plan, rows)
         if plan.options.repeats:
@@ -213,9 +216,9 @@ def _search(setup: _Setup) -> SearchResult:
         _log_best_trials(plan, built, tracker)
         tracker.register(model_record(model, plan.run.ensemble, built.result))
         tracker.end_search("finished")
+        console.print(f"\n{result_text(built.result)}", soft_wrap=True)
         setup.line.step("writing the report")
         write_report(plan.run, allow_plugins=True)  # the driver has run them already
-        console.print(f"\n{result_text(built.result)}", soft_wrap=True)
     steps = next_steps(
         plan.run.address,
         report=REPORT,
@@ -254,16 +257,14 @@ def _tracked(setup: _Setup) -> Iterator[Tracker]:
             except KeyboardInterrupt:
                 tracker.end_search("stopped", "interrupted")
                 raise
-            except UserError as error:
-                tracker.end_search("failed", str(error))
+            except Exception as error:
+                if isinstance(error, OSError) and error.errno in DISK_FULL:
+                    raise UserError(
+                        f"{run.address}: the disk is full; make room, then go on with "
+                        f"--resume {run.address}"
+                    ) from error
+                tracker.end_search("failed", in_short(error))
                 raise
-            except OSError as error:
-                if error.errno not in DISK_FULL:
-                    raise
-                raise UserError(
-                    f"{run.address}: the disk is full; make room, then go on with "
-                    f"--resume {run.address}"
-                ) from error
     finally:
         run.push()
 
@@ -297,15 +298,11 @@ def _run_study(
     if options.pauses:
         setup.console.print(f"{FREEZE_THAW.capitalize()}.", soft_wrap=True)
     progress = SearchProgress(setup.line, options, slots, tracker, phase)
-    ending = run_trials(plan, study, slots, tracker, progress)
-    for row in read_rows(study):
-        if row.status == "running":
-            tracker.end_trial(row.number, "stopped", ending)
-    if ending == "interrupted":
+    if run_trials(plan, study, slots, tracker, progress) == "interrupted":
         raise KeyboardInterrupt
     rows = read_rows(study)
     if paused := sum(row.status == "paused" for row in rows):
-        setup.console.print(show_paused(paused, plan.run.address), soft_wrap=True)
+        setup.console.print(show_paused(paused, options, plan.run.address), soft_wrap=True)
     return rows
 
 
@@ -328,8 +325,8 @@ def _train_folds(setup: _Setup, rows: Sequence[TrialRow]) -> list[Model]:
 
 def _train_finals(setup: _Setup, plan: Plan, study: SearchStudy, phase: str) -> None:
     """Carry out trainings that follow the search: in a run of their own, in MLflow too."""
-    kind = plan.run.path.name.partition("_")[0]
-    record = RunRecord(f"{setup.record.search_id}-{kind}", plan.options, plan.identity)
+    search_id = f"{setup.record.search_id}-{plan.run.path.name}"
+    record = RunRecord(search_id, plan.options, plan.identity)
     final_setup = dataclasses.replace(setup, plan=plan, record=record)
     with _tracked(final_setup) as tracker:
         _run_study(final_setup, study, tracker, phase)

@@ -21,7 +21,7 @@ from search.predicting.prediction_log import (
     write_uncertainty,
 )
 from search.reporting.command_line import leave, loading, run_command
-from segcore.errors import UserError, is_disk_full, some_of
+from segcore.errors import UserError, in_short, is_disk_full, some_of
 from segcore.folders import files_below, normal
 
 if TYPE_CHECKING:
@@ -258,15 +258,11 @@ def _predict_all(
                     line = f"skipped: {error}"
                 else:
                     kind, file = type(error).__name__, str(path)
-                    line = f"skipped: {path}: {_in_short(error)}"
+                    line = f"skipped: {path}: {in_short(error)}"
                 told.tell(kind, file, line, "red")
             bar.update(task, completed=number)
         told.tell_how_many()
     return pixels
-
-
-def _in_short(error: Exception) -> str:
-    return str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
 
 
 class _Told:

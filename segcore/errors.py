@@ -32,6 +32,11 @@ class UserError(Exception):
         return str(self)
 
 
+def in_short(error: BaseException) -> str:
+    """What an error says; if it isn't meant for users, after the name of its class."""
+    return str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
+
+
 @dataclass(frozen=True)
 class Problem:
     """One mistake in an input: where it is, what it is, and how to mend it."""

@@ -78,14 +78,15 @@ def whole_folder(path: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def locked(path: Path) -> Iterator[None]:
+def locked(path: Path, *, wait: bool = True) -> Iterator[None]:
     """Wait until no other process holds the lock file ``path``, and hold it during the block.
 
-    The operating system frees the lock of a process that died.
+    The operating system frees the lock of a process that died. Without ``wait``, raises
+    ``BlockingIOError`` where another process holds it.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
+        fcntl.flock(file, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
         yield
 
 

@@ -1,15 +1,22 @@
 """What a search makes of its trials: who becomes a candidate, what workers answer, what is told."""
 
 import json
+import shutil
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from rich.console import Console
 
-from search.ensembles.building import worth_predicting
+from search.ensembles.building import _score, worth_predicting
+from search.ensembles.drafts import Draft
+from search.ensembles.models import Model
 from search.ensembles.tasks import (
     Mixture,
     Said,
@@ -18,6 +25,7 @@ from search.ensembles.tasks import (
     predict,
     score_mixtures,
 )
+from search.ensembles.workers import Losses, Workers
 from search.reporting.terminal import result_text
 from search.runs.checkpoints import StoredCheckpoint
 from search.runs.result import (
@@ -30,7 +38,9 @@ from search.runs.result import (
 )
 from search.runs.rows import TrialRow
 from search.runs.storage import Location, NodeCopy
+from search.trials.cluster import Slots
 from search.trials.keeping import choose_candidates
+from search.trials.line import Line
 from segcore.choosing.pool import WHOLE, Pool, draw_pixels
 from segcore.config import TrialConfig, View
 from segcore.data.prepared import PreparedData
@@ -264,6 +274,48 @@ def test_factors_change_what_is_named_and_nothing_else(
             named_K += np.bincount(classes_HW[truth_HW != 255], minlength=3)
         np.testing.assert_array_equal(named_K, expected_K)
         np.testing.assert_allclose(ensemble.probs(prepared.image(0)).sum(axis=0), 1, atol=1e-5)
+
+
+class InlineWorkers(Workers):
+    """Does tasks in this process, when their answers are asked for."""
+
+    def start(self, function: Callable[..., Any], networks: Any, *arguments: Any) -> Any:
+        return partial(function, networks, self._place, *arguments)
+
+    def finished(self, task: Any) -> Any:
+        return task()
+
+
+def test_models_of_a_checkpoint_that_is_torn_are_left_out_and_all_others_scored(
+    trials: list[StoredCheckpoint], place: Workplace, tmp_path: Path
+) -> None:
+    folder = Path(shutil.copytree(trials[1].location.path, tmp_path / "torn"))
+    weights = folder / "model.safetensors"
+    weights.write_bytes(b"?" * weights.stat().st_size)
+    torn = StoredCheckpoint(Location.parse(folder), trials[1].info)
+    singles = [Model.of_trial(n, [one]) for n, one in enumerate((trials[0], torn, trials[2]))]
+    mean = Model.mean_of("mean of the best 2", singles, [0.5, 0.5, 0])
+    both = Model.mean_of("ensemble of 2", singles, [0.3, 0, 0.7])
+    left_out: Any = None
+    drafts = [Draft(model, left_out, Cost(1, 1.0, 1)) for model in [*singles, mean, both]]
+    plan: Any = SimpleNamespace(data_on_nodes=place.data)
+    workers = InlineWorkers(plan, Slots(1, 0, wanted=3), Line(Console(quiet=True)))
+
+    losses = Losses()
+    kept, scored = _score(drafts, workers, losses)
+    assert [draft.model.name for draft in kept] == ["trial 0", "trial 2", "ensemble of 2"]
+    assert [sentence.partition(": ")[0] for sentence in losses.sentences] == [
+        "trial 1 could not be scored", "mean of the best 2 could not be scored",
+    ]  # fmt: skip
+    assert all("torn/model.safetensors" in sentence for sentence in losses.sentences)
+    without = [drafts[0], drafts[2], drafts[4]]
+    same, at_once = _score(without, workers, Losses())
+    assert same == without
+    for (val, test), (val_at_once, test_at_once) in zip(scored, at_once, strict=True):
+        assert val == val_at_once
+        np.testing.assert_array_equal(test.scores.counts_P3K, test_at_once.scores.counts_P3K)
+    with pytest.raises(UserError, match=r"torn/model\.safetensors"):
+        _score(drafts[1:], workers, losses)
 
 
 def search_result(trials: dict[int, float]) -> SearchResult:

@@ -9,21 +9,35 @@ import sys
 import time
 from pathlib import Path
 from typing import Any
+from unittest.mock import MagicMock
 
 import pytest
 import ray
 from ray.cluster_utils import Cluster
-from ray.exceptions import ActorDiedError, ActorUnavailableError, RayActorError
+from ray.exceptions import ActorDiedError, ActorUnavailableError, RayActorError, RayTaskError
 
 from search.runs.storage import Location, NodeCopy
 from search.trials import worker
+from search.trials.cluster import result_of
 from search.trials.faults import WORKER_DEATHS, Faults, machine_went_away
+from search.trials.slot import ClusterError
 from search.trials.worker import TrialSetting, run_trial
 from segcore.config import TrialConfig
+from segcore.errors import UserError
 
 WORKER_DIED = ActorDiedError()
 NODE_DIED = RayActorError("a", "The actor died because its node has died. Node Id: 0a1b")
 HANG_S = 1.0
+
+
+def test_what_stands_in_the_way_on_a_node_is_said_without_a_workers_traceback(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    why = "node a has a GPU by Ray's word, but torch finds none"
+    raised = RayTaskError("measure", "Traceback (most recent call last): …", ClusterError(why))
+    monkeypatch.setattr(ray, "get", MagicMock(side_effect=raised.as_instanceof_cause()))
+    with pytest.raises(UserError, match=f"^{why}$"):
+        result_of("a task")
 
 
 class Broken:

@@ -1,16 +1,22 @@
 """What follows a search: its best configurations trained anew, with other seeds and on folds."""
 
+import contextlib
 import dataclasses
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
+from unittest.mock import MagicMock
 
 import pytest
 from optuna.trial import TrialState
 
+from search import driver
 from search.ensembles.following import open_folds, open_repeats, repeated_trials
 from search.planning.plan import Plan, make_plan
 from search.planning.space import finish
 from search.planning.words import show_final_trainings
+from search.runs.folder import RunRecord
 from search.runs.repeats import read_repeats
 from search.runs.rows import TrialRow, read_rows
 from search.runs.study import read_study
@@ -93,6 +99,31 @@ def test_folds_are_held_out_one_after_the_other(plan: Plan, rows: list[TrialRow]
     trials = [study.ask() for _ in range(6)]
     configs = [folds.space.sample(trial) for trial in trials]
     assert [(config.fold, config.folds) for config in configs] == [(f, 3) for f in (0, 1, 2) * 2]
+
+
+def test_trainings_on_another_number_of_folds_have_runs_of_their_own_in_mlflow(
+    plan: Plan, rows: list[TrialRow], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It would refuse other parameters in the runs of the first ones."""
+    found: list[RunRecord] = []
+
+    @contextlib.contextmanager
+    def tracked(setup: Any) -> Iterator[MagicMock]:
+        found.append(setup.record)
+        yield MagicMock()
+
+    monkeypatch.setattr(driver, "_tracked", tracked)
+    monkeypatch.setattr(driver, "_run_study", MagicMock())
+    record = plan.run.read()
+    for folds in (3, 5):
+        run = dataclasses.replace(plan.run, path=tmp_path)
+        options = dataclasses.replace(plan.options, folds=folds)
+        fold_plan, study = open_folds(dataclasses.replace(plan, options=options, run=run), rows)
+        setup: Any = driver._Setup(plan, record, "", None, 0, None)  # type: ignore[arg-type]
+        driver._train_finals(setup, fold_plan, study, "training on folds")
+    first, second = found
+    assert first.identity["space"] != second.identity["space"]
+    assert first.search_id != second.search_id
 
 
 def test_what_follows_is_said_before(plan: Plan, rows: list[TrialRow]) -> None:

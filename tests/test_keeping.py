@@ -50,7 +50,7 @@ def test_only_trials_that_can_not_become_candidates_lose_their_checkpoints(tmp_p
     (tmp_path / "session_1" / "tuner.pkl").touch()
     rows = [
         row(1, 0.9), row(10000, 0.8), row(0, 0.7), row(3, 0.6), row(100, 0.5),
-        row(4, 0.1, "running"), row(2, None, "failed"), row(5, None, "running"),
+        row(4, 0.1, "running"), row(2, None, "failed"), row(5, None, "interrupted"),
     ]  # fmt: skip
     assert KEPT_PER_CANDIDATE == 2
     others = {row.number for row in rows} - kept_trials(rows, candidates=1)
@@ -106,6 +106,8 @@ def test_the_time_is_that_of_the_mean_network_on_all_slots(monkeypatch: pytest.M
     networks = [TrialConfig(height_px=48, width_px=48, batch_size=size) for size in step_s]
     plan = plan_of(*networks, photos=120, trials=10, grace_epochs=4, max_epochs=4)
     assert estimate_s(plan, Slots(1, 0, wanted=2)) == pytest.approx(10 * 4 * 5.25 / 2)
+    plan.options = SearchOptions(trials=10, grace_epochs=4, max_epochs=4, time_budget="50s")
+    assert estimate_s(plan, Slots(1, 0, wanted=2)) == 50
     plan.options = SearchOptions(
         trials=10, grace_epochs=4, max_epochs=4, folds=3, repeats=5, final_trials=2
     )

@@ -5,23 +5,30 @@ import json
 import math
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
+from optuna.trial import TrialState
 from rich.console import Console
 
 from search import leaderboard
+from search.reporting.page import write_report
 from search.reporting.terminal import leaderboard_table
 from search.runs.folder import RunFolder
 from search.runs.options import SearchOptions
 from search.runs.rows import TrialRow, like_the_best, show_counts
-from search.runs.study import read_study
+from search.runs.study import open_study, read_study
+from search.tracking.outbox import read_records
+from search.tracking.tracker import Tracker
+from search.trials.session import _Watcher
 from search.trials.worker import JACKKNIFE, add_result, plain_jackknife
 from segcore.scores.intervals import Jackknife
 from segcore.scores.metrics import Scores
 from segcore.training.fit import EpochResult
 from tests.conftest import write_blocks
-from tests.drawn_run import add_repeats, draw_run
+from tests.drawn_run import NOWHERE, add_repeats, draw_run
 from tests.test_intervals import counts_of
 
 TRIALS = 12
@@ -98,6 +105,34 @@ def test_a_paused_trial_is_said_to_be_paused() -> None:
     options = SearchOptions(strategy="freeze-thaw", trials=12)
     assert show_counts(rows, options) == "2 of at most 12 begun, 1 paused, 1 ended"
     assert show_counts(rows, SearchOptions(trials=12)) == "1 of 12 ended"
+
+
+def test_a_trial_that_the_end_of_the_search_cut_off_is_said_to_be_interrupted(
+    going_on: RunFolder, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As is the one that no worker had begun with, which MLflow doesn't know."""
+    run = RunFolder(Path(shutil.copytree(going_on.path, tmp_path / "run")))
+    study = open_study(run.study, name="drawn", create=False)
+    study.ask().set_user_attr("paused", 1)
+    study.ask()
+    tracker = Tracker(
+        NOWHERE, experiment="segsearch", search_name="drawn", search_id="drawn-1",
+        score="val/dice", outbox=run.outbox,
+    )  # fmt: skip
+    watcher: Any = SimpleNamespace(study=study, tracker=tracker)
+    _Watcher.end_session(watcher, "out of time")
+    tracker.close(timeout_s=0)
+    told = [(r["trial"], r["status"], r["reason"]) for r in read_records(run.outbox)
+            if r["kind"] == "end"]  # fmt: skip
+    running = read_study(going_on).get_trials(states=[TrialState.RUNNING])
+    (cut_off,) = [trial.number for trial in running]
+    assert told[-1] == (cut_off, "interrupted", "out of time") and told[-2][0] != 8
+
+    statuses = {row["trial"]: row["status"] for row in as_json(run, capsys)}
+    assert [statuses[n] for n in (cut_off, 7, 8)] == ["interrupted", "paused", "interrupted"]
+    shown = show(run, capsys)
+    assert shown.count("interrupted, can be resumed") == 2 and "running" not in shown
+    assert "were interrupted, and can be resumed" in write_report(run).read_text()
 
 
 def test_of_a_trials_results_the_best_one_keeps_what_comparisons_need() -> None:

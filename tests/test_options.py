@@ -5,9 +5,10 @@ from pathlib import Path
 
 import pytest
 
+from search.planning.space import MAX_TRIALS
 from search.run import main, parse_options
 from search.runs.folder import RunFolder, RunRecord
-from search.runs.options import SearchOptions
+from search.runs.options import LARGEST_SEED, SearchOptions
 from segcore.errors import UserError
 
 
@@ -44,6 +45,9 @@ def test_a_file_of_ones_own_needs_only_what_differs(tmp_path: Path) -> None:
         ("trails: 5", "no option 'trails'; did you mean trials?"),
         ("trials: many", "trials = 'many': should be a valid integer"),
         ("trials: 0", "--trials 0: must be at least 1"),
+        ("seed: 1700000000", "--seed 1700000000: must be at most 100000000"),
+        ("ensemble_latency: 0", "--ensemble-latency 0: must be above 0"),
+        ("score_scale: 2", "--score-scale 2: must be above 0 and at most 1"),
         ("dry_run: true", "no option 'dry_run'"),
         ("- trials", "expected lines such as `trials: 100`"),
         ("", "expected lines such as `trials: 100`"),
@@ -59,6 +63,11 @@ def test_what_is_wrong_with_a_file_is_one_line(
     assert main(["--options", str(path)]) == 2
     error = capsys.readouterr().err
     assert message in error and error.count("\n") == 1
+
+
+def test_the_last_epoch_of_the_last_trial_has_a_seed_that_torch_takes() -> None:
+    seed = (LARGEST_SEED + 1) * MAX_TRIALS - 1
+    assert (seed * 100_003 + 10_000).bit_length() <= 64
 
 
 def test_no_file_and_two_sources_are_refused(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ import dataclasses
 import html
 import json
 import re
+import shlex
 import shutil
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from search.reporting.importance import find_importance
 from search.reporting.page import write_report
 from search.reporting.photographs import choose
 from search.reporting.terminal import result_text
+from search.run import parse_options
 from search.runs.folder import RunFolder
 from search.runs.options import SearchOptions
 from search.runs.repeats import read_repeats
@@ -165,12 +167,16 @@ def test_the_same_search_again_is_a_command_that_can_be_typed(finished: RunFolde
         (run.path / path.name).write_bytes(path.read_bytes())
     record = finished.read()
     options = SearchOptions(
-        data="/my data/it's", trials=30, tracking_uri="http://host:5000", seed=7
-    )
+        data="/my data/it's", trials=30, tracking_uri="http://host:5000", seed=7,
+        warm_start=("/runs/a b", "/runs/c"), allow_missing_classes=True,
+    )  # fmt: skip
     run.write(type(record)(record.search_id, options, record.identity))
     text = words(write_report(run).read_text())
-    assert """python -m search.run --data '/my data/it'"'"'s' --trials 30 --seed 7""" in text
+    assert """python -m search.run --data '/my data/it'"'"'s'""" in text
     assert "Compare trials in MLflow http://host:5000" in text
+    typed = text[text.index("python -m search.run") : text.index("Go on with this one")]
+    again = parse_options(shlex.split(typed)[3:], "search.run")
+    assert again == dataclasses.replace(options, tracking_uri=None)
 
 
 @pytest.mark.parametrize(
@@ -190,7 +196,8 @@ def test_time_of_workers_leaves_out_the_pause_between_two_sessions(tmp_path: Pat
         {"kind": "start", "trial": None, "time_ms": 0, "tags": {"gpus_per_trial": "1"}},
         {"kind": "start", "trial": 3, "time_ms": 0},
         {"kind": "epoch", "trial": 3, "time_ms": 10_000, "epoch": 1,
-         "metrics": {"train/epoch_s": 8.0, "dice/Trees - Shrubs": 0.25, "val/dice": 0.5}},
+         "metrics": {"train/epoch_s": 8.5, "train/validation_s": 0.5,
+                     "dice/Trees - Shrubs": 0.25, "val/dice": 0.5}},
         {"kind": "start", "trial": None, "time_ms": 90_000, "tags": {"gpus_per_trial": "1"}},
         {"kind": "start", "trial": 3, "time_ms": 100_000},
         {"kind": "epoch", "trial": 3, "time_ms": 105_000, "epoch": 2,
@@ -206,6 +213,26 @@ def test_time_of_workers_leaves_out_the_pause_between_two_sessions(tmp_path: Pat
     assert history.sessions == 2 and history.gpus_per_trial == 1
     assert history.trials[3].class_dice == {1: {"Trees / Shrubs": 0.25}, 2: {}}
     assert journal.read_text() == text, "another process may be writing it"
+
+
+def test_a_paused_trial_that_is_let_go_later_had_no_worker_meanwhile(tmp_path: Path) -> None:
+    """Nor had one whose driver was killed, and of which the next session told what was missing."""
+    journal = tmp_path / "tracking.jsonl"
+    records = [
+        {"kind": "start", "trial": None, "time_ms": 0, "tags": {}},
+        {"kind": "start", "trial": 1, "time_ms": 0},
+        {"kind": "end", "trial": 1, "time_ms": 5_000, "status": "paused"},
+        {"kind": "start", "trial": 2, "time_ms": 5_000},
+        {"kind": "epoch", "trial": 2, "time_ms": 9_000, "epoch": 1, "metrics": {}},
+        {"kind": "end", "trial": 1, "time_ms": 60_000, "status": "stopped"},
+        {"kind": "start", "trial": None, "time_ms": 90_000, "tags": {}},
+        {"kind": "epoch", "trial": 2, "time_ms": 90_000, "epoch": 2, "metrics": {}},
+        {"kind": "end", "trial": 2, "time_ms": 90_000, "status": "stopped"},
+    ]  # fmt: skip
+    journal.write_text("".join(json.dumps(record) + "\n" for record in records))
+    trials = read_history(journal).trials
+    assert (trials[1].worker_s, trials[2].worker_s) == (5, 4)
+    assert set(trials[2].class_dice) == {1, 2}
 
 
 def test_importance_finds_what_decides_the_score_and_what_decides_a_class() -> None:

@@ -1,6 +1,7 @@
 """A search that goes on must be the same search: otherwise its trials could not be compared."""
 
 import shutil
+import subprocess
 import sys
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from search import run
 from search.planning.plan import make_plan
 from search.runs.folder import RunFolder, RunRecord
 from search.runs.options import SearchOptions
+from segcore.errors import UserError
 
 SPACE = "from tests.tiny_space import space as tiny\n\ndef space(trial):\n    return tiny(trial)\n"
 
@@ -30,6 +32,32 @@ def begun(tmp_path: Path, blocks: Path, monkeypatch: pytest.MonkeyPatch) -> Path
     folder.write(RunRecord("id", plan.options, plan.identity))
     monkeypatch.delitem(sys.modules, "resumed_space")
     return folder.path
+
+
+HOLD = """
+import sys
+from search.runs.folder import RunFolder
+with RunFolder.at(sys.argv[1]).claimed():
+    print("claimed", flush=True)
+    sys.stdin.read()
+"""
+
+
+def test_a_run_is_gone_on_with_by_one_search_at_a_time(tmp_path: Path) -> None:
+    """Until the other process has ended, be it by a kill."""
+    run = RunFolder(tmp_path / "run")
+    command = [sys.executable, "-c", HOLD, str(run.path)]
+    with subprocess.Popen(
+        command, cwd=Path(__file__).parents[1], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as other:
+        assert other.stdout is not None and other.stdout.readline() == b"claimed\n"
+        message = "run: another search goes on with this run"
+        with pytest.raises(UserError, match=message), run.claimed():
+            pass
+        with RunFolder(tmp_path / "another").claimed():
+            other.kill()
+    with run.claimed():
+        assert not list(tmp_path.iterdir()), "nothing is written into the run's folder"
 
 
 def change_space(folder: Path) -> None:

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from unittest.mock import MagicMock
 
 import optuna
 import pytest
@@ -512,12 +513,40 @@ def test_a_failure_that_was_noted_but_not_told_is_forgotten_when_the_trial_goes_
 ) -> None:
     """A driver may be killed between the two."""
     study = study_in(tmp_path)
-    study.ask().set_user_attr("failure", "its worker died")
+    trial = study.ask()
+    trial.set_user_attr("failure", "its worker died")
+    trial.set_user_attr("interrupted", True)
+    assert [row.status for row in read_rows(study)] == ["interrupted"]
     searcher = searcher_of(study, planned=1)
     searcher.suggest("a")
+    assert [row.status for row in read_rows(study)] == ["running"]
     end(searcher, "a", {"epoch": 1, METRIC: 0.5, "finished": True})
     (row,) = read_rows(study)
     assert (row.status, row.failure) == ("finished", None)
+
+
+def test_a_score_never_stands_beside_the_interval_of_another_epoch(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A driver may be killed between the two. The worker then tells the epoch again."""
+    study = study_in(tmp_path)
+    searcher = searcher_of(study, planned=1)
+    searcher.suggest("a")
+    told = [
+        {"epoch": epoch, METRIC: score, f"{METRIC}_low": score - 0.1, f"{METRIC}_high": score + 0.1}
+        for epoch, score in ((1, 0.3), (2, 0.5))
+    ]
+    searcher.on_trial_result("a", told[0])
+    with monkeypatch.context() as patch:
+        patch.setattr(optuna.Trial, "set_user_attr", MagicMock(side_effect=KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            searcher.on_trial_result("a", told[1])
+    searcher = searcher_of(study, planned=1)
+    known = searcher.suggest("b")["known_epochs"]  # type: ignore[index,call-overload]
+    for result in told[known:]:
+        searcher.on_trial_result("b", result)
+    (row,) = read_rows(study)
+    assert (row.score, row.interval) == (0.5, (0.4, 0.6))
 
 
 def test_a_space_that_raises_names_what_it_had_sampled(tmp_path: Path) -> None:

@@ -195,6 +195,34 @@ def test_a_run_in_a_bucket_is_opened_on_another_machine(
     assert RunFolder.opened(f"{s3}/runs/storm").study.read_text() == "line 1\nline 2\n"
 
 
+def test_what_a_search_wrote_after_its_last_trial_is_seen_on_a_machine_that_opened_it_before(
+    s3: str, cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its study doesn't grow any more then."""
+    address = f"{s3}/runs/ended"
+    run = RunFolder.at(address)
+    run.write(RunRecord("id", SearchOptions(out=f"{s3}/runs"), {}))
+    run.study.write_text("line 1\n")
+    run.outbox.write_text("one\n")
+    (run.path / "result.json").write_text("before")
+    run.push()
+    monkeypatch.setenv("SEGSEARCH_CACHE", str(tmp_path / "another"))
+    assert (RunFolder.opened(address).path / "result.json").read_text() == "before"
+
+    time.sleep(1.1)  # a bucket's times are in seconds
+    run.outbox.write_text("one\ntwo\n")
+    run.repeats.path.mkdir()
+    run.repeats.study.write_text("line 1\n")
+    (run.path / "result.json").write_text("after!")
+    run.push()
+    there = RunFolder.opened(address)
+    assert there.outbox.read_text() == "one\ntwo\n" and there.repeats.study.is_file()
+    assert (there.path / "result.json").read_text() == "after!"
+    with there.outbox.open("a") as file:
+        file.write("three\n")
+    assert RunFolder.opened(address).outbox.read_text().endswith("three\n"), "it only grows"
+
+
 def test_a_folder_that_is_no_run_is_refused(s3: str, cache: Path) -> None:
     with pytest.raises(UserError, match="s3://bucket/nothing: not the folder of a run"):
         RunFolder.at(f"{s3}/nothing").read()

@@ -1,6 +1,7 @@
 """A run's three state files, cut off at any byte by a disk: what is whole is read, and goes on."""
 
 import random
+import resource
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -169,3 +170,22 @@ def test_a_cut_off_outbox_keeps_its_whole_records_and_goes_on(tmp_path: Path) ->
         assert [record["number"] for record in read_records(path)] == [*range(kept), 99]
         outbox.close()
         assert path.stat().st_size == cut.rfind(b"\n") + 1 + len(b'{"number": 99}\n')
+
+
+def test_a_journal_that_a_full_disk_cut_off_is_whole_when_it_is_written_to_again(
+    tmp_path: Path,
+) -> None:
+    """A line in its middle that is half of one and half of another could never be read."""
+    run = RunFolder(tmp_path)
+    study = opened(run, create=True)
+    trial = study.ask()
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (run.study.stat().st_size + 20, hard))
+    try:
+        with pytest.raises(OSError, match="File too large"):
+            trial.report(0.5, 1)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    trial.report(0.6, 2)
+    for again in (study, read_study(run), opened(run, create=False)):
+        assert [t.intermediate_values for t in again.get_trials()] == [{2: 0.6}]

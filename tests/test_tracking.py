@@ -127,12 +127,13 @@ def test_a_search_is_read_back_as_it_was_logged(uri: str, tmp_path: Path) -> Non
         tracker.end_trial(0, "stopped", "halving at epoch 2")
         tracker.end_trial(1, "failed", "loss is NaN at epoch 1")
         tracker.end_trial(2, "paused", "paused at epoch 1, may go on")
+        tracker.start_trial(3, CONFIG, {})
+        tracker.end_trial(3, "interrupted", "out of time")
         tracker.end_search("finished")
         assert tracker.close(30) == 0
     runs = find_runs(uri, "whole")
-    parent, stopped, failed, paused = (
-        runs[name]
-        for name in ("whole", "000-unet-resnet34", "001-unet-resnet34", "002-unet-resnet34")
+    parent, stopped, failed, paused, interrupted = (
+        runs[name] for name in ("whole", *(f"00{number}-unet-resnet34" for number in range(4)))
     )
     assert parent.data.params == {"space": "spaces.quick:space", "trials": "2"}
     assert stopped.data.params == {key: str(value) for key, value in CONFIG.flat().items()}
@@ -148,13 +149,14 @@ def test_a_search_is_read_back_as_it_was_logged(uri: str, tmp_path: Path) -> Non
     assert parent.data.metrics == {"best_score": 0.5}
     status = [
         (run.info.status, run.data.tags["segsearch.status"], run.data.tags.get("segsearch.reason"))
-        for run in (parent, stopped, failed, paused)
+        for run in (parent, stopped, failed, paused, interrupted)
     ]
     assert status == [
         ("FINISHED", "finished", None),
         ("FINISHED", "stopped", "halving at epoch 2"),
         ("FAILED", "failed", "loss is NaN at epoch 1"),
         ("SCHEDULED", "paused", "paused at epoch 1, may go on"),
+        ("SCHEDULED", "interrupted", "out of time"),
     ]
     copy = MlflowClient(uri).download_artifacts(stopped.info.run_id, "pictures/picture.txt")
     assert Path(copy).read_text() == "roofs"

@@ -23,8 +23,7 @@ def function(trial: BaseTrial) -> TrialConfig:
 
 
 SPACE = Space("tests.test_warm_start:function", function, (), "")
-DISTRIBUTIONS = {
-    "loss": CategoricalDistribution(["ce", "focal", "dice"]),
+RANGES = {
     "gamma": FloatDistribution(0.0, 9.0),
     "lr": FloatDistribution(1e-5, 1.0),
 }
@@ -39,7 +38,12 @@ def run_of(path: Path, trials: list[tuple[float, dict[str, Any]]]) -> str:
             create_trial(
                 state=TrialState.PRUNED,
                 params=params,
-                distributions={name: DISTRIBUTIONS[name] for name in params},
+                distributions={
+                    name: CategoricalDistribution([value])
+                    if isinstance(value, str)
+                    else RANGES[name]
+                    for name, value in params.items()
+                },
                 intermediate_values={1: score, 2: score / 2},
             )
         )
@@ -53,6 +57,7 @@ def test_the_two_best_that_the_space_can_make_are_taken(tmp_path: Path) -> None:
             (0.1, {"loss": "ce", "lr": 3e-3}),
             (0.9, {"loss": "dice", "lr": 1e-3}),  # the space has no such loss
             (0.8, {"loss": "focal", "lr": 1e-3}),  # the space asks for gamma
+            (0.75, {"loss": "ce", "lr": "high"}),  # the space asks for a number
             (0.7, {"loss": "focal", "gamma": 2.0, "lr": 0.5}),
             (0.6, {"loss": "ce", "lr": 2e-3, "gamma": 1.0}),
         ],

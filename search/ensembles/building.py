@@ -163,10 +163,11 @@ def _score(
     workers.begin("choosing: scoring the models")
     with contextlib.suppress(Exception):  # which model it is that can't is seen one by one
         return list(drafts), workers.score([draft.model for draft in drafts])
+    workers.begin("choosing: scoring the models one by one")
     kept = [drafts[0]]
     scored = workers.score([drafts[0].model])  # without the best single trial there is nothing
     for draft in drafts[1:]:
-        with losses.noted(f"the {draft.model.name} could not be scored"):
+        with losses.noted(f"{draft.model.name} could not be scored"):
             scored += workers.score([draft.model])
             kept.append(draft)
     return kept, scored

@@ -93,7 +93,7 @@ class Workers:
         return [Said.joined(of_model) for of_model in zip(*parts, strict=True)]
 
     def finished(self, task: Any) -> Any:
-        """Wait for what ``start`` began. Raises what the function raised, as it was."""
+        """Wait for what ``start`` began: what the function gave. Raises what it raised."""
         self._line.step(self._phase, self._done, self._started)
         try:
             return result_of(task)

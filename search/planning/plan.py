@@ -99,10 +99,10 @@ def make_plan(options: SearchOptions, run: RunFolder, tell: Tell = untold) -> Pl
     data_folder = find_dataset(options.data)
     space = load_space(options.space, lambda: look_at(data_folder, progress=tell))
     check_baselines(space)
+    samples = sample_space(space, options)
     # A resumed run has them already, and the earlier runs may be gone.
     warm = options.warm_start if options.resume is None else ()
     earlier = tuple(read_earlier(address, space, task) for task, address in enumerate(warm, 1))
-    samples = sample_space(space, options)
     data = prepare_searched(data_folder, options, samples, progress=tell)
     if not len(data.of_split("val")) or not len(data.of_split("test")):
         raise UserError(

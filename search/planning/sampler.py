@@ -129,8 +129,8 @@ def value_at(trial: FrozenTrial, rung: int) -> float | None:
     """What a trial was worth at an epoch; None where it never came that far.
 
     That is its first value that is not NaN at this epoch or later, as halving counts it. A training
-    that ended by itself at or before ``rung`` counts with its final value: it would not have become
-    better.
+    that ended by itself at or before ``rung`` counts with the trial's value, that of its best
+    epoch: it would not have become better.
     """
     values = trial.intermediate_values
     if trial.state == TrialState.COMPLETE and max(values, default=rung) <= rung:

@@ -23,7 +23,7 @@ from pydantic import ValidationError
 
 from search.runs.options import SearchOptions
 from segcore.config import TrialConfig, describe_validation_error
-from segcore.errors import Problem, ProblemsError, UserError
+from segcore.errors import Problem, ProblemsError, UserError, in_short
 from segcore.facts import DataFacts
 from segcore.files import digest
 from segcore.plugins import import_attribute
@@ -244,7 +244,7 @@ def _baseline_problems(
 def _reason(error: Exception) -> str:
     if isinstance(error, ValidationError):
         return describe_validation_error(error)
-    return str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
+    return in_short(error)
 
 
 class _MisfitError(Exception):

@@ -10,7 +10,7 @@ from optuna.distributions import CategoricalDistribution
 from optuna.trial import FrozenTrial
 
 from search.forecasting.earlier import EARLIER, EarlierTrial, earlier_trials
-from search.forecasting.proposals import SpaceFunction, draw
+from search.forecasting.proposals import Proposal, SpaceFunction, draw
 from search.planning.space import Space
 from search.runs.folder import RunFolder
 from search.runs.study import enqueue_baselines, read_study
@@ -70,13 +70,17 @@ def _fitting(
 ) -> Iterator[tuple[dict[str, Any], dict[int, float]]]:
     """Parameters and scores."""
     for trial in trials:
-        made = draw(space, np.random.default_rng(0), trial.params)
-        kept = [
-            trial.params[name] == value
-            if isinstance(made.distributions[name], CategoricalDistribution)
-            else True
-            for name, value in made.params.items()
-            if name in trial.params
-        ]
-        if len(kept) == len(made.params) and all(kept):
+        try:
+            made = draw(space, np.random.default_rng(0), trial.params)
+        except UserError:  # such as of a word where the space asks for a number
+            continue
+        if all(_is_of(trial, made, name) for name in made.params):
             yield dict(made.params), dict(trial.intermediate_values)
+
+
+def _is_of(trial: FrozenTrial, made: Proposal, name: str) -> bool:
+    """Whether a parameter was made of the trial's own; a number may have been moved."""
+    if name not in trial.params:
+        return False
+    is_choice = isinstance(made.distributions[name], CategoricalDistribution)
+    return not is_choice or bool(trial.params[name] == made.params[name])

@@ -12,6 +12,7 @@ STATUSES = {
     "stopped": "were stopped",
     "failed": "failed",
     "paused": "are paused, and may go on",
+    "interrupted": "were interrupted, and can be resumed",
     "running": "haven't ended",
 }
 

@@ -29,6 +29,7 @@ STATUS_COLORS: dict[Status, str] = {
     "stopped": GREY,
     "failed": "#d9483b",
     "paused": "#a678c9",
+    "interrupted": "#8a6d4a",
     "running": "#e09f1f",
 }
 MEMBER_COLOR = "#17936a"

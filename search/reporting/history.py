@@ -12,7 +12,7 @@ from pathlib import Path
 from search.tracking.metric_names import metric_keys
 from search.tracking.outbox import read_records
 
-TRAINING_S = "train/epoch_s"
+EPOCH_S, VALIDATION_S = "train/epoch_s", "train/validation_s"
 CLASS_DICE = "dice/"
 
 
@@ -25,7 +25,7 @@ class TrialHistory:
     worker_s: float = 0.0
     """How long it had a worker."""
     training_s: float = 0.0
-    """How much of that it trained; the rest is starting, loading, validation and checkpoints."""
+    """How much of that it trained; the rest is starting, validation and keeping checkpoints."""
 
 
 @dataclass
@@ -74,17 +74,22 @@ def read_history(outbox: Path, class_names: Sequence[str] = ()) -> History:
                     history.tags = record["tags"]
                     history.sessions += 1
                     history.is_going_on = True
+                    running_since.clear()  # those of a driver that was killed had no end
                 case "end":
                     history.is_going_on = False
             continue
         trial = history.trials.setdefault(number, TrialHistory())
-        if record["kind"] != "start" and number in running_since:
-            # Time counts up to each record, because a trial that was interrupted has no end.
-            trial.worker_s += (now_ms - running_since[number]) / 1000
-        running_since[number] = now_ms
+        since_ms = running_since.pop(number, None)
+        if record["kind"] == "start":
+            running_since[number] = now_ms
+        elif since_ms is not None:  # else it tells what was missing, or lets go a paused trial
+            # Time counts up to each record, because a driver that is killed notes no end.
+            trial.worker_s += (now_ms - since_ms) / 1000
+            if record["kind"] == "epoch":
+                running_since[number] = now_ms
         if record["kind"] == "epoch":
             metrics = record["metrics"]
-            trial.training_s += metrics.get(TRAINING_S, 0.0)
+            trial.training_s += metrics.get(EPOCH_S, 0.0) - metrics.get(VALIDATION_S, 0.0)
             trial.class_dice[record["epoch"]] = {
                 class_of[key]: value for key, value in metrics.items() if key in class_of
             }

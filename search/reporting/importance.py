@@ -62,7 +62,7 @@ def find_importance(
         return None
     by_class = {}
     for name in class_names:
-        # A training that ended before the rung counts with its last epoch, as in ``value_at``.
+        # Of a training that ended before the rung, the last epoch counts.
         seen = [(trial, min(epoch, max(trial.intermediate_values))) for trial in reached]
         dice = [
             past.class_dice.get(last, {}).get(name)

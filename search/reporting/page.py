@@ -202,7 +202,8 @@ def _commands(facts: RunFacts) -> list[tuple[str, str]]:
     for field in dataclasses.fields(SearchOptions):
         value = getattr(options, field.name)
         if field.name not in NOT_REPEATED and value != field.default:
-            again.append(f"--{field.name.replace('_', '-')} {shlex.quote(str(value))}")
+            words = () if value is True else value if isinstance(value, tuple) else (value,)
+            again.append(shlex.join([f"--{field.name.replace('_', '-')}", *map(str, words)]))
     uri = options.tracking_uri or default_uri(facts.run.path.parent)
     commands = [
         ("The same search again", " ".join(again)),

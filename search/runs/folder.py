@@ -2,6 +2,8 @@
 
 import logging
 import math
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
@@ -12,7 +14,7 @@ import yaml
 from search.runs.options import RUNS_OWN, SearchOptions
 from search.runs.storage import Location
 from segcore.errors import UserError
-from segcore.files import digest, user_cache
+from segcore.files import digest, locked, user_cache
 
 RECORD = "run.yaml"
 """The file's name in a run's folder."""
@@ -80,8 +82,10 @@ class RunRecord:
         return record
 
 
-STATE = (RECORD, "study.journal", "tracking.jsonl")
-"""The files of a run that change while its search goes on. All are small."""
+GROWING = ("study.journal", "tracking.jsonl")
+"""The files of a run to which lines are added while its search goes on."""
+STATE = (RECORD, *GROWING)
+"""All of its files that change meanwhile; they are small."""
 
 
 @dataclass(frozen=True)
@@ -108,16 +112,35 @@ class RunFolder:
 
     @classmethod
     def opened(cls, address: str | Path) -> "RunFolder":
-        """An earlier run; from a bucket, all its files but checkpoints are copied to here."""
+        """An earlier run; from a bucket, all that is new there is copied, except checkpoints."""
         run = cls.at(address)
         if run.home is not None:
-            files = run.home.files()
-            sizes = {k: v for k, v in files.items() if "/trials/" not in f"/{k}"}
+            files = run.home.listing()
+            study_bytes, _ = files.get(run.study.name, (0, 0))
             # The files here are newer than the bucket's if the driver died here a moment ago.
-            here = run.study.stat().st_size if run.study.is_file() else -1
-            if here < sizes.get(run.study.name, 0):
-                run.home.fetch(run.path, list(sizes))
+            if not run.study.is_file() or run.study.stat().st_size <= study_bytes:
+                wanted = (name for name in files if "/trials/" not in f"/{name}")
+                new = [name for name in wanted if _is_new(run.path / name, *files[name])]
+                run.home.fetch(run.path, new)
         return run
+
+    @contextmanager
+    def claimed(self) -> Iterator[None]:
+        """Keep other searches on this machine from going on with the run during the block.
+
+        Two would train the same trials, and spoil each other's files. Raises ``UserError`` where
+        another one is at it.
+        """
+        lock = user_cache() / "runs" / f"{digest(str(self.path.resolve()))[:24]}.lock"
+        with ExitStack() as stack:
+            try:
+                stack.enter_context(locked(lock, wait=False))
+            except BlockingIOError as error:
+                raise UserError(
+                    f"{self.address}: another search goes on with this run; wait for its end, or "
+                    "stop it with Ctrl-C, and then resume"
+                ) from error
+            yield
 
     def resume_options(self, **changes: Any) -> SearchOptions:
         """The options with which ``search`` goes on with this run; ``changes`` are given anew."""
@@ -239,6 +262,16 @@ class RunFolder:
             raise UserError(f"{self.address}: {OTHER_VERSION}")
         name = self.record.name
         raise UserError(f"{self.address}: not the folder of a run ({name}: {problem})")
+
+
+def _is_new(here: Path, size: int, changed_ns: int) -> bool:
+    """Whether a file in a bucket, of this size and time, has what its copy here lacks."""
+    if not here.is_file():
+        return True
+    copy = here.stat()
+    if here.name in GROWING:
+        return size > copy.st_size
+    return size != copy.st_size or changed_ns > copy.st_mtime_ns
 
 
 @cache

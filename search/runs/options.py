@@ -21,6 +21,9 @@ ADDRESSES = ("data", "out", "tracking_uri")
 RUNS_OWN = "run"
 """The key of what a run's own run.yaml holds beside options; ``from_file`` passes over it."""
 
+LARGEST_SEED = 100_000_000
+"""Of it each epoch of each trial has a seed of its own, and torch takes 64 bits."""
+
 COMMAND_LINE_ONLY = ("resume", "dry_run")
 """Fields that say what to do with the options, and are none themselves."""
 
@@ -75,7 +78,7 @@ class SearchOptions:
     adds nodes for waiting trials."""
     time_budget: str | None = None
     """Train trials for this long, such as 90m or 4h (units s, m, h, d), and choose a model of those
-    that there are by then, which takes minutes more."""
+    that there are by then, which takes minutes more. A resumed search trains as long again."""
     hang_timeout: str = "1h"
     """A trial that completes no epoch for this long (s, m, h, d) is ended, and goes on once, from
     its last checkpoint."""
@@ -135,7 +138,10 @@ class SearchOptions:
         gpus = self.gpus_per_trial
         if gpus is not None and not (0 <= gpus < 1 or (gpus >= 1 and gpus % 1 == 0)):
             raise UserError(f"--gpus-per-trial {gpus}: a fraction below 1, or a whole number")
-        for name, most in (("epoch_megapixels", math.inf), ("score_scale", 1)):
+        if self.seed > LARGEST_SEED:
+            raise UserError(f"--seed {self.seed}: must be at most {LARGEST_SEED}")
+        most_of = {"epoch_megapixels": math.inf, "ensemble_latency": math.inf, "score_scale": 1}
+        for name, most in most_of.items():
             value = getattr(self, name)
             if value is not None and not 0 < value <= most:
                 allowed = "above 0" if most == math.inf else f"above 0 and at most {most}"

@@ -10,13 +10,19 @@ import numpy as np
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
-from search.runs.attributes import EPOCH_SECONDS, PAUSED, is_paused
+from search.runs.attributes import (
+    EPOCH_SECONDS,
+    INTERRUPTED,
+    PAUSED,
+    is_interrupted,
+    is_paused,
+)
 from search.runs.options import SearchOptions
 from segcore.config import TrialConfig
 from segcore.scores.intervals import Jackknife, SeedNoise
 from segcore.scores.units import caution
 
-Status = Literal["finished", "stopped", "failed", "paused", "running", "waiting"]
+Status = Literal["finished", "stopped", "failed", "paused", "interrupted", "running", "waiting"]
 
 _STATUS: dict[TrialState, Status] = {
     TrialState.COMPLETE: "finished",
@@ -25,7 +31,8 @@ _STATUS: dict[TrialState, Status] = {
     TrialState.RUNNING: "running",
     TrialState.WAITING: "waiting",
 }
-"""What people read for Optuna's states; but a running trial may be paused (``status_of``)."""
+"""What people read for Optuna's states; but a trial that is RUNNING there may be paused or
+interrupted (``status_of``)."""
 
 MAIN_PARAMETERS = (
     "architecture", "encoder", "scale", "metres_per_px", "height_px", "width_px", "loss", "lr",
@@ -109,8 +116,8 @@ def _row(trial: FrozenTrial) -> TrialRow:
 
 
 def _duration(trial: FrozenTrial) -> timedelta | None:
-    """From a trial's begin to its end; of one that was ever paused, what its epochs took."""
-    if PAUSED not in trial.user_attrs:
+    """From a trial's begin to its end; of one that rested meanwhile, what its epochs took."""
+    if trial.user_attrs.keys().isdisjoint((PAUSED, INTERRUPTED)):
         return trial.duration
     epoch_seconds = trial.user_attrs.get(EPOCH_SECONDS, 0.0)
     return timedelta(seconds=epoch_seconds * len(trial.intermediate_values))
@@ -118,13 +125,17 @@ def _duration(trial: FrozenTrial) -> timedelta | None:
 
 def status_of(trial: FrozenTrial) -> Status:
     """What became of a trial, or what it does now."""
-    return "paused" if is_paused(trial) else _STATUS[trial.state]
+    if is_paused(trial):
+        return "paused"
+    return "interrupted" if is_interrupted(trial) else _STATUS[trial.state]
 
 
 def show_status(row: TrialRow) -> str:
     """What became of a trial, in words."""
     if row.status == "paused":
         return f"paused at epoch {row.epochs}, may go on"
+    if row.status == "interrupted":
+        return "interrupted, can be resumed"
     return row.status
 
 

@@ -1,5 +1,6 @@
 """The study of a run: Optuna's journal file, which holds parameters, scores and states."""
 
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -45,6 +46,28 @@ class SearchStudy(optuna.Study):
         self.tell(number, state=TrialState.PRUNED)
 
 
+class _WholeLines(JournalFileBackend):
+    """A journal file in which a full disk leaves no half of a line.
+
+    The next line would be added to it, and Optuna would never read the file again. Only one process
+    writes the file (``RunFolder.claimed``).
+    """
+
+    def __init__(self, journal: Path) -> None:
+        lock = JournalFileSymlinkLock(str(journal), grace_period=LOCK_GRACE_S)
+        super().__init__(str(journal), lock_obj=lock)
+        self._journal = journal
+
+    def append_logs(self, logs: list[dict[str, Any]]) -> None:
+        """Add lines. Raises ``OSError`` where they can't be written, and then adds none."""
+        size = self._journal.stat().st_size
+        try:
+            super().append_logs(logs)
+        except OSError:
+            os.truncate(self._journal, size)
+            raise
+
+
 def read_study(run: RunFolder) -> optuna.Study:
     """The run's study as it is at this moment. A search that is going on isn't disturbed.
 
@@ -77,8 +100,7 @@ def open_study(
         if not journal.is_file():
             raise UserError(f"{journal}: there is no such study; begin one without resuming")
         cut_torn_line(journal)  # Optuna would never read the file again
-    lock = JournalFileSymlinkLock(str(journal), grace_period=LOCK_GRACE_S)
-    storage = JournalStorage(JournalFileBackend(str(journal), lock_obj=lock))
+    storage = JournalStorage(_WholeLines(journal))
     names = optuna.get_all_study_names(storage)
     if create and name in names:
         raise UserError(

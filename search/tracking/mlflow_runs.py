@@ -7,7 +7,7 @@ What a person finds there:
   search's run has ``best_score`` too, over all trials' epochs: without it, a comparison would show
   no metric at all when that run is selected together with the trials.
 - tags: ``segsearch.search_id`` on the search's run, ``segsearch.trial`` ("<search_id>/<number>") on
-  a trial's; ``segsearch.status`` (running, paused, finished, stopped or failed) and
+  a trial's; ``segsearch.status`` (running, paused, interrupted, finished, stopped or failed) and
   ``segsearch.reason``. On trainings that follow a search ``segsearch.final_trial``, the trial whose
   configuration it is, and ``segsearch.final_fold`` or ``segsearch.final_repeat``.
 """
@@ -26,10 +26,11 @@ from search.tracking.outbox import Record
 from segcore.errors import UserError
 
 RUN_STATUS = {
-    "finished": "FINISHED", "stopped": "FINISHED", "failed": "FAILED", "paused": "SCHEDULED",
+    "finished": "FINISHED", "stopped": "FINISHED", "failed": "FAILED",
+    "paused": "SCHEDULED", "interrupted": "SCHEDULED",
 }  # fmt: skip
 """A trial that was stopped is no failure, and MLflow draws KILLED like one, in red. One that is
-paused gets MLflow's clock: it has not ended, but nothing runs."""
+paused or interrupted gets MLflow's clock: it has not ended, but nothing runs."""
 
 REFUSALS = {"INVALID_PARAMETER_VALUE", "INVALID_STATE", "RESOURCE_DOES_NOT_EXIST"}
 """MLflow's codes for a bad record or a deleted run. The error page of a proxy has none of them."""

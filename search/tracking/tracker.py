@@ -95,7 +95,7 @@ class Tracker:
             self._append_epoch(None, epochs, {}, score)
 
     def end_trial(self, number: int, status: Status, reason: str | None = None) -> None:
-        """End or pause a trial's run; ``start_trial`` opens it again."""
+        """End a trial's run, or note why it rests; ``start_trial`` opens it again."""
         self._append("end", number, status=status, reason=reason)
 
     def end_search(self, status: Status, reason: str | None = None) -> None:

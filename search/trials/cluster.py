@@ -215,10 +215,10 @@ def on_each_node(function: Callable[..., Any], *arguments: object) -> dict[str, 
 
 
 def result_of(task: Any) -> Any:
-    """Wait for a task of Ray's. Raises what its function raised, as it was."""
+    """Wait for a task of Ray's, and give what its function gave, or raise what it raised."""
     try:
         return ray.get(task)
-    except RayTaskError as error:
+    except RayTaskError as error:  # its text has all of the worker's traceback
         raise error.cause from error
 
 

@@ -27,7 +27,7 @@ BATCHES_AHEAD = 2
 
 
 def estimate_s(plan: Plan, slots: Slots, tell: Tell = untold) -> float:
-    """Seconds for all trials, from training steps measured where trials will run.
+    """Seconds that a search will take, from training steps measured where trials will run.
 
     The same number of pixels goes through each network in an epoch. Validation isn't measured: each
     of its pixels counts as a third of a trained one, because nothing is learned from it.
@@ -39,9 +39,7 @@ def estimate_s(plan: Plan, slots: Slots, tell: Tell = untold) -> float:
         for step_s, config in steps_s
     ]
     mean_s = sum(epoch_s) / len(epoch_s) / slots.count
-    search_s = most_epochs(options) * mean_s
-    if options.pauses:
-        search_s = min(search_s, options.time_budget_s or math.inf)
+    search_s = min(most_epochs(options) * mean_s, options.time_budget_s or math.inf)
     return search_s + options.final_trainings * options.max_epochs * mean_s
 
 

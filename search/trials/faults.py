@@ -21,7 +21,7 @@ WORKER_DEATHS = 3
 """A trial goes on this many times after its worker process died; the next death fails it."""
 
 ALIKE = 3
-"""The search ends when this many trials, or all, failed for one reason before any had a score."""
+"""A session ends when this many of its trials, or all, failed for one reason before any scored."""
 
 
 class Faults:

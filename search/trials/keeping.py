@@ -1,11 +1,11 @@
 """Which trials the ensemble may choose from, and whose checkpoints are kept for that."""
 
 import itertools
-import math
 import shutil
-from bisect import bisect_right
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
+
+import numpy as np
 
 from search.planning.plan import Plan
 from search.runs.checkpoints import checkpoints, trial_folders, trial_name
@@ -60,7 +60,7 @@ def kept_trials(rows: Sequence[TrialRow], candidates: int) -> set[int]:
     rest = [row.number for row in choose_candidates(rows, places)]
     in_order = dict.fromkeys([*likely, *others[:for_paused], *rest])
     kept = set(itertools.islice(in_order, places))
-    return kept | {row.number for row in rows if row.status == "running"}
+    return kept | {row.number for row in rows if row.status in ("running", "interrupted")}
 
 
 def most_promising(rows: Sequence[TrialRow]) -> list[int]:
@@ -68,24 +68,17 @@ def most_promising(rows: Sequence[TrialRow]) -> list[int]:
 
     Two trials are compared by their best scores up to the last epoch that both have reached.
     """
-    paused = [row for row in rows if row.status == "paused" and row.values]
+    scored = [row for row in rows if row.values]
+    paused = [place for place, row in enumerate(scored) if row.status == "paused"]
     if not paused:  # halving pauses none, and this is asked whenever a trial ends
         return []
-    best_until = {row.number: _best_until(row) for row in rows if row.values}
-
-    def better_ones(row: TrialRow) -> int:
-        own = best_until[row.number]
-        scored = (other for other in rows if other.values)
-        return sum(best_until[o.number](row.epochs) > own(o.epochs) for o in scored)
-
-    return [row.number for row in sorted(paused, key=better_ones)]
-
-
-def _best_until(row: TrialRow) -> Callable[[int], float]:
-    """A function from an epoch to the best score up to then; below all scores before the first."""
-    epochs = sorted(row.values)
-    best = [-math.inf, *itertools.accumulate((row.values[epoch] for epoch in epochs), max)]
-    return lambda epoch: best[bisect_right(epochs, epoch)]
+    last_N = np.array([row.epochs for row in scored])
+    score_NE = np.full((len(scored), last_N.max() + 1), -np.inf)
+    for score_E, row in zip(score_NE, scored, strict=True):
+        score_E[list(row.values)] = list(row.values.values())
+    best_NE = np.maximum.accumulate(score_NE, axis=1)
+    better = {n: np.sum(best_NE[:, last_N[n]] > best_NE[n, last_N]) for n in paused}
+    return [scored[n].number for n in sorted(paused, key=better.__getitem__)]
 
 
 def check_space(plan: Plan, slots: Slots) -> int:

@@ -2,8 +2,8 @@
 
 Optuna's states say how a trial ended: COMPLETE, its training ended by itself; PRUNED, it was
 stopped for good; FAIL, it broke, and the user attribute ``failure`` says why; RUNNING, it is
-training, or it is paused, or it was training when its session ended (killed, interrupted, out of
-time), and the next session goes on with it. The user attribute ``config`` holds the TrialConfig,
+training, or it is paused, or it was training when its session ended (out of time, by Ctrl-C, by a
+kill), and the next session goes on with it. The user attribute ``config`` holds the TrialConfig,
 the intermediate values every (epoch, score) pair, ``interval`` the ends of the best score's 95 %
 interval, and ``jackknife`` what it takes to compare that score with other trials'
 (``search.trials.worker.JACKKNIFE``); the others are in ``search.runs.attributes``.
@@ -22,7 +22,13 @@ from ray.tune.schedulers import FIFOScheduler
 from ray.tune.search import Searcher
 
 from search.planning.strategy import Resume, Strategy
-from search.runs.attributes import EPOCH_SECONDS, PAUSED, STARTED_SECONDS, is_paused
+from search.runs.attributes import (
+    EPOCH_SECONDS,
+    INTERRUPTED,
+    PAUSED,
+    STARTED_SECONDS,
+    is_paused,
+)
 from search.runs.study import SearchStudy
 from segcore.config import TrialConfig
 from segcore.errors import UserError
@@ -173,7 +179,7 @@ class StudySearcher(Searcher):  # type: ignore[misc]  # Ray has no types
         """Go on with a trial that was begun."""
         trial = self._study.begun_trial(past.number)
         # A driver that was killed may have noted a failure, but not yet told that the trial failed.
-        for attribute in ("failure", PAUSED):
+        for attribute in ("failure", PAUSED, INTERRUPTED):
             if past.user_attrs.get(attribute) is not None:
                 trial.set_user_attr(attribute, None)
         known = past.user_attrs.get("config")
@@ -196,15 +202,16 @@ class StudySearcher(Searcher):  # type: ignore[misc]  # Ray has no types
         live = self._live[trial_id]
         epoch, value = result.get("epoch", 0), result.get(self.metric, math.nan)
         if math.isfinite(value) and epoch not in live.values:
+            ends = [result.get(f"{self.metric}_{end}", math.nan) for end in ("low", "high")]
             is_best = value > max(live.values.values(), default=-math.inf)
+            if is_best and all(map(math.isfinite, ends)):
+                live.trial.set_user_attr("interval", ends)
+                live.trial.set_user_attr("jackknife", result.get("jackknife"))
+            # Last, because an epoch with a value isn't told again after a driver was killed.
             live.trial.report(value, epoch)
             live.values[epoch] = value
             self._n_epochs += 1
             _note_times(live, result.get(EPOCH_S, 0.0))
-            ends = [result.get(f"{self.metric}_{end}", math.nan) for end in ("low", "high")]
-            if is_best and all(map(math.isfinite, ends)):
-                live.trial.set_user_attr("interval", ends)
-                live.trial.set_user_attr("jackknife", result.get("jackknife"))
 
     def on_trial_complete(
         self, trial_id: str, result: Mapping[str, Any] | None = None, error: bool = False

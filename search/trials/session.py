@@ -11,10 +11,11 @@ import json
 import math
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from optuna.trial import TrialState
 from ray import tune
 from ray.tune.error import TuneError
 from ray.tune.experiment import Trial
@@ -24,6 +25,7 @@ from search.planning.sampler import RungTPESampler
 from search.planning.space import finish
 from search.planning.strategies import decision_epochs, epoch_budget, make_strategy
 from search.planning.warm import begin_warm
+from search.runs.attributes import INTERRUPTED, is_paused
 from search.runs.checkpoints import folder_name, kept_results, trial_name
 from search.runs.rows import read_row, read_rows, show_status, status_of
 from search.runs.study import SearchStudy, enqueue_baselines, open_study
@@ -83,19 +85,27 @@ def run_trials(
         pauses=options.pauses,
         epoch_budget=epoch_budget(options),
     )
+    problem: BaseException | None = None
     try:
         with handlers_restored():
             _tuner(plan, searcher, slots, watcher).fit()
     except TuneError as error:
         # What the searcher and the callbacks raise is in there as text.
-        raise _cause_of(error) from error
-    if faults.reason is not None:
-        raise UserError(f"{plan.run.address}: {faults.reason}")
+        problem = _cause_of(error)
+    if problem is None and faults.reason is not None:
+        problem = UserError(f"{plan.run.address}: {faults.reason}")
+    if problem is not None:
+        with suppress(OSError, UserError):  # on a full disk nothing can be noted
+            watcher.end_session("the search failed")
+        raise problem
     if searcher.is_done:
         return "done"
     # Ray Tune handles Ctrl-C itself, and returns.
     spent_s = time.monotonic() - started_at
-    return "out of time" if spent_s >= (options.time_budget_s or math.inf) else "interrupted"
+    is_time_up = spent_s >= (options.time_budget_s or math.inf)
+    ending: Ending = "out of time" if is_time_up else "interrupted"
+    watcher.end_session(ending)
+    return ending
 
 
 def _tuner(plan: Plan, searcher: StudySearcher, slots: Slots, watcher: "_Watcher") -> tune.Tuner:
@@ -297,6 +307,14 @@ class _Watcher(tune.Callback, tune.Stopper):
         self.study.stop_paused(number)
         self.tracker.end_trial(number, "stopped", "paused, and others promised more")
         self.progress.trial_let_go(number)
+
+    def end_session(self, why: str) -> None:
+        """Note which trials the end of the session cut off: the next session goes on with them."""
+        for trial in self.study.get_trials(deepcopy=False, states=[TrialState.RUNNING]):
+            if not is_paused(trial):
+                self.study.begun_trial(trial.number).set_user_attr(INTERRUPTED, True)
+                if self.tracker.status_of(trial.number) is not None:  # else it has yet to start
+                    self.tracker.end_trial(trial.number, "interrupted", why)
 
     def _push_state(self) -> None:
         with self._outages_told():

@@ -29,7 +29,7 @@ with importing():
 
 JACKKNIFE = "jackknife"
 """In a result that is the best so far: the score without each independent photograph or group, by
-which ``search.leaderboard`` compares trials."""
+which ``search.runs.rows`` compares trials."""
 
 
 @dataclass(frozen=True)

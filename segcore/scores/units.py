@@ -23,7 +23,8 @@ def caution(photos: int | None, units: int) -> str | None:
     if units >= FEWEST_UNITS:
         return None
     if photos is None:
-        rest = f"{units} independent photographs or groups"
+        one = units == 1
+        rest = "one photograph or group" if one else f"{units} independent photographs or groups"
     elif units == 1:
         rest = "one group of photographs" if photos > 1 else "one photograph"
     else:

@@ -1,6 +1,6 @@
 """Drawing: what was drawn on one photograph; and the mask that it becomes."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -61,16 +61,21 @@ def number_classes(export: Export, *, ignore_rest: bool) -> dict[str, int]:
     Raises ``UserError`` where there are too many classes, or none.
     """
     drawn = {shape.label for drawing in export.drawings for shape in drawing.shapes}
-    labels = [*export.labels, *sorted(drawn - {*export.labels})]
+    labels = [*dict.fromkeys(export.labels), *sorted(drawn - {*export.labels})]
     if not drawn:
         nothing = "nothing is drawn that could become a mask"
         if export.problems:
             raise ProblemsError(f"{nothing}:", export.problems)
         raise UserError(f"{nothing}; export polygons")
-    names = labels if ignore_rest or REST in labels else [REST, *labels]
+    names = labels if ignore_rest or _rest_of(labels) in labels else [REST, *labels]
     if len(names) > MAX_CLASSES:
         raise UserError(f"there are {len(names)} labels; a mask can hold {MAX_CLASSES} classes")
     return {name: number for number, name in enumerate(names)}
+
+
+def _rest_of(labels: Iterable[str]) -> str:
+    """The label that tools have for what nothing is drawn on, such as _background_; or REST."""
+    return next((name for name in labels if name.strip("_ ").casefold() == "background"), REST)
 
 
 def draw(drawing: Drawing, numbers: Mapping[str, int], *, ignore_rest: bool) -> NDArray[np.uint8]:
@@ -78,7 +83,7 @@ def draw(drawing: Drawing, numbers: Mapping[str, int], *, ignore_rest: bool) -> 
 
     Small objects lie on top of large ones, as far as ``z_order`` says nothing else.
     """
-    rest = IGNORE_INDEX if ignore_rest else numbers.get(REST, 0)
+    rest = IGNORE_INDEX if ignore_rest else numbers[_rest_of(numbers)]
     mask_HW = np.full(drawing.size_px, rest, np.uint8)
     for shape in sorted(drawing.shapes, key=lambda shape: (shape.z_order, -shape.area_px)):
         number = numbers[shape.label]

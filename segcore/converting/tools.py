@@ -3,7 +3,7 @@
 import json
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
 from xml.etree import ElementTree
@@ -15,8 +15,10 @@ from numpy.typing import NDArray
 from segcore.converting.drawings import Drawing, Export, Shape
 from segcore.errors import Problem, UserError
 from segcore.folders import decode, files_below
+from segcore.guessing.pairs import PICTURES
+from segcore.reading.headers import MAX_PIXELS
 
-_OTHER_SHAPES = "export polygons, boxes or masks; lines and points have no area"
+_OTHER_SHAPES = "export polygons or boxes; lines and points have no area"
 _ODD = (AttributeError, IndexError, KeyError, TypeError, ValueError, shapely.errors.ShapelyError)
 """What comes of an entry that isn't as its tool writes it."""
 
@@ -61,9 +63,9 @@ def _read_labelme(folder: Path, files: Sequence[Path]) -> Export:
             continue  # Another file that lies there.
         where = path.relative_to(folder)
         called = str(content.get("imagePath") or where).replace("\\", "/")
-        image = where.with_name(called.split("/")[-1])
+        image = where.parent / called.rstrip("/").split("/")[-1]
         try:
-            size_px = int(content["imageHeight"]), int(content["imageWidth"])
+            size_px = _size_px(content["imageHeight"], content["imageWidth"])
             shapes = []
             for shape in content["shapes"]:
                 area = _labelme_area(shape.get("shape_type") or "polygon", shape["points"])
@@ -83,7 +85,7 @@ def _read_labelme(folder: Path, files: Sequence[Path]) -> Export:
 
 def _labelme_area(kind: str, points: Any) -> shapely.Geometry | None:
     if kind == "rectangle":
-        return _box(*points[0], *points[1])
+        return _box(points)
     if kind == "circle":
         center, rim = map(shapely.Point, points)
         return center.buffer(center.distance(rim), quad_segs=32)
@@ -95,14 +97,23 @@ def _read_coco(source: Path, content: Mapping[str, Any]) -> Export:
     try:
         labels = {category["id"]: str(category["name"]) for category in content["categories"]}
         shapes = defaultdict[Any, list[Shape]](list)
-        sizes = {i["id"]: (int(i["height"]), int(i["width"])) for i in content["images"]}
+        sizes = {i["id"]: _size_px(i["height"], i["width"]) for i in content["images"]}
         for annotation in content["annotations"]:
-            image, label = annotation["image_id"], labels[annotation["category_id"]]
-            found = [*_coco_areas(annotation.get("segmentation"), sizes[image])]
-            shapes[image] += [Shape(label, area) for area in found]
+            where = f"annotation {annotation.get('id')}"
+            image, category = annotation["image_id"], annotation["category_id"]
+            if image not in sizes or category not in labels:
+                what = f"its image {image!r} or its category {category!r} isn't in the file"
+                problems.append(Problem(where, what, "export them together"))
+                continue
+            try:
+                found = [*_coco_areas(annotation.get("segmentation"), sizes[image])]
+            except _ODD as error:
+                problems.append(_unreadable(where, error))
+                continue
+            shapes[image] += [Shape(labels[category], area) for area in found]
             if not found:
-                what = f"an object of {label!r} has only a box, and is left out"
-                problems.append(Problem(f"annotation {annotation.get('id')}", what, _OTHER_SHAPES))
+                what = f"an object of {labels[category]!r} has only a box, and is left out"
+                problems.append(Problem(where, what, _OTHER_SHAPES))
         drawings = tuple(
             Drawing(str(image["file_name"]), sizes[image["id"]], tuple(shapes[image["id"]]))
             for image in content["images"]
@@ -162,12 +173,14 @@ def _read_label_studio(source: Path, tasks: Sequence[Mapping[str, Any]]) -> Expo
         try:
             results = [r for a in task.get("annotations") or () for r in a.get("result") or ()
                        if not a.get("was_cancelled")]  # fmt: skip
-            image = next(_name_of_url(v) for v in task["data"].values() if isinstance(v, str))
+            told = [_name_of_url(v) for v in task["data"].values() if isinstance(v, str)]
+            # Beside the photograph a task may hold texts.
+            image = next((name for name in told if _is_picture(name)), told[0])
             shapes, size_px = [], None
             for result in results:
                 if "original_height" not in result:
                     continue  # Not about pixels.
-                size_px = int(result["original_height"]), int(result["original_width"])
+                size_px = _size_px(result["original_height"], result["original_width"])
                 kind, value = str(result["type"]), result["value"]
                 area = _label_studio_area(kind, value, size_px)
                 if area is None:
@@ -178,7 +191,7 @@ def _read_label_studio(source: Path, tasks: Sequence[Mapping[str, Any]]) -> Expo
                     problems.append(Problem(where, what, mend))
                     continue
                 shapes += [Shape(str(label), area) for label in value[kind][:1]]
-        except (*_ODD, StopIteration) as error:
+        except _ODD as error:
             problems.append(_unreadable(where, error))
             continue
         if size_px is not None:
@@ -198,7 +211,7 @@ def _label_studio_area(
     if kind == "rectanglelabels":
         corner = np.array([value["x"], value["y"]]) * percent
         side = np.array([value["width"], value["height"]]) * percent
-        box = _box(*corner, *(corner + side))
+        box = _box([corner, corner + side])
         return shapely.affinity.rotate(box, value.get("rotation") or 0, origin=tuple(corner))
     return None
 
@@ -208,6 +221,10 @@ def _name_of_url(url: str) -> str:
     parts = urlsplit(url)
     local = parse_qs(parts.query).get("d")
     return unquote(local[0] if local else parts.path).replace("\\", "/").split("/")[-1]
+
+
+def _is_picture(name: str) -> bool:
+    return PurePosixPath(name).suffix.lower() in PICTURES
 
 
 def _read_cvat(source: Path) -> Export:
@@ -222,7 +239,7 @@ def _read_cvat(source: Path) -> Export:
     for image in root.iter("image"):
         name = image.get("name", "")
         try:
-            size_px = int(image.attrib["height"]), int(image.attrib["width"])
+            size_px = _size_px(image.attrib["height"], image.attrib["width"])
             shapes = []
             for item in image:
                 area = _cvat_area(item.tag, item.attrib, size_px)
@@ -246,7 +263,10 @@ def _cvat_area(
     if kind == "polygon":
         return _polygon([tuple(map(float, p.split(","))) for p in said["points"].split(";")])
     if kind == "box":
-        return _box(*(float(said[key]) for key in ("xtl", "ytl", "xbr", "ybr")))
+        box = _box(
+            [[float(said[key]) for key in keys] for keys in (("xtl", "ytl"), ("xbr", "ybr"))]
+        )
+        return shapely.affinity.rotate(box, float(said.get("rotation", 0)))
     if kind == "mask":
         left, top, width, height = (int(said[key]) for key in ("left", "top", "width", "height"))
         pixels_HW = np.zeros(size_px, np.bool_)
@@ -261,8 +281,17 @@ def _polygon(points: Any) -> shapely.Geometry:
     return shapely.make_valid(shapely.Polygon(points))
 
 
-def _box(x_1: float, y_1: float, x_2: float, y_2: float) -> shapely.Geometry:
-    return shapely.box(min(x_1, x_2), min(y_1, y_2), max(x_1, x_2), max(y_1, y_2))
+def _box(corners: Any) -> shapely.Geometry:
+    """The upright box around two opposite corners, or all four."""
+    return shapely.box(*np.min(corners, axis=0), *np.max(corners, axis=0))
+
+
+def _size_px(height: Any, width: Any) -> tuple[int, int]:
+    """Raises ``ValueError`` where no photograph has such a size."""
+    size_px = int(height), int(width)
+    if min(size_px) < 1 or size_px[0] * size_px[1] > MAX_PIXELS:
+        raise ValueError(f"{height}×{width} px is no size of a photograph")
+    return size_px
 
 
 def _unreadable(where: str, error: Exception) -> Problem:

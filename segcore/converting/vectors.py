@@ -7,14 +7,13 @@ from typing import Any
 import numpy as np
 import pyogrio
 import rasterio
-import rasterio.warp
 import shapely
 from numpy.typing import NDArray
 
 from segcore.converting.drawings import Drawing, Export, Shape
 from segcore.errors import Problem, UserError
-from segcore.reading.ground import georeference_of
-from segcore.reading.headers import ImageError, naming, open_raster
+from segcore.reading.ground import moved, place_of
+from segcore.reading.headers import ImageError, read_header
 
 VECTORS = {".geojson", ".gpkg", ".shp", ".fgb", ".kml"}
 _LABEL_FIELDS = ("class", "label", "name", "class_name", "category", "type", "layer")
@@ -31,17 +30,26 @@ def read_polygons(
     Raises ``UserError`` where the file, or the field, isn't there.
     """
     try:
+        # A GeoPackage of QGIS also holds tables without geometry, of styles.
+        layers = [str(name) for name, kind in pyogrio.list_layers(source) if kind is not None]
         # Without geopandas; the geometries come as WKB.
-        meta, _, wkb_N, fields = pyogrio.raw.read(source)
+        meta, _, wkb_N, fields = pyogrio.raw.read(source, layer=layers[0] if layers else None)
     except Exception as error:  # pyogrio has several, which have no base of their own.
         raise UserError(f"{source} can't be read: {error}") from error
+    problems = []
+    if others := layers[1:]:
+        what = f"only its layer {layers[0]} is read; left out: {', '.join(others)}"
+        problems.append(Problem(source.name, what, "merge the layers in the GIS"))
     label_N = _labels(source, list(meta["fields"]), fields, len(wkb_N), label_field)
     area_N = shapely.from_wkb(wkb_N)
     is_area_N = np.isin(shapely.get_type_id(area_N), (3, 6))  # Polygon and MultiPolygon.
-    problems = []
     if not is_area_N.all():
         what = f"{int((~is_area_N).sum())} features are no polygons, and are left out"
         problems.append(Problem(source.name, what, "buffer lines and points in the GIS"))
+    if unnamed := int((is_area_N & (label_N == "")).sum()):
+        what = f"{unnamed} polygons have no class, and are left out"
+        problems.append(Problem(source.name, what, "give each one its class in the GIS"))
+    is_area_N &= label_N != ""
     area_N, label_N = area_N[is_area_N], label_N[is_area_N]
     crs = rasterio.crs.CRS.from_user_input(meta["crs"]) if meta["crs"] else None
     drawings = []
@@ -50,6 +58,10 @@ def read_polygons(
             drawings.append(_over(images / name, name, area_N, label_N, crs))
         except ImageError as error:
             problems.append(error.problem)
+    if drawings and len(area_N) and not any(drawing.shapes for drawing in drawings):
+        what = f"none of its {len(area_N)} polygons lies on a photograph"
+        mend = "check the CRS of both; GeoJSON is in longitude and latitude unless it says another"
+        problems.append(Problem(source.name, what, mend))
     return Export(tuple(drawings), (), tuple(problems))
 
 
@@ -63,7 +75,16 @@ def _labels(
     field = wanted or next(iter(told), None)
     if field is None:
         return np.full(count, ONLY_LABEL)
-    return np.array([str(value) for value in fields[names.index(field)]])
+    return np.array([_label_of(value) for value in fields[names.index(field)]], str)
+
+
+def _label_of(value: Any) -> str:
+    """The class that a field says; nothing, if it is empty."""
+    if value is None or value != value:  # Not a number: an empty field of numbers.
+        return ""
+    # Whole numbers of a field that is sometimes empty come as 1.0.
+    is_whole = isinstance(value, float) and value.is_integer()
+    return str(int(value) if is_whole else value).strip()
 
 
 def _over(
@@ -74,13 +95,14 @@ def _over(
     crs: rasterio.crs.CRS | None,
 ) -> Drawing:
     """The polygons that reach into a photograph, in its pixels. Raises ``ImageError``."""
-    with naming(path), open_raster(path) as raster:
-        place, size_px = georeference_of(raster), (raster.height, raster.width)
+    place, size_px = place_of(path), read_header(path, whole=False).size_px
     if place is None or place.transform.is_identity:
         what = "doesn't say by a transform where it lies, so no polygons can be put on it"
         raise ImageError(path, what, "export it from the GIS as a GeoTIFF")
     if crs is not None and place.crs is not None and crs != place.crs:
-        area_N = shapely.transform(area_N, lambda xy: _moved(xy, crs, place.crs))
+        area_N = shapely.transform(area_N, lambda points_N2: moved(points_N2, crs, place.crs))
+        is_placed_N = np.isfinite(shapely.bounds(area_N)).all(axis=1)
+        area_N, label_N = area_N[is_placed_N], label_N[is_placed_N]
     to_pixels = ~place.transform
 
     def in_pixels(points_N2: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -94,10 +116,3 @@ def _over(
         for number in np.flatnonzero(shapely.intersects(area_N, frame))
     )
     return Drawing(name, size_px, shapes)
-
-
-def _moved(
-    points_N2: NDArray[np.float64], crs: rasterio.crs.CRS, target: rasterio.crs.CRS
-) -> NDArray[np.float64]:
-    x_N, y_N = rasterio.warp.transform(crs, target, points_N2[:, 0], points_N2[:, 1])
-    return np.stack([x_N, y_N], axis=1)

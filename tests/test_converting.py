@@ -15,6 +15,7 @@ from PIL import Image
 from segcore import convert as command
 from segcore.data.dataset import load_dataset
 from segcore.guessing.writing import guess_dataset
+from tests.test_ground import LOCAL
 
 SIZE = {"height": 20, "width": 30}
 SQUARE = [[5, 5], [15, 5], [15, 15], [5, 15]]
@@ -246,10 +247,6 @@ def write_roofs(
         geometry_type="Polygon", crs=f"EPSG:{epsg}", append=append,
     )  # fmt: skip
     return path
-
-
-LOCAL = 'LOCAL_CS["Local Coordinates (m)",LOCAL_DATUM["Local Datum",0],UNIT["metre",1]]'
-"""As Metashape writes it."""
 
 
 @pytest.mark.parametrize(

@@ -391,6 +391,19 @@ def test_masks_in_the_folder_of_photographs_are_no_photographs(bundle: Path, pho
     assert len(predict.find_photos([photos], photos / "predictions")) == 3
 
 
+@pytest.mark.parametrize("name", ["lawn.v2.png", "map.tif"])
+def test_a_mask_never_replaces_its_photograph(
+    bundle: Path, photos: Path, name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    content = (photos / name).read_bytes()
+    assert run(bundle, photos / name, "--out", photos) == 2
+    assert f"{name} would be replaced by its mask; name another" in capsys.readouterr().err
+    assert (photos / name).read_bytes() == content
+    Image.fromarray(scene()).save(photos / "north" / "roof.bmp")  # Found, and in nobody's way.
+    (photos / "north" / "roof.jpg").unlink()
+    assert [*predict.find_photos([photos / "north"], photos / "north").values()] == ["roof"]
+
+
 def test_names_that_macos_takes_for_one_are_refused_there(
     photos: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

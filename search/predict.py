@@ -249,6 +249,7 @@ def _predict_all(
                     state = file_state(path)
                 with Photograph.open(path, products.ensemble.bands) as photo:
                     _warn_of_shrinking(photo, products, told)
+                    _warn_of_pages(path, told)
                     files, uncertainty = products.write(photo, name, partial(bar.advance, task))
                 pixels += photo.height_px * photo.width_px
                 places = {str(kind): str(at.relative_to(log.folder)) for kind, at in files.items()}
@@ -311,6 +312,14 @@ def _warn_of_shrinking(photo: "Photograph", products: "Products", told: _Told) -
             f"{view.width_px * 10} px would be",
             "yellow",
         )
+
+
+def _warn_of_pages(path: Path, told: _Told) -> None:
+    from segcore.reading.headers import count_pages
+
+    if (pages := count_pages(path)) > 1:
+        line = f"{path}: of {pages} pages the first is predicted; make a file of each"
+        told.tell("pages", str(path), line, "yellow")
 
 
 def _check_numbers(options: PredictOptions) -> None:

@@ -20,7 +20,8 @@ from segcore.reading.headers import (
     open_raster,
 )
 from segcore.reading.images import read_image, read_picture, write_image
-from segcore.reading.masks import MaskCoding, read_mask, read_pair
+from segcore.reading.looking import look_at_mask
+from segcore.reading.masks import MaskCoding, read_mask, read_pair, read_stored
 
 INDICES = MaskCoding(by_color=False, classes=((0, 0), (1, 1), (7, IGNORE_INDEX)))
 COLORS = MaskCoding(by_color=True, classes=((0xFF0000, 0), (0x0000FF, 1), (0x000000, 255)))
@@ -65,6 +66,24 @@ def test_exif_orientation_is_applied_as_pillow_applies_it(
     expected = np.asarray(ImageOps.exif_transpose(Image.open(path)))
     np.testing.assert_array_equal(read_image(path), expected)
     assert image_size_px(path) == expected.shape[:2]
+
+
+@pytest.mark.parametrize("ending", ["jpg", "png", "webp"])
+@pytest.mark.parametrize("exif", [b"Exif\0\0", b"Exif\0\0no such thing", b"Exif\0\0II*\0"])
+def test_damaged_exif_is_no_reason_to_refuse_a_photograph(
+    tmp_path: Path, gradient: Image.Image, exif: bytes, ending: str
+) -> None:
+    path = tmp_path / f"photo.{ending}"
+    gradient.save(path, exif=exif)
+    np.testing.assert_array_equal(read_image(path), np.asarray(Image.open(path)))
+
+
+@pytest.mark.parametrize("ending", ["jp2", "pgm"])
+def test_more_bits_than_pillow_gives_are_refused_not_clipped(tmp_path: Path, ending: str) -> None:
+    path = tmp_path / f"photo.{ending}"
+    Image.fromarray(np.arange(20 * 30, dtype=np.uint16).reshape(20, 30) * 100).save(path)
+    with pytest.raises(ImageError, match=r"has more than 8 bits .* → convert it to TIFF"):
+        read_image(path)
 
 
 @pytest.mark.parametrize("ending", ["png", "tif"])
@@ -221,6 +240,26 @@ def test_masks_of_every_kind_give_classes(
     mask = read_mask(tmp_path / f"mask.{ending}", coding)
     assert mask.dtype == np.uint8
     np.testing.assert_array_equal(mask, CLASS_HW)
+
+
+@pytest.mark.parametrize("coding", [INDICES, COLORS], ids=["numbers", "colours"])
+@pytest.mark.parametrize("ending", ["bmp", "gif"])
+def test_a_palette_of_old_formats_gives_numbers_or_colours(
+    tmp_path: Path, coding: MaskCoding, ending: str
+) -> None:
+    palette_mask(INDEX_HW).save(tmp_path / f"mask.{ending}", optimize=False)
+    np.testing.assert_array_equal(read_mask(tmp_path / f"mask.{ending}", coding), CLASS_HW)
+    look = look_at_mask(tmp_path / f"mask.{ending}")
+    assert look.pixels.keys() == {0, 1, 7} and not look.by_color
+    assert read_stored(tmp_path / f"mask.{ending}", None)[0].dtype == np.uint8
+    assert look.palette[0] == (255, 0, 0) and look.palette[1] == (0, 0, 255)
+
+
+def test_a_mask_of_one_bit_is_read_alike_from_every_format(tmp_path: Path) -> None:
+    for ending in ("png", "bmp", "tif"):
+        Image.fromarray(INDEX_HW == 1).save(tmp_path / f"mask.{ending}")
+        mask = read_mask(tmp_path / f"mask.{ending}", INDICES)
+        np.testing.assert_array_equal(mask, INDEX_HW == 1)
 
 
 @pytest.mark.parametrize(

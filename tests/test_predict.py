@@ -317,6 +317,18 @@ def test_a_broken_photograph_is_told_and_skipped(
     ]  # fmt: skip
 
 
+def test_pages_of_a_file_that_are_not_predicted_are_told(
+    bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    first, second = Image.fromarray(scene()), Image.fromarray(scene())
+    for name in ("a.tif", "b.tif"):
+        first.save(tmp_path / name, save_all=True, append_images=[second])
+    assert run(bundle, tmp_path / "a.tif", tmp_path / "b.tif", "--out", tmp_path / "out") == 0
+    told = capsys.readouterr().err
+    assert told.count("a.tif: of 2 pages the first is predicted; make a file of each") == 1
+    assert "likewise" in told
+
+
 def fail_at(monkeypatch: pytest.MonkeyPatch, name: str, error: Exception) -> None:
     """Predicting the photograph of that name raises the error."""
     write = products.Products.write

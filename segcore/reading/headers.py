@@ -4,6 +4,7 @@ GDAL decodes TIFF and PNG, so the values of a file are those that gdalinfo, QGIS
 Pillow decodes JPEG, because it decodes large ones at a reduced size, and what GDAL doesn't know.
 """
 
+import contextlib
 import mmap
 import struct
 import warnings
@@ -103,6 +104,18 @@ def image_size_px(path: Path) -> tuple[int, int]:
     return read_header(path).size_px
 
 
+def count_pages(path: Path) -> int:
+    """How many pictures a TIFF holds, of which the first is read; previews and masks don't count.
+
+    Raises ``ImageError``.
+    """
+    with naming(path):
+        if _driver(path) != "GTiff":
+            return 1
+        with open_raster(path) as raster:
+            return max(1, len(raster.subdatasets))
+
+
 @contextmanager
 def naming(path: Path) -> Iterator[None]:
     """Turn whatever a decoder raises into an ImageError that names the file."""
@@ -169,7 +182,9 @@ def _orientation(path: Path, driver: str | None) -> int:
     if driver == "GTiff":
         orientation = _tiff_orientation(path)
     else:
-        with Image.open(path) as image:
+        orientation = 1
+        # Of damaged EXIF Pillow raises anything; viewers show the picture as it is stored.
+        with Image.open(path) as image, contextlib.suppress(Exception):
             # The base class's method: that of PNG files decodes the picture to find late EXIF.
             orientation = Image.Image.getexif(image).get(ExifTags.Base.Orientation, 1)
     return orientation if orientation in range(1, 9) else 1

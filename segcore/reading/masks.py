@@ -172,7 +172,13 @@ def read_stored(path: Path, bands: Bands | None) -> tuple[NDArray[Any], float | 
     """
     header = read_header(path)
     if header.pillow is not None:
-        return turn(decode_raw(header, RGB)[0], header.orientation), None
+        if bands is None and len(header.pillow.getbands()) == 1:
+            stored_HWC = np.asarray(header.pillow)[..., None]
+            if stored_HWC.dtype == np.bool_:
+                stored_HWC = stored_HWC.astype(np.uint8)
+        else:
+            stored_HWC = decode_raw(header, RGB)[0]
+        return turn(stored_HWC, header.orientation), None
     check_end(path)
     with open_raster(path) as raster:
         if bands is None:

@@ -60,7 +60,8 @@ class ProblemsError(UserError):
         for first, *others in kinds.values():
             lines.append(f"  {first}")
             if others:
-                places = some_of([other.where for other in others], 3)
+                alike = {other.where for other in others} == {first.where}
+                places = some_of([other.what if alike else other.where for other in others], 3)
                 lines.append(f"    likewise {len(others)} more: {places}")
         if every and len(problems) > len(kinds):
             lines.append(f"  each of them: {every}")

@@ -51,6 +51,9 @@ class SplitSpec(BaseModel):
             raise ValueError("a share of the photographs lies between 0 and 1")
         if not isinstance(value, float | list | str):
             raise ValueError("expected a fraction, a list of photographs, or a text file")
+        for name in value if isinstance(value, list) else ():
+            if not isinstance(name, str) and type(name) is not int:
+                raise ValueError(f"{name} is no name as YAML reads it; put quotes around it")
         return value
 
     @model_validator(mode="after")
@@ -298,6 +301,7 @@ def load_spec(path: Path) -> DatasetSpec:
         text = normal(decode(path.read_bytes()))
         values = yaml.load(text, Loader=_UniqueKeyLoader)  # noqa: S506 (a SafeLoader)
     except FileNotFoundError as error:
+        refuse_misspelled(path)
         what = f"{path} does not exist; python -m segcore.prepare {path.parent} writes one"
         raise UserError(what) from error
     except UnicodeDecodeError as error:
@@ -313,6 +317,15 @@ def load_spec(path: Path) -> DatasetSpec:
         return DatasetSpec.model_validate(values)
     except ValidationError as error:
         raise UserError(f"{path}: {describe_validation_error(error)}") from error
+
+
+def refuse_misspelled(path: Path) -> None:
+    """Raise ``UserError`` where a file beside ``path`` would be it if it were called so."""
+    for other in sorted(path.parent.glob("*")):
+        if other.name.lower() in {path.name, f"{path.stem}.yml"}:
+            raise UserError(
+                f"{other} must be called {path.name} to be read; rename it, or move it away"
+            )
 
 
 class _UniqueKeyLoader(yaml.SafeLoader):

@@ -345,6 +345,8 @@ def test_a_wrong_dataset_yaml_is_told_in_one_line(
         ("images: [", "no valid YAML"),
         ("- a\n- b", "holds no mapping"),
         ("images: a\nimages: b", "'images' stands twice"),
+        ("classes: {Road: 010}", "010 means 8 in YAML; write that, or put quotes around it"),
+        ("split: {val: [1:30]}", "1:30 means 90 in YAML"),
         ("!!python/object/apply:os.system [exit]", "no valid YAML"),
         ("a: 2020-99-99", "no valid YAML"),
         ("? [a]\n: b", "no valid YAML"),

@@ -299,7 +299,7 @@ def load_spec(path: Path) -> DatasetSpec:
     """Read a ``dataset.yaml``. Raises ``UserError`` saying what is wrong with it."""
     try:
         text = normal(decode(path.read_bytes()))
-        values = yaml.load(text, Loader=_UniqueKeyLoader)  # noqa: S506 (a SafeLoader)
+        values = yaml.load(text, Loader=_StrictLoader)  # noqa: S506 (a SafeLoader)
     except FileNotFoundError as error:
         refuse_misspelled(path)
         what = f"{path} does not exist; python -m segcore.prepare {path.parent} writes one"
@@ -328,8 +328,9 @@ def refuse_misspelled(path: Path) -> None:
             )
 
 
-class _UniqueKeyLoader(yaml.SafeLoader):
-    """Refuses repeated keys: in YAML the last one wins, so a class would be lost unnoticed."""
+class _StrictLoader(yaml.SafeLoader):
+    """Refuses what YAML reads otherwise than people: repeated keys, of which the last one wins, so
+    that a class would be lost unnoticed; and numbers such as 010, which is 8, and 1:30, 90."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         keys = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
@@ -338,6 +339,17 @@ class _UniqueKeyLoader(yaml.SafeLoader):
                 None, None, f"{min(repeated)!r} stands twice", node.start_mark
             )
         return super().construct_mapping(node, deep)
+
+    def construct_yaml_int(self, node: yaml.ScalarNode) -> int:
+        value = super().construct_yaml_int(node)
+        is_plain = re.fullmatch(r"[-+]?[\d_]+", node.value) and int(node.value) == value
+        if not is_plain and not re.match("[-+]?0[xb]", node.value):
+            what = f"{node.value} means {value} in YAML; write that, or put quotes around it"
+            raise yaml.constructor.ConstructorError(None, None, what, node.start_mark)
+        return value
+
+
+_StrictLoader.add_constructor("tag:yaml.org,2002:int", _StrictLoader.construct_yaml_int)
 
 
 def _checked_expression(value: str) -> str:

@@ -316,6 +316,7 @@ def _scalar(text: str) -> str:
 
 
 def _comment(text: str) -> str:
+    text = "".join(character if character.isprintable() else " " for character in text)
     return textwrap.fill(
         text[:1].upper() + text[1:], 96, initial_indent="# ", subsequent_indent="# ",
         break_long_words=False, break_on_hyphens=False,

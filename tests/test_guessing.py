@@ -177,6 +177,17 @@ def test_of_several_numbers_without_a_class_one_is_ignored_and_none_is_lost(
     assert spec.classes == {"roof tile": 1, "void": 2, "sea": 4}
 
 
+def test_a_number_that_files_call_no_data_is_ignored_and_not_lost_in_silence(
+    tmp_path: Path,
+) -> None:
+    folder = write(tmp_path / "data", lambda mask: mask, ending="tif")
+    for path in (folder / "masks").iterdir():
+        with rasterio.open(path, "r+") as raster:
+            raster.nodata = 2
+    spec = guessed(folder)
+    assert spec.classes == {"Background": 0, "Foreground": 1} and spec.ignore_index == 2
+
+
 @pytest.mark.parametrize("legend", [True, False])
 def test_colours_that_are_a_level_off_are_those_of_their_classes(
     tmp_path: Path, legend: bool

@@ -68,7 +68,8 @@ def guess_classes(looks: Sequence[MaskLook], legends: Sequence[Legend]) -> Class
         pixels.update({int(value): count for value, count in look.pixels.items()})
         inner.update({int(value): count for value, count in look.inner.items()})
         files.update(int(value) for value in look.pixels)
-    nodata = {int(look.nodata) for look in looks if look.nodata and look.nodata in range(256)}
+    nodata = {int(look.nodata) for look in looks
+              if look.nodata in range(1, 256) and look.nodata in look.pixels}  # fmt: skip
     for value in nodata if not by_color else ():
         del pixels[value]
     if len(pixels) < 2:
@@ -77,6 +78,8 @@ def guess_classes(looks: Sequence[MaskLook], legends: Sequence[Legend]) -> Class
     guess = _named(by_color, _Counts(pixels, inner, files), legends)
     if len(guess.names) < 2:
         return f"masks hold {len(pixels)} values, none of which is common enough to be a class"
+    if nodata and not by_color and not guess.ignored:
+        guess = replace(guess, ignored={min(nodata): 'the files call it "no data"'})
     zero = any(look.nodata == 0 for look in looks) and 0 in guess.names and not by_color
     return replace(guess, colors=_palette(looks, guess), nodata=0 if zero else None)
 

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from rasterio.windows import Window
 
 from segcore.errors import UserError
-from segcore.files import whole_file
+from segcore.files import hidden_beside, whole_file
 from segcore.reading.ground import Georeference
 from segcore.reading.headers import create_raster, open_raster
 from segcore.reading.images import write_image
@@ -66,7 +66,7 @@ def write_map(
         yield keep
         write_image(path, values_HW, spec.colors)
         return
-    draft = path.with_name(f".{path.stem}.draft.tif")
+    draft = hidden_beside(path, "draft.tif")
     try:
         with rasterio.Env(**GDAL_OPTIONS), whole_file(path) as finished:
             with create_raster(draft, **_profile(size_px, georeference, spec)) as raster:

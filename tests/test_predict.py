@@ -384,6 +384,7 @@ def test_a_full_disk_ends_the_prediction(
         (["--scale", 2], "allowed is above 0, up to 1"),
         (["--tile-scale", 0.5], "--tile-scale is gone; write --scale"),
         (["--device", "toaster"], "allowed: cpu, cuda"),
+        (["--out", "/dev/null"], "/dev/null can't be a folder: File exists; name another"),
     ],
 )
 def test_bad_options_end_with_one_line(

@@ -20,6 +20,13 @@ def is_disk_full(error: BaseException | None) -> bool:
     return False
 
 
+def root_of(error: BaseException) -> BaseException:
+    """The error that led to this one: rasterio's own says "See previous exception for details"."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return error
+
+
 SHOWN = 5
 """How many of a list of names are told where not each is asked for."""
 

@@ -173,7 +173,7 @@ def test_reduced_decoding_stays_at_least_as_large_as_asked_and_looks_the_same(
     [
         ("cut.jpg", lambda data: data[: len(data) // 2], "truncated"),
         ("cut.png", lambda data: data[: len(data) // 2], "truncated"),
-        ("cut.tif", lambda data: data[: len(data) // 2], "can't be read"),
+        ("cut.tif", lambda data: data[: len(data) // 2], "can't be read: TIFF"),
         ("empty.jpg", lambda data: b"", "is no picture"),
         ("text.png", lambda data: b"no picture at all", "is no picture"),
         ("text.tif", lambda data: b"no picture at all", "is no picture"),
@@ -284,6 +284,32 @@ def test_a_lossy_colour_mask_is_told_to_be_saved_without_loss(tmp_path: Path) ->
     Image.fromarray(noise).save(tmp_path / "mask.jpg")
     with pytest.raises(ImageError, match="without loss"):
         read_mask(tmp_path / "mask.jpg", COLORS)
+
+
+def test_colours_a_level_off_are_told_to_be_snapped(tmp_path: Path) -> None:
+    Image.fromarray(COLOR_HWC - (COLOR_HWC == 255)).save(tmp_path / "mask.png")
+    with pytest.raises(ImageError, match=r"holds #0000FE, #FE0000.* → `snap: nearest`"):
+        read_mask(tmp_path / "mask.png", COLORS)
+
+
+@pytest.mark.parametrize("factor", [1, 257])
+def test_colours_of_sixteen_bits_stand_in_the_upper_byte_or_the_lower(
+    tmp_path: Path, factor: int
+) -> None:
+    path, shape = tmp_path / "mask.tif", {"height": 2, "width": 3, "count": 3, "dtype": "uint16"}
+    with rasterio.open(path, "w", driver="GTiff", **shape) as raster:
+        raster.write(COLOR_HWC.transpose(2, 0, 1).astype(np.uint16) * factor)
+    np.testing.assert_array_equal(read_mask(path, COLORS), CLASS_HW)
+
+
+def test_a_mask_of_which_its_size_can_not_tell_how_it_lies_is_told(tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[274] = 3
+    Image.new("RGB", (40, 20)).save(tmp_path / "photo.jpg", exif=exif)
+    for name, options, told in (("plain", {}, True), ("turned", {"exif": exif}, False)):
+        Image.new("L", (40, 20)).save(tmp_path / f"{name}.png", **options)
+        pair = read_pair(tmp_path / "photo.jpg", tmp_path / f"{name}.png", INDICES, None)
+        assert (pair.note is not None and "look whether they do" in pair.note) == told
 
 
 @pytest.mark.parametrize("mask_is_upright", [True, False])

@@ -6,19 +6,17 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
-from numpy.typing import NDArray
 from PIL import ImageColor
 
 from segcore.config import IGNORE_INDEX
 from segcore.guessing.legends import Legend
 from segcore.reading.looking import MaskLook
+from segcore.reading.masks import are_near
 
 MANY_VALUES = 48
 """More different values than people give classes: masks were saved with loss, or smoothed."""
 STRAY_SHARE = 5e-5
 """A colour with a smaller share of the pixels is rather an accident than a class."""
-_NOISE = 6
-"""Colours that differ by fewer levels are one."""
 _CLASS_SHARE = 5e-4
 """The least share of a class among many values."""
 _INDEX_LIMIT = 64
@@ -115,7 +113,7 @@ def _named(by_color: bool, counts: _Counts, legends: Sequence[Legend]) -> ClassG
         names |= {value: f"Class {value}" for value in left}  # The legend doesn't name them.
         left = []
     if by_color and len(pixels) <= MANY_VALUES:
-        is_near = dict(zip(left, _are_near(left, [*names]).any(axis=1), strict=True))
+        is_near = dict(zip(left, are_near(left, [*names]).any(axis=1), strict=True))
         strays = [value for value in left if not is_near[value]]
         if len(strays) <= 4:
             reason = "hardly there" if legend is None else f"not in {legend.file}"
@@ -138,7 +136,7 @@ def _explains(legend: Legend, by_color: bool, pixels: Counter[int]) -> bool:
         return False
     values, known = [*pixels], [*legend.names]
     means_VK = (
-        _are_near(values, known) if by_color else np.equal.outer(np.array(values), np.array(known))
+        are_near(values, known) if by_color else np.equal.outer(np.array(values), np.array(known))
     )
     meant = np.array([*pixels.values()])[means_VK.any(axis=1)].sum()
     return bool(meant >= 0.9 * pixels.total() and means_VK.any(axis=0).sum() >= 2)
@@ -191,14 +189,7 @@ def _common_colors(counts: _Counts) -> list[int]:
 
 def _has_neighbours(colors: Sequence[int]) -> bool:
     """Whether some differ by no more than noise does."""
-    return bool(_are_near(colors, colors)[~np.eye(len(colors), dtype=bool)].any())
-
-
-def _are_near(colors: Sequence[int], others: Sequence[int]) -> NDArray[np.bool_]:
-    """Whether each of some colours (rows) differs from each of others by no more than noise."""
-    color_N3 = np.array([_rgb(color) for color in colors], int).reshape(-1, 3)
-    near = [np.abs(color_N3 - _rgb(other)).max(axis=1) < _NOISE for other in others]
-    return np.array(near, np.bool_).reshape(len(others), len(colors)).T
+    return bool(are_near(colors, colors)[~np.eye(len(colors), dtype=bool)].any())
 
 
 def _index_names(values: Sequence[int]) -> dict[int, str]:

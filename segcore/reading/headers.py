@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from PIL import ExifTags, Image, UnidentifiedImageError
 from rasterio.enums import MaskFlags
 
-from segcore.errors import Problem, UserError
+from segcore.errors import Problem, UserError, root_of
 from segcore.folders import is_unicode
 
 MAX_PIXELS = 1_000_000_000
@@ -125,7 +125,7 @@ def naming(path: Path) -> Iterator[None]:
         raise
     except Exception as error:
         what, mend = next(texts for kind, *texts in _FAILURES if isinstance(error, kind))
-        raise ImageError(path, what.format(error), mend) from error
+        raise ImageError(path, what.format(root_of(error)), mend) from error
 
 
 def open_raster(path: Path) -> rasterio.DatasetReader:

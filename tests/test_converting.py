@@ -1,6 +1,7 @@
 """Exports of annotation tools and of a GIS become masks whose pixels are known."""
 
 import json
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,8 @@ import yaml
 from PIL import Image
 
 from segcore import convert as command
+from segcore.converting.drawings import draw
+from segcore.converting.tools import read_export
 from segcore.data.dataset import load_dataset
 from segcore.guessing.writing import guess_dataset
 from tests.test_ground import LOCAL
@@ -155,6 +158,25 @@ def test_coco(tmp_path: Path, segmentation: Any) -> None:
     masks = convert(tmp_path, write_json(tmp_path / "coco.json", coco(segmentation)))
     np.testing.assert_array_equal(masks["site/a.png"], EXPECTED)
     assert classes_of(tmp_path) == ["Background,0", "roof,1", "pool,2"]
+
+
+def test_memory_does_not_grow_with_photographs_that_masks_are_small_in(tmp_path: Path) -> None:
+    side, count = 4000, 40
+    runs = [side + 1, 2, side * side - side - 3]  # The second and third pixel of a column.
+    annotation = {"image_id": 7, "category_id": 3, "segmentation": {"counts": runs}}
+    content = {
+        **coco(None),
+        "images": [{"id": 7, "file_name": "a.jpg", "height": side, "width": side}],
+        "annotations": [annotation | {"id": number} for number in range(count)],
+    }
+    source = write_json(tmp_path / "coco.json", content)
+    tracemalloc.start()
+    (drawing,) = read_export(source).drawings
+    held_bytes, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert len(drawing.shapes) == count and held_bytes < side * side
+    mask_HW = draw(drawing, {"roof": 1}, ignore_rest=True)
+    assert np.argwhere(mask_HW == 1).tolist() == [[1, 1], [2, 1]]
 
 
 def test_an_odd_object_of_coco_is_left_out_and_told(

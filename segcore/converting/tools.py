@@ -12,7 +12,7 @@ import numpy as np
 import shapely
 from numpy.typing import NDArray
 
-from segcore.converting.drawings import Drawing, Export, Shape
+from segcore.converting.drawings import Drawing, Export, Pixels, Shape
 from segcore.errors import Problem, UserError
 from segcore.folders import decode, files_below
 from segcore.guessing.pairs import PICTURES
@@ -125,13 +125,11 @@ def _read_coco(source: Path, content: Mapping[str, Any]) -> Export:
     return Export(drawings, tuple(labels.values()), tuple(problems))
 
 
-def _coco_areas(
-    segmentation: Any, size_px: tuple[int, int]
-) -> Iterator[shapely.Geometry | NDArray[np.bool_]]:
+def _coco_areas(segmentation: Any, size_px: tuple[int, int]) -> Iterator[shapely.Geometry | Pixels]:
     if isinstance(segmentation, dict):
         counts = segmentation["counts"]
         runs = _decompressed(counts) if isinstance(counts, str) else counts
-        yield _pixels(runs, size_px[::-1]).T  # COCO counts columns.
+        yield Pixels.of(_pixels(runs, size_px[::-1]).T)  # COCO counts columns.
         return
     for ring in segmentation or ():
         if len(ring) >= 6:
@@ -259,7 +257,7 @@ def _read_cvat(source: Path) -> Export:
 
 def _cvat_area(
     kind: str, said: Mapping[str, str], size_px: tuple[int, int]
-) -> shapely.Geometry | NDArray[np.bool_] | None:
+) -> shapely.Geometry | Pixels | None:
     if kind == "polygon":
         return _polygon([tuple(map(float, p.split(","))) for p in said["points"].split(";")])
     if kind == "box":
@@ -269,10 +267,10 @@ def _cvat_area(
         return shapely.affinity.rotate(box, float(said.get("rotation", 0)))
     if kind == "mask":
         left, top, width, height = (int(said[key]) for key in ("left", "top", "width", "height"))
-        pixels_HW = np.zeros(size_px, np.bool_)
+        if min(top, left) < 0 or top + height > size_px[0] or left + width > size_px[1]:
+            raise ValueError("a mask reaches beyond the photograph")
         runs = [int(run) for run in said["rle"].split(",")]
-        pixels_HW[top : top + height, left : left + width] = _pixels(runs, (height, width))
-        return pixels_HW
+        return Pixels(top, left, _pixels(runs, (height, width)))
     return None
 
 

@@ -307,6 +307,21 @@ def test_photographs_without_a_place_are_told_as_such(
     assert "doesn't say by a transform where it lies" in capsys.readouterr().err
 
 
+def test_polygons_far_away_cost_nothing_and_do_no_harm(tmp_path: Path) -> None:
+    images = write_orthophotos(tmp_path / "images", a=500_000)
+    roof = np.stack(rasterio.warp.transform("EPSG:31982", "EPSG:4326", *GROUND.T), -1).tolist()
+    wrong = (np.array(SQUARE) * 1000).tolist()  # No longitude and latitude.
+    features = [
+        {"type": "Feature", "properties": {"class": "roof"},
+         "geometry": {"type": "Polygon", "coordinates": [[*ring, ring[0]]]}}
+        for ring in (roof, wrong)
+    ]  # fmt: skip
+    content = {"type": "FeatureCollection", "features": features}
+    source = write_json(tmp_path / "roofs.geojson", content)
+    masks = convert(tmp_path, source, "--images", str(images))
+    np.testing.assert_array_equal(masks["a.png"], EXPECTED)
+
+
 @pytest.mark.parametrize("ending", ["geojson", "gpkg"])
 @pytest.mark.parametrize("epsg", [31982, 4326])
 def test_polygons_over_orthophotos(tmp_path: Path, ending: str, epsg: int) -> None:

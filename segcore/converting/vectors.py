@@ -50,19 +50,50 @@ def read_polygons(
         what = f"{unnamed} polygons have no class, and are left out"
         problems.append(Problem(source.name, what, "give each one its class in the GIS"))
     is_area_N &= label_N != ""
-    area_N, label_N = area_N[is_area_N], label_N[is_area_N]
     crs = rasterio.crs.CRS.from_user_input(meta["crs"]) if meta["crs"] else None
+    polygons = _Polygons(area_N[is_area_N], label_N[is_area_N], crs)
     drawings = []
     for name in names:
         try:
-            drawings.append(_over(images / name, name, area_N, label_N, crs))
+            drawings.append(_over(images / name, name, polygons))
         except ImageError as error:
             problems.append(error.problem)
-    if drawings and len(area_N) and not any(drawing.shapes for drawing in drawings):
-        what = f"none of its {len(area_N)} polygons lies on a photograph"
+    count = len(polygons.area_N)
+    if drawings and count and not any(drawing.shapes for drawing in drawings):
+        what = f"none of its {count} polygons lies on a photograph"
         mend = "check the CRS of both; GeoJSON is in longitude and latitude unless it says another"
         problems.append(Problem(source.name, what, mend))
     return Export(tuple(drawings), (), tuple(problems))
+
+
+class _Polygons:
+    """Polygons with their classes, of which each photograph gets those around it."""
+
+    def __init__(
+        self, area_N: NDArray[Any], label_N: NDArray[np.str_], crs: rasterio.crs.CRS | None
+    ) -> None:
+        self.area_N, self._label_N, self._crs = area_N, label_N, crs
+        self._bounds_N4 = shapely.bounds(area_N)
+
+    def around(
+        self, frame_N2: NDArray[np.float64], crs: rasterio.crs.CRS | None
+    ) -> tuple[NDArray[Any], NDArray[np.str_]]:
+        """The polygons in the CRS of a frame, if they may reach into it, and their classes."""
+        is_moved = self._crs is not None and crs is not None and self._crs != crs
+        if is_moved:
+            frame_N2 = moved(frame_N2, crs, self._crs)
+            if not np.isfinite(frame_N2).all():  # Such as a local CRS, which lies nowhere.
+                return self.area_N[:0], self._label_N[:0]
+        low, high = frame_N2.min(axis=0), frame_N2.max(axis=0)
+        margin = (high - low) / 10  # Straight lines may be bent in another CRS.
+        reach_N2 = self._bounds_N4[:, :2] <= high + margin
+        reach_N2 &= self._bounds_N4[:, 2:] >= low - margin
+        is_near_N = reach_N2.all(axis=1)
+        area_N = self.area_N[is_near_N]
+        if is_moved:
+            area_N = shapely.transform(area_N, lambda points_N2: moved(points_N2, self._crs, crs))
+        is_placed_N = np.isfinite(shapely.bounds(area_N)).all(axis=1)
+        return area_N[is_placed_N], self._label_N[is_near_N][is_placed_N]
 
 
 def _labels(
@@ -87,32 +118,22 @@ def _label_of(value: Any) -> str:
     return str(int(value) if is_whole else value).strip()
 
 
-def _over(
-    path: Path,
-    name: str,
-    area_N: NDArray[Any],
-    label_N: NDArray[np.str_],
-    crs: rasterio.crs.CRS | None,
-) -> Drawing:
+def _over(path: Path, name: str, polygons: _Polygons) -> Drawing:
     """The polygons that reach into a photograph, in its pixels. Raises ``ImageError``."""
     place, size_px = place_of(path), read_header(path, whole=False).size_px
     if place is None or place.transform.is_identity:
         what = "doesn't say by a transform where it lies, so no polygons can be put on it"
         raise ImageError(path, what, "export it from the GIS as a GeoTIFF")
-    if crs is not None and place.crs is not None and crs != place.crs:
-        area_N = shapely.transform(area_N, lambda points_N2: moved(points_N2, crs, place.crs))
-        is_placed_N = np.isfinite(shapely.bounds(area_N)).all(axis=1)
-        area_N, label_N = area_N[is_placed_N], label_N[is_placed_N]
-    to_pixels = ~place.transform
-
-    def in_pixels(points_N2: NDArray[np.float64]) -> NDArray[np.float64]:
-        x_N, y_N = to_pixels @ (points_N2[:, 0], points_N2[:, 1])
-        return np.stack([x_N, y_N], axis=1)
-
+    to_ground, to_pixels = place.transform, ~place.transform
     frame = shapely.box(0, 0, size_px[1], size_px[0])
-    area_N = shapely.transform(area_N, in_pixels)
+    area_N, label_N = polygons.around(_by(to_ground, shapely.get_coordinates(frame)), place.crs)
+    area_N = shapely.transform(area_N, lambda points_N2: _by(to_pixels, points_N2))
     shapes = tuple(
         Shape(str(label_N[number]), area_N[number])
         for number in np.flatnonzero(shapely.intersects(area_N, frame))
     )
     return Drawing(name, size_px, shapes)
+
+
+def _by(transform: rasterio.Affine, points_N2: NDArray[np.float64]) -> NDArray[np.float64]:
+    return np.stack(transform @ (points_N2[:, 0], points_N2[:, 1]), axis=1)

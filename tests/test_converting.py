@@ -373,6 +373,8 @@ def test_names_never_lead_out_of_the_folder_of_masks(tmp_path: Path) -> None:
         (labelme({"label": "roof", "points": [[0, 0], [5, float("nan")], [5, 5]]}), "NaN"),
         (labelme("roof"), "can't be read"),
         (labelme() | {"imageHeight": 0}, "0×30 px is no size of a photograph"),
+        (coco({"counts": [10, 10**12]}), "runs of 1000000000010 pixels for 30×20"),
+        (coco({"counts": [10, float("inf")]}), "runs of inf pixels"),
         (
             labelme({"label": "roof", "points": SQUARE}) | {"imagePath": ".."},
             "'..' is no name of a photograph",

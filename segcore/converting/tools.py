@@ -19,7 +19,10 @@ from segcore.guessing.pairs import PICTURES
 from segcore.reading.headers import MAX_PIXELS
 
 _OTHER_SHAPES = "export polygons or boxes; lines and points have no area"
-_ODD = (AttributeError, IndexError, KeyError, TypeError, ValueError, shapely.errors.ShapelyError)
+_ODD = (
+    ArithmeticError, AttributeError, LookupError, TypeError, ValueError,
+    shapely.errors.ShapelyError,
+)  # fmt: skip
 """What comes of an entry that isn't as its tool writes it."""
 
 
@@ -156,11 +159,10 @@ def _decompressed(text: str) -> list[int]:
 
 def _pixels(runs: Sequence[int], size_px: tuple[int, int]) -> NDArray[np.bool_]:
     """Rows of pixels, from runs that are outside and inside in turn."""
+    if sum(runs) != size_px[0] * size_px[1] or min(runs) < 0:
+        raise ValueError(f"runs of {sum(runs)} pixels for {size_px[0]}×{size_px[1]}")
     inside = np.arange(len(runs)) % 2 == 1
-    flat = np.repeat(inside, runs)
-    if flat.size != size_px[0] * size_px[1]:
-        raise ValueError(f"runs of {flat.size} pixels for {size_px[0]}×{size_px[1]}")
-    return np.asarray(flat.reshape(size_px), np.bool_)
+    return np.asarray(np.repeat(inside, runs).reshape(size_px), np.bool_)
 
 
 def _read_label_studio(source: Path, tasks: Sequence[Mapping[str, Any]]) -> Export:

@@ -286,6 +286,11 @@ def test_what_can_not_be_guessed_is_a_list(tmp_path: Path) -> None:
     with pytest.raises(ProblemsError, match=r"3 \./\*\.jpg") as caught:
         guess_dataset(tmp_path, progress=False)
     assert "segcore.convert" in str(caught.value)
+    phone = write(tmp_path / "phone", lambda mask: mask)
+    for path in (phone / "images").iterdir():
+        path.rename(path.with_suffix(".heic"))
+    with pytest.raises(ProblemsError, match=r"\.webp\) is named .* 9 images/\*\.heic"):
+        guess_dataset(phone, progress=False)
     with pytest.raises(ProblemsError, match="only one value"):
         guess_dataset(write(tmp_path / "blank", lambda mask: mask * 0), progress=False)
 

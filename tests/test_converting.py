@@ -1,6 +1,7 @@
 """Exports of annotation tools and of a GIS become masks whose pixels are known."""
 
 import json
+import re
 import tracemalloc
 from pathlib import Path
 from typing import Any
@@ -386,3 +387,19 @@ def test_a_wrong_export_is_told(
 ) -> None:
     convert(tmp_path, write_json(tmp_path / "export.json", content), code=1)
     assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("", "holds no files of LabelMe .* of another tool's export name the file itself"),
+        ("a.txt", "is no export that is known; allowed: COCO"),
+        ("gone.json", "No such file"),
+    ],
+)
+def test_what_is_no_export_is_told(
+    tmp_path: Path, name: str, message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "a.txt").write_text("0 0.5 0.5 0.7 0.5 0.7 0.7")
+    convert(tmp_path, tmp_path / name, code=1)
+    assert re.search(message, capsys.readouterr().err)

@@ -37,7 +37,8 @@ def read_export(source: Path) -> Export:
         )
     if source.suffix.lower() == ".xml":
         return _read_cvat(source)
-    content = _read_json(source)
+    is_json = source.suffix.lower() == ".json"
+    content = _read_json(source) if is_json or not source.exists() else None
     if isinstance(content, dict) and {"images", "annotations", "categories"} <= content.keys():
         return _read_coco(source, content)
     if isinstance(content, dict) and "shapes" in content:
@@ -82,7 +83,8 @@ def _read_labelme(folder: Path, files: Sequence[Path]) -> Export:
             continue
         drawings.append(Drawing(image.as_posix(), size_px, tuple(shapes)))
     if not drawings and not problems:
-        raise UserError(f"{folder} holds no files of LabelMe (.json with shapes)")
+        what = f"{folder} holds no files of LabelMe (.json with shapes)"
+        raise UserError(f"{what}; of another tool's export name the file itself")
     return Export(tuple(drawings), (), tuple(problems))
 
 

@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.progress import track
 
 from search.reporting.command_line import leave, loading, run_command
-from segcore.errors import UserError
+from segcore.errors import Problem, ProblemsError, UserError
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -140,6 +140,7 @@ def _score(
     from segcore.scores.counting import Prediction, score
 
     scored: list[str] = []
+    problems: list[Problem] = []
 
     def predictions() -> Iterator[Prediction]:
         shown = track(photos, "scoring", console=console, disable=not console.is_terminal)
@@ -147,7 +148,7 @@ def _score(
             try:
                 pieces = _compare(options, ensemble, dataset, photo)
             except ImageError as error:
-                console.print(f"skipped: {error}", style="red", markup=False, soft_wrap=True)
+                problems.append(error.problem)
                 continue
             number = torch.tensor([place])
             yield from ((class_HW[None], truth_HW[None], number) for class_HW, truth_HW in pieces)
@@ -155,6 +156,9 @@ def _score(
 
     groups = [photo.group for photo in photos]
     scores = score(predictions(), len(ensemble.class_names), groups, ensemble.device)
+    if problems:
+        skipped = str(ProblemsError("skipped:", problems))
+        console.print(skipped, style="red", markup=False, soft_wrap=True)
     if not scored:
         raise UserError(f"{options.data}: there was no photograph to score")
     return scores, scored

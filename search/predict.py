@@ -23,13 +23,14 @@ from search.predicting.prediction_log import (
 from search.reporting.command_line import leave, loading, run_command
 from segcore.errors import UserError, in_short, is_disk_full, some_of
 from segcore.folders import files_below, normal
+from segcore.guessing.pairs import PICTURES
 
 if TYPE_CHECKING:
     from search.predicting.products import Kind, Products
     from segcore.inference.photographs import Photograph
 
-PHOTO_SUFFIXES = {".jpg", ".jpeg", ".png", ".tif", ".tiff"}
-"""What is taken from a folder; a file that is named itself may have any."""
+MAP_ENDINGS = (".png", ".tif")
+"""What a mask's file may end with."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +43,8 @@ class PredictOptions:
     bundle: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="BUNDLE")]
     """The ensemble's folder, runs/NAME/ensemble of a search, or its s3:// or gs:// address."""
     inputs: Annotated[tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="PHOTO …")]
-    """Photographs, or folders of them (searched through to the bottom)."""
+    """Photographs, or folders of them (searched through to the bottom). What is taken from a folder
+    has the ending of a picture; a file that is named itself may have any."""
     out: Path = Path("predictions")
     """Folder for the masks: for each photograph a PNG of its size with class indices, or of a
     georeferenced one a GeoTIFF on the same grid. 255: the photograph has no data there."""
@@ -166,7 +168,7 @@ def find_photos(inputs: Sequence[Path], out: Path) -> dict[Path, str]:
     """Each photograph, and its files' path below ``out`` without an ending, folders kept.
 
     What lies in ``out`` is no photograph, nor is what is hidden. Links are followed. Raises
-    ``UserError`` where there are none, or where two would write the same files.
+    ``UserError`` where there are none, where two would write the same files, or one its own.
     """
     if not inputs:
         raise UserError("no photographs given; name files, or folders of them, after the bundle")
@@ -174,7 +176,7 @@ def find_photos(inputs: Sequence[Path], out: Path) -> dict[Path, str]:
     for given in inputs:
         if given.is_dir():
             for path in files_below(given):
-                if path.suffix.lower() in PHOTO_SUFFIXES and not _is_ours(path, given, out):
+                if path.suffix.lower() in PICTURES and not _is_ours(path, given, out):
                     names[path] = _output_name(path.relative_to(given).with_name(path.stem))
         elif given.exists():
             names[given] = _output_name(Path(given.stem))
@@ -183,7 +185,7 @@ def find_photos(inputs: Sequence[Path], out: Path) -> dict[Path, str]:
     if not names:
         raise UserError(
             f"{', '.join(map(str, inputs))}: no photographs; allowed endings: "
-            f"{', '.join(sorted(PHOTO_SUFFIXES))}"
+            f"{', '.join(sorted(PICTURES))}"
         )
     # Where a file system takes "Roof" and "roof" for one name, as that of macOS does, so do we.
     folded = sys.platform == "darwin"
@@ -192,6 +194,10 @@ def find_photos(inputs: Sequence[Path], out: Path) -> dict[Path, str]:
             f"{_both(twins)} would both write {out / names[twins[0]]}; "
             "predict them with two --out folders"
         )
+    for photo, name in names.items():
+        masks = (out / f"{name}{ending}" for ending in MAP_ENDINGS)
+        if any(mask.exists() and mask.samefile(photo) for mask in masks):
+            raise UserError(f"{photo} would be replaced by its mask; name another --out folder")
     return names
 
 
@@ -243,6 +249,7 @@ def _predict_all(
                     state = file_state(path)
                 with Photograph.open(path, products.ensemble.bands) as photo:
                     _warn_of_shrinking(photo, products, told)
+                    _warn_of_pages(path, told)
                     files, uncertainty = products.write(photo, name, partial(bar.advance, task))
                 pixels += photo.height_px * photo.width_px
                 places = {str(kind): str(at.relative_to(log.folder)) for kind, at in files.items()}
@@ -301,6 +308,14 @@ def _warn_of_shrinking(photo: "Photograph", products: "Products", told: _Told) -
             f"{view.width_px * 10} px would be",
             "yellow",
         )
+
+
+def _warn_of_pages(path: Path, told: _Told) -> None:
+    from segcore.reading.headers import count_pages
+
+    if (pages := count_pages(path)) > 1:
+        line = f"{path}: of {pages} pages the first is predicted; make a file of each"
+        told.tell("pages", str(path), line, "yellow")
 
 
 def _check_numbers(options: PredictOptions) -> None:

@@ -51,11 +51,12 @@ def main(arguments: Sequence[str] | None = None, prog: str = "python -m segcore.
     options = tyro.cli(Options, prog=prog, args=arguments)
     console, errors = Console(highlight=False), Console(stderr=True, highlight=False)
     try:
-        export, places = _read(options)
-        _check_places(places)
+        export, pictures = _read(options)
+        drawings = [drawing for drawing in export.drawings if drawing.image in pictures]
+        places = {image: _safe(picture) for image, picture in pictures.items()}
+        _check_places(options, drawings, pictures, places)
         numbers = number_classes(export, ignore_rest=options.ignore_rest)
         colors = [*distinct_colors(len(numbers))]
-        drawings = [drawing for drawing in export.drawings if drawing.image in places]
         for drawing in track(drawings, "drawing", console=errors, disable=not errors.is_terminal):
             mask_HW = draw(drawing, numbers, ignore_rest=options.ignore_rest)
             write_mask(options.masks / places[drawing.image], mask_HW, colors)
@@ -76,7 +77,7 @@ def main(arguments: Sequence[str] | None = None, prog: str = "python -m segcore.
 
 
 def _read(options: Options) -> tuple[Export, Mapping[str, str]]:
-    """What was drawn, and for each photograph where its mask goes in the folder of masks."""
+    """What was drawn, and the photograph that each drawing's ``image`` means."""
     pictures = [] if options.images is None else _pictures(options.images)
     if options.source.suffix.lower() in VECTORS:
         if options.images is None:
@@ -85,23 +86,37 @@ def _read(options: Options) -> tuple[Export, Mapping[str, str]]:
     else:
         export = read_export(options.source)
     if options.images is None:
-        return export, {drawing.image: _safe(drawing.image) for drawing in export.drawings}
+        return export, {drawing.image: drawing.image for drawing in export.drawings}
     names = Names(options.images, pictures)
     found = {drawing.image: _picture_of(drawing, names) for drawing in export.drawings}
     lacking = [image for image, picture in found.items() if picture is None]
-    if len(lacking) == len(found):
+    if found and len(lacking) == len(found):
         raise UserError(f"{options.images} holds none of the photographs: {some_of(lacking)}")
     problems = [Problem(image, f"isn't in {options.images}", "add it") for image in lacking]
     export = Export(export.drawings, export.labels, (*export.problems, *problems))
-    return export, {image: _safe(picture) for image, picture in found.items() if picture}
+    return export, {image: picture for image, picture in found.items() if picture}
 
 
-def _check_places(places: Mapping[str, str]) -> None:
-    """Raise ``UserError`` where two photographs would get the same mask."""
+def _check_places(
+    options: Options,
+    drawings: Sequence[Drawing],
+    pictures: Mapping[str, str],
+    places: Mapping[str, str],
+) -> None:
+    """Raise ``UserError`` where one mask would be that of two drawings, or hide a photograph."""
+    source = options.source
+    folder = options.images or (source if source.is_dir() else source.parent)
     images: dict[str, str] = {}
-    for image, place in places.items():
-        if (other := images.setdefault(place, image)) != image:
-            raise UserError(f"{image} and {other} would both get the mask {place}; rename one")
+    for image in (drawing.image for drawing in drawings):
+        place = places[image]
+        if (other := images.get(place)) is not None:
+            what = f"{image} and {other} would both get the mask {place}; rename one"
+            twice = f"{image} is drawn on twice; put both drawings into one, or remove one"
+            raise UserError(twice if other == image else what)
+        images[place] = image
+        mask, photo = options.masks / place, folder / pictures[image]
+        if mask.exists() and photo.exists() and mask.samefile(photo):
+            raise UserError(f"{photo} would be replaced by its mask; name another folder for masks")
 
 
 def _pictures(folder: Path) -> list[str]:
@@ -122,6 +137,8 @@ def _picture_of(drawing: Drawing, names: Names) -> str | None:
 def _safe(name: str) -> str:
     """Where the mask of a photograph goes, which is never outside of the folder of masks."""
     parts = [part for part in PurePosixPath(name.replace("\\", "/")).parts if part not in "/.."]
+    if not parts or "\0" in name:
+        raise UserError(f"{name!r} is no name of a photograph; correct it in the export")
     return str(PurePosixPath(*parts).with_suffix(".png"))
 
 

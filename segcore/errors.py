@@ -20,6 +20,13 @@ def is_disk_full(error: BaseException | None) -> bool:
     return False
 
 
+def root_of(error: BaseException) -> BaseException:
+    """The error that led to this one: rasterio's own says "See previous exception for details"."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return error
+
+
 SHOWN = 5
 """How many of a list of names are told where not each is asked for."""
 
@@ -65,7 +72,8 @@ class ProblemsError(UserError):
         for first, *others in kinds.values():
             lines.append(f"  {first}")
             if others:
-                places = some_of([other.where for other in others], 3)
+                alike = {other.where for other in others} == {first.where}
+                places = some_of([other.what if alike else other.where for other in others], 3)
                 lines.append(f"    likewise {len(others)} more: {places}")
         if every and len(problems) > len(kinds):
             lines.append(f"  each of them: {every}")

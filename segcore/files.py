@@ -43,6 +43,12 @@ def user_cache() -> Path:
     )
 
 
+def hidden_beside(path: Path, ending: str) -> Path:
+    """A path in the same folder for what becomes ``path``; its name is as long as disks allow."""
+    is_long = len(os.fsencode(path.name)) > 200
+    return path.with_name(f".{digest(path.name) if is_long else path.stem}.{ending}")
+
+
 @contextmanager
 def whole_file(path: Path) -> Iterator[Path]:
     """Give a path to write to; the file gets the name ``path`` if the block raises no error.
@@ -50,7 +56,7 @@ def whole_file(path: Path) -> Iterator[Path]:
     The unfinished file has the same ending, because libraries choose a format by it. One process
     at a time may write a ``path`` (``locked``): the next one deletes what a killed one left behind.
     """
-    unfinished = path.with_name(f".{path.stem}.partial{path.suffix}")
+    unfinished = hidden_beside(path, f"partial{path.suffix}")
     unfinished.unlink(missing_ok=True)
     try:
         yield unfinished

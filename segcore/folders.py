@@ -41,6 +41,14 @@ def is_unicode(name: str) -> bool:
     return not any("\ud800" <= character <= "\udfff" for character in name)
 
 
+def is_file(path: Path) -> bool:
+    """Whether a path is that of a file. It isn't if its name is too long for the disk."""
+    try:
+        return path.is_file()
+    except OSError:
+        return False
+
+
 def decode(content: bytes) -> str:
     """The text of a file, by its byte order mark, else UTF-8. Raises ``UnicodeDecodeError``."""
     for mark, codec in MARKS:

@@ -22,6 +22,7 @@ from segcore.data.dataset import SPEC_NAME
 from segcore.data.objects import measure_objects
 from segcore.data.prepared import PreparedData, Survey, read_survey
 from segcore.data.preparing import prepare_data
+from segcore.data.spec import refuse_misspelled
 from segcore.data.splits import SPLITS, Split
 from segcore.data.windows import Grid
 from segcore.errors import SHOWN, UserError
@@ -105,8 +106,9 @@ def _write_guess(options: Options, console: Console) -> None:
     """Write dataset.yaml, and show it. Raises ``UserError`` where there is nothing to go by."""
     if not options.folder.is_dir():
         raise UserError(f"{options.folder} is no folder; name the one that holds the photographs")
-    guess = guess_dataset(options.folder, workers=options.workers)
     path = options.folder / SPEC_NAME
+    refuse_misspelled(path)
+    guess = guess_dataset(options.folder, workers=options.workers)
     try:
         with whole_file(path) as unfinished:
             unfinished.write_text(guess.text, encoding="utf-8")

@@ -463,6 +463,30 @@ def test_bands_beyond_the_third_are_not_dropped_in_silence(folder: Path) -> None
     assert not any("bands" in str(note) for note in read_survey(run(folder).folder).notes)
 
 
+def test_pages_and_a_second_band_are_not_dropped_in_silence(folder: Path) -> None:
+    rng = np.random.default_rng(0)
+    pages = [Image.fromarray(rng.integers(0, 255, (80, 120), np.uint8)) for _ in range(3)]
+    for number, count in ((1, 1), (2, 2), (3, 2)):
+        path = folder / "images" / f"photo {number}.tif"
+        path.with_suffix(".jpg").unlink()
+        if number == 1:
+            pages[0].save(path, save_all=True, append_images=pages[1:])
+            continue
+        with rasterio.open(
+            path, "w", driver="GTiff", height=80, width=120, count=count, dtype="uint8"
+        ) as raster:
+            raster.write(rng.integers(0, 255, (count, 80, 120), np.uint8))
+            raster.write_mask(True)
+    with rasterio.open(folder / "images" / "photo 3.tif", "r+") as raster:
+        raster.build_overviews([2, 4])  # These are pages, too, but none that anybody misses.
+    notes = [str(note) for note in read_survey(run(folder).folder).notes]
+    assert [note for note in notes if "is used" in note] == [
+        "images/photo 1.tif: of 3 pages the first is used; write pages as bands of one picture",
+        "images/photo 2.tif, images/photo 3.tif: of 2 bands the first is used; name others by "
+        "`bands` in dataset.yaml",
+    ]
+
+
 def test_copies_of_a_photograph_in_one_split_are_told(folder: Path) -> None:
     shutil.copy(folder / "images" / "photo 0.jpg", folder / "images" / "photo 7.jpg")
     split = {"val": ["photo 1"], "test": ["photo 2", "photo 5"]}

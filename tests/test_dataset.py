@@ -1,5 +1,6 @@
 """dataset.yaml: pairs are found and split as it says; whatever is wrong is said at once."""
 
+import datetime
 import os
 import unicodedata
 from pathlib import Path
@@ -130,6 +131,7 @@ def test_every_problem_is_told_at_once_with_its_mend(tmp_path: Path) -> None:
         (["images/a.jpg"], {"images": "/absolute/*.jpg"}, "images: '/absolute"),
         (["images/a.jpg", "images/a.png"], {"images": "images/*"}, "has the same mask as"),
         (["images/a.jpg"], {"split": {"val": "gone.txt"}}, "gone.txt can't be read"),
+        (["images/a.jpg"], {"masks": f"masks/{{stem}}{'x' * 300}.png"}, "does not exist"),
         (["images/a.jpg"], {"split": {"val": []}}, "split.val lists nothing"),
         (
             ["images/f1_a.jpg", "images/f1_b.jpg"],
@@ -323,6 +325,8 @@ def test_symlink_loops_end(tmp_path: Path) -> None:
         ({"split": {"val": 0.6, "test": 0.5}}, "train needs some"),
         ({"split": {"val": 1.5}}, "between 0 and 1"),
         ({"split": {"val": True}}, "expected a fraction"),
+        ({"split": {"val": [datetime.date(2021, 5, 1)]}}, "2021-05-01 is no name as YAML reads it"),
+        ({"split": {"val": [1.10]}}, "1.1 is no name as YAML reads it; put quotes"),
         ({"split": {"train": ["a"]}}, "list val and test too"),
         ({"split": {"train": 0.5, "val": 0.1, "test": 0.1}}, "don't add up to 1"),
     ],
@@ -341,6 +345,8 @@ def test_a_wrong_dataset_yaml_is_told_in_one_line(
         ("images: [", "no valid YAML"),
         ("- a\n- b", "holds no mapping"),
         ("images: a\nimages: b", "'images' stands twice"),
+        ("classes: {Road: 010}", "010 means 8 in YAML; write that, or put quotes around it"),
+        ("split: {val: [1:30]}", "1:30 means 90 in YAML"),
         ("!!python/object/apply:os.system [exit]", "no valid YAML"),
         ("a: 2020-99-99", "no valid YAML"),
         ("? [a]\n: b", "no valid YAML"),
@@ -426,6 +432,34 @@ def test_a_list_may_name_folders(tmp_path: Path) -> None:
     assert splits_of(dataset) == {"a": None, "b": None, "c": "val", "d": "test"}
     make(tmp_path, *names, **spec, split=split | {"test": ["tests/*"]})
     assert "there is no photograph 'tests/*'" in problems_of(tmp_path)[0]
+
+
+@pytest.mark.parametrize("line", ["IMG{:02d}.jpg", "images/{0:02d}.jpg masks/{0:02d}.png"])
+def test_a_list_in_another_form_is_one_problem_to_a_reader(tmp_path: Path, line: str) -> None:
+    names = [f"images/{number:02d}.jpg" for number in range(20)]
+    make(tmp_path, *names, split={"val": "val.txt"})
+    (tmp_path / "val.txt").write_text("\n".join(map(line.format, range(12))))
+    with pytest.raises(ProblemsError) as caught:
+        load_dataset(tmp_path)
+    told = str(caught.value).splitlines()
+    assert len(told) == 4
+    assert told[1].endswith("write stems or relative paths, such as images/00.jpg, one an entry")
+    assert f"likewise 11 more: split.val: there is no photograph {line.format(1)!r}" in told[2]
+    make(tmp_path, *names, images="photos/*.jpg", split={"val": "val.txt"})
+    assert len(problems_of(tmp_path)) == 1, "which names nothing because there is nothing"
+
+
+def test_a_glob_in_a_list_is_found_whatever_its_normal_form(tmp_path: Path) -> None:
+    folder = make(tmp_path, f"images/{NFC} 0.jpg", "images/b.jpg", split={"val": "val.txt"})
+    (folder / "val.txt").write_text(f"images/{NFD} *\n")
+    assert splits_of(load_dataset(folder)) == {f"{NFC} 0": "val", "b": None}
+
+
+@pytest.mark.parametrize("name", ["dataset.yml", "Dataset.yaml"])
+def test_a_dataset_yaml_of_another_name_is_not_passed_over(tmp_path: Path, name: str) -> None:
+    (make(tmp_path) / "dataset.yaml").rename(tmp_path / name)
+    with pytest.raises(UserError, match=rf"{name} must be called dataset\.yaml"):
+        load_dataset(tmp_path)
 
 
 def test_problems_of_one_kind_are_told_once_and_each_if_asked_for(tmp_path: Path) -> None:

@@ -137,7 +137,11 @@ def test_a_broken_photograph_is_told_and_left_out(
     bundle: Path, blocks: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     shutil.copytree(blocks, tmp_path / "data")
-    (tmp_path / "data" / "images" / "photo_03.png").write_bytes(b"\x89PNG broken")
+    for number in (3, 5, 6, 7, 8):
+        path = tmp_path / "data" / "images" / f"photo_{number:02d}.png"
+        path.write_bytes(b"\x89PNG broken")
     assert run(bundle, tmp_path / "data", "--split", "all") == 1
     captured = capsys.readouterr()
-    assert "photo_03.png" in captured.err and "15 photographs of" in captured.out
+    told = [line for line in captured.err.splitlines() if "photo_" in line]
+    assert "photo_03.png" in told[0] and "likewise 4 more: " in told[1] and len(told) == 2
+    assert "11 photographs of" in captured.out

@@ -179,7 +179,7 @@ def test_an_empty_folder_is_said(tmp_path: Path) -> None:
 def test_nothing_labelled_anywhere_is_said(folder: Path) -> None:
     for path in (folder / "masks").iterdir():
         Image.new("L", (COLUMNS, ROWS), 9).save(path)
-    with pytest.raises(UserError, match="label"):
+    with pytest.raises(UserError, match="no photograph has a labelled pixel: all that the masks"):
         run(folder)
 
 

@@ -48,6 +48,14 @@ def test_the_cores_of_this_process_are_counted() -> None:
     assert 1 <= usable_cores() <= (os.cpu_count() or 1)
 
 
+def test_a_name_may_be_as_long_as_the_disk_allows(tmp_path: Path) -> None:
+    for name in ("x" * 251 + ".png", "é" * 125 + ".png", "日" * 84 + ".c"):
+        with whole_file(tmp_path / name) as unfinished:
+            unfinished.touch()
+        assert (tmp_path / name).exists()
+    assert len([*tmp_path.iterdir()]) == 3
+
+
 def test_what_fails_or_was_left_behind_is_never_under_the_final_name(tmp_path: Path) -> None:
     for make in (whole_file, whole_folder):
         target = tmp_path / f"{make.__name__}.bin"

@@ -15,7 +15,7 @@ from rasterio.rpc import RPC
 from segcore.inference.photographs import Photograph
 from segcore.predicting.polygons import write_polygons
 from segcore.predicting.rasters import MapSpec, write_map
-from segcore.reading.ground import Georeference, metres_per_px, placing
+from segcore.reading.ground import Georeference, metres_per_px, middle_of, placing
 from segcore.reading.headers import turn
 from tests.conftest import SHARED
 from tests.test_bands import set_orientation, write
@@ -95,6 +95,19 @@ def test_world_files_and_sidecars_count(tmp_path: Path) -> None:
             "<PAMDataset><SRS>EPSG:32633</SRS></PAMDataset>"
         )
         assert metres_per_px(path) == pytest.approx(0.5)
+
+
+LOCAL = 'LOCAL_CS["Local Coordinates (m)",LOCAL_DATUM["Local Datum",0],UNIT["metre",1]]'
+"""As Metashape writes it for orthophotos without GPS."""
+
+
+@pytest.mark.parametrize("ending", ["gpkg", "geojson"])
+def test_a_local_crs_is_kept_and_lies_nowhere_on_earth(tmp_path: Path, ending: str) -> None:
+    path = photo(tmp_path / "a.tif", crs=LOCAL, transform=NORTH_UP)
+    assert middle_of(path) is None
+    assert metres_per_px(path) == 0.5
+    bounds, _ = bounds_of_class_1(map_of(path, tmp_path / "m.tif"), tmp_path / f"m.{ending}")
+    assert bounds == [500_000, 5_299_990, 500_015, 5_300_000]
 
 
 def test_ground_control_points_are_kept_and_place_polygons(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """A folder without dataset.yaml: pairs, classes and groups are guessed, and each guess is told."""
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from PIL import Image
 from segcore import prepare as command
 from segcore.data.dataset import load_dataset
 from segcore.data.spec import DatasetSpec, load_spec
-from segcore.errors import ProblemsError
+from segcore.errors import ProblemsError, UserError
 from segcore.guessing.pairs import find_pairs
 from segcore.guessing.patterns import image_globs, mask_rule
 from segcore.guessing.writing import guess_dataset
@@ -163,6 +164,67 @@ def test_a_legend_names_classes_and_what_is_ignored(
     assert file in (folder / "dataset.yaml").read_text()
 
 
+def test_a_legend_with_semicolons_as_excel_writes_it_in_europe(tmp_path: Path) -> None:
+    folder = write(tmp_path / "data", lambda mask: mask)
+    (folder / "classes.csv").write_text("Name;Value\nlawn, wet;0\nroof;1\npool;2\n")
+    assert guessed(folder).classes == {"lawn, wet": 0, "roof": 1, "pool": 2}
+
+
+def test_of_several_numbers_without_a_class_one_is_ignored_and_none_is_lost(
+    tmp_path: Path,
+) -> None:
+    folder = write(tmp_path / "data", lambda mask: mask)
+    entries = {"unlabelled": 0, "roof\x07\n tile": 1, "void": 2, "pool": 300, "sea": 4}
+    (folder / "classes.json").write_text(json.dumps(entries))
+    spec = guessed(folder)
+    assert spec.ignore_index == 0
+    assert spec.classes == {"roof tile": 1, "void": 2, "sea": 4}
+
+
+def test_a_number_that_files_call_no_data_is_ignored_and_not_lost_in_silence(
+    tmp_path: Path,
+) -> None:
+    folder = write(tmp_path / "data", lambda mask: mask, ending="tif")
+    for path in (folder / "masks").iterdir():
+        with rasterio.open(path, "r+") as raster:
+            raster.nodata = 2
+    spec = guessed(folder)
+    assert spec.classes == {"Background": 0, "Foreground": 1} and spec.ignore_index == 2
+
+
+@pytest.mark.parametrize("legend", [True, False])
+def test_colours_that_are_a_level_off_are_those_of_their_classes(
+    tmp_path: Path, legend: bool
+) -> None:
+    def drawn(mask: np.ndarray) -> np.ndarray:
+        colored = COLORS[mask]
+        colored[:, ::3] += (mask[:, ::3] == 1)[..., None].astype(np.uint8)
+        return colored
+
+    folder = write(tmp_path / "data", drawn)
+    if legend:
+        (folder / "classes.csv").write_text("name,hex\nlawn,#000000\nroof,#DC143C\npool,#1E90FF\n")
+    spec = guessed(folder)
+    assert {*spec.classes.values()} == {"#000000", "#DC143C", "#1E90FF"}
+    assert spec.snap == "nearest" and spec.ignore_colors == []
+    assert ("roof" in spec.classes) == legend
+
+
+def test_names_with_control_characters_do_not_break_what_is_written(tmp_path: Path) -> None:
+    folder = write(tmp_path / "data", lambda mask: mask)
+    for name in ("odd\x07\x85.png", "images/bare\x1b\u2028\nbreak.jpg"):
+        Image.new("RGB", (64, 48)).save(folder / name)
+    assert guessed(folder).without_mask == "skip"
+    assert len(load_dataset(folder).photos) == 9
+
+
+def test_a_folder_that_dataset_yaml_can_not_name_is_told(tmp_path: Path) -> None:
+    folder = write(tmp_path / "data", lambda mask: mask)
+    (folder / "masks").rename(folder / "masks {new}")
+    with pytest.raises(UserError, match=r"can't name a folder with \{ or \}; rename it"):
+        guess_dataset(folder, progress=False)
+
+
 def test_lines_of_a_file_of_labels_name_numbers(tmp_path: Path) -> None:
     folder = write(tmp_path / "data", lambda mask: mask)
     (folder / "labels.txt").write_text("lawn\nroof\npool\ncar\n")
@@ -228,6 +290,11 @@ def test_what_can_not_be_guessed_is_a_list(tmp_path: Path) -> None:
     with pytest.raises(ProblemsError, match=r"3 \./\*\.jpg") as caught:
         guess_dataset(tmp_path, progress=False)
     assert "segcore.convert" in str(caught.value)
+    phone = write(tmp_path / "phone", lambda mask: mask)
+    for path in (phone / "images").iterdir():
+        path.rename(path.with_suffix(".heic"))
+    with pytest.raises(ProblemsError, match=r"\.webp\) is named .* 9 images/\*\.heic"):
+        guess_dataset(phone, progress=False)
     with pytest.raises(ProblemsError, match="only one value"):
         guess_dataset(write(tmp_path / "blank", lambda mask: mask * 0), progress=False)
 

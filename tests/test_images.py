@@ -20,7 +20,8 @@ from segcore.reading.headers import (
     open_raster,
 )
 from segcore.reading.images import read_image, read_picture, write_image
-from segcore.reading.masks import MaskCoding, read_mask, read_pair
+from segcore.reading.looking import look_at_mask
+from segcore.reading.masks import MaskCoding, read_mask, read_pair, read_stored
 
 INDICES = MaskCoding(by_color=False, classes=((0, 0), (1, 1), (7, IGNORE_INDEX)))
 COLORS = MaskCoding(by_color=True, classes=((0xFF0000, 0), (0x0000FF, 1), (0x000000, 255)))
@@ -65,6 +66,24 @@ def test_exif_orientation_is_applied_as_pillow_applies_it(
     expected = np.asarray(ImageOps.exif_transpose(Image.open(path)))
     np.testing.assert_array_equal(read_image(path), expected)
     assert image_size_px(path) == expected.shape[:2]
+
+
+@pytest.mark.parametrize("ending", ["jpg", "png", "webp"])
+@pytest.mark.parametrize("exif", [b"Exif\0\0", b"Exif\0\0no such thing", b"Exif\0\0II*\0"])
+def test_damaged_exif_is_no_reason_to_refuse_a_photograph(
+    tmp_path: Path, gradient: Image.Image, exif: bytes, ending: str
+) -> None:
+    path = tmp_path / f"photo.{ending}"
+    gradient.save(path, exif=exif)
+    np.testing.assert_array_equal(read_image(path), np.asarray(Image.open(path)))
+
+
+@pytest.mark.parametrize("ending", ["jp2", "pgm"])
+def test_more_bits_than_pillow_gives_are_refused_not_clipped(tmp_path: Path, ending: str) -> None:
+    path = tmp_path / f"photo.{ending}"
+    Image.fromarray(np.arange(20 * 30, dtype=np.uint16).reshape(20, 30) * 100).save(path)
+    with pytest.raises(ImageError, match=r"has more than 8 bits .* → convert it to TIFF"):
+        read_image(path)
 
 
 @pytest.mark.parametrize("ending", ["png", "tif"])
@@ -154,7 +173,7 @@ def test_reduced_decoding_stays_at_least_as_large_as_asked_and_looks_the_same(
     [
         ("cut.jpg", lambda data: data[: len(data) // 2], "truncated"),
         ("cut.png", lambda data: data[: len(data) // 2], "truncated"),
-        ("cut.tif", lambda data: data[: len(data) // 2], "can't be read"),
+        ("cut.tif", lambda data: data[: len(data) // 2], "can't be read: TIFF"),
         ("empty.jpg", lambda data: b"", "is no picture"),
         ("text.png", lambda data: b"no picture at all", "is no picture"),
         ("text.tif", lambda data: b"no picture at all", "is no picture"),
@@ -223,6 +242,26 @@ def test_masks_of_every_kind_give_classes(
     np.testing.assert_array_equal(mask, CLASS_HW)
 
 
+@pytest.mark.parametrize("coding", [INDICES, COLORS], ids=["numbers", "colours"])
+@pytest.mark.parametrize("ending", ["bmp", "gif"])
+def test_a_palette_of_old_formats_gives_numbers_or_colours(
+    tmp_path: Path, coding: MaskCoding, ending: str
+) -> None:
+    palette_mask(INDEX_HW).save(tmp_path / f"mask.{ending}", optimize=False)
+    np.testing.assert_array_equal(read_mask(tmp_path / f"mask.{ending}", coding), CLASS_HW)
+    look = look_at_mask(tmp_path / f"mask.{ending}")
+    assert look.pixels.keys() == {0, 1, 7} and not look.by_color
+    assert read_stored(tmp_path / f"mask.{ending}", None)[0].dtype == np.uint8
+    assert look.palette[0] == (255, 0, 0) and look.palette[1] == (0, 0, 255)
+
+
+def test_a_mask_of_one_bit_is_read_alike_from_every_format(tmp_path: Path) -> None:
+    for ending in ("png", "bmp", "tif"):
+        Image.fromarray(INDEX_HW == 1).save(tmp_path / f"mask.{ending}")
+        mask = read_mask(tmp_path / f"mask.{ending}", INDICES)
+        np.testing.assert_array_equal(mask, INDEX_HW == 1)
+
+
 @pytest.mark.parametrize(
     ("mask", "coding", "message"),
     [
@@ -245,6 +284,32 @@ def test_a_lossy_colour_mask_is_told_to_be_saved_without_loss(tmp_path: Path) ->
     Image.fromarray(noise).save(tmp_path / "mask.jpg")
     with pytest.raises(ImageError, match="without loss"):
         read_mask(tmp_path / "mask.jpg", COLORS)
+
+
+def test_colours_a_level_off_are_told_to_be_snapped(tmp_path: Path) -> None:
+    Image.fromarray(COLOR_HWC - (COLOR_HWC == 255)).save(tmp_path / "mask.png")
+    with pytest.raises(ImageError, match=r"holds #0000FE, #FE0000.* → `snap: nearest`"):
+        read_mask(tmp_path / "mask.png", COLORS)
+
+
+@pytest.mark.parametrize("factor", [1, 257])
+def test_colours_of_sixteen_bits_stand_in_the_upper_byte_or_the_lower(
+    tmp_path: Path, factor: int
+) -> None:
+    path, shape = tmp_path / "mask.tif", {"height": 2, "width": 3, "count": 3, "dtype": "uint16"}
+    with rasterio.open(path, "w", driver="GTiff", **shape) as raster:
+        raster.write(COLOR_HWC.transpose(2, 0, 1).astype(np.uint16) * factor)
+    np.testing.assert_array_equal(read_mask(path, COLORS), CLASS_HW)
+
+
+def test_a_mask_of_which_its_size_can_not_tell_how_it_lies_is_told(tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[274] = 3
+    Image.new("RGB", (40, 20)).save(tmp_path / "photo.jpg", exif=exif)
+    for name, options, told in (("plain", {}, True), ("turned", {"exif": exif}, False)):
+        Image.new("L", (40, 20)).save(tmp_path / f"{name}.png", **options)
+        pair = read_pair(tmp_path / "photo.jpg", tmp_path / f"{name}.png", INDICES, None)
+        assert (pair.note is not None and "look whether they do" in pair.note) == told
 
 
 @pytest.mark.parametrize("mask_is_upright", [True, False])

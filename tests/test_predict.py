@@ -317,6 +317,18 @@ def test_a_broken_photograph_is_told_and_skipped(
     ]  # fmt: skip
 
 
+def test_pages_of_a_file_that_are_not_predicted_are_told(
+    bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    first, second = Image.fromarray(scene()), Image.fromarray(scene())
+    for name in ("a.tif", "b.tif"):
+        first.save(tmp_path / name, save_all=True, append_images=[second])
+    assert run(bundle, tmp_path / "a.tif", tmp_path / "b.tif", "--out", tmp_path / "out") == 0
+    told = capsys.readouterr().err
+    assert told.count("a.tif: of 2 pages the first is predicted; make a file of each") == 1
+    assert "likewise" in told
+
+
 def fail_at(monkeypatch: pytest.MonkeyPatch, name: str, error: Exception) -> None:
     """Predicting the photograph of that name raises the error."""
     write = products.Products.write
@@ -372,6 +384,7 @@ def test_a_full_disk_ends_the_prediction(
         (["--scale", 2], "allowed is above 0, up to 1"),
         (["--tile-scale", 0.5], "--tile-scale is gone; write --scale"),
         (["--device", "toaster"], "allowed: cpu, cuda"),
+        (["--out", "/dev/null"], "/dev/null can't be a folder: File exists; name another"),
     ],
 )
 def test_bad_options_end_with_one_line(
@@ -389,6 +402,19 @@ def test_bad_options_end_with_one_line(
 def test_masks_in_the_folder_of_photographs_are_no_photographs(bundle: Path, photos: Path) -> None:
     assert run(bundle, photos, "--out", photos / "predictions") == 0
     assert len(predict.find_photos([photos], photos / "predictions")) == 3
+
+
+@pytest.mark.parametrize("name", ["lawn.v2.png", "map.tif"])
+def test_a_mask_never_replaces_its_photograph(
+    bundle: Path, photos: Path, name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    content = (photos / name).read_bytes()
+    assert run(bundle, photos / name, "--out", photos) == 2
+    assert f"{name} would be replaced by its mask; name another" in capsys.readouterr().err
+    assert (photos / name).read_bytes() == content
+    Image.fromarray(scene()).save(photos / "north" / "roof.bmp")  # Found, and in nobody's way.
+    (photos / "north" / "roof.jpg").unlink()
+    assert [*predict.find_photos([photos / "north"], photos / "north").values()] == ["roof"]
 
 
 def test_names_that_macos_takes_for_one_are_refused_there(

@@ -469,6 +469,8 @@ def test_the_command_for_the_page_quotes_the_file(monkeypatch: pytest.MonkeyPatc
         ("dice/Road/Highway", "dice/Road-Highway"),
         ("dice/Power Lines & Cables", "dice/Power Lines and Cables"),
         ("dice/Bäume (hoch)", "dice/Bäume _hoch_"),
+        ("dice/..", "dice/__"),
+        (f"dice/{'Roof ' * 60}", f"dice/{'Roof ' * 40}"),
     ],
 )
 def test_class_names_become_names_that_mlflow_takes(name: str, key: str) -> None:
@@ -477,6 +479,7 @@ def test_class_names_become_names_that_mlflow_takes(name: str, key: str) -> None
 
 def test_no_two_classes_share_a_metric(uri: str, tmp_path: Path) -> None:
     dice = {"Roof (a)": 0.1, "Roof [a]": 0.2, "A/B": 0.3, "A-B": 0.4, "R&B": 0.5, "RandB": 0.6}
+    dice |= {"🏠" * 300: 0.8, "🌳" * 300: 0.9}
     metrics = {"val/dice": 0.5, **{f"dice/{name}": value for name, value in dice.items()}}
     with open_tracker(uri, "alike", tmp_path) as tracker:
         tracker.start_search({}, {})
@@ -489,7 +492,7 @@ def test_no_two_classes_share_a_metric(uri: str, tmp_path: Path) -> None:
     assert logged["dice/A-B"] == 0.4, "a name that MLflow takes stays as it is"
     assert logged["dice/A-B 2"] == 0.7
     assert sorted(v for k, v in logged.items() if k.startswith("dice/")) == [
-        0.1, 0.2, 0.4, 0.5, 0.6, 0.7
+        0.1, 0.2, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9
     ]  # fmt: skip
 
 

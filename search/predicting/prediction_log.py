@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from segcore.errors import UserError
 from segcore.files import cut_torn_line, digest, sha256_of, whole_file
 
 LOG_NAME = "predicted.jsonl"
@@ -31,13 +32,20 @@ class Predicted:
 
 
 class PredictionLog:
-    """The log of a folder: one JSON record a line. The last record of a photograph counts."""
+    """The log of a folder: one JSON record a line. The last record of a photograph counts.
+
+    Raises ``UserError`` where the folder can't be made.
+    """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self._path = folder / LOG_NAME
         self._records: dict[str, Predicted] = {}
-        folder.mkdir(parents=True, exist_ok=True)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            what = f"{folder} can't be a folder: {error.strerror or error}"
+            raise UserError(f"{what}; name another --out folder") from error
         if self._path.exists():
             cut_torn_line(self._path)
             for line in self._path.read_text("utf-8").splitlines():

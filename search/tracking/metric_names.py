@@ -3,6 +3,8 @@
 import re
 from collections.abc import Iterable
 
+_LONGEST = 200
+"""Characters of a key, without its section and its number."""
 BEST_SCORE = "best_score"
 """The best value so far of what the search maximises.
 
@@ -14,9 +16,10 @@ of them have. No metric of ours may come before this name.
 def metric_keys(names: Iterable[str]) -> dict[str, str]:
     """The key in MLflow of each metric name: "dice/Trees / Shrubs" becomes "dice/Trees - Shrubs".
 
-    MLflow forbids some characters, and takes what stands before a "/" for the section of a chart,
-    so only the first "/" stays. A number tells two names apart that would get the same key. It
-    depends on what follows the first "/" in all ``names`` together, and not on their order.
+    MLflow forbids some characters, and names that are long or dots alone. It takes what stands
+    before a "/" for the section of a chart, so only the first "/" stays. A number tells two names
+    apart that would get the same key. It depends on what follows the first "/" in all ``names``
+    together, and not on their order.
     """
     parts = {name: name.partition("/") for name in names}
     keys: dict[str, str] = {}
@@ -31,4 +34,5 @@ def metric_keys(names: Iterable[str]) -> dict[str, str]:
 
 
 def _allowed(text: str) -> str:
-    return re.sub(r"[^\w.\- :]", "_", text.replace("/", "-").replace("&", "and"))
+    text = re.sub(r"[^\w.\- :]", "_", text.replace("/", "-").replace("&", "and"))
+    return text[:_LONGEST] if text.strip(".") else "_" * len(text)

@@ -1,6 +1,6 @@
 """Drawing: what was drawn on one photograph; and the mask that it becomes."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,20 +18,46 @@ REST = "Background"
 """The class of the pixels on which nothing is drawn."""
 
 
+@dataclass(frozen=True, eq=False)
+class Pixels:
+    """Some of a photograph's pixels: only the box around them is held, because there are many."""
+
+    top: int
+    left: int
+    inside_HW: NDArray[np.bool_]
+
+    @classmethod
+    def of(cls, inside_HW: NDArray[np.bool_]) -> "Pixels":
+        """Those that are true in a whole photograph."""
+        spans = [np.flatnonzero(inside_HW.any(axis=axis)) for axis in (1, 0)]
+        (top, bottom), (left, right) = (
+            (int(span[0]), int(span[-1]) + 1) if span.size else (0, 0) for span in spans
+        )
+        return cls(top, left, inside_HW[top:bottom, left:right].copy())
+
+    def paint(self, mask_HW: NDArray[np.uint8], number: int) -> None:
+        """Give them this number in a mask of the photograph."""
+        height_px, width_px = self.inside_HW.shape
+        box = mask_HW[self.top : self.top + height_px, self.left : self.left + width_px]
+        box[self.inside_HW] = number
+
+
 @dataclass(frozen=True)
 class Shape:
     """One object: an area in pixels, x to the right and y down from the upper left corner."""
 
     label: str
-    area: BaseGeometry | NDArray[np.bool_]
-    """A polygon; or the pixels themselves (HW), of the whole photograph."""
+    area: BaseGeometry | Pixels
+    """A polygon, or the pixels themselves."""
     z_order: int = 0
     """What is higher lies on top."""
 
     @property
     def area_px(self) -> float:
         """Its size."""
-        return float(self.area.sum() if isinstance(self.area, np.ndarray) else self.area.area)
+        if isinstance(self.area, Pixels):
+            return float(self.area.inside_HW.sum())
+        return float(self.area.area)
 
 
 @dataclass(frozen=True)
@@ -61,16 +87,21 @@ def number_classes(export: Export, *, ignore_rest: bool) -> dict[str, int]:
     Raises ``UserError`` where there are too many classes, or none.
     """
     drawn = {shape.label for drawing in export.drawings for shape in drawing.shapes}
-    labels = [*export.labels, *sorted(drawn - {*export.labels})]
+    labels = [*dict.fromkeys(export.labels), *sorted(drawn - {*export.labels})]
     if not drawn:
         nothing = "nothing is drawn that could become a mask"
         if export.problems:
             raise ProblemsError(f"{nothing}:", export.problems)
         raise UserError(f"{nothing}; export polygons")
-    names = labels if ignore_rest or REST in labels else [REST, *labels]
+    names = labels if ignore_rest or _rest_of(labels) in labels else [REST, *labels]
     if len(names) > MAX_CLASSES:
         raise UserError(f"there are {len(names)} labels; a mask can hold {MAX_CLASSES} classes")
     return {name: number for number, name in enumerate(names)}
+
+
+def _rest_of(labels: Iterable[str]) -> str:
+    """The label that tools have for what nothing is drawn on, such as _background_; or REST."""
+    return next((name for name in labels if name.strip("_ ").casefold() == "background"), REST)
 
 
 def draw(drawing: Drawing, numbers: Mapping[str, int], *, ignore_rest: bool) -> NDArray[np.uint8]:
@@ -78,12 +109,12 @@ def draw(drawing: Drawing, numbers: Mapping[str, int], *, ignore_rest: bool) -> 
 
     Small objects lie on top of large ones, as far as ``z_order`` says nothing else.
     """
-    rest = IGNORE_INDEX if ignore_rest else numbers.get(REST, 0)
+    rest = IGNORE_INDEX if ignore_rest else numbers[_rest_of(numbers)]
     mask_HW = np.full(drawing.size_px, rest, np.uint8)
     for shape in sorted(drawing.shapes, key=lambda shape: (shape.z_order, -shape.area_px)):
         number = numbers[shape.label]
-        if isinstance(shape.area, np.ndarray):
-            mask_HW[shape.area] = number
+        if isinstance(shape.area, Pixels):
+            shape.area.paint(mask_HW, number)
         elif not shape.area.is_empty:
             rasterio.features.rasterize([(shape.area, number)], out=mask_HW)
     return mask_HW

@@ -3,7 +3,7 @@
 import json
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
 from xml.etree import ElementTree
@@ -12,12 +12,17 @@ import numpy as np
 import shapely
 from numpy.typing import NDArray
 
-from segcore.converting.drawings import Drawing, Export, Shape
+from segcore.converting.drawings import Drawing, Export, Pixels, Shape
 from segcore.errors import Problem, UserError
 from segcore.folders import decode, files_below
+from segcore.guessing.pairs import PICTURES
+from segcore.reading.headers import MAX_PIXELS
 
-_OTHER_SHAPES = "export polygons, boxes or masks; lines and points have no area"
-_ODD = (AttributeError, IndexError, KeyError, TypeError, ValueError, shapely.errors.ShapelyError)
+_OTHER_SHAPES = "export polygons or boxes; lines and points have no area"
+_ODD = (
+    ArithmeticError, AttributeError, LookupError, TypeError, ValueError,
+    shapely.errors.ShapelyError,
+)  # fmt: skip
 """What comes of an entry that isn't as its tool writes it."""
 
 
@@ -32,7 +37,8 @@ def read_export(source: Path) -> Export:
         )
     if source.suffix.lower() == ".xml":
         return _read_cvat(source)
-    content = _read_json(source)
+    is_json = source.suffix.lower() == ".json"
+    content = _read_json(source) if is_json or not source.exists() else None
     if isinstance(content, dict) and {"images", "annotations", "categories"} <= content.keys():
         return _read_coco(source, content)
     if isinstance(content, dict) and "shapes" in content:
@@ -61,9 +67,9 @@ def _read_labelme(folder: Path, files: Sequence[Path]) -> Export:
             continue  # Another file that lies there.
         where = path.relative_to(folder)
         called = str(content.get("imagePath") or where).replace("\\", "/")
-        image = where.with_name(called.split("/")[-1])
+        image = where.parent / called.rstrip("/").split("/")[-1]
         try:
-            size_px = int(content["imageHeight"]), int(content["imageWidth"])
+            size_px = _size_px(content["imageHeight"], content["imageWidth"])
             shapes = []
             for shape in content["shapes"]:
                 area = _labelme_area(shape.get("shape_type") or "polygon", shape["points"])
@@ -77,13 +83,14 @@ def _read_labelme(folder: Path, files: Sequence[Path]) -> Export:
             continue
         drawings.append(Drawing(image.as_posix(), size_px, tuple(shapes)))
     if not drawings and not problems:
-        raise UserError(f"{folder} holds no files of LabelMe (.json with shapes)")
+        what = f"{folder} holds no files of LabelMe (.json with shapes)"
+        raise UserError(f"{what}; of another tool's export name the file itself")
     return Export(tuple(drawings), (), tuple(problems))
 
 
 def _labelme_area(kind: str, points: Any) -> shapely.Geometry | None:
     if kind == "rectangle":
-        return _box(*points[0], *points[1])
+        return _box(points)
     if kind == "circle":
         center, rim = map(shapely.Point, points)
         return center.buffer(center.distance(rim), quad_segs=32)
@@ -95,14 +102,23 @@ def _read_coco(source: Path, content: Mapping[str, Any]) -> Export:
     try:
         labels = {category["id"]: str(category["name"]) for category in content["categories"]}
         shapes = defaultdict[Any, list[Shape]](list)
-        sizes = {i["id"]: (int(i["height"]), int(i["width"])) for i in content["images"]}
+        sizes = {i["id"]: _size_px(i["height"], i["width"]) for i in content["images"]}
         for annotation in content["annotations"]:
-            image, label = annotation["image_id"], labels[annotation["category_id"]]
-            found = [*_coco_areas(annotation.get("segmentation"), sizes[image])]
-            shapes[image] += [Shape(label, area) for area in found]
+            where = f"annotation {annotation.get('id')}"
+            image, category = annotation["image_id"], annotation["category_id"]
+            if image not in sizes or category not in labels:
+                what = f"its image {image!r} or its category {category!r} isn't in the file"
+                problems.append(Problem(where, what, "export them together"))
+                continue
+            try:
+                found = [*_coco_areas(annotation.get("segmentation"), sizes[image])]
+            except _ODD as error:
+                problems.append(_unreadable(where, error))
+                continue
+            shapes[image] += [Shape(labels[category], area) for area in found]
             if not found:
-                what = f"an object of {label!r} has only a box, and is left out"
-                problems.append(Problem(f"annotation {annotation.get('id')}", what, _OTHER_SHAPES))
+                what = f"an object of {labels[category]!r} has only a box, and is left out"
+                problems.append(Problem(where, what, _OTHER_SHAPES))
         drawings = tuple(
             Drawing(str(image["file_name"]), sizes[image["id"]], tuple(shapes[image["id"]]))
             for image in content["images"]
@@ -114,13 +130,11 @@ def _read_coco(source: Path, content: Mapping[str, Any]) -> Export:
     return Export(drawings, tuple(labels.values()), tuple(problems))
 
 
-def _coco_areas(
-    segmentation: Any, size_px: tuple[int, int]
-) -> Iterator[shapely.Geometry | NDArray[np.bool_]]:
+def _coco_areas(segmentation: Any, size_px: tuple[int, int]) -> Iterator[shapely.Geometry | Pixels]:
     if isinstance(segmentation, dict):
         counts = segmentation["counts"]
         runs = _decompressed(counts) if isinstance(counts, str) else counts
-        yield _pixels(runs, size_px[::-1]).T  # COCO counts columns.
+        yield Pixels.of(_pixels(runs, size_px[::-1]).T)  # COCO counts columns.
         return
     for ring in segmentation or ():
         if len(ring) >= 6:
@@ -147,11 +161,10 @@ def _decompressed(text: str) -> list[int]:
 
 def _pixels(runs: Sequence[int], size_px: tuple[int, int]) -> NDArray[np.bool_]:
     """Rows of pixels, from runs that are outside and inside in turn."""
+    if sum(runs) != size_px[0] * size_px[1] or min(runs) < 0:
+        raise ValueError(f"runs of {sum(runs)} pixels for {size_px[0]}×{size_px[1]}")
     inside = np.arange(len(runs)) % 2 == 1
-    flat = np.repeat(inside, runs)
-    if flat.size != size_px[0] * size_px[1]:
-        raise ValueError(f"runs of {flat.size} pixels for {size_px[0]}×{size_px[1]}")
-    return np.asarray(flat.reshape(size_px), np.bool_)
+    return np.asarray(np.repeat(inside, runs).reshape(size_px), np.bool_)
 
 
 def _read_label_studio(source: Path, tasks: Sequence[Mapping[str, Any]]) -> Export:
@@ -162,12 +175,14 @@ def _read_label_studio(source: Path, tasks: Sequence[Mapping[str, Any]]) -> Expo
         try:
             results = [r for a in task.get("annotations") or () for r in a.get("result") or ()
                        if not a.get("was_cancelled")]  # fmt: skip
-            image = next(_name_of_url(v) for v in task["data"].values() if isinstance(v, str))
+            told = [_name_of_url(v) for v in task["data"].values() if isinstance(v, str)]
+            # Beside the photograph a task may hold texts.
+            image = next((name for name in told if _is_picture(name)), told[0])
             shapes, size_px = [], None
             for result in results:
                 if "original_height" not in result:
                     continue  # Not about pixels.
-                size_px = int(result["original_height"]), int(result["original_width"])
+                size_px = _size_px(result["original_height"], result["original_width"])
                 kind, value = str(result["type"]), result["value"]
                 area = _label_studio_area(kind, value, size_px)
                 if area is None:
@@ -178,7 +193,7 @@ def _read_label_studio(source: Path, tasks: Sequence[Mapping[str, Any]]) -> Expo
                     problems.append(Problem(where, what, mend))
                     continue
                 shapes += [Shape(str(label), area) for label in value[kind][:1]]
-        except (*_ODD, StopIteration) as error:
+        except _ODD as error:
             problems.append(_unreadable(where, error))
             continue
         if size_px is not None:
@@ -198,7 +213,7 @@ def _label_studio_area(
     if kind == "rectanglelabels":
         corner = np.array([value["x"], value["y"]]) * percent
         side = np.array([value["width"], value["height"]]) * percent
-        box = _box(*corner, *(corner + side))
+        box = _box([corner, corner + side])
         return shapely.affinity.rotate(box, value.get("rotation") or 0, origin=tuple(corner))
     return None
 
@@ -208,6 +223,10 @@ def _name_of_url(url: str) -> str:
     parts = urlsplit(url)
     local = parse_qs(parts.query).get("d")
     return unquote(local[0] if local else parts.path).replace("\\", "/").split("/")[-1]
+
+
+def _is_picture(name: str) -> bool:
+    return PurePosixPath(name).suffix.lower() in PICTURES
 
 
 def _read_cvat(source: Path) -> Export:
@@ -222,7 +241,7 @@ def _read_cvat(source: Path) -> Export:
     for image in root.iter("image"):
         name = image.get("name", "")
         try:
-            size_px = int(image.attrib["height"]), int(image.attrib["width"])
+            size_px = _size_px(image.attrib["height"], image.attrib["width"])
             shapes = []
             for item in image:
                 area = _cvat_area(item.tag, item.attrib, size_px)
@@ -242,17 +261,20 @@ def _read_cvat(source: Path) -> Export:
 
 def _cvat_area(
     kind: str, said: Mapping[str, str], size_px: tuple[int, int]
-) -> shapely.Geometry | NDArray[np.bool_] | None:
+) -> shapely.Geometry | Pixels | None:
     if kind == "polygon":
         return _polygon([tuple(map(float, p.split(","))) for p in said["points"].split(";")])
     if kind == "box":
-        return _box(*(float(said[key]) for key in ("xtl", "ytl", "xbr", "ybr")))
+        box = _box(
+            [[float(said[key]) for key in keys] for keys in (("xtl", "ytl"), ("xbr", "ybr"))]
+        )
+        return shapely.affinity.rotate(box, float(said.get("rotation", 0)))
     if kind == "mask":
         left, top, width, height = (int(said[key]) for key in ("left", "top", "width", "height"))
-        pixels_HW = np.zeros(size_px, np.bool_)
+        if min(top, left) < 0 or top + height > size_px[0] or left + width > size_px[1]:
+            raise ValueError("a mask reaches beyond the photograph")
         runs = [int(run) for run in said["rle"].split(",")]
-        pixels_HW[top : top + height, left : left + width] = _pixels(runs, (height, width))
-        return pixels_HW
+        return Pixels(top, left, _pixels(runs, (height, width)))
     return None
 
 
@@ -261,8 +283,17 @@ def _polygon(points: Any) -> shapely.Geometry:
     return shapely.make_valid(shapely.Polygon(points))
 
 
-def _box(x_1: float, y_1: float, x_2: float, y_2: float) -> shapely.Geometry:
-    return shapely.box(min(x_1, x_2), min(y_1, y_2), max(x_1, x_2), max(y_1, y_2))
+def _box(corners: Any) -> shapely.Geometry:
+    """The upright box around two opposite corners, or all four."""
+    return shapely.box(*np.min(corners, axis=0), *np.max(corners, axis=0))
+
+
+def _size_px(height: Any, width: Any) -> tuple[int, int]:
+    """Raises ``ValueError`` where no photograph has such a size."""
+    size_px = int(height), int(width)
+    if min(size_px) < 1 or size_px[0] * size_px[1] > MAX_PIXELS:
+        raise ValueError(f"{height}×{width} px is no size of a photograph")
+    return size_px
 
 
 def _unreadable(where: str, error: Exception) -> Problem:

@@ -16,8 +16,8 @@ from pathlib import Path
 
 from segcore.data.spec import AreaGroup, DatasetSpec, SplitSpec, load_spec
 from segcore.data.splits import SPLITS, Split
-from segcore.errors import Note, Problem, ProblemsError, some_of
-from segcore.folders import Finder, Names, decode, is_unicode, normal
+from segcore.errors import SHOWN, Note, Problem, ProblemsError, some_of
+from segcore.folders import Finder, Names, decode, is_file, is_unicode, normal
 from segcore.reading.ground import cell_of, middle_of
 from segcore.reading.headers import ImageError
 
@@ -78,7 +78,7 @@ def scan_dataset(folder: Path) -> tuple[Dataset, list[Problem]]:
     photos = tuple(
         Photo(name, path, masks[name][0], groups[name], split_of_group.get(groups[name]))
         for name, path in images.items()
-        if masks[name][0].is_file()
+        if is_file(masks[name][0])
     )
     return Dataset(folder, spec, photos, tuple(notes)), problems
 
@@ -146,7 +146,7 @@ def _find_images(
         nearby = (path for depth in ("*", "*/*", "*/*/*") for path in folder.glob(depth))
         endings = sorted({path.suffix for path in nearby if path.suffix and path.is_file()})
         what = f"images: {pattern!r} finds nothing in {folder}"
-        there = f"case counts; endings there: {', '.join(endings) or 'none'}"
+        there = f"/ divides folders, case counts; endings there: {', '.join(endings) or 'none'}"
         problems.append(Problem(SPEC_NAME, what, f"correct the glob ({there})"))
     return images
 
@@ -174,7 +174,7 @@ def _mask_problems(masks: Mapping[str, Sequence[Path]]) -> Iterator[Problem]:
         if mask in owners:
             what = f"has the same mask as {owners[mask]}: {mask}"
             yield Problem(name, what, "rename one photograph, or use {folder} in masks")
-        elif not mask.is_file():
+        elif not is_file(mask):
             yield Problem(name, f"its mask {mask} does not exist", "add the mask, or correct masks")
         elif others:
             what = f"two masks differ only in Unicode's normal form: {mask!a} and {others[0]!a}"
@@ -251,17 +251,20 @@ def _listed_splits(
             source = _read_list(folder, split, source, meant, finder, problems)
         if source == []:
             problems.append(Problem(SPEC_NAME, f"split.{split} lists nothing", "name a photograph"))
+        unclear: dict[str, Sequence[str]] = {}
         for entry in source if isinstance(source, list) else ():
             names, by_glob = meant.by(entry), False
             if not names and "*" in entry:
-                names, by_glob = [name for name in images if fnmatchcase(name, entry)], True
+                pattern, by_glob = normal(entry), True
+                names = [name for name in images if fnmatchcase(name, pattern)]
             if len(names) != 1 and not (names and by_glob):
-                problems.append(_unclear_name(split, entry, names, meant.keys))
+                unclear[entry] = names
                 continue
             for name in names:
                 if splits.setdefault(name, split) != split:
                     what = f"is in {splits[name]} and in {split}"
                     problems.append(Problem(name, what, "keep it in one"))
+        problems += _unclear_names(split, unclear, images, meant)
     return splits
 
 
@@ -296,16 +299,20 @@ def _read_list(
     return entries
 
 
-def _unclear_name(
-    split: Split, key: str, names: Sequence[str], names_of_key: Mapping[str, object]
-) -> Problem:
-    """What to say about an entry of a list that means no photograph, or several."""
-    if names:
-        what = f"split.{split}: {key!r} means {some_of(names)}"
-        return Problem(SPEC_NAME, what, "write the relative path")
-    near = difflib.get_close_matches(key, names_of_key, n=3)
-    mend = f"did you mean {' or '.join(near)}?" if near else "write a stem or a relative path"
-    return Problem(SPEC_NAME, f"split.{split}: there is no photograph {key!r}", mend)
+def _unclear_names(
+    split: Split, entries: Mapping[str, Sequence[str]], images: Sequence[str], meant: Names
+) -> Iterator[Problem]:
+    """What to say about entries of a list that mean no photograph, or several."""
+    for entry, names in entries.items() if images else ():  # Without any, that is the problem.
+        if names:
+            what = f"split.{split}: {entry!r} means {some_of(names)}"
+            yield Problem(SPEC_NAME, what, "write the relative path")
+            continue
+        # A person may have mistyped a few; many are of another kind, and looking would take long.
+        near = difflib.get_close_matches(entry, meant.keys) if len(entries) <= SHOWN else []
+        form = f"write stems or relative paths, such as {images[0]}, one an entry"
+        mend = f"did you mean {' or '.join(near)}?" if near else form
+        yield Problem(SPEC_NAME, f"split.{split}: there is no photograph {entry!r}", mend)
 
 
 def _divided_groups(splits: Mapping[str, Split], groups: Mapping[str, str]) -> Iterator[Problem]:

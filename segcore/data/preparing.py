@@ -29,7 +29,7 @@ from segcore.files import (
 )
 from segcore.reading.bands import Bands
 from segcore.reading.ground import metres_per_px
-from segcore.reading.headers import ImageError, image_size_px
+from segcore.reading.headers import ImageError, count_pages, image_size_px
 from segcore.reading.masks import read_mask, read_pair
 from segcore.reading.measuring import complete_bands
 from segcore.reading.samples import check_bands, count_bands
@@ -76,7 +76,7 @@ def prepare_data(
             try:
                 return open_prepared(target)
             except UserError:  # Not there yet, or damaged.
-                notes = _notes_on_bands(job, crew)
+                notes = _notes_on_the_unused(job, crew)
                 build(replace(job, bands=_complete_bands(job, crew), notes=notes), target, crew)
             return open_prepared(target)
 
@@ -116,18 +116,27 @@ def _size_of(photo: Photo, on_ground: bool) -> tuple[Grid, float | None]:
         return Grid(1, 1), None
 
 
-def _notes_on_bands(job: Job, crew: Crew) -> tuple[Note, ...]:
-    """Which photographs have bands that aren't used, though nobody has said which are to be."""
-    if job.bands.numbers is not None:
-        return ()
+def _notes_on_the_unused(job: Job, crew: Crew) -> tuple[Note, ...]:
+    """Which photographs have pages, or bands that nobody has named, that aren't used."""
+
+    def look_at(photo: Photo) -> tuple[int, int]:
+        return count_pages(photo.path), count_bands(photo.path)
+
     photos = job.dataset.photos
-    found = crew.do("Looking", lambda photo: count_bands(photo.path), photos)
-    files: dict[int, list[str]] = {}
-    for photo, bands in zip(photos, without_problems(job.dataset, found), strict=True):
-        if bands > 3:
-            files.setdefault(bands, []).append(photo.name)
-    end = "the first three are used; name others by `bands` in dataset.yaml"
-    return tuple(Note(f"of {bands} bands {end}", tuple(of)) for bands, of in files.items())
+    found = crew.do("Looking", look_at, photos)
+    files: dict[str, list[str]] = {}
+    for photo, (pages, bands) in zip(photos, without_problems(job.dataset, found), strict=True):
+        notes = []
+        if pages > 1:
+            notes.append(f"of {pages} pages the first is used; write pages as bands of one picture")
+        if bands not in (1, 3) and job.bands.numbers is None:
+            used = "three are" if bands > 3 else "is"
+            notes.append(
+                f"of {bands} bands the first {used} used; name others by `bands` in dataset.yaml"
+            )
+        for note in notes:
+            files.setdefault(note, []).append(photo.name)
+    return tuple(Note(what, tuple(of)) for what, of in files.items())
 
 
 def _complete_bands(job: Job, crew: Crew) -> Bands:

@@ -51,6 +51,9 @@ class SplitSpec(BaseModel):
             raise ValueError("a share of the photographs lies between 0 and 1")
         if not isinstance(value, float | list | str):
             raise ValueError("expected a fraction, a list of photographs, or a text file")
+        for name in value if isinstance(value, list) else ():
+            if not isinstance(name, str) and type(name) is not int:
+                raise ValueError(f"{name} is no name as YAML reads it; put quotes around it")
         return value
 
     @model_validator(mode="after")
@@ -296,8 +299,9 @@ def load_spec(path: Path) -> DatasetSpec:
     """Read a ``dataset.yaml``. Raises ``UserError`` saying what is wrong with it."""
     try:
         text = normal(decode(path.read_bytes()))
-        values = yaml.load(text, Loader=_UniqueKeyLoader)  # noqa: S506 (a SafeLoader)
+        values = yaml.load(text, Loader=_StrictLoader)  # noqa: S506 (a SafeLoader)
     except FileNotFoundError as error:
+        refuse_misspelled(path)
         what = f"{path} does not exist; python -m segcore.prepare {path.parent} writes one"
         raise UserError(what) from error
     except UnicodeDecodeError as error:
@@ -315,8 +319,18 @@ def load_spec(path: Path) -> DatasetSpec:
         raise UserError(f"{path}: {describe_validation_error(error)}") from error
 
 
-class _UniqueKeyLoader(yaml.SafeLoader):
-    """Refuses repeated keys: in YAML the last one wins, so a class would be lost unnoticed."""
+def refuse_misspelled(path: Path) -> None:
+    """Raise ``UserError`` where a file beside ``path`` would be it if it were called so."""
+    for other in sorted(path.parent.glob("*")):
+        if other.name.lower() in {path.name, f"{path.stem}.yml"}:
+            raise UserError(
+                f"{other} must be called {path.name} to be read; rename it, or move it away"
+            )
+
+
+class _StrictLoader(yaml.SafeLoader):
+    """Refuses what YAML reads otherwise than people: repeated keys, of which the last one wins, so
+    that a class would be lost unnoticed; and numbers such as 010, which is 8, and 1:30, 90."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         keys = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
@@ -325,6 +339,17 @@ class _UniqueKeyLoader(yaml.SafeLoader):
                 None, None, f"{min(repeated)!r} stands twice", node.start_mark
             )
         return super().construct_mapping(node, deep)
+
+    def construct_yaml_int(self, node: yaml.ScalarNode) -> int:
+        value = super().construct_yaml_int(node)
+        is_plain = re.fullmatch(r"[-+]?[\d_]+", node.value) and int(node.value) == value
+        if not is_plain and not re.match("[-+]?0[xb]", node.value):
+            what = f"{node.value} means {value} in YAML; write that, or put quotes around it"
+            raise yaml.constructor.ConstructorError(None, None, what, node.start_mark)
+        return value
+
+
+_StrictLoader.add_constructor("tag:yaml.org,2002:int", _StrictLoader.construct_yaml_int)
 
 
 def _checked_expression(value: str) -> str:

@@ -161,6 +161,11 @@ def _fill_empty_splits(
             if len(members(split, drawn_groups | fixed_groups)) > 1
             for group in members(split, drawn_groups)
         ]
+        if not weight_GK[:, -1].any():
+            raise UserError(
+                "no photograph has a labelled pixel: all that the masks hold is ignored, or lies "
+                "where the photographs hold no data (transparency, or a value for no data)"
+            )
         if not spare:
             raise UserError(
                 f"no photograph is left for the split {empty!r}: "

@@ -11,6 +11,7 @@ from PIL import ImageColor
 from segcore.config import IGNORE_INDEX
 from segcore.guessing.legends import Legend
 from segcore.reading.looking import MaskLook
+from segcore.reading.masks import are_near
 
 MANY_VALUES = 48
 """More different values than people give classes: masks were saved with loss, or smoothed."""
@@ -56,13 +57,17 @@ def guess_classes(looks: Sequence[MaskLook], legends: Sequence[Legend]) -> Class
                       and v != look.nodata})  # fmt: skip
         if odd:
             shown = ", ".join(f"{value:g}" for value in odd[:5])
-            return f"masks hold {len(odd)} values other than 0, 1 … 255, such as {shown}"
+            return (
+                f"masks hold {len(odd)} values other than 0, 1 … 255, such as {shown}, but only "
+                "those can be classes"
+            )
     pixels, inner, files = Counter[int](), Counter[int](), Counter[int]()
     for look in [look.in_colors() for look in looks] if by_color else looks:
         pixels.update({int(value): count for value, count in look.pixels.items()})
         inner.update({int(value): count for value, count in look.inner.items()})
         files.update(int(value) for value in look.pixels)
-    nodata = {int(look.nodata) for look in looks if look.nodata and look.nodata in range(256)}
+    nodata = {int(look.nodata) for look in looks
+              if look.nodata in range(1, 256) and look.nodata in look.pixels}  # fmt: skip
     for value in nodata if not by_color else ():
         del pixels[value]
     if len(pixels) < 2:
@@ -71,6 +76,8 @@ def guess_classes(looks: Sequence[MaskLook], legends: Sequence[Legend]) -> Class
     guess = _named(by_color, _Counts(pixels, inner, files), legends)
     if len(guess.names) < 2:
         return f"masks hold {len(pixels)} values, none of which is common enough to be a class"
+    if nodata and not by_color and not guess.ignored:
+        guess = replace(guess, ignored={min(nodata): 'the files call it "no data"'})
     zero = any(look.nodata == 0 for look in looks) and 0 in guess.names and not by_color
     return replace(guess, colors=_palette(looks, guess), nodata=0 if zero else None)
 
@@ -97,16 +104,21 @@ def _named(by_color: bool, counts: _Counts, legends: Sequence[Legend]) -> ClassG
         names = _color_names(chosen) if by_color else _index_names(chosen)
     if not by_color and IGNORE_INDEX not in names and IGNORE_INDEX in pixels and _ignores(pixels):
         ignored[IGNORE_INDEX] = "the usual number for pixels that count nowhere"
+    if not by_color and len(ignored) > 1:  # dataset.yaml can name one number.
+        kept = max(ignored, key=lambda value: (value == IGNORE_INDEX, pixels[value]))
+        names |= {value: name for value, name in ignored.items() if value != kept}
+        ignored = {kept: ignored[kept]}
     left = [value for value in pixels if value not in names and value not in ignored]
     if not by_color and left and max(pixels, key=lambda v: v % IGNORE_INDEX) < _INDEX_LIMIT:
         names |= {value: f"Class {value}" for value in left}  # The legend doesn't name them.
         left = []
-    if by_color and len(left) <= 4 and len(pixels) <= MANY_VALUES:
-        reason = "hardly any pixels" if legend is None else f"not in {legend.file}"
-        ignored |= {
-            value: f"{reason}: {100 * pixels[value] / total:.2g} % of them" for value in left
-        }
-        left = []
+    if by_color and len(pixels) <= MANY_VALUES:
+        is_near = dict(zip(left, are_near(left, [*names]).any(axis=1), strict=True))
+        strays = [value for value in left if not is_near[value]]
+        if len(strays) <= 4:
+            reason = "hardly any pixels" if legend is None else f"not in {legend.file}"
+            ignored |= {v: f"{reason}: {100 * pixels[v] / total:.2g} % of them" for v in strays}
+            left = [value for value in left if is_near[value]]
     return ClassGuess(
         by_color, names,
         shares={value: pixels[value] / total for value in (*names, *ignored)},
@@ -122,8 +134,12 @@ def _explains(legend: Legend, by_color: bool, pixels: Counter[int]) -> bool:
     """Whether nearly all pixels have a value of the legend, or one that is near in color."""
     if legend.by_color != by_color:
         return False
-    known = sum(count for value, count in pixels.items() if value in legend.names)
-    return known >= 0.9 * pixels.total() and sum(value in pixels for value in legend.names) >= 2
+    values, known = [*pixels], [*legend.names]
+    means_VK = (
+        are_near(values, known) if by_color else np.equal.outer(np.array(values), np.array(known))
+    )
+    meant = np.array([*pixels.values()])[means_VK.any(axis=1)].sum()
+    return bool(meant >= 0.9 * pixels.total() and means_VK.any(axis=0).sum() >= 2)
 
 
 def _ignores(values: Iterable[int]) -> bool:
@@ -173,9 +189,7 @@ def _common_colors(counts: _Counts) -> list[int]:
 
 def _has_neighbours(colors: Sequence[int]) -> bool:
     """Whether some differ by no more than noise does."""
-    color_N3 = np.array([_rgb(color) for color in colors], int)
-    distance_NN = np.abs(color_N3[:, None] - color_N3[None]).max(axis=2)
-    return bool((distance_NN[~np.eye(len(colors), dtype=bool)] < 6).any())
+    return bool(are_near(colors, colors)[~np.eye(len(colors), dtype=bool)].any())
 
 
 def _index_names(values: Sequence[int]) -> dict[int, str]:

@@ -9,9 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from segcore.data.spec import MAX_CLASSES
 from segcore.folders import decode
 
 _LARGEST_BYTES = 200_000
+_LONGEST_NAME = 200
 _NAMES = ("name", "class", "class_name", "classname", "label", "title", "category")
 _VALUES = (
     "value",
@@ -52,9 +54,18 @@ def find_legends(folder: Path, files: Sequence[str]) -> Iterator[Legend]:
             continue  # It is some other file.
         for by_color in (False, True):
             valued = [(text, color if by_color else number) for text, number, color in entries]
-            named = {value: text.strip() for text, value in valued if value is not None}
-            if len(named) >= 2 and len({*named.values()}) == len(named) and all(named.values()):
+            # Larger numbers stand in no mask of 8 bits.
+            limit = 1 << 24 if by_color else 1 << 8
+            named = {value: _plain(text) for text, value in valued if value in range(limit)}
+            unique = {*named.values()}
+            are_names = all(0 < len(each) <= _LONGEST_NAME for each in unique)
+            if 2 <= len(named) <= MAX_CLASSES and len(unique) == len(named) and are_names:
                 yield Legend(name, by_color, named)
+
+
+def _plain(text: str) -> str:
+    """A name on one line, without characters that nobody sees."""
+    return " ".join("".join(c if c.isprintable() else " " for c in text).split())
 
 
 Entry = tuple[str, int | None, int | None]
@@ -62,7 +73,9 @@ Entry = tuple[str, int | None, int | None]
 
 
 def _read_csv(text: str, stem: str) -> Iterator[Entry]:
-    rows = csv.DictReader(io.StringIO(text), skipinitialspace=True)
+    head = text.partition("\n")[0]
+    delimiter = max(",;\t", key=head.count)  # Some languages write a comma in their numbers.
+    rows = csv.DictReader(io.StringIO(text), delimiter=delimiter, skipinitialspace=True)
     for row in rows:
         yield _entry(
             {str(key).strip().lower().replace(" ", "_"): value for key, value in row.items()}

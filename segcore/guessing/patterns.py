@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import PurePosixPath
 
 from segcore.data.spec import DatasetSpec, MaskRule
+from segcore.errors import UserError
 from segcore.guessing.pairs import is_role_word, words
 
 
@@ -25,7 +26,7 @@ def image_globs(images: Sequence[str]) -> list[str]:
 def mask_rule(masks: Mapping[str, str]) -> tuple[str | MaskRule, list[str]]:
     """What ``masks`` says for these pairs, as plainly as can be; and the photographs that it fails.
 
-    ``masks`` gives the mask of each photograph.
+    ``masks`` gives the mask of each photograph. Raises ``UserError`` where nothing can say it.
     """
     best: tuple[str | MaskRule, list[str]] | None = None
     for rule in _candidates(masks):
@@ -40,7 +41,9 @@ def mask_rule(masks: Mapping[str, str]) -> tuple[str | MaskRule, list[str]]:
             best = rule, failing
         if not failing:
             break
-    assert best is not None, "each stem gives a rule"
+    if best is None:
+        mask = next(iter(masks.values()))
+        raise UserError(f"{mask}: dataset.yaml can't name a folder with {{ or }}; rename it")
     return best
 
 

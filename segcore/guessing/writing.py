@@ -93,20 +93,21 @@ def _no_guess(folder: Path, *problems: Problem) -> ProblemsError:
 
 def _no_pairs(folder: Path, files: Sequence[str], pictures: Sequence[str]) -> ProblemsError:
     """What there is instead of photographs with masks."""
+    endings_read = ", ".join(sorted(PICTURES))
     if not pictures:
         endings = Counter(PurePosixPath(name).suffix or "no ending" for name in files)
         there = ", ".join(f"{count} {ending}" for ending, count in endings.most_common(5))
         what = f"there are no pictures (files there: {there or 'none'})"
-        mend = f"name the folder that holds photographs and masks ({', '.join(sorted(PICTURES))})"
+        mend = f"name the folder that holds photographs and masks ({endings_read})"
         return _no_guess(folder, Problem("images", what, mend))
     families = Counter(
-        f"{PurePosixPath(name).parent}/*{PurePosixPath(name).suffix}" for name in pictures
+        f"{PurePosixPath(name).parent}/*{PurePosixPath(name).suffix}" for name in files
     )
     there = ", ".join(f"{count} {family}" for family, count in families.most_common(6))
     problems = [
         Problem(
             "masks",
-            f"no picture is named like the mask of another one; there are {there}",
+            f"no picture ({endings_read}) is named like the mask of another one; there are {there}",
             "name each mask like its photograph, in a folder masks beside images or with _mask at "
             f"the end; or {_BY_HAND}",
         )
@@ -331,6 +332,7 @@ def _scalar(text: str) -> str:
 
 
 def _comment(text: str) -> str:
+    text = "".join(character if character.isprintable() else " " for character in text)
     return textwrap.fill(
         text[:1].upper() + text[1:], 96, initial_indent="# ", subsequent_indent="# ",
         break_long_words=False, break_on_hyphens=False,

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from segcore.errors import UserError
 from segcore.files import whole_file
-from segcore.reading.ground import Placing, georeference_of, placed_crs, placing
+from segcore.reading.ground import Placing, georeference_of, on_earth, placed_crs, placing
 from segcore.reading.headers import open_raster
 
 _DRIVERS = {".gpkg": "GPKG", ".geojson": "GeoJSON"}
@@ -29,14 +29,16 @@ def write_polygons(path: Path, mask_path: Path, class_names: Sequence[str]) -> i
 
     One layer, ``classes``, has the fields ``class`` (index), ``name`` and ``area`` (in square units
     of the CRS). Pixel values that are no class are left out. Without a CRS, coordinates are pixels,
-    x to the right and y downwards. GeoJSON is in longitude and latitude (RFC 7946). Ground control
-    points and RPCs place the corners as GDAL does; RPCs at the mean height that they name.
+    x to the right and y downwards. GeoJSON is in longitude and latitude (RFC 7946), unless the CRS
+    is a local one, which lies nowhere on earth. Ground control points and RPCs place the corners as
+    GDAL does; RPCs at the mean height that they name.
 
     Memory grows with the number of polygons. Raises ``UserError`` where it can't be written.
     """
     with open_raster(mask_path) as mask:
         place = georeference_of(mask)
         crs = placed_crs(place)
+        is_placed = place is not None and on_earth(place, np.zeros((1, 2))) is not None
         chunks = list(_regions(mask, len(class_names), placing(place)))
     geometry, classes, area = (np.concatenate(parts) for parts in zip(*chunks, strict=True))
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -53,7 +55,7 @@ def write_polygons(path: Path, mask_path: Path, class_names: Sequence[str]) -> i
                 driver=_DRIVERS[path.suffix],
                 geometry_type="Polygon",
                 crs=crs.to_wkt() if crs else None,
-                layer_options={"RFC7946": "YES"} if crs and path.suffix == ".geojson" else None,
+                layer_options={"RFC7946": "YES"} if is_placed and path.suffix == ".geojson" else {},
             )
             unfinished.write_bytes(file.getbuffer())
     except (OSError, pyogrio.errors.DataSourceError, pyogrio.errors.DataLayerError) as error:

@@ -17,8 +17,8 @@ import rasterio.shutil
 from numpy.typing import NDArray
 from rasterio.windows import Window
 
-from segcore.errors import UserError
-from segcore.files import whole_file
+from segcore.errors import UserError, root_of
+from segcore.files import hidden_beside, whole_file
 from segcore.reading.ground import Georeference
 from segcore.reading.headers import create_raster, open_raster
 from segcore.reading.images import write_image
@@ -66,7 +66,7 @@ def write_map(
         yield keep
         write_image(path, values_HW, spec.colors)
         return
-    draft = path.with_name(f".{path.stem}.draft.tif")
+    draft = hidden_beside(path, "draft.tif")
     try:
         with rasterio.Env(**GDAL_OPTIONS), whole_file(path) as finished:
             with create_raster(draft, **_profile(size_px, georeference, spec)) as raster:
@@ -79,7 +79,7 @@ def write_map(
                 predictor="NO", overview_resampling=spec.overviews, bigtiff="IF_SAFER",
             )  # fmt: skip
     except (OSError, rasterio.errors.RasterioError) as error:
-        raise UserError(f"{path} can't be written: {error}") from error
+        raise UserError(f"{path} can't be written: {root_of(error)}") from error
     finally:
         draft.unlink(missing_ok=True)
 
@@ -90,7 +90,8 @@ def read_map(path: Path) -> NDArray[np.uint8]:
         with rasterio.Env(**GDAL_OPTIONS), open_raster(path) as raster:
             return np.asarray(raster.read(1), np.uint8)
     except (OSError, rasterio.errors.RasterioError) as error:
-        raise UserError(f"{path} can't be read: {error}; delete it to predict it again") from error
+        what = f"{path} can't be read: {root_of(error)}"
+        raise UserError(f"{what}; delete it to predict it again") from error
 
 
 def _profile(

@@ -164,8 +164,18 @@ def on_earth(place: Georeference, points_N2: NDArray[np.float64]) -> NDArray[np.
         x_N, y_N = by_points(points_N2).T
     else:
         x_N, y_N = place.transform @ (points_N2[:, 0], points_N2[:, 1])
-    placed_N2 = np.stack(rasterio.warp.transform(crs, _WGS84, x_N, y_N), axis=1)
+    placed_N2 = moved(np.stack([x_N, y_N], axis=1), crs, _WGS84)
     return placed_N2 if np.isfinite(placed_N2).all() else None
+
+
+def moved(
+    points_N2: NDArray[np.float64], crs: rasterio.crs.CRS, target: rasterio.crs.CRS
+) -> NDArray[np.float64]:
+    """Points in another CRS; infinite where they have no place in it."""
+    try:
+        return np.stack(rasterio.warp.transform(crs, target, *points_N2.T), axis=1)
+    except Exception:  # rasterio lets errors of GDAL through whose classes are private to it.
+        return np.full_like(points_N2, np.inf)
 
 
 def _camera(path: Path) -> tuple[float, float] | None:

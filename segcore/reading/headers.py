@@ -4,6 +4,7 @@ GDAL decodes TIFF and PNG, so the values of a file are those that gdalinfo, QGIS
 Pillow decodes JPEG, because it decodes large ones at a reduced size, and what GDAL doesn't know.
 """
 
+import contextlib
 import mmap
 import struct
 import warnings
@@ -19,7 +20,7 @@ from numpy.typing import NDArray
 from PIL import ExifTags, Image, UnidentifiedImageError
 from rasterio.enums import MaskFlags
 
-from segcore.errors import Problem, UserError
+from segcore.errors import Problem, UserError, root_of
 from segcore.folders import is_unicode
 
 MAX_PIXELS = 1_000_000_000
@@ -103,6 +104,18 @@ def image_size_px(path: Path) -> tuple[int, int]:
     return read_header(path).size_px
 
 
+def count_pages(path: Path) -> int:
+    """How many pictures a TIFF holds, of which the first is read; previews and masks don't count.
+
+    Raises ``ImageError``.
+    """
+    with naming(path):
+        if _driver(path) != "GTiff":
+            return 1
+        with open_raster(path) as raster:
+            return max(1, len(raster.subdatasets))
+
+
 @contextmanager
 def naming(path: Path) -> Iterator[None]:
     """Turn whatever a decoder raises into an ImageError that names the file."""
@@ -112,7 +125,7 @@ def naming(path: Path) -> Iterator[None]:
         raise
     except Exception as error:
         what, mend = next(texts for kind, *texts in _FAILURES if isinstance(error, kind))
-        raise ImageError(path, what.format(error), mend) from error
+        raise ImageError(path, what.format(root_of(error)), mend) from error
 
 
 def open_raster(path: Path) -> rasterio.DatasetReader:
@@ -169,7 +182,9 @@ def _orientation(path: Path, driver: str | None) -> int:
     if driver == "GTiff":
         orientation = _tiff_orientation(path)
     else:
-        with Image.open(path) as image:
+        orientation = 1
+        # Of damaged EXIF Pillow raises anything; viewers show the picture as it is stored.
+        with Image.open(path) as image, contextlib.suppress(Exception):
             # The base class's method: that of PNG files decodes the picture to find late EXIF.
             orientation = Image.Image.getexif(image).get(ExifTags.Base.Orientation, 1)
     return orientation if orientation in range(1, 9) else 1

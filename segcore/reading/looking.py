@@ -82,6 +82,9 @@ def look_at_mask(path: Path) -> MaskLook:
                 if raster.colorinterp[0] == ColorInterp.palette:
                     colors = raster.colormap(1).items()
                     palette = {index: (r, g, b) for index, (r, g, b, _) in colors}
+        elif header.pillow.mode == "P":
+            colors_V3 = np.reshape(header.pillow.getpalette("RGB") or [], (-1, 3)).tolist()
+            palette = {index: (r, g, b) for index, (r, g, b) in enumerate(colors_V3)}
         by_color = has_colors(stored_HWC)
         if by_color and not is_rgb8:  # Colours that aren't what is stored, such as CMYK.
             stored_HWC, _ = read_stored(path, RGB)

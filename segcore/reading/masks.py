@@ -1,5 +1,6 @@
 """Masks from files: pixel values → classes; and masks paired with their photographs."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -25,6 +26,11 @@ from segcore.reading.samples import decode_raw, read_raw, read_window, upright
 
 FIT_PX = 2
 """By so many pixels a mask may differ from its photograph in height and width, to be fitted."""
+
+_NOISE = 6
+"""Colours that differ by fewer levels are one."""
+_NAMED = 8
+"""So many unknown values are named."""
 
 _UNKNOWN = -1
 _MOVED, _DOUBTFUL = 512, 1024
@@ -57,7 +63,7 @@ class Pair:
     mask_HW: NDArray[np.uint8]
     """Classes and IGNORE_INDEX at full size."""
     note: str | None
-    """What was odd about the pair and has been put right."""
+    """What was odd about the pair, and perhaps has been put right."""
     snapped: "Snapped"
 
 
@@ -130,10 +136,18 @@ def read_mask_of(header: Header, mask_path: Path, coding: MaskCoding) -> FittedM
     if mask_HW.shape != header.size_px and mask_HW.shape == header.stored_px:
         mask_HW = turn(mask_HW, header.orientation)
         note = "the photograph is turned by its EXIF orientation; its mask was turned with it"
+    elif header.orientation != 1 and _may_lie_as_stored(header, mask_path, mask_HW.shape):
+        note = "turned by its EXIF orientation, unlike its mask; both fit: look whether they do"
     if mask_HW.shape != header.size_px:
         note = _check_fit(mask_HW.shape, header, mask_path, coding)
         mask_HW = _fitted(mask_HW, header.size_px)
     return FittedMask(mask_HW, note, snapped)
+
+
+def _may_lie_as_stored(header: Header, mask_path: Path, size_px: tuple[int, ...]) -> bool:
+    """Whether a mask may have been drawn on a turned photograph as stored, for all that is said."""
+    same_size = header.size_px == header.stored_px == size_px
+    return same_size and read_header(mask_path).orientation == 1
 
 
 def _check_fit(size_px: tuple[int, ...], header: Header, path: Path, coding: MaskCoding) -> str:
@@ -172,14 +186,21 @@ def read_stored(path: Path, bands: Bands | None) -> tuple[NDArray[Any], float | 
     """
     header = read_header(path)
     if header.pillow is not None:
-        return turn(decode_raw(header, RGB)[0], header.orientation), None
+        if bands is None and len(header.pillow.getbands()) == 1:
+            stored_HWC = np.asarray(header.pillow)[..., None]
+            if stored_HWC.dtype == np.bool_:
+                stored_HWC = stored_HWC.astype(np.uint8)
+        else:
+            stored_HWC = decode_raw(header, RGB)[0]
+        return turn(stored_HWC, header.orientation), None
     check_end(path)
     with open_raster(path) as raster:
         if bands is None:
             numbers = (1, 2, 3) if raster.count >= 3 else (1,)
             stored_HWC, _ = read_raw(raster, Bands(numbers))
-        elif raster.dtypes[0] == "uint16":  # Programs write colours of 8 bits in the upper bytes.
-            stored_HWC = (read_raw(raster, bands)[0] >> 8).astype(np.uint8)
+        elif raster.dtypes[0] == "uint16":  # Most programs write colours in the upper bytes.
+            stored_HWC = read_raw(raster, bands)[0]
+            stored_HWC = (stored_HWC >> (8 if stored_HWC.max() > 255 else 0)).astype(np.uint8)
         else:
             stored_HWC = read_window(raster, bands).samples_HWC
         return upright(stored_HWC, raster, header.orientation), raster.nodata
@@ -189,6 +210,16 @@ def has_colors(stored_HWC: NDArray[Any]) -> bool:
     """Whether pixels have colours, not one number that may stand in three bands alike."""
     first_HW, *others = np.moveaxis(stored_HWC, 2, 0)
     return any(bool((other_HW != first_HW).any()) for other_HW in others)
+
+
+def are_near(colors: Sequence[int] | NDArray[np.intp], others: Sequence[int]) -> NDArray[np.bool_]:
+    """Whether each of some colours (0xRRGGBB; rows) differs from each of others only by noise."""
+    color_N3, other_M3 = (
+        np.array(values, int).reshape(-1, 1) >> np.array([16, 8, 0]) & 255
+        for values in (colors, others)
+    )
+    near = [np.abs(color_N3 - other_3).max(axis=1) < _NOISE for other_3 in other_M3]
+    return np.array(near, np.bool_).reshape(len(others), len(colors)).T
 
 
 def packed(picture_HWC: NDArray[np.uint8]) -> NDArray[np.int32]:
@@ -256,7 +287,10 @@ def _classes_of_colors(
         is_there[color_HW[class_HW == _UNKNOWN]] = True
         unknown_U = np.flatnonzero(is_there)
         if coding.snap is None:
-            raise _unknown_values(path, [f"#{color:06X}" for color in unknown_U])
+            values = [f"#{color:06X}" for color in unknown_U]
+            known = [value for value, _ in coding.classes]
+            near = len(values) <= _NAMED and bool(are_near(unknown_U, known).any(axis=1).all())
+            raise _unknown_values(path, values, are_off=near)
         # Remembered for the next masks. Threads may find out the same at the same time.
         class_of_color[unknown_U] = _snapped(unknown_U, coding)
         class_HW = class_of_color.take(color_HW)
@@ -300,12 +334,12 @@ def _snapped(value_U: NDArray[np.intp], coding: MaskCoding) -> NDArray[np.int16]
     return class_U + np.where(is_doubtful_U, _DOUBTFUL, _MOVED).astype(np.int16)
 
 
-def _unknown_values(path: Path, values: list[str]) -> ImageError:
-    more = f" and {len(values) - 8} more" if len(values) > 8 else ""
+def _unknown_values(path: Path, values: list[str], are_off: bool = False) -> ImageError:
+    more = f" and {len(values) - _NAMED} more" if len(values) > _NAMED else ""
     mend = "add them to the classes or to what is ignored in dataset.yaml, or correct the mask"
-    if len(values) > 8:
+    if len(values) > _NAMED or are_off:
         mend = (
             "`snap: nearest` in dataset.yaml takes values between those of classes, as of smoothed "
             "edges and JPEG, to the nearest class; or save masks without loss (PNG)"
         )
-    return ImageError(path, f"holds {', '.join(values[:8])}{more}, which no class has", mend)
+    return ImageError(path, f"holds {', '.join(values[:_NAMED])}{more}, which no class has", mend)

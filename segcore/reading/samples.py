@@ -111,6 +111,12 @@ def decode_raw(
     """The same of a picture that Pillow decodes, as stored, perhaps at a reduced size."""
     image = header.pillow
     assert image is not None
+    if image.mode.startswith(("I", "F")):
+        raise ImageError(
+            header.path,
+            f"has more than 8 bits ({image.mode}), which are read only of TIFF and PNG",
+            "convert it to TIFF",
+        )
     if at_least_px is not None:
         height_px, width_px = at_least_px if header.orientation < 5 else at_least_px[::-1]
         image.draft(None, (width_px, height_px))
@@ -198,7 +204,7 @@ def count_bands(path: Path) -> int:
     with naming(path):
         header = read_header(path, whole=False)
         if header.pillow is not None:
-            return min(3, len(header.pillow.getbands()))
+            return min(3, len([band for band in header.pillow.getbands() if band != "A"]))
         with open_raster(path) as raster:
             if list(raster.colorinterp[:4]) == _CMYK:
                 return 3

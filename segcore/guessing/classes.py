@@ -113,8 +113,8 @@ def _named(by_color: bool, counts: _Counts, legends: Sequence[Legend]) -> ClassG
         names |= {value: f"Class {value}" for value in left}  # The legend doesn't name them.
         left = []
     if by_color and len(pixels) <= MANY_VALUES:
-        near_N = are_near(left, [*names]).any(axis=1).tolist()
-        is_near = dict(zip(left, near_N, strict=True))
+        near_NM = are_near(left, [*names])
+        is_near = {value: near_M.any() for value, near_M in zip(left, near_NM, strict=True)}
         strays = [value for value in left if not is_near[value]]
         if len(strays) <= 4:
             reason = "hardly any pixels" if legend is None else f"not in {legend.file}"

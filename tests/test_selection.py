@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from segcore.choosing.choice import choose
 from segcore.choosing.left_out import Bags
 from segcore.choosing.pool import WHOLE, Pool, ProbsNK, draw_pixels
 from segcore.choosing.selection import Limits, Proposal, Rules, propose
@@ -207,6 +208,19 @@ def test_an_ensemble_is_as_fast_as_asked_for(masks: np.ndarray) -> None:
 def test_one_candidate_is_selected_alone(masks: np.ndarray) -> None:
     pool = pool_of(masks, [noisy(masks, np.random.default_rng(11), 1.0)])
     assert [proposal.weights for proposal in proposals(pool, "pixel_accuracy")] == [(1.0,)]
+
+
+def test_where_nothing_can_be_left_out_the_best_candidate_is_taken_as_it_is(
+    masks: np.ndarray,
+) -> None:
+    """A validation split of one photograph."""
+    rng = np.random.default_rng(4)
+    found = proposals(pool_of(masks[:1], [noisy(masks[:1], rng, n) for n in (2, 1, 1, 1)]), "dice")
+    assert [len(proposal.members) for proposal in found].count(1) == 1
+    assert found[0].factors is None and found[0].left_out.photos == ()
+    left_out = [proposal.left_out for proposal in found]
+    choice = choose(left_out, [1.0] * len(found), "dice", "balance")
+    assert (choice.taken, choice.can_tell) == (0, False)
 
 
 def test_a_member_that_costs_nothing_when_it_is_taken_out_is_taken_out(masks: np.ndarray) -> None:

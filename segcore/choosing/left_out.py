@@ -53,9 +53,14 @@ class LeftOut:
         return metric_of_counts(metric, self.counts_P3K)
 
     def minus(self, other: "LeftOut", metric: MetricName) -> Difference:
-        """How much better this is, on the photographs that were left out for both."""
+        """How much better this is, on the photographs that were left out for both.
+
+        NaN, with an infinite error, where there is none, as with a single unit.
+        """
         places = {photo: p for p, photo in enumerate(other.photos)}
         shared = [p for p, photo in enumerate(self.photos) if photo in places]
+        if not shared:
+            return Difference(math.nan, math.inf)
         theirs = [places[self.photos[p]] for p in shared]
         ours, others = self.counts_P3K[shared], other.counts_P3K[theirs]
         error = difference_error(

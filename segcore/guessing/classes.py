@@ -113,7 +113,8 @@ def _named(by_color: bool, counts: _Counts, legends: Sequence[Legend]) -> ClassG
         names |= {value: f"Class {value}" for value in left}  # The legend doesn't name them.
         left = []
     if by_color and len(pixels) <= MANY_VALUES:
-        is_near = dict(zip(left, are_near(left, [*names]).any(axis=1), strict=True))
+        near_LK = are_near(left, [*names])
+        is_near = {value: bool(near_LK[row].any()) for row, value in enumerate(left)}
         strays = [value for value in left if not is_near[value]]
         if len(strays) <= 4:
             reason = "hardly there" if legend is None else f"not in {legend.file}"

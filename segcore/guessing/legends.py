@@ -56,7 +56,7 @@ def find_legends(folder: Path, files: Sequence[str]) -> Iterator[Legend]:
             valued = [(text, color if by_color else number) for text, number, color in entries]
             # Larger numbers stand in no mask of 8 bits.
             limit = 1 << 24 if by_color else 1 << 8
-            named = {value: _plain(text) for text, value in valued if value in range(limit)}
+            named = {v: _plain(text) for text, v in valued if v is not None and v < limit}
             unique = {*named.values()}
             are_names = all(0 < len(each) <= _LONGEST_NAME for each in unique)
             if 2 <= len(named) <= MAX_CLASSES and len(unique) == len(named) and are_names:

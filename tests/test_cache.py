@@ -487,6 +487,22 @@ def test_pages_and_a_second_band_are_not_dropped_in_silence(folder: Path) -> Non
     ]
 
 
+def test_infrared_that_is_called_transparency_is_told(folder: Path) -> None:
+    rng = np.random.default_rng(0)
+    for number in (1, 2):
+        path = folder / "images" / f"photo {number}.tif"
+        path.with_suffix(".jpg").unlink()
+        bands = rng.integers(0, 255, (4, 80, 120), np.uint8)
+        bands[3] = bands[3] if number == 1 else (bands[3] > 9) * 255
+        with rasterio.open(
+            path, "w", driver="GTiff", height=80, width=120, count=4, dtype="uint8"
+        ) as raster:
+            raster.write(bands)
+    notes = [str(note) for note in read_survey(run(folder).folder).notes]
+    (told,) = [note for note in notes if "transparency" in note]
+    assert told.startswith("images/photo 1.tif: the last band is called transparency, but looks")
+
+
 def test_copies_of_a_photograph_in_one_split_are_told(folder: Path) -> None:
     shutil.copy(folder / "images" / "photo 0.jpg", folder / "images" / "photo 7.jpg")
     split = {"val": ["photo 1"], "test": ["photo 2", "photo 5"]}

@@ -343,6 +343,7 @@ def test_a_wrong_dataset_yaml_is_told_in_one_line(
     ("text", "message"),
     [
         ("images: [", "no valid YAML"),
+        ("images: **/*.png", "put quotes around what begins with"),
         ("- a\n- b", "holds no mapping"),
         ("images: a\nimages: b", "'images' stands twice"),
         ("classes: {Road: 010}", "010 means 8 in YAML; write that, or put quotes around it"),

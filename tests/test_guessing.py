@@ -216,12 +216,16 @@ def test_names_with_control_characters_do_not_break_what_is_written(tmp_path: Pa
         Image.new("RGB", (64, 48)).save(folder / name)
     assert guessed(folder).without_mask == "skip"
     assert len(load_dataset(folder).photos) == 9
+    farmer = folder / 'masks of "👨\u200d🌾\\"'  # One picture of two, joined by what isn't seen.
+    (folder / "masks").rename(farmer)
+    guessed(folder)
+    assert load_dataset(folder).photos[0].mask_path.parent == farmer
 
 
 def test_a_folder_that_dataset_yaml_can_not_name_is_told(tmp_path: Path) -> None:
     folder = write(tmp_path / "data", lambda mask: mask)
     (folder / "masks").rename(folder / "masks {new}")
-    with pytest.raises(UserError, match=r"can't name a folder with \{ or \}; rename it"):
+    with pytest.raises(UserError, match=r"masks \{new\}/0.png: \{ and \} mean .* rename it"):
         guess_dataset(folder, progress=False)
 
 

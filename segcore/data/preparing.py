@@ -32,7 +32,7 @@ from segcore.reading.ground import metres_per_px
 from segcore.reading.headers import ImageError, count_pages, image_size_px
 from segcore.reading.masks import read_mask, read_pair
 from segcore.reading.measuring import complete_bands
-from segcore.reading.samples import check_bands, count_bands
+from segcore.reading.samples import check_bands, count_bands, is_odd_alpha
 
 
 def prepare_data(
@@ -119,21 +119,25 @@ def _size_of(photo: Photo, on_ground: bool) -> tuple[Grid, float | None]:
 def _notes_on_the_unused(job: Job, crew: Crew) -> tuple[Note, ...]:
     """Which photographs have pages, or bands that nobody has named, that aren't used."""
 
-    def look_at(photo: Photo) -> tuple[int, int]:
-        return count_pages(photo.path), count_bands(photo.path)
+    def notes_of(photo: Photo) -> list[str]:
+        notes = []
+        if (pages := count_pages(photo.path)) > 1:
+            notes.append(f"of {pages} pages the first is used; write pages as bands of one picture")
+        if job.bands.numbers is not None:
+            return notes
+        mend = "name others by `bands` in dataset.yaml"
+        if (bands := count_bands(photo.path)) not in (1, 3):
+            used = "three are" if bands > 3 else "is"
+            notes.append(f"of {bands} bands the first {used} used; {mend}")
+        if is_odd_alpha(photo.path):
+            what = "the last band is called transparency, but looks like a picture, as of infrared"
+            notes.append(f"{what}, and isn't used; {mend}")
+        return notes
 
     photos = job.dataset.photos
-    found = crew.do("Looking", look_at, photos)
+    found = crew.do("Looking", notes_of, photos)
     files: dict[str, list[str]] = {}
-    for photo, (pages, bands) in zip(photos, without_problems(job.dataset, found), strict=True):
-        notes = []
-        if pages > 1:
-            notes.append(f"of {pages} pages the first is used; write pages as bands of one picture")
-        if bands not in (1, 3) and job.bands.numbers is None:
-            used = "three are" if bands > 3 else "is"
-            notes.append(
-                f"of {bands} bands the first {used} used; name others by `bands` in dataset.yaml"
-            )
+    for photo, notes in zip(photos, without_problems(job.dataset, found), strict=True):
         for note in notes:
             files.setdefault(note, []).append(photo.name)
     return tuple(Note(what, tuple(of)) for what, of in files.items())

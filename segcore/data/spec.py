@@ -310,7 +310,9 @@ def load_spec(path: Path) -> DatasetSpec:
         raise UserError(f"{path} can't be read: {error}") from error
     # YAML's own error, and what its constructors raise on numbers, dates and depths out of range.
     except (yaml.YAMLError, ValueError, OverflowError, RecursionError, TypeError) as error:
-        raise UserError(f"{path} is no valid YAML: {' '.join(str(error).split())}") from error
+        what = f"{path} is no valid YAML: {' '.join(str(error).split())}"
+        mend = "indent with spaces, and put quotes around what begins with *, &, !, % or @"
+        raise UserError(f"{what}; {mend}") from error
     if not isinstance(values, dict):
         raise UserError(f"{path} holds no mapping; it needs at least images, masks and classes")
     try:

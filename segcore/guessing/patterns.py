@@ -43,7 +43,7 @@ def mask_rule(masks: Mapping[str, str]) -> tuple[str | MaskRule, list[str]]:
             break
     if best is None:
         mask = next(iter(masks.values()))
-        raise UserError(f"{mask}: dataset.yaml can't name a folder with {{ or }}; rename it")
+        raise UserError(f"{mask}: {{ and }} mean something else in dataset.yaml; rename it")
     return best
 
 

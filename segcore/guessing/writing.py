@@ -1,6 +1,5 @@
 """guess_dataset: look at a folder, and write what a dataset.yaml would say of it."""
 
-import json
 import textwrap
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -324,7 +323,8 @@ def _rule_text(rule: str | MaskRule) -> str:
 def _scalar(text: str) -> str:
     """As YAML, in single quotes where it needs some."""
     if not text.isprintable():
-        return json.dumps(text)
+        told = (c if c.isprintable() and c not in '"\\' else f"\\U{ord(c):08X}" for c in text)
+        return f'"{"".join(told)}"'
     plain = text.replace(" ", "").replace("_", "").replace("/", "")
     if plain.isalnum() and plain[0].isalpha() and yaml.safe_load(text) == text:
         return text

@@ -19,6 +19,8 @@ from segcore.reading.bands import Bands, Samples
 from segcore.reading.headers import Header, ImageError, naming, open_raster, read_header, turn
 
 Valid = NDArray[np.bool_]
+_ALPHA_VALUES = 32
+"""Transparency has fewer values, mostly two."""
 _CMYK = [ColorInterp.cyan, ColorInterp.magenta, ColorInterp.yellow, ColorInterp.black]
 
 
@@ -211,6 +213,23 @@ def count_bands(path: Path) -> int:
             return sum(kind != ColorInterp.alpha for kind in raster.colorinterp)
 
 
+def is_odd_alpha(path: Path) -> bool:
+    """Whether the band that a file calls alpha has more values than transparency has.
+
+    GDAL calls the fourth of four bands so, infrared too, if it isn't told otherwise when it writes.
+    """
+    with naming(path):
+        if read_header(path, whole=False).pillow is not None:
+            return False
+        with open_raster(path) as raster:
+            alpha = _alpha_of(raster)
+            if alpha is None:
+                return False
+            top, left = max(0, raster.height // 2 - 128), max(0, raster.width // 2 - 128)
+            window = Window(left, top, min(256, raster.width), min(256, raster.height))
+            return len(np.unique(raster.read(alpha, window=window))) > _ALPHA_VALUES
+
+
 def colors_of(path: Path, bands: Bands) -> tuple[int | None, ...]:
     """Which colour each channel is (0 red, 1 green, 2 blue) by the file; None: another one."""
     names = ("red", "green", "blue")
@@ -249,9 +268,7 @@ def upright(array: NDArray[Any], raster: rasterio.DatasetReader, orientation: in
 
 def _choose(raster: rasterio.DatasetReader, bands: Bands) -> tuple[list[int], int | None]:
     """The numbers of the bands that are the channels, and of the alpha band that is none."""
-    alpha = next(
-        (i for i, kind in enumerate(raster.colorinterp, 1) if kind == ColorInterp.alpha), None
-    )
+    alpha = _alpha_of(raster)
     path, descriptions = Path(raster.name), raster.descriptions
     if bands.numbers is None:
         count = raster.count - (alpha is not None)
@@ -260,6 +277,11 @@ def _choose(raster: rasterio.DatasetReader, bands: Bands) -> tuple[list[int], in
         return choose(path, bands, count), alpha
     indexes = choose(path, bands, raster.count, descriptions)
     return indexes, None if alpha in indexes else alpha
+
+
+def _alpha_of(raster: rasterio.DatasetReader) -> int | None:
+    kinds = enumerate(raster.colorinterp, 1)
+    return next((number for number, kind in kinds if kind == ColorInterp.alpha), None)
 
 
 def _palette(raster: rasterio.DatasetReader) -> NDArray[np.uint8]:

@@ -113,6 +113,14 @@ def test_a_sentence_says_why_a_model_was_taken() -> None:
         "photographs (30 in 5 groups) to tell whether another one is better."
     )
     assert "which is a guess" in sentence(few, costs, "accuracy")
+    alone = [
+        dataclasses.replace(one, photos=(), units=(), counts_P3K=one.counts_P3K[:0]) for one in few
+    ]
+    for prefer in ("accuracy", "speed"):
+        assert sentence(alone, costs, prefer) == (
+            "Trial 7 was taken as the plainest model: the validation split is a single photograph "
+            "or group, so none can be left out to compare models by."
+        )
     assert sentence(few[:1], costs, "speed").endswith("no other trial could add to it.")
 
 

@@ -101,7 +101,7 @@ def test_few_units_are_a_guess_and_it_is_said() -> None:
         return Evaluation.of(Scores.of(counts, np.zeros((4, 4), np.int64), groups)).caution
 
     assert caution(6) is None
-    assert "rest on 5 independent groups of photographs, and it takes 6" in caution(5)  # type: ignore
+    assert "rest on 5 independent groups of photographs, and 6 are needed" in caution(5)  # type: ignore
     assert "rest on 3 independent photographs" in caution(3, photos=3)  # type: ignore
     assert "rest on one group of photographs" in caution(1)  # type: ignore
 

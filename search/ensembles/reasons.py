@@ -12,6 +12,11 @@ def reason(drafts: Sequence[Draft], choice: Choice, metric: MetricName, prefer: 
     taken, best = drafts[choice.taken], drafts[choice.best]
     if len(drafts) == 1:
         return f"{_capital(taken.model.name)} was taken: no other trial could add to it."
+    if not taken.left_out.photos:
+        return (
+            f"{_capital(taken.model.name)} was taken as the plainest model: the validation split is "
+            "a single photograph or group, so none can be left out to compare models by."
+        )
     if not choice.can_tell and prefer != "accuracy":
         return (
             f"{_capital(taken.model.name)} was taken as the plainest model: the validation split "

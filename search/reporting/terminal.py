@@ -97,17 +97,21 @@ def result_text(result: SearchResult) -> str:
         [
             headline,
             f"  {escape(result.why)}",
-            f"  {result.metric} on {chosen.test.photos} test images that nothing before has seen "
-            "(95 % interval), on validation images that were left out when a model was made, and "
+            f"  {result.metric} on {_images(chosen.test.photos, 'test')} that nothing before has "
+            "seen (95 % interval), on validation images that were left out when a model was made, and "
             "seconds per megapixel:",
             *_alternative_lines(result),
             *(f"  {sentence}" for sentence in cautions(chosen)),
             *([f"  {describe_noise(result.seed_noise)}"] if result.seed_noise else []),
-            f"  By the {chosen.val.photos} validation images it was chosen: there it scores "
+            f"  It was chosen by {_images(chosen.val.photos, 'validation')}, where it scores "
             f"{abs(result.optimism):.4f} {higher}.",
             *(f"  [red]{escape(sentence)}[/]" for sentence in result.left_out),
         ]
     )
+
+
+def _images(count: int, split: str) -> str:
+    return f"{count} {split} image{'s' * (count != 1)}"
 
 
 def cautions(model: Alternative) -> list[str]:

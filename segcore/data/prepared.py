@@ -31,7 +31,7 @@ from segcore.errors import Note, UserError
 from segcore.files import digest, user_cache
 from segcore.reading.bands import Bands, Samples
 
-CACHE_FORMAT = 4
+CACHE_FORMAT = 5
 INDEX = "index.json"
 
 CONTENT_DIGITS = 64

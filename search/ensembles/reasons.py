@@ -14,8 +14,8 @@ def reason(drafts: Sequence[Draft], choice: Choice, metric: MetricName, prefer: 
         return f"{_capital(taken.model.name)} was taken: no other trial could add to it."
     if not taken.left_out.photos:
         return (
-            f"{_capital(taken.model.name)} was taken as the plainest model: the validation split is "
-            "a single photograph or group, so none can be left out to compare models by."
+            f"{_capital(taken.model.name)} was taken as the plainest model: the validation split "
+            "is a single photograph or group, so none can be left out to compare models by."
         )
     if not choice.can_tell and prefer != "accuracy":
         return (

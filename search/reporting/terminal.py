@@ -98,8 +98,8 @@ def result_text(result: SearchResult) -> str:
             headline,
             f"  {escape(result.why)}",
             f"  {result.metric} on {_images(chosen.test.photos, 'test')} that nothing before has "
-            "seen (95 % interval), on validation images that were left out when a model was made, and "
-            "seconds per megapixel:",
+            "seen (95 % interval), on validation images that were left out when a model was made, "
+            "and seconds per megapixel:",
             *_alternative_lines(result),
             *(f"  {sentence}" for sentence in cautions(chosen)),
             *([f"  {describe_noise(result.seed_noise)}"] if result.seed_noise else []),

@@ -12,6 +12,7 @@ from optuna.distributions import CategoricalDistribution, FloatDistribution
 from optuna.trial import BaseTrial, FrozenTrial, TrialState, create_trial
 from scipy.stats import norm
 
+from search.forecasting.earlier import EARLIER, earlier_trials
 from search.forecasting.proposals import draw
 from search.planning.freeze_thaw import FreezeThaw, log_rate
 from search.planning.strategy import Resume, Start
@@ -160,6 +161,24 @@ def test_a_look_costs_little_where_it_tells_what_becomes_of_a_trial() -> None:
         for bar in np.linspace(-1, 2.5, 30)
     ]
     assert rates[2] == pytest.approx(max(tried), rel=0.05)
+
+
+def test_what_an_earlier_search_learnt_counts_where_nothing_speaks_against_it() -> None:
+    """It was best where lr is 0.8; here nothing is known but first epochs near 0, all alike."""
+    lrs = np.linspace(0, 1, 30)
+    ended = sorted(((plain(lr), {20: float(1 - (lr - 0.8) ** 2)}) for lr in lrs),
+                   key=lambda trial: -trial[1][20])  # fmt: skip
+    here = [begun(plain(0.02 * i), [(0.1, 0.11, 0.12)[i % 3]]) for i in range(8)]
+    begun_near = {0: 0, len(ended): 0}
+    for seed in range(6):
+        for trials in ([], ended):
+            study = study_of(here)
+            earlier = [trial.to_dict() for trial in earlier_trials(1, trials, MAX_EPOCHS)]
+            study.set_user_attr(EARLIER, earlier)
+            answer = FreezeThaw(study, space, max_epochs=MAX_EPOCHS, seed=seed).next()
+            if isinstance(answer, Start) and answer.params is not None:
+                begun_near[len(trials)] += abs(answer.params["lr"] - 0.8) < 0.1
+    assert begun_near == {0: 0, len(ended): 6}
 
 
 def test_trials_that_failed_keep_others_away() -> None:

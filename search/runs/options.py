@@ -42,7 +42,8 @@ class SearchOptions:
     spaces.aerial."""
     warm_start: tuple[str, ...] = ()
     """Folders or addresses of earlier runs. The two best configurations of each that the space can
-    make are tried right after the known-good ones, and count."""
+    make are tried right after the known-good ones, and count; freeze-thaw also learns from the
+    curves of the others."""
     trials: int = 10
     """Number of configurations to try; the space's known-good ones come first and count."""
     strategy: StrategyName = "halving"

@@ -301,8 +301,11 @@ def test_symlink_loops_end(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"images": None}, "images"),
-        ({"extra": 1}, "extra = 1"),
+        ({"images": None}, "images: is missing$"),
+        ({"extra": 1}, "extra = 1: there is no such setting"),
+        ({"split": 0.2}, "split = 0.2: should be a mapping$"),
+        ({"classes": {0: "A", 1: "B"}}, "the name comes first: {A: 0, …}"),
+        ({"images": {"x" * 1000: 1}}, "x…: should be a valid string"),
         ({"masks": "masks/one.png"}, r"needs \{stem\}"),
         ({"masks": "{stem}/{name}.png"}, r"\{name\} means nothing"),
         ({"classes": ["One"]}, "2 to 255 classes"),

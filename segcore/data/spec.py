@@ -165,6 +165,9 @@ class DatasetSpec(BaseModel):
     def _check_classes(cls, classes: Any) -> Any:
         if not isinstance(classes, list | dict) or not 2 <= len(classes) <= MAX_CLASSES:
             raise ValueError(f"expected a list or a mapping of 2 to {MAX_CLASSES} classes")
+        if isinstance(classes, dict) and all(type(name) is int for name in classes):
+            number, name = next(iter(classes.items()))
+            raise ValueError(f"the name comes first: {{{name}: {number}, …}}")
         if odd := [name for name in classes if not isinstance(name, str) or not name.strip()]:
             raise ValueError(f"{odd[0]!r} is no name; put quotes around it")
         if isinstance(classes, list):

@@ -161,6 +161,11 @@ def _score(
         console.print(skipped, style="red", markup=False, soft_wrap=True)
     if not scored:
         raise UserError(f"{options.data}: there was no photograph to score")
+    if not scores.confusion_KK.any():
+        raise UserError(
+            f"{options.data}: none of {len(scored)} photographs has a labelled pixel; correct the "
+            "masks, or what is ignored in dataset.yaml"
+        )
     return scores, scored
 
 

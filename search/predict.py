@@ -97,7 +97,7 @@ def main(arguments: Sequence[str] | None = None, prog: str = "python -m search.p
     if any(word.startswith("--tile-scale") for word in given):
         return run_command(_refuse_old_spelling)
     options = tyro.cli(PredictOptions, args=arguments, prog=prog)
-    console = Console(stderr=True, highlight=False)
+    console = Console(stderr=True, highlight=False, markup=False)
     return run_command(lambda: 1 if predict(options, console) else 0)
 
 

@@ -48,7 +48,8 @@ class Options:
 def main(arguments: Sequence[str] | None = None, prog: str = "python -m segcore.convert") -> int:
     """Run the command; the exit code: 0, or 1 where something could not be converted."""
     options = tyro.cli(Options, prog=prog, args=arguments)
-    console, errors = Console(highlight=False), Console(stderr=True, highlight=False)
+    console = Console(highlight=False, markup=False)
+    errors = Console(stderr=True, highlight=False, markup=False)
     try:
         export, pictures = _read(options)
         drawings = [drawing for drawing in export.drawings if drawing.image in pictures]

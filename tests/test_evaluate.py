@@ -156,3 +156,15 @@ def test_masks_in_which_nothing_is_labelled_have_no_score(
     assert run(bundle, tmp_path / "data", "--split", "all") == 2
     captured = capsys.readouterr()
     assert "none of 16 photographs has a labelled pixel" in captured.err and not captured.out
+
+
+def test_names_in_brackets_are_shown_as_they_are(
+    bundle: Path, blocks: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(blocks, tmp_path / "data [red]")
+    for part in ("images", "masks"):
+        path = tmp_path / "data [red]" / part / "photo_03.png"
+        path.rename(path.with_name("[bold].png"))
+    assert run(bundle, tmp_path / "data [red]", "--split", "all", "--worst", 16) == 0
+    told = capsys.readouterr().out
+    assert "images/[bold].png" in told and "data [red]" in told

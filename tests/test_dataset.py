@@ -312,6 +312,7 @@ def test_symlink_loops_end(tmp_path: Path) -> None:
         ({"classes": [str(k) for k in range(256)]}, "2 to 255 classes"),
         ({"classes": ["A", "A", "B"]}, "A stand twice"),
         ({"classes": ["A", False]}, "False is no name"),
+        ({"classes": ["A\nB", "C"]}, r"'A\\nB' holds a control character; write it on one line"),
         ({"classes": {"A": 1, "B": "#FFFFFF"}}, "all index values 0 to 255, or all colours"),
         ({"classes": {"A": "#ffffff", "B": "#FFFFFF"}}, "same value"),
         ({"ignore_index": 1}, "both a class and ignored"),

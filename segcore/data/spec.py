@@ -4,6 +4,7 @@ import functools
 import math
 import os
 import re
+import unicodedata
 from pathlib import Path, PurePosixPath
 from typing import Annotated, Any, Literal
 
@@ -170,6 +171,8 @@ class DatasetSpec(BaseModel):
             raise ValueError(f"the name comes first: {{{name}: {number}, …}}")
         if odd := [name for name in classes if not isinstance(name, str) or not name.strip()]:
             raise ValueError(f"{odd[0]!r} is no name; put quotes around it")
+        if odd := [name for name in classes if any(unicodedata.category(c) == "Cc" for c in name)]:
+            raise ValueError(f"{odd[0]!r} holds a control character; write it on one line")
         if isinstance(classes, list):
             if repeated := sorted({name for name in classes if classes.count(name) > 1}):
                 raise ValueError(f"{', '.join(repeated)} stand twice")

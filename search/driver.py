@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from rich.console import Console
+from rich.markup import escape
 from rich.text import Text
 
 from search.ensembles.building import BuiltEnsemble, best_trials, build_ensemble
@@ -137,7 +138,9 @@ def _opened(options: SearchOptions, line: Line) -> Iterator[_Setup]:
     uri = _tracking_uri(options, run)
     line.step("checking that MLflow answers")
     check_tracking(uri, EXPERIMENT)
-    console.print(f"[bold]{run.path.name}[/]: checking the space, the data and the networks …")
+    console.print(
+        f"[bold]{escape(run.path.name)}[/]: checking the space, the data and the networks …"
+    )
     plan = make_plan(options, run, line.step)
     _show_notes(plan, console)
     if record is None:
@@ -302,7 +305,8 @@ def _run_study(
         raise KeyboardInterrupt
     rows = read_rows(study)
     if paused := sum(row.status == "paused" for row in rows):
-        setup.console.print(show_paused(paused, options, plan.run.address), soft_wrap=True)
+        words = show_paused(paused, options, plan.run.address)
+        setup.console.print(words, markup=False, soft_wrap=True)
     return rows
 
 

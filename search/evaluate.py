@@ -54,7 +54,9 @@ class EvaluateOptions:
 def main(arguments: Sequence[str] | None = None, prog: str = "python -m search.evaluate") -> int:
     """Evaluate, and return the exit code: 0 all, 1 some photographs failed, 2 bad input."""
     options = tyro.cli(EvaluateOptions, args=arguments, prog=prog)
-    return run_command(lambda: evaluate(options, Console(stderr=True, highlight=False)))
+    return run_command(
+        lambda: evaluate(options, Console(stderr=True, highlight=False, markup=False))
+    )
 
 
 def evaluate(options: EvaluateOptions, console: Console) -> int:
@@ -81,7 +83,7 @@ def evaluate(options: EvaluateOptions, console: Console) -> int:
     split, photos = _choose(options, dataset, ensemble)
     scores, scored = _score(options, ensemble, dataset, photos, console)
     report = Report.of(options.bundle, options.data, split, ensemble.class_names, scored, scores)
-    print_report(report, Console(highlight=False), worst=options.worst)
+    print_report(report, Console(highlight=False, markup=False), worst=options.worst)
     if options.json is not None:
         report.write(options.json)
     return 0 if len(scored) == len(photos) else 1
@@ -161,6 +163,11 @@ def _score(
         console.print(skipped, style="red", markup=False, soft_wrap=True)
     if not scored:
         raise UserError(f"{options.data}: there was no photograph to score")
+    if not scores.confusion_KK.any():
+        raise UserError(
+            f"{options.data}: none of {len(scored)} photographs has a labelled pixel; correct the "
+            "masks, or what is ignored in dataset.yaml"
+        )
     return scores, scored
 
 

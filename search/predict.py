@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.progress import Progress
 
 from search.predicting.prediction_log import (
+    LOG_NAME,
     Predicted,
     PredictionLog,
     file_state,
@@ -96,7 +97,7 @@ def main(arguments: Sequence[str] | None = None, prog: str = "python -m search.p
     if any(word.startswith("--tile-scale") for word in given):
         return run_command(_refuse_old_spelling)
     options = tyro.cli(PredictOptions, args=arguments, prog=prog)
-    console = Console(stderr=True, highlight=False)
+    console = Console(stderr=True, highlight=False, markup=False)
     return run_command(lambda: 1 if predict(options, console) else 0)
 
 
@@ -167,16 +168,20 @@ def predict(options: PredictOptions, console: Console) -> list[Path]:
 def find_photos(inputs: Sequence[Path], out: Path) -> dict[Path, str]:
     """Each photograph, and its files' path below ``out`` without an ending, folders kept.
 
-    What lies in ``out`` is no photograph, nor is what is hidden. Links are followed. Raises
-    ``UserError`` where there are none, where two would write the same files, or one its own.
+    What lies in ``out``, or in a folder below that was one, is no photograph, nor is what is
+    hidden. Links are followed. Raises ``UserError`` where there are none, where two would write the
+    same files, or where a mask would replace its photograph.
     """
     if not inputs:
         raise UserError("no photographs given; name files, or folders of them, after the bundle")
     names: dict[Path, str] = {}
     for given in inputs:
         if given.is_dir():
-            for path in files_below(given):
-                if path.suffix.lower() in PICTURES and not _is_ours(path, given, out):
+            found = files_below(given)
+            written = {path.parent for path in found if path.name == LOG_NAME} - {given}
+            for path in found:
+                is_ours = _is_ours(path, given, out) or not written.isdisjoint(path.parents)
+                if path.suffix.lower() in PICTURES and not is_ours:
                     names[path] = _output_name(path.relative_to(given).with_name(path.stem))
         elif given.exists():
             names[given] = _output_name(Path(given.stem))

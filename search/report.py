@@ -38,7 +38,7 @@ def main(arguments: Sequence[str] | None = None, prog: str = "python -m search.r
             from search.reporting.page import REPORT, follow, write_report
             from search.runs.folder import RunFolder
 
-        console = Console(highlight=False)
+        console = Console(highlight=False, markup=False)
         run = RunFolder.opened(options.run)
         if options.live:
             page = options.out or run.path / REPORT

@@ -1,5 +1,6 @@
 """TrialConfig: all settings of one training run."""
 
+import re
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, NamedTuple
 
@@ -165,12 +166,26 @@ class TrialConfig(BaseModel):
         return flat
 
 
+_SHOWN = 200
+"""Characters of a wrong value."""
+_PLAIN_WORDS = (
+    (r"a valid dictionary( or instance of \w+)?", "a mapping"),
+    ("Extra inputs are not permitted", "there is no such setting"),
+    ("Field required", "is missing"),
+)
+"""What pydantic says, and what a person who doesn't know it understands."""
+
+
 def describe_validation_error(error: ValidationError) -> str:
     """Pydantic's findings in one line: ``lr = -1: should be greater than 0; …``."""
     findings = []
     for finding in error.errors():
         where = ".".join(str(part) for part in finding["loc"]) or "values"
         what = finding["msg"].removeprefix("Value error, ").removeprefix("Input ")
-        shown = f" = {finding['input']!r}" if finding["loc"] else ""
-        findings.append(f"{where}{shown}: {what}")
+        for theirs, ours in _PLAIN_WORDS:
+            what = re.sub(theirs, ours, what)
+        shown = repr(finding["input"])
+        shown = f" = {shown[:_SHOWN]}…" if len(shown) > _SHOWN else f" = {shown}"
+        is_told = finding["loc"] and finding["type"] != "missing"
+        findings.append(f"{where}{shown if is_told else ''}: {what}")
     return "; ".join(findings)

@@ -49,7 +49,8 @@ class Options:
 def main(arguments: Sequence[str] | None = None, prog: str = "python -m segcore.convert") -> int:
     """Run the command; the exit code: 0, or 1 where something could not be converted."""
     options = tyro.cli(Options, prog=prog, args=arguments)
-    console, errors = Console(highlight=False), Console(stderr=True, highlight=False)
+    console = Console(highlight=False, markup=False)
+    errors = Console(stderr=True, highlight=False, markup=False)
     try:
         export, pictures = _read(options)
         drawings = [drawing for drawing in export.drawings if drawing.image in pictures]
@@ -88,13 +89,18 @@ def _read(options: Options) -> tuple[Export, Mapping[str, str]]:
     if options.images is None:
         return export, {drawing.image: drawing.image for drawing in export.drawings}
     names = Names(options.images, pictures)
-    found = {drawing.image: _picture_of(drawing, names) for drawing in export.drawings}
-    lacking = [image for image, picture in found.items() if picture is None]
-    if found and len(lacking) == len(found):
-        raise UserError(f"{options.images} holds none of the photographs: {some_of(lacking)}")
-    problems = [Problem(image, f"isn't in {options.images}", "add it") for image in lacking]
+    meant = {drawing.image: _pictures_of(drawing, names) for drawing in export.drawings}
+    if meant and not any(meant.values()):
+        raise UserError(f"{options.images} holds none of the photographs: {some_of([*meant])}")
+    problems = [
+        Problem(image, f"may be {some_of(several)}", "rename them, and export again")
+        if several
+        else Problem(image, f"isn't in {options.images}", "add it")
+        for image, several in meant.items()
+        if len(several) != 1
+    ]
     export = Export(export.drawings, export.labels, (*export.problems, *problems))
-    return export, {image: picture for image, picture in found.items() if picture}
+    return export, {image: several[0] for image, several in meant.items() if len(several) == 1}
 
 
 def _check_places(
@@ -124,14 +130,11 @@ def _pictures(folder: Path) -> list[str]:
     return [normal(path.relative_to(folder).as_posix()) for path in found]
 
 
-def _picture_of(drawing: Drawing, names: Names) -> str | None:
-    """The photograph that a tool means; Label Studio puts eight digits before its name."""
+def _pictures_of(drawing: Drawing, names: Names) -> list[str]:
+    """The photographs that a tool may mean; Label Studio puts eight digits before a name."""
     name = PurePosixPath(normal(drawing.image))
-    for reading in (str(name), name.name, name.name.partition("-")[2]):
-        found = names.by(reading) if reading else []
-        if len(found) == 1:
-            return found[0]
-    return None
+    readings = (str(name), name.name, name.name.partition("-")[2])
+    return next((found for text in readings if text and (found := names.by(text))), [])
 
 
 def _safe(name: str) -> str:

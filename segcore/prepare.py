@@ -67,7 +67,8 @@ class Options:
 def main(arguments: Sequence[str] | None = None, prog: str = "python -m segcore.prepare") -> int:
     """Run the command; the exit code: 0, 1 for problems with the data, 2 for bad arguments."""
     options = tyro.cli(Options, prog=prog, args=arguments)
-    console, errors = Console(highlight=False), Console(stderr=True, highlight=False)
+    console = Console(highlight=False, markup=False)
+    errors = Console(stderr=True, highlight=False, markup=False)
     try:
         options.check()
     except UserError as error:

@@ -218,6 +218,23 @@ def test_label_studio_and_photographs_by_their_names(tmp_path: Path) -> None:
     np.testing.assert_array_equal(masks["site/a.png"], expected)
 
 
+def test_a_name_that_two_photographs_have_is_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("one/a.jpg", "two/a.jpg", "two/b.jpg"):
+        (tmp_path / "photos" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "photos" / name).touch()
+    shape = {"label": "roof", "points": SQUARE, "shape_type": "polygon"}
+    for name in ("a", "b", "c"):
+        content = labelme(shape) | {"imagePath": f"{name}.jpg"}
+        write_json(tmp_path / "json" / f"{name}.json", content)
+    masks = convert(tmp_path, tmp_path / "json", "--images", str(tmp_path / "photos"), code=1)
+    assert [*masks] == ["two/b.png"]
+    told = capsys.readouterr().err
+    assert "a.jpg: may be one/a.jpg, two/a.jpg → rename them" in told
+    assert f"c.jpg: isn't in {tmp_path / 'photos'}" in told
+
+
 def test_cvat(tmp_path: Path) -> None:
     row = "0,4,6,4"  # Four pixels, six others, four pixels: two rows of seven.
     (tmp_path / "annotations.xml").write_text(

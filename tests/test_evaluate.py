@@ -145,3 +145,26 @@ def test_a_broken_photograph_is_told_and_left_out(
     told = [line for line in captured.err.splitlines() if "photo_" in line]
     assert "photo_03.png" in told[0] and "likewise 4 more: " in told[1] and len(told) == 2
     assert "11 photographs of" in captured.out
+
+
+def test_masks_in_which_nothing_is_labelled_have_no_score(
+    bundle: Path, blocks: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(blocks, tmp_path / "data")
+    for path in (tmp_path / "data" / "masks").iterdir():
+        Image.new("L", (64, 64), 255).save(path)
+    assert run(bundle, tmp_path / "data", "--split", "all") == 2
+    captured = capsys.readouterr()
+    assert "none of 16 photographs has a labelled pixel" in captured.err and not captured.out
+
+
+def test_names_in_brackets_are_shown_as_they_are(
+    bundle: Path, blocks: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(blocks, tmp_path / "data [red]")
+    for part in ("images", "masks"):
+        path = tmp_path / "data [red]" / part / "photo_03.png"
+        path.rename(path.with_name("[bold].png"))
+    assert run(bundle, tmp_path / "data [red]", "--split", "all", "--worst", 16) == 0
+    told = capsys.readouterr().out
+    assert "images/[bold].png" in told and "data [red]" in told

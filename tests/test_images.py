@@ -78,6 +78,14 @@ def test_damaged_exif_is_no_reason_to_refuse_a_photograph(
     np.testing.assert_array_equal(read_image(path), np.asarray(Image.open(path)))
 
 
+def test_the_preview_in_a_raw_file_is_not_taken_for_the_photograph(
+    tmp_path: Path, gradient: Image.Image
+) -> None:
+    gradient.save(tmp_path / "raw.dng", format="TIFF", tiffinfo={254: 1})
+    with pytest.raises(ImageError, match=r"begins with a preview .* → develop it into a TIFF"):
+        read_image(tmp_path / "raw.dng")
+
+
 @pytest.mark.parametrize("ending", ["jp2", "pgm"])
 def test_more_bits_than_pillow_gives_are_refused_not_clipped(tmp_path: Path, ending: str) -> None:
     path = tmp_path / f"photo.{ending}"

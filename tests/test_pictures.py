@@ -107,3 +107,11 @@ def test_a_confusion_matrix_holds_true_classes_and_one_column_for_all_others() -
     cell_px = 0.42 * 110  # and a few pixels for shares such as "9.9 %" rather than "12 %"
     assert widths[1] - widths[0] == pytest.approx(cell_px, abs=6)
     assert widths[2] - widths[0] == pytest.approx(4 * cell_px, abs=20)
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_confusion_matrix_takes_names_that_are_no_formulas_and_letters_without_a_font() -> None:
+    confusion = np.array([[5, 3], [2, 7]])
+    plain = confusion_matrix_picture(confusion, ["Roof", "Road"])
+    odd = confusion_matrix_picture(confusion, [r"Cost $\roof$", "屋根"])
+    assert odd.shape[0] > plain.shape[0]

@@ -402,6 +402,7 @@ def test_bad_options_end_with_one_line(
 def test_masks_in_the_folder_of_photographs_are_no_photographs(bundle: Path, photos: Path) -> None:
     assert run(bundle, photos, "--out", photos / "predictions") == 0
     assert len(predict.find_photos([photos], photos / "predictions")) == 3
+    assert len(predict.find_photos([photos], photos / "again")) == 3
 
 
 @pytest.mark.parametrize("name", ["lawn.v2.png", "map.tif"])

@@ -4,6 +4,7 @@ import functools
 import math
 import os
 import re
+import unicodedata
 from pathlib import Path, PurePosixPath
 from typing import Annotated, Any, Literal
 
@@ -165,8 +166,13 @@ class DatasetSpec(BaseModel):
     def _check_classes(cls, classes: Any) -> Any:
         if not isinstance(classes, list | dict) or not 2 <= len(classes) <= MAX_CLASSES:
             raise ValueError(f"expected a list or a mapping of 2 to {MAX_CLASSES} classes")
+        if isinstance(classes, dict) and all(type(name) is int for name in classes):
+            number, name = next(iter(classes.items()))
+            raise ValueError(f"the name comes first: {{{name}: {number}, …}}")
         if odd := [name for name in classes if not isinstance(name, str) or not name.strip()]:
             raise ValueError(f"{odd[0]!r} is no name; put quotes around it")
+        if odd := [name for name in classes if any(unicodedata.category(c) == "Cc" for c in name)]:
+            raise ValueError(f"{odd[0]!r} holds a control character; write it on one line")
         if isinstance(classes, list):
             if repeated := sorted({name for name in classes if classes.count(name) > 1}):
                 raise ValueError(f"{', '.join(repeated)} stand twice")

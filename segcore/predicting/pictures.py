@@ -5,6 +5,7 @@ All pictures are uint8 RGB (HWC). Masks hold 0…K−1, or ``IGNORE_INDEX``, whi
 
 import functools
 import io
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -136,8 +137,9 @@ def confusion_matrix_picture(
         value = percent[row, column]
         ink = "white" if value > 55 else "black"
         axes.text(column, row, f"{value:.0f}", ha="center", va="center", color=ink, fontsize=9)
-    axes.set_xticks(range(len(columns)), columns, rotation=90, fontsize=9)
-    axes.set_yticks(range(len(rows)), rows, fontsize=9)
+    # A name with two "$" is no formula.
+    axes.set_xticks(range(len(columns)), columns, rotation=90, fontsize=9, parse_math=False)
+    axes.set_yticks(range(len(rows)), rows, fontsize=9, parse_math=False)
     axes.set_xticks(np.arange(len(columns) + 1) - 0.5, minor=True)
     axes.set_yticks(np.arange(len(rows) + 1) - 0.5, minor=True)
     axes.grid(which="minor", color="0.85", linewidth=0.8)
@@ -148,9 +150,11 @@ def confusion_matrix_picture(
 
     # Cells have a fixed size; "tight" makes the picture larger by what the names need.
     file = io.BytesIO()
-    FigureCanvasAgg(figure).print_figure(
-        file, format="png", dpi=110, bbox_inches="tight", pad_inches=0.15
-    )
+    with warnings.catch_warnings():  # One for each sign that the font lacks.
+        warnings.filterwarnings("ignore", message="Glyph .* missing from font")
+        FigureCanvasAgg(figure).print_figure(
+            file, format="png", dpi=110, bbox_inches="tight", pad_inches=0.15
+        )
     return np.asarray(Image.open(file).convert("RGB"))
 
 

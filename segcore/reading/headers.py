@@ -35,6 +35,9 @@ _DRIVERS = {
 }
 """GDAL's drivers, by the first bytes of a file."""
 
+_TIFF_NUMBERS = {3: "H", 4: "I"}
+"""Types of TIFF tags (SHORT and LONG), as ``struct`` calls them."""
+
 _FAILURES: tuple[tuple[type[Exception], str, str], ...] = (
     (UnicodeEncodeError, "has a name that is no UTF-8", "rename it (convmv renames many)"),
     (FileNotFoundError, "does not exist", "put it there, or correct its name"),
@@ -179,10 +182,17 @@ def _driver(path: Path) -> str | None:
 
 
 def _orientation(path: Path, driver: str | None) -> int:
+    orientation = 1
     if driver == "GTiff":
-        orientation = _tiff_orientation(path)
+        tags = _tiff_tags(path)
+        if tags.get(ExifTags.Base.NewSubfileType, 0) & 1:
+            raise ImageError(
+                path,
+                "begins with a preview of its picture, as raw files of cameras do",
+                "develop it into a TIFF or JPEG",
+            )
+        orientation = tags.get(ExifTags.Base.Orientation, 1)
     else:
-        orientation = 1
         # Of damaged EXIF Pillow raises anything; viewers show the picture as it is stored.
         with Image.open(path) as image, contextlib.suppress(Exception):
             # The base class's method: that of PNG files decodes the picture to find late EXIF.
@@ -190,8 +200,12 @@ def _orientation(path: Path, driver: str | None) -> int:
     return orientation if orientation in range(1, 9) else 1
 
 
-def _tiff_orientation(path: Path) -> int:
-    """The tag of the first picture. GDAL doesn't tell it, and Pillow can't read each BigTIFF."""
+def _tiff_tags(path: Path) -> dict[int, int]:
+    """The first picture's tags of one small number, which GDAL doesn't tell all.
+
+    Pillow can't read each BigTIFF.
+    """
+    tags: dict[int, int] = {}
     with path.open("rb") as file:
         start = file.read(16)
         order = "<" if start[:1] == b"I" else ">"
@@ -201,6 +215,7 @@ def _tiff_orientation(path: Path) -> int:
         (entries,) = struct.unpack(order + count, file.read(struct.calcsize(count)))
         for _ in range(entries):
             entry = file.read(entry_bytes)
-            if struct.unpack_from(order + "H", entry) == (ExifTags.Base.Orientation,):
-                return int(struct.unpack_from(order + "H", entry, value_at)[0])
-    return 1
+            tag, kind = struct.unpack_from(order + "HH", entry)
+            if kind in _TIFF_NUMBERS:
+                (tags[tag],) = struct.unpack_from(order + _TIFF_NUMBERS[kind], entry, value_at)
+    return tags

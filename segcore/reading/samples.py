@@ -214,7 +214,7 @@ def count_bands(path: Path) -> int:
 
 
 def is_odd_alpha(path: Path) -> bool:
-    """Whether the band that a file calls alpha has more values than transparency has.
+    """Whether the band that a TIFF calls alpha has more values than transparency has.
 
     GDAL calls the fourth of four bands so, infrared too, if it isn't told otherwise when it writes.
     """
@@ -223,7 +223,7 @@ def is_odd_alpha(path: Path) -> bool:
             return False
         with open_raster(path) as raster:
             alpha = _alpha_of(raster)
-            if alpha is None:
+            if alpha is None or raster.driver != "GTiff":
                 return False
             top, left = max(0, raster.height // 2 - 128), max(0, raster.width // 2 - 128)
             window = Window(left, top, min(256, raster.width), min(256, raster.height))

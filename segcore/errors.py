@@ -113,3 +113,7 @@ class StorageError(UserError):
 
 class TrainingFailedError(Exception):
     """A training can't go on because of its configuration; ``str()`` is the reason."""
+
+
+class LostProcessError(Exception):
+    """A process that a training needs died, which may be by chance: the training can be resumed."""

@@ -1,6 +1,7 @@
 """What training sees: how often, with which geometry, and how rare classes get their share."""
 
 import itertools
+import multiprocessing
 import os
 import subprocess
 import sys
@@ -18,6 +19,7 @@ from segcore.data.plans import PhotoPlan
 from segcore.data.prepared import PreparedData
 from segcore.data.preparing import prepare_data
 from segcore.data.windows import Grid
+from segcore.errors import LostProcessError
 from segcore.training.loading import (
     BEYOND,
     EpochSampler,
@@ -237,6 +239,20 @@ if __name__ == "__main__":
     data = prepare_data(Path(sys.argv[1]), [config.view], cache_dir=Path("cache"), progress=False)
     next(training_batches(data, config, first_epoch=1, workers=2, pin_memory=False))
 """
+
+
+def test_a_loading_process_that_the_kernel_kills_is_no_fault_of_the_training(
+    blocks: Path, tmp_path: Path
+) -> None:
+    data = prepare_data(blocks, [config().view], cache_dir=tmp_path)
+    batches = training_batches(data, config(), first_epoch=1, workers=1, pin_memory=False)
+    next(batches)
+    for process in multiprocessing.active_children():
+        process.kill()
+    with pytest.raises(
+        LostProcessError, match=r"died, perhaps for want of memory \(exit code -9\)"
+    ):
+        list(itertools.islice(batches, 100))
 
 
 def test_worker_processes_find_the_imports_of_the_main_script_done(

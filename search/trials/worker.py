@@ -22,7 +22,13 @@ with importing():
     from search.trials.slot import ClusterError, prepare_process
     from segcore.config import MetricName
     from segcore.data.prepared import open_prepared
-    from segcore.errors import DISK_FULL, StorageError, TrainingFailedError, UserError
+    from segcore.errors import (
+        DISK_FULL,
+        LostProcessError,
+        StorageError,
+        TrainingFailedError,
+        UserError,
+    )
     from segcore.scores.intervals import Jackknife, score_interval
     from segcore.scores.metrics import METRICS
     from segcore.training.fit import EpochResult, fit
@@ -68,6 +74,8 @@ def run_trial(assignment: dict[str, Any], *, setting: TrialSetting) -> None:
         end(fatal=str(error))
     except (TrainingFailedError, UserError) as error:
         end(failure=str(error))
+    except LostProcessError:
+        raise  # It is tried again, as where this process dies.
     except Exception as error:
         if isinstance(error, OSError) and error.errno in DISK_FULL:
             end(fatal=f"the disk is full ({setting.storage}): make room, then resume the search")

@@ -9,8 +9,10 @@ import math
 import multiprocessing
 import sys
 import sysconfig
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from functools import cached_property
+from multiprocessing import connection
+from multiprocessing.process import BaseProcess
 from types import ModuleType
 from typing import Any, NamedTuple
 
@@ -24,6 +26,7 @@ from segcore.config import TrialConfig
 from segcore.data.prepared import PreparedData
 from segcore.data.windows import Window
 from segcore.devices import send
+from segcore.errors import LostProcessError
 from segcore.reading.bands import to_tensor
 from segcore.training.augment import Augmentation, Geometry, augment, build_augmentation
 
@@ -38,6 +41,9 @@ BEYOND = 0.25
 those in the middle, pixels at the rim are seen."""
 OFF_CENTRE = 0.35
 """A window around a rare pixel has it within this share of its sides from its middle."""
+
+END_KNOWN_AFTER_S = 1.0
+"""How long it may take until a process that died is known to have died."""
 
 _SITE_PACKAGES = sysconfig.get_path("purelib"), sysconfig.get_path("platlib")
 """Where installed packages lie."""
@@ -218,7 +224,8 @@ def training_batches(
 ) -> Iterator[Batch]:
     """Batches of augmented windows without end: those of ``first_epoch``, of the next one, ….
 
-    The worker processes cut windows of the next epoch while this one is validated.
+    The worker processes cut windows of the next epoch while this one is validated. Raises
+    ``LostProcessError`` where one of them died.
     """
     how: dict[str, Any] = {}
     if workers > 0:
@@ -228,7 +235,8 @@ def training_batches(
         context = multiprocessing.get_context("forkserver")
         context.set_forkserver_preload([__name__, *_modules_of_main()])
         how = {"multiprocessing_context": context, "worker_init_fn": _use_one_thread}
-    return iter(
+    before = multiprocessing.active_children()
+    batches = iter(
         DataLoader(
             TrainingWindows(data, config),
             batch_size=config.batch_size,
@@ -240,6 +248,25 @@ def training_batches(
             **how,
         )
     )
+    return _watched(batches, {*multiprocessing.active_children()}.difference(before))
+
+
+def _watched(batches: Iterator[Batch], processes: Collection[BaseProcess]) -> Iterator[Batch]:
+    """The batches; where one of the processes that make them died, its end says so.
+
+    What torch raises then depends on what the process was doing.
+    """
+    while True:
+        try:
+            batch = next(batches)
+        except Exception as error:
+            # The end of a process is known here a moment later than what it tears.
+            connection.wait([process.sentinel for process in processes], END_KNOWN_AFTER_S)
+            if dead := [process for process in processes if not process.is_alive()]:
+                what = "a process that loads windows died, perhaps for want of memory"
+                raise LostProcessError(f"{what} (exit code {dead[0].exitcode}): {error}") from error
+            raise
+        yield batch
 
 
 def _modules_of_main() -> list[str]:

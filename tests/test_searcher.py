@@ -359,6 +359,17 @@ def test_a_paused_trial_goes_on_when_the_strategy_says_so_in_this_session_or_the
     assert study.trials[0].user_attrs["paused"] == 2
 
 
+def test_what_freeze_thaw_paused_goes_on_where_the_search_does_by_halving(tmp_path: Path) -> None:
+    study = study_in(tmp_path)
+    searcher = pausing_searcher_of(study)
+    first, second = (turn(searcher, trial_id, 1, value=0.4) for trial_id in "ab")
+    searcher = searcher_of(study, planned=3)
+    for trial_id, paused in zip("cd", (first, second), strict=True):
+        assert searcher.suggest(trial_id) == paused | {"known_epochs": 1}
+    assert [row.status for row in read_rows(study)] == ["running"] * 2
+    assert searcher.suggest("e")["trial_number"] == 2  # type: ignore[index,call-overload]
+
+
 def test_once_the_epochs_are_used_up_all_trials_are_paused_and_the_search_is_over(
     tmp_path: Path,
 ) -> None:

@@ -59,8 +59,9 @@ class _Live:
 class StudySearcher(Searcher):  # type: ignore[misc]  # Ray has no types
     """Hands out the study's trials, and tells the study what became of them.
 
-    First come the trials that an earlier session left running, under their old numbers and
-    configurations (their workers find their own checkpoints), then enqueued ones, then what
+    First come the trials that an earlier session left running (without ``pauses`` also those that
+    it left paused), under their old numbers and configurations (their workers find their own
+    checkpoints), then enqueued ones, then what
     ``strategy`` says: a paused trial, or a new one, until ``planned_trials`` have been started,
     those of earlier sessions included. A trial that broke and was not given up is handed out again
     at once, a paused one when the strategy says so: Ray sees a new trial each time.
@@ -104,7 +105,8 @@ class StudySearcher(Searcher):  # type: ignore[misc]  # Ray has no types
         self._capacity = capacity
         trials = study.get_trials(deepcopy=False)
         running = (t for t in reversed(trials) if t.state == TrialState.RUNNING)
-        self._interrupted = [trial for trial in running if not is_paused(trial)]
+        # Where a search goes on by halving, no strategy would ever resume what freeze-thaw paused.
+        self._interrupted = [trial for trial in running if not (pauses and is_paused(trial))]
         self._n_started = sum(t.state != TrialState.WAITING for t in trials)
         self._n_epochs = sum(len(t.intermediate_values) for t in trials)
         self._live: dict[str, _Live] = {}

@@ -390,7 +390,7 @@ def test_a_person_reads_what_was_taken_why_and_the_honest_scores() -> None:
     assert "Validation: The intervals" not in text, "six groups are enough"
     assert "→ ensemble of 2       [bold]0.7500[/] (0.7000 – 0.8000)   0.7900   0.25 s" in text
     assert "  mean of the best 5" in text
-    assert "there it scores 0.0500 higher" in text
+    assert "It was chosen by 40 validation images, where it scores 0.0500 higher." in text
 
 
 def test_a_person_reads_that_a_single_trial_was_taken() -> None:

@@ -50,6 +50,8 @@ if [ "$SLURM_JOB_NUM_NODES" -gt 1 ]; then
   export RAY_AUTH_MODE=token RAY_AUTH_TOKEN RAY_USAGE_STATS_ENABLED=0
   # Ray gives its nodes half a minute to start; from a shared disk that many read they take longer.
   export RAY_SYMMETRIC_RUN_CLUSTER_WAIT_TIMEOUT=300 RAY_py_gcs_connect_timeout_s=300
+  # Names of nodes are looked up as the system does it; gRPC asks DNS servers, which may take a minute.
+  export GRPC_DNS_RESOLVER=native
   unset RAY_ADDRESS                    # of another cluster
   head=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
   search=(srun --ntasks-per-node=1 --cpus-per-task="$SLURM_CPUS_PER_TASK"

@@ -58,6 +58,8 @@ if [ "$SLURM_JOB_NUM_NODES" -gt 1 ]; then
     ray symmetric-run --address "$head:6379" --min-nodes "$SLURM_JOB_NUM_NODES"
     --num-cpus="$SLURM_CPUS_PER_TASK" --num-gpus="${SLURM_GPUS_ON_NODE:-0}" --
     "${search[@]}" --address "$head:6379")
+else
+  search+=(--address local)            # the job may have begun on several nodes
 fi
 
 go_on_later() {

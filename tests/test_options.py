@@ -75,3 +75,11 @@ def test_no_file_and_two_sources_are_refused(tmp_path: Path) -> None:
         parsed("--options", "nowhere.yaml")
     with pytest.raises(UserError, match="a resumed run has its own options"):
         parsed("--options", "run.yaml", "--resume", str(tmp_path))
+
+
+def test_a_run_of_a_cluster_goes_on_on_one_machine(tmp_path: Path) -> None:
+    run = RunFolder.at(tmp_path / "run")
+    run.write(RunRecord("id", SearchOptions(address="head:6379"), {"data": "abc"}))
+    arguments = ["--resume", str(run.path)]
+    assert parse_options(arguments, "run").address == "head:6379"
+    assert parse_options([*arguments, "--address", "local"], "run").address is None

@@ -18,6 +18,9 @@ from segcore.errors import UserError
 SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 ADDRESSES = ("data", "out", "tracking_uri")
 """Options whose value may hold a password."""
+LOCAL = "local"
+"""The address of this machine alone, as Ray calls it."""
+
 RUNS_OWN = "run"
 """The key of what a run's own run.yaml holds beside options; ``from_file`` passes over it."""
 
@@ -90,7 +93,7 @@ class SearchOptions:
     tracking_uri: str | None = None
     """MLflow server, such as http://127.0.0.1:5000. Default: a SQLite file beside the runs."""
     address: str | None = None
-    """Address of a running Ray cluster, or "auto". Default: this machine alone."""
+    """Address of a running Ray cluster, or "auto". Default, also "local": this machine alone."""
     seed: int = 0
     """Seed of the sampler and of every training."""
     ensemble_candidates: int = 16
@@ -119,6 +122,8 @@ class SearchOptions:
     """Check everything that can fail, print the plan and an estimate of the time, and stop."""
 
     def __post_init__(self) -> None:
+        if self.address == LOCAL:
+            object.__setattr__(self, "address", None)
         for name, least in (
             ("trials", 1), ("max_epochs", 1), ("grace_epochs", 1), ("reduction_factor", 2),
             ("cpus_per_trial", 1), ("parallel", 1), ("ensemble_candidates", 1),

@@ -23,7 +23,7 @@ from search.predicting.prediction_log import (
 )
 from search.reporting.command_line import leave, loading, run_command
 from segcore.errors import UserError, in_short, is_disk_full, some_of
-from segcore.folders import files_below, normal
+from segcore.folders import files_below, is_same_file, normal
 from segcore.guessing.pairs import PICTURES
 
 if TYPE_CHECKING:
@@ -201,7 +201,7 @@ def find_photos(inputs: Sequence[Path], out: Path) -> dict[Path, str]:
         )
     for photo, name in names.items():
         masks = (out / f"{name}{ending}" for ending in MAP_ENDINGS)
-        if any(mask.exists() and mask.samefile(photo) for mask in masks):
+        if any(is_same_file(mask, photo) for mask in masks):
             raise UserError(f"{photo} would be replaced by its mask; name another --out folder")
     return names
 

@@ -17,7 +17,7 @@ from segcore.converting.tools import read_export
 from segcore.converting.vectors import VECTORS, read_polygons
 from segcore.data.spec import distinct_colors
 from segcore.errors import Problem, ProblemsError, UserError, some_of
-from segcore.folders import Names, files_below, normal
+from segcore.folders import Names, files_below, is_same_file, normal
 from segcore.guessing.pairs import PICTURES
 
 CLASSES = "classes.csv"
@@ -120,8 +120,8 @@ def _check_places(
             twice = f"{image} is drawn on twice; put both drawings into one, or remove one"
             raise UserError(twice if other == image else what)
         images[place] = image
-        mask, photo = options.masks / place, folder / pictures[image]
-        if mask.exists() and photo.exists() and mask.samefile(photo):
+        photo = folder / pictures[image]
+        if is_same_file(options.masks / place, photo):
             raise UserError(f"{photo} would be replaced by its mask; name another folder for masks")
 
 

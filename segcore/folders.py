@@ -49,6 +49,11 @@ def is_file(path: Path) -> bool:
         return False
 
 
+def is_same_file(path: Path, other: Path) -> bool:
+    """Whether two paths are there, and lead to one file."""
+    return path.exists() and other.exists() and path.samefile(other)
+
+
 def decode(content: bytes) -> str:
     """The text of a file, by its byte order mark, else UTF-8. Raises ``UnicodeDecodeError``."""
     for mark, codec in MARKS:

@@ -28,6 +28,7 @@ with importing():
         StorageError,
         TrainingFailedError,
         UserError,
+        in_short,
     )
     from segcore.scores.intervals import Jackknife, score_interval
     from segcore.scores.metrics import METRICS
@@ -80,8 +81,7 @@ def run_trial(assignment: dict[str, Any], *, setting: TrialSetting) -> None:
         if isinstance(error, OSError) and error.errno in DISK_FULL:
             end(fatal=f"the disk is full ({setting.storage}): make room, then resume the search")
         else:
-            failure = f"{type(error).__name__}: {error}"
-            end(failure=failure, traceback=traceback.format_exc())
+            end(failure=in_short(error), traceback=traceback.format_exc())
     finally:
         faulthandler.cancel_dump_traceback_later()
 

@@ -248,7 +248,8 @@ def training_batches(
             **how,
         )
     )
-    return _watched(batches, {*multiprocessing.active_children()}.difference(before))
+    processes = {*multiprocessing.active_children()}.difference(before) if workers > 0 else ()
+    return _watched(batches, processes) if processes else batches
 
 
 def _watched(batches: Iterator[Batch], processes: Collection[BaseProcess]) -> Iterator[Batch]:

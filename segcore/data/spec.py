@@ -153,6 +153,13 @@ class DatasetSpec(BaseModel):
     show: list[BandName] | None = None
     """Three of the bands, which people see as red, green and blue; or one, which they see grey."""
 
+    @field_validator("images")
+    @classmethod
+    def _check_images(cls, value: str | list[str]) -> str | list[str]:
+        if not value:
+            raise ValueError('names no photographs; write a glob, such as "images/*.png"')
+        return value
+
     @field_validator("range", mode="before")
     @classmethod
     def _check_range(cls, value: Any) -> Any:

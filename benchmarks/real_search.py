@@ -105,7 +105,7 @@ def main(options: Options) -> None:
             if (method, seed) not in known:
                 found.append(in_own_process(options, method, seed))
                 with options.out.open("a") as out:
-                    out.write(json.dumps(found[-1]._asdict()) + "\n")
+                    out.write(f"{line_of(found[-1])}\n")
                 print(describe(found[-1]), flush=True)
     print_table(found)
 
@@ -114,6 +114,12 @@ def read(out: Path) -> list[Found]:
     """The searches of a file."""
     lines = out.read_text().splitlines() if out.exists() else []
     return [Found(**json.loads(line)) for line in lines]
+
+
+def line_of(found: Found) -> str:
+    """A search as JSON, with five digits behind the point."""
+    exact = json.dumps(found._asdict())
+    return json.dumps(json.loads(exact, parse_float=lambda digits: round(float(digits), 5)))
 
 
 def describe(found: Found) -> str:

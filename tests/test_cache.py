@@ -126,7 +126,7 @@ def test_one_cache_serves_all_views(folder: Path) -> None:
     data = run(folder, View(32, 32, 0.75), View(64, 48, 0.2), View(48, 48, 0.4), View(40, 40))
     assert data.plans[0].levels == ((60, 90), (30, 45), (15, 23))
     assert data.finest == data.score_view == View(0, 0, 0.75)
-    assert data.epoch_px() == 6 * 60 * 90  # three times the 2 validation photographs
+    assert data.epoch_px() == 8 * 60 * 90  # four times the 2 validation photographs
     for number in range(8):
         fine, half, quarter = data.levels(number)
         assert np.abs(half.astype(int) - fine.reshape(30, 2, 45, 2, 3).mean(axis=(1, 3))).max() <= 1

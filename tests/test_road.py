@@ -143,7 +143,7 @@ def test_an_epoch_has_the_same_pixels_in_every_trial(run: RunFolder, data: Prepa
         windows_per_epoch(data, config) * config.height_px * config.width_px
         for config in configs(run)
     }
-    assert pixels == {3 * 4 * 64 * 64}, "three times those of the 4 validation photographs"
+    assert pixels == {4 * 4 * 64 * 64}, "four times those of the 4 validation photographs"
 
 
 def test_all_trials_are_scored_on_the_same_pixels(

@@ -62,7 +62,7 @@ class SearchOptions:
     epoch_megapixels: float | None = None
     """Megapixels that go through the network in an epoch, in every trial alike, whatever its scale
     and window. Default: as many as the training photographs have in the space's finest view, and at
-    least three times as many as those of the validation; where photographs are squeezed whole, each
+    least four times as many as those of the validation; where photographs are squeezed whole, each
     of them once."""
     score_scale: float | None = None
     """Share of the photographs' own resolution, up to 1, at which all trials are scored, whatever

@@ -39,7 +39,7 @@ CONTENT_DIGITS = 64
 
 _BANDS = TypeAdapter(Bands)
 
-PER_VALIDATION = 3
+PER_VALIDATION = 4
 """An epoch of windows has so many times the pixels of a validation, each of which costs about a
 third of one to train on (benchmarks/README.md)."""
 

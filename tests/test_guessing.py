@@ -1,6 +1,7 @@
 """A folder without dataset.yaml: pairs, classes and groups are guessed, and each guess is told."""
 
 import json
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,9 +13,12 @@ import yaml
 from PIL import Image
 
 from segcore import prepare as command
+from segcore.data.building import draw_splits
 from segcore.data.dataset import load_dataset
 from segcore.data.spec import DatasetSpec, load_spec
+from segcore.data.splits import assign_splits
 from segcore.errors import ProblemsError, UserError
+from segcore.guessing.groups import guess_share
 from segcore.guessing.pairs import find_pairs
 from segcore.guessing.patterns import image_globs, mask_rule
 from segcore.guessing.writing import guess_dataset
@@ -87,10 +91,11 @@ def write(
     name: str = "{n}",
     ending: str = "png",
     classes: int = 3,
+    count: int = 9,
 ) -> Path:
     for part in ("images", "masks"):
         (folder / part).mkdir(parents=True)
-    for number in range(9):
+    for number in range(count):
         image, mask = draw(number, classes)
         stem = name.format(n=number, g=number // 3)
         Image.fromarray(image).save(folder / "images" / f"{stem}.jpg")
@@ -246,6 +251,37 @@ def test_flights_and_folders_are_groups_and_folders_are_splits(tmp_path: Path) -
     assert (spec.split.val, spec.split.test) == (["val/*"], ["test/*"])
     splits = [photo.split for photo in load_dataset(folder).photos]
     assert (splits.count("val"), splits.count("test"), splits.count(None)) == (9, 9, 9)
+
+
+@pytest.mark.parametrize("units", range(18, 48))
+@pytest.mark.parametrize("grouped", [False, True])
+def test_shares_give_validation_and_test_six_units_each_where_there_are_eighteen(
+    units: int, grouped: bool
+) -> None:
+    rng = np.random.default_rng(units)
+    groups = [f"flight {unit}" for unit in range(units) for _ in range(3 if grouped else 1)]
+    has_PK = rng.random((len(groups), 6)) < np.array([1, 0.9, 0.6, 0.3, 0.15, 0.05])
+    share = guess_share(has_PK, groups)
+    drawn = assign_splits(has_PK.astype(int), groups, {"val": share, "test": share}, seed=0)
+    counts = Counter(split for split, _ in {*zip(drawn, groups, strict=True)})
+    assert min(counts["val"], counts["test"]) >= 6 and counts["train"] >= 4, (share, counts)
+    assert share <= 0.25 or units < 26, "no more than is needed"
+
+
+def test_few_photographs_get_shares_that_are_enough_and_the_reason(tmp_path: Path) -> None:
+    folder = write(tmp_path / "data", lambda mask: mask, count=20)
+    spec = guessed(folder)
+    assert 0.25 < spec.split.val == spec.split.test <= 1 / 3
+    text = " ".join((folder / "dataset.yaml").read_text().replace("\n#", "").split())
+    assert "each of the two needs 6 of the 20 photographs" in text
+    dataset = load_dataset(folder)
+    pixels_PK = np.array([np.bincount(np.array(Image.open(photo.mask_path)).ravel(), minlength=3)
+                          for photo in dataset.photos])  # fmt: skip
+    counts = Counter(draw_splits(dataset, pixels_PK))
+    assert counts["val"] >= 6 and counts["test"] >= 6
+    few = write(tmp_path / "few", lambda mask: mask)
+    assert guessed(few).split.val == 0.25
+    assert "this large" not in (few / "dataset.yaml").read_text(), "9 can't give each six"
 
 
 def test_photographs_on_the_ground_are_grouped_by_area_with_all_their_bands(tmp_path: Path) -> None:

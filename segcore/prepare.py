@@ -1,6 +1,7 @@
 """python -m segcore.prepare DIR: describe a data set, check it, and show what is in it."""
 
 import os
+import shlex
 import sys
 import textwrap
 import time
@@ -74,8 +75,9 @@ def main(arguments: Sequence[str] | None = None, prog: str = "python -m segcore.
     except UserError as error:
         errors.print(Text(str(error)))
         return 2
+    is_guess = not os.path.lexists(options.folder / SPEC_NAME)
     try:
-        if not os.path.lexists(options.folder / SPEC_NAME):
+        if is_guess:
             _write_guess(options, console)
     except UserError as error:
         errors.print(Text(str(error)), soft_wrap=True)
@@ -100,7 +102,21 @@ def main(arguments: Sequence[str] | None = None, prog: str = "python -m segcore.
         f"{data.folder}",
         soft_wrap=True,
     )
+    _show_next(options.folder, prog, console, is_guess=is_guess)
     return 0
+
+
+def _show_next(folder: Path, prog: str, console: Console, *, is_guess: bool) -> None:
+    """What a person does next, as a command that is called as this one was."""
+    run = prog.replace("segcore.prepare", "search.run").replace(" prepare", " run")
+    first = (
+        f"Correct in {folder / SPEC_NAME} what was guessed wrong. Then ask" if is_guess else "Ask"
+    )
+    console.print(
+        f"\n{first} how long a search will take, which trains nothing yet:", soft_wrap=True
+    )
+    console.print(f"  {run} --data {shlex.quote(str(folder))} --dry-run", soft_wrap=True)
+    console.print("With a GPU, add --space spaces.aerial --trials 100 --max-epochs 81.")
 
 
 def _write_guess(options: Options, console: Console) -> None:

@@ -14,7 +14,7 @@ import pytest
 import torch
 from rich.console import Console
 
-from search.ensembles.building import _score, worth_predicting
+from search.ensembles.building import _photo_scores, _score, worth_predicting
 from search.ensembles.drafts import Draft
 from search.ensembles.models import Model
 from search.ensembles.tasks import (
@@ -51,7 +51,7 @@ from segcore.errors import UserError
 from segcore.inference.scoring import prepared_photograph, prepared_picture
 from segcore.predicting.ensemble import Ensemble, write_bundle
 from segcore.scores.intervals import Evaluation, Interval
-from segcore.scores.metrics import metric_of_counts
+from segcore.scores.metrics import Scores, metric_of_counts
 from segcore.training import checkpoint
 from segcore.training.fit import fit
 from tests.conftest import write_blocks
@@ -345,12 +345,22 @@ def search_result(trials: dict[int, float]) -> SearchResult:
         prefer="balance",
         why="It was taken because it scores best.",
         candidates={"trial 3": Interval(0.78, 0.7, 0.8)},
-        photos=(PhotoScore("a.jpg", 5, 0.7, 0.1),),
+        photos=(PhotoScore("a.jpg", 5, 0.7, 0.1), PhotoScore("nothing on it.jpg", 6, None, 0.2)),
         seconds={"make models of the trials": 2.0},
     )
 
 
 ENSEMBLE = {3: 0.75, 7: 0.25}
+
+
+def test_a_photograph_whose_labels_are_lost_on_the_score_grid_has_no_score() -> None:
+    """It had NaN, which JSON can't hold: the search could not read its own result.json."""
+    counts_P3K = np.array([[[4, 0], [4, 0], [4, 0]], [[0, 0], [9, 0], [0, 0]]])
+    scores = Scores.of(counts_P3K, np.zeros((2, 2), np.int64))
+    said: Any = SimpleNamespace(scores=scores, uncertainty_P=np.array([0.1, 0.2]))
+    data = SimpleNamespace(photos=("a.jpg", "b.jpg"), of_split=lambda split: np.array([0, 1]))
+    plan: Any = SimpleNamespace(data=data)
+    assert [photo.score for photo in _photo_scores(plan, said)] == [1.0, None]
 
 
 def test_a_result_is_read_as_it_was_written(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """A folder without dataset.yaml: pairs, classes and groups are guessed, and each guess is told."""
 
 import json
+import shlex
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -349,10 +350,35 @@ def test_the_command_writes_shows_and_prepares(
     assert "There was no dataset.yaml. Wrote" in shown
     assert "the names of the classes: no file in the folder tells them" in shown
     assert "9 photographs (height×width): 9 of 48×64 px" in shown
+    assert f"Correct in {folder / 'dataset.yaml'} what was guessed wrong. Then ask how" in shown
+    assert f"\n  python -m search.run --data {folder} --dry-run\n" in shown
     written = (folder / "dataset.yaml").read_text()
     assert command.main([str(folder), "--height-px", "32", "--width-px", "32"]) == 0
     assert "Wrote" not in capsys.readouterr().out
     assert (folder / "dataset.yaml").read_text() == written
+
+
+@pytest.mark.parametrize(
+    ("called", "run"),
+    [
+        ("python -m segcore.prepare", "python -m search.run"),
+        ("python -m search prepare", "python -m search run"),
+        ("segsearch prepare", "segsearch run"),
+    ],
+)
+def test_the_next_command_can_be_typed_where_this_one_was(
+    called: str, run: str, tmp_path: Path, capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    monkeypatch.setenv("SEGSEARCH_CACHE", str(tmp_path / "cache"))
+    monkeypatch.chdir(tmp_path)
+    folder = write(tmp_path / "my 'photos'", lambda mask: mask)
+    guessed(folder)
+    assert command.main([folder.name, "--height-px", "32", "--width-px", "32"], called) == 0
+    shown = capsys.readouterr().out
+    (line,) = [line.strip() for line in shown.splitlines() if "--dry-run" in line]
+    assert shlex.split(line) == [*run.split(), "--data", "my 'photos'", "--dry-run"]
+    assert "guessed wrong" not in shown
 
 
 @pytest.mark.skipif(not REAL.exists(), reason="there are no real photographs here")

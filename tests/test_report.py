@@ -269,6 +269,7 @@ def test_too_few_trials_have_no_importance() -> None:
 
 def test_photographs_are_the_best_the_worst_and_the_most_uncertain_of_the_rest() -> None:
     photos = [PhotoScore(f"{n}.jpg", n, score=n / 20, uncertainty=n % 7 / 7) for n in range(20)]
+    photos.append(PhotoScore("unlabelled.jpg", 20, score=None, uncertainty=1.0))
     chosen = {kind: [photo.photo for photo in some] for kind, some in choose(photos).items()}
     assert chosen["Best"] == [19, 18, 17, 16]
     assert chosen["Worst"] == [0, 1, 2, 3]

@@ -74,7 +74,7 @@ def search(options: SearchOptions, *, progress: bool = False) -> SearchResult:
         with Line(console) as line, _opened(options, line) as setup:
             hint = (
                 "Interrupted; nothing is lost. Go on with:\n"
-                f"  python -m search.run --resume {setup.plan.run.address}"
+                f"  python -m search.run --resume {setup.plan.run.typed}"
             )
             return _search(setup)
     except KeyboardInterrupt:
@@ -171,7 +171,7 @@ def _open_run(options: SearchOptions) -> tuple[RunFolder, RunRecord | None]:
     run = RunFolder.at(Path(options.out) / name if out.is_local else (out / name).address)
     if run.storage.read(run.record.name) is not None:
         raise UserError(
-            f"{run.address}: a run of this name exists; go on with it by --resume {run.address}, "
+            f"{run.address}: a run of this name exists; go on with it by --resume {run.typed}, "
             "or give another --name"
         )
     return run, None
@@ -223,7 +223,7 @@ def _search(setup: _Setup) -> SearchResult:
         setup.line.step("writing the report")
         write_report(plan.run, allow_plugins=True)  # the driver has run them already
     steps = next_steps(
-        plan.run.address,
+        plan.run,
         report=REPORT,
         compare=ui_command(setup.tracking_uri),
         trials_url=tracker.trials_url,
@@ -264,7 +264,7 @@ def _tracked(setup: _Setup) -> Iterator[Tracker]:
                 if isinstance(error, OSError) and error.errno in DISK_FULL:
                     raise UserError(
                         f"{run.address}: the disk is full; make room, then go on with "
-                        f"--resume {run.address}"
+                        f"--resume {run.typed}"
                     ) from error
                 tracker.end_search("failed", in_short(error))
                 raise
@@ -305,7 +305,7 @@ def _run_study(
         raise KeyboardInterrupt
     rows = read_rows(study)
     if paused := sum(row.status == "paused" for row in rows):
-        words = show_paused(paused, options, plan.run.address)
+        words = show_paused(paused, options, plan.run.typed)
         setup.console.print(words, markup=False, soft_wrap=True)
     return rows
 

@@ -197,7 +197,7 @@ def _members(facts: RunFacts) -> list[dict[str, Any]]:
 
 def _commands(facts: RunFacts) -> list[tuple[str, str]]:
     """Commands to type, each after what it does. A run's record has no passwords in addresses."""
-    options, address = facts.record.options, shlex.quote(facts.run.address)
+    options, address = facts.record.options, facts.run.typed
     again = ["python -m search.run"]
     for field in dataclasses.fields(SearchOptions):
         value = getattr(options, field.name)

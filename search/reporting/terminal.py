@@ -7,6 +7,7 @@ from rich.markup import escape
 from rich.padding import Padding
 from rich.text import Text
 
+from search.runs.folder import RunFolder
 from search.runs.repeats import NO_REPEATS, Repeats, describe_noise
 from search.runs.result import Alternative, SearchResult
 from search.runs.rows import (
@@ -135,7 +136,7 @@ def _alternative_lines(result: SearchResult) -> list[str]:
 
 
 def next_steps(
-    run: str,
+    run: RunFolder,
     *,
     report: str,
     compare: str,
@@ -145,26 +146,28 @@ def next_steps(
     refused: str | None = None,
     others_refused: int = 0,
 ) -> str:
-    """The commands with which a person goes on after a search; ``run`` is the run's address.
+    """The commands with which a person goes on after a search.
 
     ``unsent`` is how many records have not reached MLflow; ``trials_url`` is None before the first
     of them has. ``refused`` is why MLflow did not register the ensemble, so that it serves none;
     ``others_refused`` counts the other records that it will never take.
     """
-    lines = [f"Report          {run}/{report}"]
+    lines = [
+        f"Report          {run.address}/{report}",
+        f"Predict         python -m search.predict {run.typed}/ensemble PHOTOS --overlay",
+    ]
     if trials_url is not None:
         lines += [f"Compare trials  {compare}", f"                and open {trials_url}"]
     if unsent or trials_url is None:
         lines += [
-            f"MLflow          has yet to get {unsent} records; deliver them when it answers:",
-            f"                python -m search.run --resume {run}",
+            f"MLflow          has yet to get {unsent} record{'s' * (unsent != 1)}; deliver them when it answers:",
+            f"                python -m search.run --resume {run.typed}",
         ]
     if others_refused:
         lines.append(
             f"MLflow          refused {others_refused} records for good; each is kept with the "
-            f"reason in {run}/tracking.jsonl.refused"
+            f"reason in {run.address}/tracking.jsonl.refused"
         )
-    lines.append(f"Predict         python -m search.predict {run}/ensemble PHOTOS --overlay")
     if refused is not None:
         lines.append(f"MLflow          did not register the ensemble, so can't serve it: {refused}")
     elif not unsent and trials_url is not None:

@@ -18,6 +18,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from segcore.arguments import read_arguments
 from segcore.config import View
 from segcore.data.dataset import SPEC_NAME
 from segcore.data.objects import measure_objects
@@ -67,7 +68,7 @@ class Options:
 
 def main(arguments: Sequence[str] | None = None, prog: str = "python -m segcore.prepare") -> int:
     """Run the command; the exit code: 0, 1 for problems with the data, 2 for bad arguments."""
-    options = tyro.cli(Options, prog=prog, args=arguments)
+    options = read_arguments(Options, arguments, prog)
     console = Console(highlight=False, markup=False)
     errors = Console(stderr=True, highlight=False, markup=False)
     try:

@@ -33,7 +33,7 @@ from search.runs.folder import RunFolder, RunRecord
 from search.runs.options import SearchOptions
 from search.runs.repeats import read_repeats
 from search.runs.result import SearchResult
-from search.runs.rows import TrialRow, read_rows, show_duration
+from search.runs.rows import TrialRow, read_rows
 from search.runs.storage import Location
 from search.runs.study import SearchStudy
 from search.tracking.addresses import default_uri, serve_command, ui_command
@@ -43,7 +43,7 @@ from search.tracking.tracker import Tracker
 from search.trials.cluster import Slots, check_shared, connected
 from search.trials.estimate import check_shared_memory, estimate_s
 from search.trials.keeping import check_space
-from search.trials.line import Line
+from search.trials.line import Line, show_about
 from search.trials.progress import SearchProgress
 from search.trials.session import open_plan_study, run_trials
 from segcore.data.prepared import read_survey
@@ -383,6 +383,6 @@ def _plan_text(setup: _Setup, time_s: float) -> str:
     lines += [f"afterwards {words}" for words in show_final_trainings(options)]
     lines += [
         f"disk       up to {setup.checkpoints_bytes / 1e9:.2g} GB for checkpoints",
-        f"time       about {show_duration(time_s)}, from a few measured steps of each network",
+        f"time       about {show_about(time_s)}, from a few measured steps of each network",
     ]
     return "\n".join(lines)

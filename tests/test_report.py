@@ -58,8 +58,8 @@ def test_the_headline_is_the_honest_score_with_its_interval(finished: RunFolder,
     assert result is not None
     honest, flattering = result.ensemble.test.metrics["dice"], result.ensemble.val.metrics["dice"]
     text = words(page)
-    assert f"dice of the ensemble of 2 on 4 test photographs {honest.value:.3f}" in text
-    assert f"95 % interval {honest.low:.3f} – {honest.high:.3f}" in text
+    assert f"dice on 4 test photographs {honest.value:.3f} 95 % interval {honest.low:.3f}" in text
+    assert f"{honest.low:.3f} – {honest.high:.3f} ensemble of 2" in text
     assert "Test: The intervals are a guess: they rest on 4 independent photographs" in text
     assert f"{flattering.value:.3f}" in text
     assert f"{abs(flattering.value - honest.value):.3f} " in text
@@ -120,10 +120,29 @@ def going_on(tmp_path_factory: pytest.TempPathFactory, blocks: Path) -> RunFolde
 
 def test_in_mid_search_the_page_says_what_is_still_missing(going_on: RunFolder) -> None:
     page = write_report(going_on).read_text()
-    assert "Not finished: 6 of 20 trials" in words(page)
+    assert "Going on: 6 of 20 trials" in words(page)
     assert "There is no honest score yet" in words(page)
     assert set(figures(page)) == {"curves", "parallel"}
     assert "Confusion matrix" not in words(page) and "data:image/jpeg" not in page
+
+
+@pytest.mark.parametrize(
+    ("reason", "told"),
+    [
+        ("interrupted", "Ended early: 6 of 20 trials … The search was interrupted. Go on with it:"),
+        ("UserError: no <b>disk</b>", "… The search ended early: UserError: no <b>disk</b>. Go on"),
+    ],
+)
+def test_a_search_that_ended_early_says_why_and_how_it_goes_on(
+    reason: str, told: str, going_on: RunFolder, tmp_path: Path
+) -> None:
+    run = RunFolder(Path(shutil.copytree(going_on.path, tmp_path / "my runs")))
+    end = {"kind": "end", "trial": None, "status": "stopped", "reason": reason, "time_ms": 9}
+    Outbox(run.outbox).append(end)
+    text = words(write_report(run).read_text())
+    for part in told.split(" … "):
+        assert part.strip("… ") in text
+    assert text.count(f"python -m search.run --resume {shlex.quote(str(run.path))}") == 2
 
 
 @pytest.mark.parametrize("ends_by", ["itself", "Ctrl-C"])
@@ -174,7 +193,7 @@ def test_the_same_search_again_is_a_command_that_can_be_typed(finished: RunFolde
     text = words(write_report(run).read_text())
     assert """python -m search.run --data '/my data/it'"'"'s'""" in text
     assert "Compare trials in MLflow http://host:5000" in text
-    typed = text[text.index("python -m search.run") : text.index("Go on with this one")]
+    typed = text.partition("The same search again")[2].partition("All trials, sorted")[0]
     again = parse_options(shlex.split(typed)[3:], "search.run")
     assert again == dataclasses.replace(options, tracking_uri=None)
 

@@ -23,18 +23,18 @@ from segcore.scores.intervals import Interval
 Figure = dict[str, Any]
 """``data`` and ``layout``, as JSON values."""
 
-GREY = "#9aa3ad"
+GREY = "#7f8894"
 STATUS_COLORS: dict[Status, str] = {
     "finished": "#2f7ed8",
     "stopped": GREY,
     "failed": "#d9483b",
     "paused": "#a678c9",
     "interrupted": "#8a6d4a",
-    "running": "#e09f1f",
+    "running": "#c98210",
 }
 MEMBER_COLOR = "#17936a"
-SCORE_COLORS = [[0, "#8f98a8"], [0.5, "#3b8ad9"], [1, "#f09a00"]]
-"""From low to high scores; they can be seen on light and on dark paper."""
+SCORE_COLORS = [[0, GREY], [0.5, "#3b8ad9"], [1, "#d97a00"]]
+"""From low to high scores. These and all above differ by 3:1 from light and from dark paper."""
 SHARE_COLORS = [[0, "rgba(47,126,216,0)"], [1, "rgba(47,126,216,1)"]]
 """From 0 to 100 %, over any paper."""
 LEGEND_ABOVE = {"orientation": "h", "y": 1.02, "yanchor": "bottom"}
@@ -68,7 +68,7 @@ def learning_curves(
         y=[value for (_, value), _ in ends],
         customdata=[number for _, number in ends],
         mode="markers",
-        marker={"symbol": "x-thin", "size": 7, "line": {"width": 1.5, "color": "#7b848e"}},
+        marker={"symbol": "x-thin", "size": 7, "line": {"width": 1.5, "color": GREY}},
         hovertemplate="trial %{customdata} stopped<br>after epoch %{x}: %{y:.4f}<extra></extra>",
         name="stopped here",
     )

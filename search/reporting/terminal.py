@@ -159,8 +159,9 @@ def next_steps(
     if trials_url is not None:
         lines += [f"Compare trials  {compare}", f"                and open {trials_url}"]
     if unsent or trials_url is None:
+        records = "1 record" if unsent == 1 else f"{unsent} records"
         lines += [
-            f"MLflow          has yet to get {unsent} record{'s' * (unsent != 1)}; deliver them when it answers:",
+            f"MLflow          has yet to get {records}; deliver them when it answers:",
             f"                python -m search.run --resume {run.typed}",
         ]
     if others_refused:

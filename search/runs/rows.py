@@ -202,9 +202,9 @@ def show_config(config: TrialConfig, names: Sequence[str] = MAIN_PARAMETERS) -> 
 
 
 def show_duration(seconds: float) -> str:
-    """Such as ``42 s``, ``3:07`` (minutes) or ``2:03:07``."""
+    """Such as ``42 s``, ``3:07 min`` or ``2:03:07 h``."""
     if seconds < 60:
         return f"{seconds:.0f} s"
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
+    return f"{hours}:{minutes:02d}:{rest:02d} h" if hours else f"{minutes}:{rest:02d} min"

@@ -14,6 +14,8 @@ import pytest
 from optuna.trial import TrialState, create_trial
 
 from search import report
+from search.reporting import figures as plots
+from search.reporting import page as report_page
 from search.reporting.history import History, TrialHistory, read_history
 from search.reporting.importance import find_importance
 from search.reporting.page import write_report
@@ -78,6 +80,24 @@ def test_every_part_of_a_finished_search_is_there(finished: RunFolder, page: str
     assert "Ensemble of 2 was taken because it scores best on left-out photographs." in text
     assert "mean of the best 2 0.400 0.010 ± 0.006" in text
     assert f"python -m search.predict {finished.path}/ensemble PHOTOS" in text
+
+
+def test_lines_stand_out_from_light_and_from_dark_paper() -> None:
+    """By 3:1 (WCAG 2, 1.4.11)."""
+
+    def light(color: str) -> float:
+        parts = np.array([int(color[i : i + 2], 16) for i in (1, 3, 5)]) / 255
+        linear = np.where(parts <= 0.04045, parts / 12.92, ((parts + 0.055) / 1.055) ** 2.4)
+        return float(linear @ [0.2126, 0.7152, 0.0722])
+
+    css = Path(report_page.__file__).with_name("page.css").read_text()
+    papers = re.findall(r"--card: (#\w{6});", css)
+    assert len(papers) == 2
+    drawn = {*plots.STATUS_COLORS.values(), plots.MEMBER_COLOR, *(c for _, c in plots.SCORE_COLORS)}
+    for color in drawn:
+        for paper in papers:
+            low, high = sorted((light(color), light(paper)))
+            assert (high + 0.05) / (low + 0.05) >= 3, f"{color} on {paper}"
 
 
 def test_seed_noise_stands_beside_the_interval(finished: RunFolder, tmp_path: Path) -> None:

@@ -393,19 +393,23 @@ def test_a_result_of_another_version_is_refused(content: str, tmp_path: Path) ->
 
 def test_a_person_reads_what_was_taken_why_and_the_honest_scores() -> None:
     text = result_text(search_result(ENSEMBLE))
-    assert "Ensemble of 2[/]: trial 3 ×0.75, trial 7 ×0.25" in text
+    assert text.startswith(
+        "[bold]Ensemble of 2[/]: dice [bold]0.7500[/] (95 % interval 0.7000 – 0.8000) on 27 test "
+        "images that nothing before has seen\n  trial 3 ×0.75, trial 7 ×0.25\n"
+    )
     assert "It was taken because it scores best." in text
-    assert "27 test images that nothing before has seen" in text
     assert "Test: The intervals are a guess: they rest on 3 independent groups" in text
     assert "Validation: The intervals" not in text, "six groups are enough"
-    assert "→ ensemble of 2       [bold]0.7500[/] (0.7000 – 0.8000)   0.7900   0.25 s" in text
-    assert "  mean of the best 5" in text
+    head, *rows = [line for line in text.splitlines() if line.startswith("  [")]
+    assert "model                 test    95 % interval  left out  s per megapixel" in head
+    assert "→ ensemble of 2       0.7500  0.7000 – 0.8000    0.7900             0.25" in rows[2]
+    assert [len(row) for row in rows] == [len(rows[0])] * 3
     assert "It was chosen by 40 validation images, where it scores 0.0500 higher." in text
 
 
 def test_a_person_reads_that_a_single_trial_was_taken() -> None:
     text = result_text(search_result({3: 1.0}))
-    assert text.startswith("[bold]Trial 3[/]\n")
+    assert text.startswith("[bold]Trial 3[/]: dice [bold]0.7200[/]")
     assert "→ trial 3 " in text and "  ensemble of 2" in text
 
 

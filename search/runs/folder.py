@@ -69,6 +69,8 @@ class RunRecord:
         Raises ``ValueError`` where the content is damaged, and ``UserError`` where it is of another
         version.
         """
+        if not content:
+            raise ValueError("missing or empty; a search writes it when its checks are done")
         try:
             values = yaml.safe_load(content)
             own = values.pop(RUNS_OWN)

@@ -366,6 +366,10 @@ def _amount(options: SearchOptions, slots: Slots) -> str:
     return show_amount(options, slots.count, on_cpu=slots.gpus_per_trial == 0)
 
 
+def _counted(count: int, what: str) -> str:
+    return f"{count} {what}{'s' * (count != 1)}"
+
+
 def _plan_text(setup: _Setup, time_s: float) -> str:
     plan, slots, options = setup.plan, setup.slots, setup.plan.options
     photos = {split: len(plan.data.of_split(split)) for split in SPLITS}
@@ -374,8 +378,8 @@ def _plan_text(setup: _Setup, time_s: float) -> str:
         f"{slots.gpus_per_trial:g} GPU each",
         f"data       {plan.data_folder}: {trained_on(plan)}, "
         f"{photos['val']} for validation, {photos['test']} for the test",
-        f"space      {plan.space.path}: {len(plan.networks)} networks, "
-        f"{len(plan.space.baselines)} known-good configurations first",
+        f"space      {plan.space.path}: {_counted(len(plan.networks), 'network')}, "
+        f"{_counted(len(plan.space.baselines), 'known-good configuration')} first",
         f"views      {show_views(plan)}, all scored at {show_score_grids(plan)}",
     ]
     if options.pauses:

@@ -48,8 +48,13 @@ PARALLEL_AXES = 9
 
 def learning_curves(
     trials: Sequence[FrozenTrial], members: Sequence[int], rungs: Sequence[int], metric: str
-) -> Figure:
-    """Each trial's score by epoch, with a cross where the scheduler stopped it."""
+) -> Figure | None:
+    """Each trial's score by epoch, with a cross where the scheduler stopped it.
+
+    None where no trial has done an epoch.
+    """
+    if not any(trial.intermediate_values for trial in trials):
+        return None
     figure = go.Figure()
     groups = {status: [t for t in trials if status_of(t) == status] for status in STATUS_COLORS}
     width = 1.5 if len(trials) <= MANY_TRIALS else 0.7
@@ -74,10 +79,11 @@ def learning_curves(
     )
     for rung in rungs[:-1]:
         figure.add_vline(x=rung, line={"dash": "dot", "width": 1, "color": GREY})
-    yaxis = {"title": f"{metric}, validation", "rangemode": "tozero"}
+    yaxis = {"title": f"{metric}, validation", "rangemode": "tozero", "automargin": True}
     return _finished(
-        figure, 440, (60, 60, 10, 45), xaxis_title="epoch", yaxis=yaxis, legend=LEGEND_ABOVE
-    )
+        figure, 440, (60, 60, 10, 45),
+        xaxis_title="epoch", yaxis=yaxis, legend=LEGEND_ABOVE, showlegend=True,
+    )  # fmt: skip
 
 
 def _add_curves(
@@ -297,7 +303,7 @@ def score_against_cost(result: SearchResult) -> Figure:
     xaxis = {"title": "seconds per megapixel", "rangemode": "tozero"}
     return _finished(
         figure, 380, (60, 75, 15, 45),
-        xaxis=xaxis, yaxis={"title": result.metric}, legend=LEGEND_ABOVE,
+        xaxis=xaxis, yaxis={"title": result.metric, "automargin": True}, legend=LEGEND_ABOVE,
     )  # fmt: skip
 
 

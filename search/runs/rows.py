@@ -181,9 +181,10 @@ def _fold(row: TrialRow) -> Any:
 
 
 def varying_parameters(rows: Sequence[TrialRow]) -> list[str]:
-    """The main parameters that don't have the same value in all trials."""
+    """The main parameters that don't have the same value in all trials; all where none differs."""
     flats = [row.config.flat() for row in rows if row.config]
-    return [name for name in MAIN_PARAMETERS if len({flat.get(name) for flat in flats}) > 1]
+    differ = [name for name in MAIN_PARAMETERS if len({flat.get(name) for flat in flats}) > 1]
+    return differ or list(MAIN_PARAMETERS)
 
 
 def show_config(config: TrialConfig, names: Sequence[str] = MAIN_PARAMETERS) -> str:

@@ -339,9 +339,7 @@ def refuse_misspelled(path: Path) -> None:
     """Raise ``UserError`` where a file beside ``path`` would be it if it were called so."""
     for other in sorted(path.parent.glob("*")):
         if other.name.lower() in {path.name, f"{path.stem}.yml"}:
-            raise UserError(
-                f"{other} must be called {path.name} to be read; rename it, or move it away"
-            )
+            raise UserError(f"{other} must be called {path.name} to be read; rename or move it")
 
 
 class _StrictLoader(yaml.SafeLoader):

@@ -62,7 +62,7 @@ def learning_curves(
         group = [trial for trial in group if trial.number not in members]
         _add_curves(figure, group, status, STATUS_COLORS[status], width)
     chosen = [trial for trial in trials if trial.number in members]
-    _add_curves(figure, chosen, "member of the ensemble", MEMBER_COLOR, 2.5)
+    _add_curves(figure, chosen, "in the model that was taken", MEMBER_COLOR, 2.5)
     ends = [
         (max(trial.intermediate_values.items()), trial.number)
         for trial in groups["stopped"]

@@ -68,9 +68,9 @@ def guess_group(images: Sequence[str], places: Sequence[tuple[float, float] | No
         if grouping is not None:
             return grouping
     for pattern, what in (*_by_folder(images), *_BY_NAME):
-        keys = [match.group(1) if (match := re.search(pattern, name)) else None for name in images]
+        keys = [str(match.group(1)) for name in images if (match := re.search(pattern, name))]
         groups = len({*keys})
-        if None not in keys and LEAST_GROUPS <= groups <= len(images) / 1.5:
+        if len(keys) == len(images) and LEAST_GROUPS <= groups <= len(images) / 1.5:
             return Grouping(f"'{pattern}'", what, (*keys,))
     return Grouping(None, "")
 
@@ -108,7 +108,7 @@ def guess_share(has_PK: NDArray[np.bool_], groups: Sequence[str]) -> float:
     It is the smallest of ``SHARES`` that gives both ``FEWEST_UNITS`` groups, if one does. What
     ``has_PK`` says is which classes each photograph has.
     """
-    labelled = {group for group, has in zip(groups, has_PK.any(axis=1), strict=True) if has}
+    labelled = {group for group, has_K in zip(groups, has_PK, strict=True) if has_K.any()}
     if len(labelled) < 3 * FEWEST_UNITS:
         return USUAL_SHARE
     for share in SHARES:

@@ -314,9 +314,8 @@ class _Writer:
         """Which classes each photograph has (PK), by the exact values in its mask."""
         by_color, values = self.classes.by_color, [*self.classes.names]
         looks = [look.in_colors() if look and by_color else look for look in self.masks]
-        return np.array(
-            [[bool(look) and value in look.pixels for value in values] for look in looks]
-        )
+        held = [look.pixels if look else {} for look in looks]
+        return np.array([[value in pixels for value in values] for pixels in held])
 
 
 def _crosses(grouping: Grouping, images: Sequence[str], listed: Mapping[str, str]) -> bool:

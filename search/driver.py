@@ -33,7 +33,7 @@ from search.runs.folder import RunFolder, RunRecord
 from search.runs.options import SearchOptions
 from search.runs.repeats import read_repeats
 from search.runs.result import SearchResult
-from search.runs.rows import TrialRow, read_rows, show_duration
+from search.runs.rows import TrialRow, read_rows
 from search.runs.storage import Location
 from search.runs.study import SearchStudy
 from search.tracking.addresses import default_uri, serve_command, ui_command
@@ -43,7 +43,7 @@ from search.tracking.tracker import Tracker
 from search.trials.cluster import Slots, check_shared, connected
 from search.trials.estimate import check_shared_memory, estimate_s
 from search.trials.keeping import check_space
-from search.trials.line import Line
+from search.trials.line import Line, show_about
 from search.trials.progress import SearchProgress
 from search.trials.session import open_plan_study, run_trials
 from segcore.data.prepared import read_survey
@@ -74,7 +74,7 @@ def search(options: SearchOptions, *, progress: bool = False) -> SearchResult:
         with Line(console) as line, _opened(options, line) as setup:
             hint = (
                 "Interrupted; nothing is lost. Go on with:\n"
-                f"  python -m search.run --resume {setup.plan.run.address}"
+                f"  python -m search.run --resume {setup.plan.run.typed}"
             )
             return _search(setup)
     except KeyboardInterrupt:
@@ -171,7 +171,7 @@ def _open_run(options: SearchOptions) -> tuple[RunFolder, RunRecord | None]:
     run = RunFolder.at(Path(options.out) / name if out.is_local else (out / name).address)
     if run.storage.read(run.record.name) is not None:
         raise UserError(
-            f"{run.address}: a run of this name exists; go on with it by --resume {run.address}, "
+            f"{run.address}: a run of this name exists; go on with it by --resume {run.typed}, "
             "or give another --name"
         )
     return run, None
@@ -223,7 +223,7 @@ def _search(setup: _Setup) -> SearchResult:
         setup.line.step("writing the report")
         write_report(plan.run, allow_plugins=True)  # the driver has run them already
     steps = next_steps(
-        plan.run.address,
+        plan.run,
         report=REPORT,
         compare=ui_command(setup.tracking_uri),
         trials_url=tracker.trials_url,
@@ -264,7 +264,7 @@ def _tracked(setup: _Setup) -> Iterator[Tracker]:
                 if isinstance(error, OSError) and error.errno in DISK_FULL:
                     raise UserError(
                         f"{run.address}: the disk is full; make room, then go on with "
-                        f"--resume {run.address}"
+                        f"--resume {run.typed}"
                     ) from error
                 tracker.end_search("failed", in_short(error))
                 raise
@@ -305,7 +305,7 @@ def _run_study(
         raise KeyboardInterrupt
     rows = read_rows(study)
     if paused := sum(row.status == "paused" for row in rows):
-        words = show_paused(paused, options, plan.run.address)
+        words = show_paused(paused, options, plan.run.typed)
         setup.console.print(words, markup=False, soft_wrap=True)
     return rows
 
@@ -366,6 +366,10 @@ def _amount(options: SearchOptions, slots: Slots) -> str:
     return show_amount(options, slots.count, on_cpu=slots.gpus_per_trial == 0)
 
 
+def _counted(count: int, what: str) -> str:
+    return f"{count} {what}{'s' * (count != 1)}"
+
+
 def _plan_text(setup: _Setup, time_s: float) -> str:
     plan, slots, options = setup.plan, setup.slots, setup.plan.options
     photos = {split: len(plan.data.of_split(split)) for split in SPLITS}
@@ -374,8 +378,8 @@ def _plan_text(setup: _Setup, time_s: float) -> str:
         f"{slots.gpus_per_trial:g} GPU each",
         f"data       {plan.data_folder}: {trained_on(plan)}, "
         f"{photos['val']} for validation, {photos['test']} for the test",
-        f"space      {plan.space.path}: {len(plan.networks)} networks, "
-        f"{len(plan.space.baselines)} known-good configurations first",
+        f"space      {plan.space.path}: {_counted(len(plan.networks), 'network')}, "
+        f"{_counted(len(plan.space.baselines), 'known-good configuration')} first",
         f"views      {show_views(plan)}, all scored at {show_score_grids(plan)}",
     ]
     if options.pauses:
@@ -383,6 +387,6 @@ def _plan_text(setup: _Setup, time_s: float) -> str:
     lines += [f"afterwards {words}" for words in show_final_trainings(options)]
     lines += [
         f"disk       up to {setup.checkpoints_bytes / 1e9:.2g} GB for checkpoints",
-        f"time       about {show_duration(time_s)}, from a few measured steps of each network",
+        f"time       about {show_about(time_s)}, from a few measured steps of each network",
     ]
     return "\n".join(lines)

@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.progress import track
 
 from search.reporting.command_line import leave, loading, run_command
+from segcore.arguments import read_arguments
 from segcore.errors import Problem, ProblemsError, UserError
 
 if TYPE_CHECKING:
@@ -53,7 +54,7 @@ class EvaluateOptions:
 
 def main(arguments: Sequence[str] | None = None, prog: str = "python -m search.evaluate") -> int:
     """Evaluate, and return the exit code: 0 all, 1 some photographs failed, 2 bad input."""
-    options = tyro.cli(EvaluateOptions, args=arguments, prog=prog)
+    options = read_arguments(EvaluateOptions, arguments, prog)
     return run_command(
         lambda: evaluate(options, Console(stderr=True, highlight=False, markup=False))
     )

@@ -10,6 +10,7 @@ import tyro
 from rich.console import Console
 
 from search.reporting.command_line import leave, run_command
+from segcore.arguments import read_arguments
 from segcore.errors import UserError
 
 if TYPE_CHECKING:
@@ -35,7 +36,7 @@ class LeaderboardOptions:
 
 def main(arguments: Sequence[str] | None = None, prog: str = "python -m search.leaderboard") -> int:
     """Print the leaderboard, and return the exit code: 0 done, 2 bad input."""
-    options = tyro.cli(LeaderboardOptions, args=arguments, prog=prog)
+    options = read_arguments(LeaderboardOptions, arguments, prog)
     return run_command(lambda: _print_leaderboard(options))
 
 

@@ -22,6 +22,7 @@ from search.predicting.prediction_log import (
     write_uncertainty,
 )
 from search.reporting.command_line import leave, loading, run_command
+from segcore.arguments import read_arguments
 from segcore.errors import UserError, in_short, is_disk_full, some_of
 from segcore.folders import files_below, is_same_file, normal
 from segcore.guessing.pairs import PICTURES
@@ -96,7 +97,7 @@ def main(arguments: Sequence[str] | None = None, prog: str = "python -m search.p
     given = sys.argv[1:] if arguments is None else arguments
     if any(word.startswith("--tile-scale") for word in given):
         return run_command(_refuse_old_spelling)
-    options = tyro.cli(PredictOptions, args=arguments, prog=prog)
+    options = read_arguments(PredictOptions, arguments, prog)
     console = Console(stderr=True, highlight=False, markup=False)
     return run_command(lambda: 1 if predict(options, console) else 0)
 

@@ -16,6 +16,7 @@ from search.runs.folder import RunFolder
 from search.runs.options import SearchOptions
 from search.runs.study import read_study
 from search.trials.slot import prepare_process
+from segcore.arguments import read_arguments
 from segcore.config import TrialConfig
 from segcore.cores import usable_cores
 from segcore.data.prepared import PreparedData
@@ -62,7 +63,7 @@ class PastTrial:
 
 def main(arguments: Sequence[str] | None = None, prog: str = "python -m search.replay") -> int:
     """Replay a trial. The exit code is 0 for equal scores, 1 for others, 2 for bad input."""
-    options = tyro.cli(ReplayOptions, args=arguments, prog=prog)
+    options = read_arguments(ReplayOptions, arguments, prog)
     console = Console(highlight=False)
 
     def work() -> int:

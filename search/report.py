@@ -12,6 +12,7 @@ import tyro
 from rich.console import Console
 
 from search.reporting.command_line import leave, loading, run_command
+from segcore.arguments import read_arguments
 
 
 @dataclass(frozen=True)
@@ -31,7 +32,7 @@ class ReportOptions:
 
 def main(arguments: Sequence[str] | None = None, prog: str = "python -m search.report") -> int:
     """Write a report, and return the exit code: 0 done, 2 bad input."""
-    options = tyro.cli(ReportOptions, args=arguments, prog=prog)
+    options = read_arguments(ReportOptions, arguments, prog)
 
     def work() -> int:
         with loading("torch"):  # not for --help

@@ -6,12 +6,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
-import tyro
 from rich.console import Console
 
 from search.reporting.command_line import leave, loading, run_command
 from search.runs.folder import RunFolder
 from search.runs.options import SearchOptions
+from segcore.arguments import read_arguments
 from segcore.errors import UserError
 
 
@@ -57,9 +57,7 @@ def parse_options(arguments: Sequence[str], prog: str) -> SearchOptions:
     if given.options is not None:
         defaults = SearchOptions.from_file(given.options)
     default = RunOptions(**_values(defaults))
-    return SearchOptions(
-        **_values(tyro.cli(RunOptions, args=arguments, default=default, prog=prog))
-    )
+    return SearchOptions(**_values(read_arguments(RunOptions, arguments, prog, default)))
 
 
 def _values(options: SearchOptions) -> dict[str, Any]:

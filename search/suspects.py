@@ -18,6 +18,7 @@ from rich.console import Console
 from rich.progress import Progress
 
 from search.reporting.command_line import leave, loading, run_command
+from segcore.arguments import read_arguments
 from segcore.errors import UserError, is_disk_full
 
 if TYPE_CHECKING:
@@ -62,7 +63,7 @@ class SuspectsOptions:
 
 def main(arguments: Sequence[str] | None = None, prog: str = "python -m search.suspects") -> int:
     """Look for suspicious labels, and return the exit code: 0 done, 2 bad input."""
-    options = tyro.cli(SuspectsOptions, args=arguments, prog=prog)
+    options = read_arguments(SuspectsOptions, arguments, prog)
     return run_command(lambda: look(options, Console(stderr=True, highlight=False)))
 
 
@@ -82,7 +83,7 @@ def look(options: SuspectsOptions, console: Console) -> int:
     if result is None:
         raise UserError(
             f"{run.address}: the search has not ended, so that there is no ensemble to judge "
-            f"labels; go on with python -m search.run --resume {run.address}"
+            f"labels; go on with python -m search.run --resume {run.typed}"
         )
     searched, data = _read_data(options, record)
     judges = find_judges(run, result, searched, data)

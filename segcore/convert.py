@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.progress import track
 from rich.text import Text
 
+from segcore.arguments import read_arguments
 from segcore.converting.drawings import Drawing, Export, draw, number_classes, write_mask
 from segcore.converting.tools import read_export
 from segcore.converting.vectors import VECTORS, read_polygons
@@ -48,7 +49,7 @@ class Options:
 
 def main(arguments: Sequence[str] | None = None, prog: str = "python -m segcore.convert") -> int:
     """Run the command; the exit code: 0, or 1 where something could not be converted."""
-    options = tyro.cli(Options, prog=prog, args=arguments)
+    options = read_arguments(Options, arguments, prog)
     console = Console(highlight=False, markup=False)
     errors = Console(stderr=True, highlight=False, markup=False)
     try:

@@ -9,6 +9,9 @@ VISIBLE_PX = 4
 CLEAR_PX = 16
 """Up to this width an object gets clearer; from then on resolution only costs time."""
 
+FEWEST_UNITS = 6
+"""Independent photographs, or groups of them: an interval over fewer is a guess."""
+
 
 @dataclass(frozen=True)
 class ObjectSizes:

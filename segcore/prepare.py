@@ -1,6 +1,7 @@
 """python -m segcore.prepare DIR: describe a data set, check it, and show what is in it."""
 
 import os
+import shlex
 import sys
 import textwrap
 import time
@@ -17,6 +18,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from segcore.arguments import read_arguments
 from segcore.config import View
 from segcore.data.dataset import SPEC_NAME
 from segcore.data.objects import measure_objects
@@ -66,7 +68,7 @@ class Options:
 
 def main(arguments: Sequence[str] | None = None, prog: str = "python -m segcore.prepare") -> int:
     """Run the command; the exit code: 0, 1 for problems with the data, 2 for bad arguments."""
-    options = tyro.cli(Options, prog=prog, args=arguments)
+    options = read_arguments(Options, arguments, prog)
     console = Console(highlight=False, markup=False)
     errors = Console(stderr=True, highlight=False, markup=False)
     try:
@@ -74,8 +76,9 @@ def main(arguments: Sequence[str] | None = None, prog: str = "python -m segcore.
     except UserError as error:
         errors.print(Text(str(error)))
         return 2
+    is_guess = not os.path.lexists(options.folder / SPEC_NAME)
     try:
-        if not os.path.lexists(options.folder / SPEC_NAME):
+        if is_guess:
             _write_guess(options, console)
     except UserError as error:
         errors.print(Text(str(error)), soft_wrap=True)
@@ -100,7 +103,21 @@ def main(arguments: Sequence[str] | None = None, prog: str = "python -m segcore.
         f"{data.folder}",
         soft_wrap=True,
     )
+    _show_next(options.folder, prog, console, is_guess=is_guess)
     return 0
+
+
+def _show_next(folder: Path, prog: str, console: Console, *, is_guess: bool) -> None:
+    """What a person does next, as a command that is called as this one was."""
+    run = prog.replace("segcore.prepare", "search.run").replace(" prepare", " run")
+    first = (
+        f"Correct in {folder / SPEC_NAME} what was guessed wrong. Then ask" if is_guess else "Ask"
+    )
+    console.print(
+        f"\n{first} how long a search will take, which trains nothing yet:", soft_wrap=True
+    )
+    console.print(f"  {run} --data {shlex.quote(str(folder))} --dry-run", soft_wrap=True)
+    console.print("With a GPU, add --space spaces.aerial --trials 100 --max-epochs 81.")
 
 
 def _write_guess(options: Options, console: Console) -> None:

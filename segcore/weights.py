@@ -5,8 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import tyro
-
+from segcore.arguments import read_arguments
 from segcore.errors import UserError
 
 
@@ -26,7 +25,7 @@ class WeightsOptions:
 
 def main(arguments: Sequence[str] | None = None, prog: str = "python -m segcore.weights") -> int:
     """Fetch the weights, print their file, and return the exit code: 0 done, 1 not."""
-    options = tyro.cli(WeightsOptions, args=arguments, prog=prog)
+    options = read_arguments(WeightsOptions, arguments, prog)
     # Imported here: torch takes seconds, and --help needs none of them.
     from segcore.config import TrialConfig
     from segcore.networks.weights import encoder_weights_file

@@ -5,6 +5,7 @@
 
 import ast
 import importlib
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -55,7 +56,8 @@ def test_bad_options_are_user_errors_before_anything_is_trained(
 
 def test_an_end_without_mlflow_says_how_its_records_are_delivered() -> None:
     end = next_steps(
-        "runs/x", report="report.html", compare="http://host", trials_url=None, unsent=7,
+        RunFolder.at("runs/x"), report="report.html", compare="http://host",
+        trials_url=None, unsent=7,
         serve="mlflow models serve",
     )  # fmt: skip
     assert "None" not in end and "and open" not in end
@@ -63,12 +65,26 @@ def test_an_end_without_mlflow_says_how_its_records_are_delivered() -> None:
     assert "models serve" not in end, "it would serve nothing yet"
     url = "http://host/#/experiments/1"
     end = next_steps(
-        "runs/x", report="report.html", compare="http://host", trials_url=url, unsent=0,
+        RunFolder.at("runs/x"), report="report.html", compare="http://host",
+        trials_url=url, unsent=0,
         serve="mlflow models serve", others_refused=2,
     )  # fmt: skip
     assert "mlflow models serve" in end
     assert "refused 2 records for good" in end and "runs/x/tracking.jsonl.refused" in end
     assert f"and open {url}" in end and "yet to get" not in end
+
+
+def test_commands_that_are_printed_can_be_typed_where_a_folder_has_blanks() -> None:
+    run = RunFolder.at("my runs/x")
+    end = next_steps(
+        run, report="report.html", compare="http://host", trials_url=None, unsent=1, serve="",
+    )  # fmt: skip
+    commands = [line.partition("python")[2] for line in end.splitlines() if "python -m" in line]
+    words = [shlex.split(command) for command in commands]
+    assert words == [
+        ["-m", "search.predict", "my runs/x/ensemble", "PHOTOS", "--overlay"],
+        ["-m", "search.run", "--resume", "my runs/x"],
+    ]
 
 
 @pytest.mark.parametrize("package", [search, segcore], ids=lambda package: package.__name__)

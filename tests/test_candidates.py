@@ -14,7 +14,7 @@ import pytest
 import torch
 from rich.console import Console
 
-from search.ensembles.building import _score, worth_predicting
+from search.ensembles.building import _photo_scores, _score, worth_predicting
 from search.ensembles.drafts import Draft
 from search.ensembles.models import Model
 from search.ensembles.tasks import (
@@ -51,7 +51,7 @@ from segcore.errors import UserError
 from segcore.inference.scoring import prepared_photograph, prepared_picture
 from segcore.predicting.ensemble import Ensemble, write_bundle
 from segcore.scores.intervals import Evaluation, Interval
-from segcore.scores.metrics import metric_of_counts
+from segcore.scores.metrics import Scores, metric_of_counts
 from segcore.training import checkpoint
 from segcore.training.fit import fit
 from tests.conftest import write_blocks
@@ -345,12 +345,22 @@ def search_result(trials: dict[int, float]) -> SearchResult:
         prefer="balance",
         why="It was taken because it scores best.",
         candidates={"trial 3": Interval(0.78, 0.7, 0.8)},
-        photos=(PhotoScore("a.jpg", 5, 0.7, 0.1),),
+        photos=(PhotoScore("a.jpg", 5, 0.7, 0.1), PhotoScore("nothing on it.jpg", 6, None, 0.2)),
         seconds={"make models of the trials": 2.0},
     )
 
 
 ENSEMBLE = {3: 0.75, 7: 0.25}
+
+
+def test_a_photograph_whose_labels_are_lost_on_the_score_grid_has_no_score() -> None:
+    """It had NaN, which JSON can't hold: the search could not read its own result.json."""
+    counts_P3K = np.array([[[4, 0], [4, 0], [4, 0]], [[0, 0], [9, 0], [0, 0]]])
+    scores = Scores.of(counts_P3K, np.zeros((2, 2), np.int64))
+    said: Any = SimpleNamespace(scores=scores, uncertainty_P=np.array([0.1, 0.2]))
+    data = SimpleNamespace(photos=("a.jpg", "b.jpg"), of_split=lambda split: np.array([0, 1]))
+    plan: Any = SimpleNamespace(data=data)
+    assert [photo.score for photo in _photo_scores(plan, said)] == [1.0, None]
 
 
 def test_a_result_is_read_as_it_was_written(tmp_path: Path) -> None:
@@ -383,19 +393,23 @@ def test_a_result_of_another_version_is_refused(content: str, tmp_path: Path) ->
 
 def test_a_person_reads_what_was_taken_why_and_the_honest_scores() -> None:
     text = result_text(search_result(ENSEMBLE))
-    assert "Ensemble of 2[/]: trial 3 ×0.75, trial 7 ×0.25" in text
+    assert text.startswith(
+        "[bold]Ensemble of 2[/]: dice [bold]0.7500[/] (95 % interval 0.7000 – 0.8000) on 27 test "
+        "images that nothing before has seen\n  trial 3 ×0.75, trial 7 ×0.25\n"
+    )
     assert "It was taken because it scores best." in text
-    assert "27 test images that nothing before has seen" in text
     assert "Test: The intervals are a guess: they rest on 3 independent groups" in text
     assert "Validation: The intervals" not in text, "six groups are enough"
-    assert "→ ensemble of 2       [bold]0.7500[/] (0.7000 – 0.8000)   0.7900   0.25 s" in text
-    assert "  mean of the best 5" in text
+    head, *rows = [line for line in text.splitlines() if line.startswith("  [")]
+    assert "model                 test    95 % interval  left out  s per megapixel" in head
+    assert "→ ensemble of 2       0.7500  0.7000 – 0.8000    0.7900             0.25" in rows[2]
+    assert [len(row) for row in rows] == [len(rows[0])] * 3
     assert "It was chosen by 40 validation images, where it scores 0.0500 higher." in text
 
 
 def test_a_person_reads_that_a_single_trial_was_taken() -> None:
     text = result_text(search_result({3: 1.0}))
-    assert text.startswith("[bold]Trial 3[/]\n")
+    assert text.startswith("[bold]Trial 3[/]: dice [bold]0.7200[/]")
     assert "→ trial 3 " in text and "  ensemble of 2" in text
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from search import __main__ as segsearch
+from search.run import parse_options
 
 ROOT = Path(__file__).parents[1]
 
@@ -33,7 +34,35 @@ def test_every_command_has_its_help(
     with pytest.raises(SystemExit) as exited:
         segsearch.main([name, "--help"])
     assert not exited.value.code
-    assert capsys.readouterr().out.startswith(f"usage: segsearch {name} ")
+    shown = capsys.readouterr().out
+    assert shown.startswith(f"usage: segsearch {name} ")
+    for nobody_understands in ("{None}|", "default: None", "default: False", "--no-no-"):
+        assert nobody_understands not in shown
+
+
+def test_help_breaks_lines_where_the_terminal_ends_and_nowhere_else(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for width in (80, 2000):
+        monkeypatch.setenv("COLUMNS", str(width))
+        with pytest.raises(SystemExit):
+            segsearch.main(["suspects", "--help"])
+        shown = capsys.readouterr().out
+        assert max(map(len, shown.splitlines())) <= width
+    lines = [line.strip("│ ") for line in shown.splitlines()]
+    assert (
+        "--data STR        The data set's folder or address, where it has moved, or has other "
+        "labels than when it was searched. Photographs are known by their names; new ones are "
+        "judged too. Default: the run's."
+    ) in lines
+
+
+def test_a_flag_of_a_resumed_run_can_be_taken_back(tmp_path: Path) -> None:
+    (tmp_path / "options.yaml").write_text("allow-missing-classes: true\ntime-budget: 2m\n")
+    given = ["--options", str(tmp_path / "options.yaml")]
+    assert parse_options(given, "run").allow_missing_classes
+    changed = parse_options([*given, "--no-allow-missing-classes", "--time-budget", "None"], "run")
+    assert not changed.allow_missing_classes and changed.time_budget is None
 
 
 def test_without_the_script_commands_are_those_of_a_module() -> None:

@@ -1,6 +1,8 @@
 """A folder without dataset.yaml: pairs, classes and groups are guessed, and each guess is told."""
 
 import json
+import shlex
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,9 +14,12 @@ import yaml
 from PIL import Image
 
 from segcore import prepare as command
+from segcore.data.building import draw_splits
 from segcore.data.dataset import load_dataset
 from segcore.data.spec import DatasetSpec, load_spec
+from segcore.data.splits import assign_splits
 from segcore.errors import ProblemsError, UserError
+from segcore.guessing.groups import guess_share
 from segcore.guessing.pairs import find_pairs
 from segcore.guessing.patterns import image_globs, mask_rule
 from segcore.guessing.writing import guess_dataset
@@ -87,10 +92,11 @@ def write(
     name: str = "{n}",
     ending: str = "png",
     classes: int = 3,
+    count: int = 9,
 ) -> Path:
     for part in ("images", "masks"):
         (folder / part).mkdir(parents=True)
-    for number in range(9):
+    for number in range(count):
         image, mask = draw(number, classes)
         stem = name.format(n=number, g=number // 3)
         Image.fromarray(image).save(folder / "images" / f"{stem}.jpg")
@@ -248,6 +254,37 @@ def test_flights_and_folders_are_groups_and_folders_are_splits(tmp_path: Path) -
     assert (splits.count("val"), splits.count("test"), splits.count(None)) == (9, 9, 9)
 
 
+@pytest.mark.parametrize("units", range(18, 48))
+@pytest.mark.parametrize("grouped", [False, True])
+def test_shares_give_validation_and_test_six_units_each_where_there_are_eighteen(
+    units: int, grouped: bool
+) -> None:
+    rng = np.random.default_rng(units)
+    groups = [f"flight {unit}" for unit in range(units) for _ in range(3 if grouped else 1)]
+    has_PK = rng.random((len(groups), 6)) < np.array([1, 0.9, 0.6, 0.3, 0.15, 0.05])
+    share = guess_share(has_PK, groups)
+    drawn = assign_splits(has_PK.astype(int), groups, {"val": share, "test": share}, seed=0)
+    counts = Counter(split for split, _ in {*zip(drawn, groups, strict=True)})
+    assert min(counts["val"], counts["test"]) >= 6 and counts["train"] >= 4, (share, counts)
+    assert share <= 0.25 or units < 26, "no more than is needed"
+
+
+def test_few_photographs_get_shares_that_are_enough_and_the_reason(tmp_path: Path) -> None:
+    folder = write(tmp_path / "data", lambda mask: mask, count=20)
+    spec = guessed(folder)
+    assert 0.25 < spec.split.val == spec.split.test <= 1 / 3
+    text = " ".join((folder / "dataset.yaml").read_text().replace("\n#", "").split())
+    assert "each of the two needs 6 of the 20 photographs" in text
+    dataset = load_dataset(folder)
+    pixels_PK = np.array([np.bincount(np.array(Image.open(photo.mask_path)).ravel(), minlength=3)
+                          for photo in dataset.photos])  # fmt: skip
+    counts = Counter(draw_splits(dataset, pixels_PK))
+    assert counts["val"] >= 6 and counts["test"] >= 6
+    few = write(tmp_path / "few", lambda mask: mask)
+    assert guessed(few).split.val == 0.25
+    assert "this large" not in (few / "dataset.yaml").read_text(), "9 can't give each six"
+
+
 def test_photographs_on_the_ground_are_grouped_by_area_with_all_their_bands(tmp_path: Path) -> None:
     for part in ("tiles", "gt"):
         (tmp_path / part).mkdir()
@@ -313,10 +350,35 @@ def test_the_command_writes_shows_and_prepares(
     assert "There was no dataset.yaml. Wrote" in shown
     assert "the names of the classes: no file in the folder tells them" in shown
     assert "9 photographs (height×width): 9 of 48×64 px" in shown
+    assert f"Correct in {folder / 'dataset.yaml'} what was guessed wrong. Then ask how" in shown
+    assert f"\n  python -m search.run --data {folder} --dry-run\n" in shown
     written = (folder / "dataset.yaml").read_text()
     assert command.main([str(folder), "--height-px", "32", "--width-px", "32"]) == 0
     assert "Wrote" not in capsys.readouterr().out
     assert (folder / "dataset.yaml").read_text() == written
+
+
+@pytest.mark.parametrize(
+    ("called", "run"),
+    [
+        ("python -m segcore.prepare", "python -m search.run"),
+        ("python -m search prepare", "python -m search run"),
+        ("segsearch prepare", "segsearch run"),
+    ],
+)
+def test_the_next_command_can_be_typed_where_this_one_was(
+    called: str, run: str, tmp_path: Path, capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    monkeypatch.setenv("SEGSEARCH_CACHE", str(tmp_path / "cache"))
+    monkeypatch.chdir(tmp_path)
+    folder = write(tmp_path / "my 'photos'", lambda mask: mask)
+    guessed(folder)
+    assert command.main([folder.name, "--height-px", "32", "--width-px", "32"], called) == 0
+    shown = capsys.readouterr().out
+    (line,) = [line.strip() for line in shown.splitlines() if "--dry-run" in line]
+    assert shlex.split(line) == [*run.split(), "--data", "my 'photos'", "--dry-run"]
+    assert "guessed wrong" not in shown
 
 
 @pytest.mark.skipif(not REAL.exists(), reason="there are no real photographs here")

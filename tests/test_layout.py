@@ -13,8 +13,8 @@ MODULES = [path for wing in WINGS for path in (ROOT / wing).rglob("*.py")]
 # Each part may import those before it in its own wing. The modules that lie flat have no part.
 SEGCORE = ("scenes", "reading", "data", "guessing", "converting", "networks", "scores", "inference",
            "training", "choosing", "predicting")  # fmt: skip
-SEGCORE_FLAT = {"config", "cores", "devices", "errors", "facts", "files", "folders", "importing",
-                "plugins", "versions"}  # fmt: skip
+SEGCORE_FLAT = {"arguments", "config", "cores", "devices", "errors", "facts", "files", "folders",
+                "importing", "plugins", "versions"}  # fmt: skip
 SEGCORE_COMMANDS = {"convert", "prepare", "weights"}
 SEARCH = ("runs", "predicting", "forecasting", "planning", "tracking", "reporting", "trials",
           "ensembles")  # fmt: skip

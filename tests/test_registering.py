@@ -9,6 +9,7 @@ from mlflow.tracking import MlflowClient
 from mlflow.utils.validation import _validate_logged_model_name, _validate_model_name
 
 from search.reporting.terminal import next_steps
+from search.runs.folder import RunFolder
 from search.tracking.addresses import default_uri, serve_command
 from search.tracking.check import check
 from search.tracking.registry import model_name
@@ -59,7 +60,8 @@ def test_an_ensemble_that_was_not_registered_is_told_instead_of_how_to_serve_it(
         tracker.register({"name": "roofs", "bundle": str(tmp_path / "gone"), "metrics": {}})
         assert tracker.close(30) == 0
     steps = next_steps(
-        "runs/w", report="report.html", compare="mlflow ui", trials_url="http://x", unsent=0,
+        RunFolder.at("runs/w"), report="report.html", compare="mlflow ui",
+        trials_url="http://x", unsent=0,
         serve="mlflow models serve", refused=tracker.refusals.get("model"),
     )  # fmt: skip
     assert "MLflow          did not register the ensemble, so can't serve it" in steps

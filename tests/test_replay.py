@@ -171,7 +171,8 @@ def test_other_data_and_no_run_are_refused(
     run: RunFolder, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert replay.main([str(tmp_path), "0"]) == 2
-    assert "not the folder of a run" in capsys.readouterr().err
+    told = capsys.readouterr().err
+    assert "not the folder of a run (run.yaml: missing or empty; a search writes it" in told
     record = run.read()
     try:
         run.write(dataclasses.replace(record, identity={"data": "f" * 64}))

@@ -14,6 +14,8 @@ import pytest
 from optuna.trial import TrialState, create_trial
 
 from search import report
+from search.reporting import figures as plots
+from search.reporting import page as report_page
 from search.reporting.history import History, TrialHistory, read_history
 from search.reporting.importance import find_importance
 from search.reporting.page import write_report
@@ -24,6 +26,7 @@ from search.runs.folder import RunFolder
 from search.runs.options import SearchOptions
 from search.runs.repeats import read_repeats
 from search.runs.result import PhotoScore, SearchResult, WeightedTrial
+from search.runs.study import open_study
 from search.tracking.outbox import Outbox
 from search.tracking.registry import model_record
 from tests.drawn_run import add_repeats, draw_run
@@ -58,8 +61,8 @@ def test_the_headline_is_the_honest_score_with_its_interval(finished: RunFolder,
     assert result is not None
     honest, flattering = result.ensemble.test.metrics["dice"], result.ensemble.val.metrics["dice"]
     text = words(page)
-    assert f"dice of the ensemble of 2 on 4 test photographs {honest.value:.3f}" in text
-    assert f"95 % interval {honest.low:.3f} – {honest.high:.3f}" in text
+    assert f"dice on 4 test photographs {honest.value:.3f} 95 % interval {honest.low:.3f}" in text
+    assert f"{honest.low:.3f} – {honest.high:.3f} ensemble of 2" in text
     assert "Test: The intervals are a guess: they rest on 4 independent photographs" in text
     assert f"{flattering.value:.3f}" in text
     assert f"{abs(flattering.value - honest.value):.3f} " in text
@@ -76,8 +79,28 @@ def test_every_part_of_a_finished_search_is_there(finished: RunFolder, page: str
     assert "the loss became NaN in epoch 3" in text
     assert "mean of the best 2" in json.dumps(figures(page)["models"])
     assert "Ensemble of 2 was taken because it scores best on left-out photographs." in text
-    assert "mean of the best 2 0.400 0.010 ± 0.006" in text
+    assert re.search(
+        r"mean of the best 2 0\.\d{3} 0\.\d{3} – 0\.\d{3} 0\.400 0\.010 ± 0\.006", text
+    )
     assert f"python -m search.predict {finished.path}/ensemble PHOTOS" in text
+
+
+def test_lines_stand_out_from_light_and_from_dark_paper() -> None:
+    """By 3:1 (WCAG 2, 1.4.11)."""
+
+    def light(color: str) -> float:
+        parts = np.array([int(color[i : i + 2], 16) for i in (1, 3, 5)]) / 255
+        linear = np.where(parts <= 0.04045, parts / 12.92, ((parts + 0.055) / 1.055) ** 2.4)
+        return float(linear @ [0.2126, 0.7152, 0.0722])
+
+    css = Path(report_page.__file__).with_name("page.css").read_text()
+    papers = re.findall(r"--card: (#\w{6});", css)
+    assert len(papers) == 2
+    drawn = {*plots.STATUS_COLORS.values(), plots.MEMBER_COLOR, *(c for _, c in plots.SCORE_COLORS)}
+    for color in drawn:
+        for paper in papers:
+            low, high = sorted((light(color), light(paper)))
+            assert (high + 0.05) / (low + 0.05) >= 3, f"{color} on {paper}"
 
 
 def test_seed_noise_stands_beside_the_interval(finished: RunFolder, tmp_path: Path) -> None:
@@ -120,10 +143,46 @@ def going_on(tmp_path_factory: pytest.TempPathFactory, blocks: Path) -> RunFolde
 
 def test_in_mid_search_the_page_says_what_is_still_missing(going_on: RunFolder) -> None:
     page = write_report(going_on).read_text()
-    assert "Not finished: 6 of 20 trials" in words(page)
+    assert "Going on: 6 of 20 trials" in words(page)
     assert "There is no honest score yet" in words(page)
     assert set(figures(page)) == {"curves", "parallel"}
     assert "Confusion matrix" not in words(page) and "data:image/jpeg" not in page
+
+
+@pytest.mark.parametrize(
+    ("reason", "told"),
+    [
+        ("interrupted", "Ended early: 6 of 20 trials … The search was interrupted. Go on with it:"),
+        ("UserError: no <b>disk</b>", "… The search ended early: UserError: no <b>disk</b>. Go on"),
+    ],
+)
+def test_a_search_that_ended_early_says_why_and_how_it_goes_on(
+    reason: str, told: str, going_on: RunFolder, tmp_path: Path
+) -> None:
+    run = RunFolder(Path(shutil.copytree(going_on.path, tmp_path / "my runs")))
+    end = {"kind": "end", "trial": None, "status": "stopped", "reason": reason, "time_ms": 9}
+    Outbox(run.outbox).append(end)
+    text = words(write_report(run).read_text())
+    for part in told.split(" … "):
+        assert part.strip("… ") in text
+    assert text.count(f"python -m search.run --resume {shlex.quote(str(run.path))}") == 2
+
+
+def test_where_all_trials_failed_there_are_reasons_and_no_empty_plots(
+    going_on: RunFolder, tmp_path: Path
+) -> None:
+    run = RunFolder(Path(shutil.copytree(going_on.path, tmp_path / "run")))
+    run.study.unlink()
+    study = open_study(run.study, name="failed", create=True)
+    for _ in range(3):
+        trial = study.ask()
+        trial.set_user_attr("failure", "UserError: <b>no</b> memory")
+        study.tell(trial, state=TrialState.FAIL)
+    page = write_report(run).read_text()
+    assert figures(page) == {}
+    assert "No trial has done an epoch." in words(page)
+    assert words(page).count("UserError: <b>no</b> memory") == 3
+    assert "There is no honest score yet" not in words(page), "there is none at all"
 
 
 @pytest.mark.parametrize("ends_by", ["itself", "Ctrl-C"])
@@ -174,7 +233,7 @@ def test_the_same_search_again_is_a_command_that_can_be_typed(finished: RunFolde
     text = words(write_report(run).read_text())
     assert """python -m search.run --data '/my data/it'"'"'s'""" in text
     assert "Compare trials in MLflow http://host:5000" in text
-    typed = text[text.index("python -m search.run") : text.index("Go on with this one")]
+    typed = text.partition("The same search again")[2].partition("All trials, sorted")[0]
     again = parse_options(shlex.split(typed)[3:], "search.run")
     assert again == dataclasses.replace(options, tracking_uri=None)
 
@@ -269,6 +328,7 @@ def test_too_few_trials_have_no_importance() -> None:
 
 def test_photographs_are_the_best_the_worst_and_the_most_uncertain_of_the_rest() -> None:
     photos = [PhotoScore(f"{n}.jpg", n, score=n / 20, uncertainty=n % 7 / 7) for n in range(20)]
+    photos.append(PhotoScore("unlabelled.jpg", 20, score=None, uncertainty=1.0))
     chosen = {kind: [photo.photo for photo in some] for kind, some in choose(photos).items()}
     assert chosen["Best"] == [19, 18, 17, 16]
     assert chosen["Worst"] == [0, 1, 2, 3]

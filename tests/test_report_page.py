@@ -133,6 +133,39 @@ def test_dark_is_dark_and_light_is_light(browser: WebDriver) -> None:
         assert abs(paper - plot_ink) > 120
 
 
+PALE = """
+const parts = css => (css.match(/[\\d.]+/g) || []).map(Number);
+const light = ([r, g, b]) => [r, g, b].map(v => v / 255)
+  .map(v => v <= .04045 ? v / 12.92 : ((v + .055) / 1.055) ** 2.4)
+  .reduce((sum, v, i) => sum + v * [.2126, .7152, .0722][i], 0);
+function paper(element) {
+  const color = parts(getComputedStyle(element).backgroundColor);
+  return color.length === 3 ? color : paper(element.parentElement);
+}
+return [...document.body.querySelectorAll(":not(script, style)")].filter(element =>
+  !element.closest(".plot") && [...element.childNodes].some(n => n.nodeType === 3 && n.data.trim())
+).filter(element => {
+  const style = getComputedStyle(element);
+  const [a, b] = [light(parts(style.color)), light(paper(element))];
+  const least = parseFloat(style.fontSize) < 24 ? 4.5 : 3;
+  return (Math.max(a, b) + .05) / (Math.min(a, b) + .05) < least;
+}).map(element => `${element.tagName} ${element.className}: ${element.textContent.trim()}`);
+"""
+
+
+@pytest.mark.parametrize("dark", [False, True])
+def test_words_stand_out_from_their_paper(dark: bool, browser: WebDriver) -> None:
+    """By 4.5:1, large ones by 3:1 (WCAG 2, 1.4.3)."""
+    show(browser, 1280, dark=dark)
+    assert not browser.execute_script(PALE)
+
+
+def test_what_is_wider_than_a_telephone_is_moved_by_keys(browser: WebDriver) -> None:
+    show(browser, 390)
+    wide = "[...document.querySelectorAll('.wide')].filter(e => e.scrollWidth > e.clientWidth)"
+    wait(browser, f"return {wide}.length > 2 && {wide}.every(e => e.tabIndex === 0)")
+
+
 def test_names_from_files_are_shown_as_they_are_and_run_nothing(browser: WebDriver) -> None:
     show(browser, 1280)
     assert browser.execute_script("return typeof hacked") == "undefined"

@@ -204,7 +204,7 @@ def _photo_scores(plan: Plan, test: Said) -> tuple[PhotoScore, ...]:
     numbers = data.of_split("test").tolist()
     scores_P = metric_of_each("dice_per_image", test.scores.counts_P3K[:, None]).tolist()
     return tuple(
-        PhotoScore(data.photos[number], number, score, uncertainty)
+        PhotoScore(data.photos[number], number, None if math.isnan(score) else score, uncertainty)
         for number, score, uncertainty in zip(
             numbers, scores_P, test.uncertainty_P.tolist(), strict=True
         )

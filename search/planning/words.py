@@ -40,12 +40,12 @@ FREEZE_THAW = (
 """What a person should know who reads that trials are paused."""
 
 
-def show_paused(paused: int, options: SearchOptions, address: str) -> str:
-    """How those trials go on that are paused when a search ends."""
+def show_paused(paused: int, options: SearchOptions, run: str) -> str:
+    """How those trials go on that are paused when a search ends; ``run`` is ``RunFolder.typed``."""
     trials = "1 trial is" if paused == 1 else f"{paused} trials are"
     if options.time_budget is not None:
-        return f"{trials} paused; to go on for another {options.time_budget}: --resume {address}"
-    return f"{trials} paused; to go on: --resume {address}, with more --trials or a --time-budget"
+        return f"{trials} paused; to go on for another {options.time_budget}: --resume {run}"
+    return f"{trials} paused; to go on: --resume {run}, with more --trials or a --time-budget"
 
 
 def trained_on(plan: Plan) -> str:

@@ -3,6 +3,7 @@
 import csv
 import json
 import math
+import shlex
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -228,7 +229,7 @@ def read_suspects(run: Path) -> SuspectList | None:
     path = run / FOLDER / RECORD
     if not path.is_file():
         return None
-    again = f"look again: python -m search.suspects {run}"
+    again = f"look again: python -m search.suspects {shlex.quote(str(run))}"
     try:
         values = json.loads(path.read_bytes())
         if values.get("format") != FORMAT:

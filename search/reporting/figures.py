@@ -23,18 +23,18 @@ from segcore.scores.intervals import Interval
 Figure = dict[str, Any]
 """``data`` and ``layout``, as JSON values."""
 
-GREY = "#9aa3ad"
+GREY = "#7f8894"
 STATUS_COLORS: dict[Status, str] = {
     "finished": "#2f7ed8",
     "stopped": GREY,
     "failed": "#d9483b",
     "paused": "#a678c9",
     "interrupted": "#8a6d4a",
-    "running": "#e09f1f",
+    "running": "#c98210",
 }
 MEMBER_COLOR = "#17936a"
-SCORE_COLORS = [[0, "#8f98a8"], [0.5, "#3b8ad9"], [1, "#f09a00"]]
-"""From low to high scores; they can be seen on light and on dark paper."""
+SCORE_COLORS = [[0, GREY], [0.5, "#3b8ad9"], [1, "#d97a00"]]
+"""From low to high scores. These and all above differ by 3:1 from light and from dark paper."""
 SHARE_COLORS = [[0, "rgba(47,126,216,0)"], [1, "rgba(47,126,216,1)"]]
 """From 0 to 100 %, over any paper."""
 LEGEND_ABOVE = {"orientation": "h", "y": 1.02, "yanchor": "bottom"}
@@ -48,8 +48,13 @@ PARALLEL_AXES = 9
 
 def learning_curves(
     trials: Sequence[FrozenTrial], members: Sequence[int], rungs: Sequence[int], metric: str
-) -> Figure:
-    """Each trial's score by epoch, with a cross where the scheduler stopped it."""
+) -> Figure | None:
+    """Each trial's score by epoch, with a cross where the scheduler stopped it.
+
+    None where no trial has done an epoch.
+    """
+    if not any(trial.intermediate_values for trial in trials):
+        return None
     figure = go.Figure()
     groups = {status: [t for t in trials if status_of(t) == status] for status in STATUS_COLORS}
     width = 1.5 if len(trials) <= MANY_TRIALS else 0.7
@@ -57,7 +62,7 @@ def learning_curves(
         group = [trial for trial in group if trial.number not in members]
         _add_curves(figure, group, status, STATUS_COLORS[status], width)
     chosen = [trial for trial in trials if trial.number in members]
-    _add_curves(figure, chosen, "member of the ensemble", MEMBER_COLOR, 2.5)
+    _add_curves(figure, chosen, "in the model that was taken", MEMBER_COLOR, 2.5)
     ends = [
         (max(trial.intermediate_values.items()), trial.number)
         for trial in groups["stopped"]
@@ -68,16 +73,17 @@ def learning_curves(
         y=[value for (_, value), _ in ends],
         customdata=[number for _, number in ends],
         mode="markers",
-        marker={"symbol": "x-thin", "size": 7, "line": {"width": 1.5, "color": "#7b848e"}},
+        marker={"symbol": "x-thin", "size": 7, "line": {"width": 1.5, "color": GREY}},
         hovertemplate="trial %{customdata} stopped<br>after epoch %{x}: %{y:.4f}<extra></extra>",
         name="stopped here",
     )
     for rung in rungs[:-1]:
         figure.add_vline(x=rung, line={"dash": "dot", "width": 1, "color": GREY})
-    yaxis = {"title": f"{metric}, validation", "rangemode": "tozero"}
+    yaxis = {"title": f"{metric}, validation", "rangemode": "tozero", "automargin": True}
     return _finished(
-        figure, 440, (60, 60, 10, 45), xaxis_title="epoch", yaxis=yaxis, legend=LEGEND_ABOVE
-    )
+        figure, 440, (60, 60, 10, 45),
+        xaxis_title="epoch", yaxis=yaxis, legend=LEGEND_ABOVE, showlegend=True,
+    )  # fmt: skip
 
 
 def _add_curves(
@@ -297,7 +303,7 @@ def score_against_cost(result: SearchResult) -> Figure:
     xaxis = {"title": "seconds per megapixel", "rangemode": "tozero"}
     return _finished(
         figure, 380, (60, 75, 15, 45),
-        xaxis=xaxis, yaxis={"title": result.metric}, legend=LEGEND_ABOVE,
+        xaxis=xaxis, yaxis={"title": result.metric, "automargin": True}, legend=LEGEND_ABOVE,
     )  # fmt: skip
 
 

@@ -38,6 +38,8 @@ class History:
     sessions: int = 0
     is_going_on: bool = False
     """Whether the last session hasn't noted its end: it goes on, or its driver was killed."""
+    end: str | None = None
+    """Why the last session ended early, where it noted that."""
     started_ms: int | None = None
     ended_ms: int | None = None
     """The time of the last record."""
@@ -73,10 +75,10 @@ def read_history(outbox: Path, class_names: Sequence[str] = ()) -> History:
                 case "start":
                     history.tags = record["tags"]
                     history.sessions += 1
-                    history.is_going_on = True
+                    history.is_going_on, history.end = True, None
                     running_since.clear()  # those of a driver that was killed had no end
                 case "end":
-                    history.is_going_on = False
+                    history.is_going_on, history.end = False, record.get("reason")
             continue
         trial = history.trials.setdefault(number, TrialHistory())
         since_ms = running_since.pop(number, None)

@@ -91,8 +91,21 @@ def follow(address: str, page: Path, *, allow_plugins: bool = False) -> None:
         pass
 
 
+def _state(facts: RunFacts) -> list[str]:
+    """What a person should know of a search that isn't finished, and how it goes on."""
+    resume = f"python -m search.run --resume {facts.run.typed}"
+    if facts.history.is_going_on:
+        later = "What is said of models is from its last end. " if facts.result else ""
+        return [f"The search goes on. {later}If its process was killed, resume it: {resume}"]
+    if facts.result is not None:
+        return []
+    end = facts.history.end
+    why = "was interrupted" if end in (None, "interrupted") else f"ended early: {end}"
+    return [f"The search {why}. Go on with it: {resume}"]
+
+
 def _render(facts: RunFacts, allow_plugins: bool, reload_s: float | None) -> str:
-    notes = list(facts.notes)
+    notes = [*_state(facts), *facts.notes]
     if facts.result is not None:
         notes += [*cautions(facts.result.ensemble), *facts.result.left_out]
     if facts.repeats.noise is not None:
@@ -197,7 +210,7 @@ def _members(facts: RunFacts) -> list[dict[str, Any]]:
 
 def _commands(facts: RunFacts) -> list[tuple[str, str]]:
     """Commands to type, each after what it does. A run's record has no passwords in addresses."""
-    options, address = facts.record.options, shlex.quote(facts.run.address)
+    options, address = facts.record.options, facts.run.typed
     again = ["python -m search.run"]
     for field in dataclasses.fields(SearchOptions):
         value = getattr(options, field.name)
@@ -205,17 +218,20 @@ def _commands(facts: RunFacts) -> list[tuple[str, str]]:
             words = () if value is True else value if isinstance(value, tuple) else (value,)
             again.append(shlex.join([f"--{field.name.replace('_', '-')}", *map(str, words)]))
     uri = options.tracking_uri or default_uri(facts.run.path.parent)
-    commands = [
+    resume = f"python -m search.run --resume {address}"
+    first = [("Go on with this search", resume)]
+    if facts.result is not None:
+        first = [
+            ("Predict", f"python -m search.predict {address}/ensemble PHOTOS --overlay"),
+            ("Look for wrong labels", f"python -m search.suspects {address}"),
+            ("Go on, with more trials", f"{resume} --trials {2 * options.trials}"),
+        ]
+    return [
+        *first,
         ("The same search again", " ".join(again)),
-        ("Go on with this one", f"python -m search.run --resume {address}"),
         ("All trials, sorted otherwise", f"python -m search.leaderboard {address} --sort time"),
         ("Compare trials in MLflow", ui_command(uri)),
     ]
-    if facts.result is not None:
-        bundle = f"{address}/ensemble"
-        commands.insert(1, ("Predict", f"python -m search.predict {bundle} PHOTOS --overlay"))
-        commands.insert(2, ("Look for wrong labels", f"python -m search.suspects {address}"))
-    return commands
 
 
 def _score(value: float | None) -> str:

@@ -48,7 +48,8 @@ class Gallery:
 
 def choose(photos: Sequence[PhotoScore]) -> dict[str, list[PhotoScore]]:
     """The best, the worst and the most uncertain photographs; none is shown twice."""
-    scored = sorted((p for p in photos if p.score == p.score), key=lambda photo: photo.score)
+    known = [(photo.score, photo.photo, photo) for photo in photos if photo.score is not None]
+    scored = [photo for *_, photo in sorted(known)]
     count = min(PER_KIND, len(scored) // 2)
     best, worst = scored[len(scored) - count :][::-1], scored[:count]
     rest = [photo for photo in scored if photo not in best and photo not in worst]

@@ -7,6 +7,7 @@ from rich.markup import escape
 from rich.padding import Padding
 from rich.text import Text
 
+from search.runs.folder import RunFolder
 from search.runs.repeats import NO_REPEATS, Repeats, describe_noise
 from search.runs.result import Alternative, SearchResult
 from search.runs.rows import (
@@ -85,29 +86,28 @@ def _describe(row: TrialRow, names: Sequence[str]) -> Text:
 
 
 def result_text(result: SearchResult) -> str:
-    """What a person reads at the end of a search, with rich's markup."""
+    """What a person reads at the end of a search, with rich's markup: the honest score first."""
     chosen = result.ensemble
-    headline = f"[bold]{escape(chosen.name[:1].upper() + chosen.name[1:])}[/]"
-    if len(chosen.trials) > 1:
-        headline += f": {chosen.members}"
+    score, higher = chosen.test.metrics[result.metric], "higher" if result.optimism > 0 else "lower"
+    made_of = [chosen.members] if len(chosen.trials) > 1 else []
     if chosen.folds > 1:
-        headline += f"; each is the mean of its {chosen.folds} folds' networks"
-    higher = "higher" if result.optimism > 0 else "lower"
-    return "\n".join(
-        [
-            headline,
-            f"  {escape(result.why)}",
-            f"  {result.metric} on {_images(chosen.test.photos, 'test')} that nothing before has "
-            "seen (95 % interval), on validation images that were left out when a model was made, "
-            "and seconds per megapixel:",
-            *_alternative_lines(result),
-            *(f"  {sentence}" for sentence in cautions(chosen)),
-            *([f"  {describe_noise(result.seed_noise)}"] if result.seed_noise else []),
-            f"  It was chosen by {_images(chosen.val.photos, 'validation')}, where it scores "
-            f"{abs(result.optimism):.4f} {higher}.",
-            *(f"  [red]{escape(sentence)}[/]" for sentence in result.left_out),
-        ]
-    )
+        made_of.append(f"each is the mean of its {chosen.folds} folds' networks")
+    lines = [
+        f"[bold]{escape(chosen.name[:1].upper() + chosen.name[1:])}[/]: {result.metric} "
+        f"[bold]{score.value:.4f}[/] (95 % interval {score.low:.4f} – {score.high:.4f}) on "
+        f"{_images(chosen.test.photos, 'test')} that nothing before has seen",
+        *([f"  {'; '.join(made_of)}"] if made_of else []),
+        f"  {escape(result.why)}",
+        *(f"  {sentence}" for sentence in cautions(chosen)),
+        *([f"  {describe_noise(result.seed_noise)}"] if result.seed_noise else []),
+        f"  It was chosen by {_images(chosen.val.photos, 'validation')}, where it scores "
+        f"{abs(result.optimism):.4f} {higher}.",
+        *(f"  [red]{escape(sentence)}[/]" for sentence in result.left_out),
+        "",
+        *_alternative_lines(result),
+        "  left out: its score on validation images that were left out when it was made",
+    ]
+    return "\n".join(lines)
 
 
 def _images(count: int, split: str) -> str:
@@ -121,21 +121,34 @@ def cautions(model: Alternative) -> list[str]:
 
 
 def _alternative_lines(result: SearchResult) -> list[str]:
-    """All models that competed, the one that was taken with an arrow."""
-    width = max(len(model.name) for model in result.alternatives)
-    lines = []
+    """A table of all models that competed, the one that was taken with an arrow."""
+    table = [("model", "test", "95 % interval", "left out", "s per megapixel")]
     for model in result.alternatives:
-        test, mark = model.test.metrics[result.metric], "→" if model is result.ensemble else " "
-        left_out = f"{model.left_out.value:.4f}" if model.left_out else "–".rjust(6)
-        lines.append(
-            f"  {mark} {escape(model.name.ljust(width))}  [bold]{test.value:.4f}[/] "
-            f"({test.low:.4f} – {test.high:.4f})   {left_out}   {model.cost.seconds_per_mpx:.3g} s"
+        test, left_out = model.test.metrics[result.metric], model.left_out
+        table.append(
+            (
+                model.name,
+                f"{test.value:.4f}",
+                f"{test.low:.4f} – {test.high:.4f}",
+                f"{left_out.value:.4f}" if left_out else "–",
+                f"{model.cost.seconds_per_mpx:.3g}",
+            )
         )
-    return lines
+    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
+    lines = [
+        "  ".join([cells[0].ljust(widths[0]), *map(str.rjust, cells[1:], widths[1:])])
+        for cells in table
+    ]
+    marks = [" ", *("→" if model is result.ensemble else " " for model in result.alternatives)]
+    styles = ["dim", *("bold" if mark == "→" else "none" for mark in marks[1:])]
+    return [
+        f"  [{style}]{mark} {escape(line)}[/]"
+        for style, mark, line in zip(styles, marks, lines, strict=True)
+    ]
 
 
 def next_steps(
-    run: str,
+    run: RunFolder,
     *,
     report: str,
     compare: str,
@@ -145,26 +158,29 @@ def next_steps(
     refused: str | None = None,
     others_refused: int = 0,
 ) -> str:
-    """The commands with which a person goes on after a search; ``run`` is the run's address.
+    """The commands with which a person goes on after a search.
 
     ``unsent`` is how many records have not reached MLflow; ``trials_url`` is None before the first
     of them has. ``refused`` is why MLflow did not register the ensemble, so that it serves none;
     ``others_refused`` counts the other records that it will never take.
     """
-    lines = [f"Report          {run}/{report}"]
+    lines = [
+        f"Report          {run.address}/{report}",
+        f"Predict         python -m search.predict {run.typed}/ensemble PHOTOS --overlay",
+    ]
     if trials_url is not None:
         lines += [f"Compare trials  {compare}", f"                and open {trials_url}"]
     if unsent or trials_url is None:
+        records = "1 record" if unsent == 1 else f"{unsent} records"
         lines += [
-            f"MLflow          has yet to get {unsent} records; deliver them when it answers:",
-            f"                python -m search.run --resume {run}",
+            f"MLflow          has yet to get {records}; deliver them when it answers:",
+            f"                python -m search.run --resume {run.typed}",
         ]
     if others_refused:
         lines.append(
             f"MLflow          refused {others_refused} records for good; each is kept with the "
-            f"reason in {run}/tracking.jsonl.refused"
+            f"reason in {run.address}/tracking.jsonl.refused"
         )
-    lines.append(f"Predict         python -m search.predict {run}/ensemble PHOTOS --overlay")
     if refused is not None:
         lines.append(f"MLflow          did not register the ensemble, so can't serve it: {refused}")
     elif not unsent and trials_url is not None:

@@ -2,6 +2,7 @@
 
 import logging
 import math
+import shlex
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
@@ -68,6 +69,8 @@ class RunRecord:
         Raises ``ValueError`` where the content is damaged, and ``UserError`` where it is of another
         version.
         """
+        if not content:
+            raise ValueError("missing or empty; a search writes it when its checks are done")
         try:
             values = yaml.safe_load(content)
             own = values.pop(RUNS_OWN)
@@ -150,6 +153,11 @@ class RunFolder:
     def address(self) -> str:
         """What a person types to name this run: a path, or an address without its password."""
         return str(self.path if self.home is None else self.home)
+
+    @property
+    def typed(self) -> str:
+        """``address`` as a shell takes it, where it has blanks, too."""
+        return shlex.quote(self.address)
 
     @property
     def storage(self) -> Location:

@@ -105,8 +105,8 @@ class PhotoScore:
     name: str
     photo: int
     """Its index in ``PreparedData.photos``."""
-    score: float
-    """Mean Dice over the classes that occur in its truth."""
+    score: float | None
+    """Mean Dice over the classes of its truth; None where the score grid has none of its labels."""
     uncertainty: float
     """0 to 1, ``segcore.predicting.ensemble.disagreement``."""
 

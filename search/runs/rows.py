@@ -181,9 +181,10 @@ def _fold(row: TrialRow) -> Any:
 
 
 def varying_parameters(rows: Sequence[TrialRow]) -> list[str]:
-    """The main parameters that don't have the same value in all trials."""
+    """The main parameters that don't have the same value in all trials; all where none differs."""
     flats = [row.config.flat() for row in rows if row.config]
-    return [name for name in MAIN_PARAMETERS if len({flat.get(name) for flat in flats}) > 1]
+    differ = [name for name in MAIN_PARAMETERS if len({flat.get(name) for flat in flats}) > 1]
+    return differ or list(MAIN_PARAMETERS)
 
 
 def show_config(config: TrialConfig, names: Sequence[str] = MAIN_PARAMETERS) -> str:
@@ -202,9 +203,9 @@ def show_config(config: TrialConfig, names: Sequence[str] = MAIN_PARAMETERS) -> 
 
 
 def show_duration(seconds: float) -> str:
-    """Such as ``42 s``, ``3:07`` (minutes) or ``2:03:07``."""
+    """Such as ``42 s``, ``3:07 min`` or ``2:03:07 h``."""
     if seconds < 60:
         return f"{seconds:.0f} s"
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
+    return f"{hours}:{minutes:02d}:{rest:02d} h" if hours else f"{minutes}:{rest:02d} min"

@@ -20,9 +20,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segcore.config import MetricName
+from segcore.facts import FEWEST_UNITS
 from segcore.scores.intervals import Jackknife, standard_error
 from segcore.scores.metrics import metric_of_counts
-from segcore.scores.units import FEWEST_UNITS
 
 BAGS = 20
 

@@ -9,6 +9,7 @@ import difflib
 import glob
 import os
 import re
+import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
@@ -86,9 +87,8 @@ def scan_dataset(folder: Path) -> tuple[Dataset, list[Problem]]:
 def problems_error(folder: Path, problems: Sequence[Problem]) -> ProblemsError:
     """One error for everything that is wrong with a data set's files."""
     count = f"{len(problems)} problem{'s' if len(problems) > 1 else ''}"
-    return ProblemsError(
-        f"{folder}: {count}", problems, every=f"python -m segcore.prepare {folder} --all"
-    )
+    every = f"python -m segcore.prepare {shlex.quote(str(folder))} --all"
+    return ProblemsError(f"{folder}: {count}", problems, every)
 
 
 def _find_pairs(

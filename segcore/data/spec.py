@@ -4,6 +4,7 @@ import functools
 import math
 import os
 import re
+import shlex
 import unicodedata
 from pathlib import Path, PurePosixPath
 from typing import Annotated, Any, Literal
@@ -315,8 +316,8 @@ def load_spec(path: Path) -> DatasetSpec:
         values = yaml.load(text, Loader=_StrictLoader)  # noqa: S506 (a SafeLoader)
     except FileNotFoundError as error:
         refuse_misspelled(path)
-        what = f"{path} does not exist; python -m segcore.prepare {path.parent} writes one"
-        raise UserError(what) from error
+        command = f"python -m segcore.prepare {shlex.quote(str(path.parent))}"
+        raise UserError(f"{path} does not exist; {command} writes one") from error
     except UnicodeDecodeError as error:
         raise UserError(f"{path} can't be read: {error}; save it as UTF-8") from error
     except OSError as error:
@@ -338,9 +339,7 @@ def refuse_misspelled(path: Path) -> None:
     """Raise ``UserError`` where a file beside ``path`` would be it if it were called so."""
     for other in sorted(path.parent.glob("*")):
         if other.name.lower() in {path.name, f"{path.stem}.yml"}:
-            raise UserError(
-                f"{other} must be called {path.name} to be read; rename it, or move it away"
-            )
+            raise UserError(f"{other} must be called {path.name} to be read; rename or move it")
 
 
 class _StrictLoader(yaml.SafeLoader):

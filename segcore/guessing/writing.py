@@ -9,14 +9,23 @@ from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import TypeVar
 
+import numpy as np
 import yaml
+from numpy.typing import NDArray
 
 from segcore.data.building import crew_of
 from segcore.data.spec import DatasetSpec, MaskRule
 from segcore.errors import Problem, ProblemsError, some_of
+from segcore.facts import FEWEST_UNITS
 from segcore.folders import files_below, is_unicode, normal
 from segcore.guessing.classes import ClassGuess, guess_classes, hex_of
-from segcore.guessing.groups import Grouping, guess_group, split_globs
+from segcore.guessing.groups import (
+    USUAL_SHARE,
+    Grouping,
+    guess_group,
+    guess_share,
+    split_globs,
+)
 from segcore.guessing.legends import find_legends
 from segcore.guessing.pairs import PICTURES, Pairs, find_pairs
 from segcore.guessing.patterns import image_globs, mask_rule
@@ -35,10 +44,6 @@ Result = TypeVar("Result")
 
 _ANNOTATIONS = {".json", ".xml", ".geojson", ".gpkg", ".shp"}
 _BY_HAND = "write dataset.yaml yourself: images, masks, classes"
-
-
-FEW_UNITS = 40
-"""With fewer groups (or photographs, where none belong together), 0.15 of them are too few."""
 
 
 @dataclass(frozen=True)
@@ -269,29 +274,48 @@ class _Writer:
         places = [None if look is None else look.place for look in self.photos]
         grouping = guess_group(images, places)
         listed = {split: glob for split, glob in globs.items() if split != "train"}
-        units = len(images)
+        groups: Sequence[str] = images
         if grouping.value is not None and not _crosses(grouping, images, listed):
-            units = groups = len({*grouping.keys})
+            groups = grouping.keys
             checks.append(
                 f"the groups: {grouping.reason} are taken for neighbours. Delete `group` where "
                 "they aren't, or correct it"
             )
             yield (
                 _comment(f"{grouping.reason} stay together in one split, because neighbours look "
-                         f"alike: {groups} groups.") + f"\ngroup: {grouping.value}"
+                         f"alike: {len({*groups})} groups.") + f"\ngroup: {grouping.value}"
             )  # fmt: skip
         elif not listed:
             checks.append(
                 "whether photographs overlap or show the same place: neither folders, names nor "
                 "coordinates tell. Where some do, `group` must keep them together"
             )
-        share = "0.25" if units < FEW_UNITS else "0.15"
-        shares = {"val": share, "test": share}
-        shares |= {split: f"[{_scalar(glob)}]" for split, glob in listed.items()}
-        why = "Folders tell the split; what they don't tell is drawn at random." if listed else (
-            "Which shares of the photographs are kept for validation and for the final test."
-        )  # fmt: skip
-        yield f"{_comment(why)}\nsplit: {{val: {shares['val']}, test: {shares['test']}}}"
+        yield self._split(listed, groups)
+
+    def _split(self, listed: Mapping[str, str], groups: Sequence[str]) -> str:
+        """``listed`` are the splits that folders tell."""
+        share = guess_share(self._held(), groups)
+        told = {split: f"[{_scalar(glob)}]" for split, glob in listed.items()}
+        value = ", ".join(f"{split}: {told.get(split, f'{share:g}')}" for split in ("val", "test"))
+        if listed:
+            why = "Folders tell the split; what they don't tell is drawn at random."
+        else:
+            why = "Which shares of the photographs are kept for validation and for the final test."
+            if share > USUAL_SHARE:
+                units = len({*groups})
+                kind = "photographs" if units == len(groups) else "groups"
+                why += (
+                    f" They are this large because each of the two needs {FEWEST_UNITS} of the "
+                    f"{units} {kind}: intervals of scores over fewer are a guess."
+                )
+        return f"{_comment(why)}\nsplit: {{{value}}}"
+
+    def _held(self) -> NDArray[np.bool_]:
+        """Which classes each photograph has (PK), by the exact values in its mask."""
+        by_color, values = self.classes.by_color, [*self.classes.names]
+        looks = [look.in_colors() if look and by_color else look for look in self.masks]
+        held = [look.pixels if look else {} for look in looks]
+        return np.array([[value in pixels for value in values] for pixels in held])
 
 
 def _crosses(grouping: Grouping, images: Sequence[str], listed: Mapping[str, str]) -> bool:

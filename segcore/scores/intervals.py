@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from scipy.special import stdtrit  # type: ignore[import-untyped]
 
 from segcore.config import MetricName
+from segcore.facts import FEWEST_UNITS
 from segcore.scores.metrics import (
     CLASS_MEANS,
     METRICS,
@@ -34,7 +35,7 @@ from segcore.scores.metrics import (
     metric_of_each,
     ratio,
 )
-from segcore.scores.units import FEWEST_UNITS, caution
+from segcore.scores.units import caution
 
 CONFIDENCE = 0.95
 

@@ -2,8 +2,7 @@
 
 from collections.abc import Mapping
 
-FEWEST_UNITS = 6
-"""With fewer units an interval is a guess."""
+from segcore.facts import FEWEST_UNITS
 
 
 def unit_notes(sizes: Mapping[str, tuple[int, int]]) -> list[str]:

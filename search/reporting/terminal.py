@@ -157,7 +157,7 @@ def next_steps(
     if unsent or trials_url is None:
         lines += [
             f"MLflow          has yet to get {unsent} records; deliver them when it answers:",
-            f"                python -m search.run --resume {run}",
+            f"                python -m search.run --resume {run} --deliver",
         ]
     if others_refused:
         lines.append(
@@ -170,5 +170,5 @@ def next_steps(
     elif not unsent and trials_url is not None:
         lines.append(f"Serve           {serve}")
     else:
-        lines.append("Serve           once MLflow has all records; the resumed search prints how")
+        lines.append("Serve           once MLflow has all records; --deliver prints how")
     return "\n".join(lines)

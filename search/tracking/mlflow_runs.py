@@ -8,8 +8,10 @@ What a person finds there:
   no metric at all when that run is selected together with the trials.
 - tags: ``segsearch.search_id`` on the search's run, ``segsearch.trial`` ("<search_id>/<number>") on
   a trial's; ``segsearch.status`` (running, paused, interrupted, finished, stopped or failed) and
-  ``segsearch.reason``. On trainings that follow a search ``segsearch.final_trial``, the trial whose
-  configuration it is, and ``segsearch.final_fold`` or ``segsearch.final_repeat``.
+  ``segsearch.reason``; ``segsearch.sampled``, the parameters that the space asked for, as JSON,
+  because they may have other names than the configuration's. On trainings that follow a search
+  ``segsearch.final_trial``, the trial whose configuration it is, and ``segsearch.final_fold`` or
+  ``segsearch.final_repeat``.
 """
 
 from collections.abc import Mapping, Sequence
@@ -24,6 +26,11 @@ from mlflow.tracking import MlflowClient
 from search.tracking.addresses import sqlite_path, trials_url
 from search.tracking.outbox import Record
 from segcore.errors import UserError
+
+SEARCH_ID, TRIAL = "segsearch.search_id", "segsearch.trial"
+"""Tags by which runs are found again."""
+SAMPLED = "segsearch.sampled"
+"""Tag of a trial's run."""
 
 RUN_STATUS = {
     "finished": "FINISHED", "stopped": "FINISHED", "failed": "FAILED",
@@ -177,8 +184,8 @@ class MlflowRuns:
     def _identity(self, number: int | None) -> tuple[str, str]:
         """The tag that tells a run from all others."""
         if number is None:
-            return "segsearch.search_id", self._search_id
-        return "segsearch.trial", f"{self._search_id}/{number}"
+            return SEARCH_ID, self._search_id
+        return TRIAL, f"{self._search_id}/{number}"
 
     @cached_property
     def _client(self) -> MlflowClient:

@@ -369,7 +369,7 @@ def test_what_an_outage_left_is_sent_without_training(
         tracker.start_trial(0, CONFIG, {})
         log_epochs(tracker, 0, range(1, 3))
         wait_until(lambda: tracker.problem is not None, 20)  # noqa: B023
-        assert tracker.close(0.1) == 4
+        assert tracker.close(0.1) == 6
     arguments = ["--resume", str(folder.path), "--deliver", "--tracking-uri"]
     assert main([*arguments, f"http://127.0.0.1:{free_port()}"]) == 2
     assert "Connection refused" in capsys.readouterr().err

@@ -1,5 +1,6 @@
 """The check, before a search begins, that MLflow will take its records; and questions to it."""
 
+import os
 import sqlite3
 import threading
 from collections.abc import Callable
@@ -105,6 +106,9 @@ def _check_sqlite(path: Path, where: str) -> None:
         raise UserError(
             f"{where}: {error}; make the folder writable, or move the file away"
         ) from error
+    # MLflow would read a file of somebody else, and take no record; SQLite writes beside it, too.
+    if not all(os.access(name, os.W_OK, effective_ids=True) for name in (path, path.parent)):
+        raise UserError(f"{where}: can't be written; make the file and its folder writable")
 
 
 def _answer_within(timeout_s: float, question: Callable[[], Answer]) -> Answer | Exception:

@@ -107,7 +107,8 @@ class MlflowRuns:
     def _start(self, record: Record) -> None:
         number = record["trial"]
         tag, value = self._identity(number)
-        tags = {**record["tags"], tag: value, "segsearch.status": "running"}
+        texts = {key: _sendable(text) for key, text in record["tags"].items()}
+        tags = {**texts, tag: value, "segsearch.status": "running"}
         if number is not None:
             tags["mlflow.parentRunId"] = self._run_id(None)
         runs = self._find(number)
@@ -118,11 +119,14 @@ class MlflowRuns:
                 self._client.delete_tag(run_id, "segsearch.reason")
         else:
             run = self._client.create_run(
-                self._experiment_id, record["time_ms"], tags=tags, run_name=record["name"]
+                self._experiment_id,
+                record["time_ms"],
+                tags=tags,
+                run_name=_sendable(record["name"]),
             )
             run_id = run.info.run_id
         self._run_ids[number] = run_id
-        params = [Param(key, str(value)) for key, value in record["params"].items()]
+        params = [Param(key, _sendable(str(value))) for key, value in record["params"].items()]
         self._log(run_id, tags, params)
 
     def _log_artifact(self, record: Record) -> None:
@@ -152,7 +156,7 @@ class MlflowRuns:
     def _end(self, record: Record) -> None:
         number, status = record["trial"], record["status"]
         run_id = self._run_id(number)
-        reason = {"segsearch.reason": record["reason"]} if record["reason"] else {}
+        reason = {"segsearch.reason": _sendable(record["reason"])} if record["reason"] else {}
         self._log(run_id, {"segsearch.status": status, **reason})
         self._client.set_terminated(run_id, RUN_STATUS[status], record["time_ms"])
         # A server that hung may have created the run long after we gave up and created another.
@@ -201,3 +205,12 @@ class MlflowRuns:
         path = sqlite_path(self._uri)
         artifacts = (path.resolve().parent / "mlartifacts").as_uri() if path else None
         return str(self._client.create_experiment(self._experiment, artifacts))
+
+
+def _sendable(text: str) -> str:
+    """A text without what no request or database takes, so that it would wait for ever.
+
+    That is NUL, and the half of a character that Python has for a byte of a file's name which is no
+    UTF-8.
+    """
+    return text.encode(errors="replace").decode().replace("\0", "?")

@@ -28,7 +28,8 @@ import tyro
 from benchmarks.curve_tables import OWN_CURVES, Params, Segmentation, Table, Training, load_tables
 from benchmarks.search_efficiency import METHODS, Facts, Search, facts_of
 from benchmarks.search_figures import tables_of_figures
-from search.planning.warm import EarlierRun
+from search.forecasting.earlier import EarlierSearch
+from search.planning.warm import EarlierRun, tried
 
 PAIRS = {
     "dubai": "dubai, tested", "sigmoid": "power",
@@ -121,8 +122,8 @@ def earlier_search(table: Table, facts: Facts, seed: int) -> EarlierRun:
     """Its trials, as a warm start takes them."""
     search = Search(table, facts, METHODS["freeze-thaw"], seed)
     search.run()
-    trials = search.study.get_trials(deepcopy=False)
-    return EarlierRun.of(1, trials, table.space, table.max_epochs)
+    trials = tried(search.study.get_trials(deepcopy=False))
+    return EarlierRun.of(1, EarlierSearch(trials, table.max_epochs), table.space)
 
 
 if __name__ == "__main__":

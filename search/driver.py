@@ -38,6 +38,8 @@ from search.runs.storage import Location
 from search.runs.study import SearchStudy
 from search.tracking.addresses import default_uri, serve_command, ui_command
 from search.tracking.check import check as check_tracking
+from search.tracking.delivery import deliver_records
+from search.tracking.experiments import read_earlier_searches
 from search.tracking.registry import model_name, model_record
 from search.tracking.tracker import Tracker
 from search.trials.cluster import Slots, check_shared, connected
@@ -106,6 +108,28 @@ def check(options: SearchOptions, *, progress: bool = False) -> Forecast:
         return Forecast(time_s, setup.checkpoints_bytes, _plan_text(setup, time_s))
 
 
+def deliver(options: SearchOptions) -> str:
+    """Send MLflow what it has yet to get of the run ``options.resume``, and train nothing.
+
+    Returns what a person can do then. Raises ``UserError`` where MLflow doesn't take all of it.
+    """
+    if options.resume is None:
+        raise UserError("--deliver: give the run whose records are to be sent by --resume")
+    options.check_complete()
+    run, _ = _open_run(options)
+    uri = _tracking_uri(options, run)
+    check_tracking(uri, EXPERIMENT)
+    with run.claimed():
+        try:
+            trials_url = deliver_records(run, uri, EXPERIMENT)
+        finally:
+            run.push()
+    steps = [f"MLflow has all records of {run.address}.", f"Compare trials  {ui_command(uri)}"]
+    steps += [f"                and open {trials_url}"] if trials_url else []
+    serve = serve_command(uri, _model_name(options.data))
+    return "\n".join([*steps, *([f"Serve           {serve}"] if run.ensemble.is_dir() else [])])
+
+
 @dataclass(frozen=True)
 class _Setup:
     """All that the steps of a search need."""
@@ -138,10 +162,11 @@ def _opened(options: SearchOptions, line: Line) -> Iterator[_Setup]:
     uri = _tracking_uri(options, run)
     line.step("checking that MLflow answers")
     check_tracking(uri, EXPERIMENT)
+    logged = read_earlier_searches(options, uri, EXPERIMENT)
     console.print(
         f"[bold]{escape(run.path.name)}[/]: checking the space, the data and the networks …"
     )
-    plan = make_plan(options, run, line.step)
+    plan = make_plan(options, run, line.step, logged)
     _show_notes(plan, console)
     if record is None:
         record = RunRecord(secrets.token_hex(8), options, plan.identity)

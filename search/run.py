@@ -22,18 +22,23 @@ class RunOptions(SearchOptions):
     options: str | None = None
     """A YAML file of these options, such as run.yaml in the folder of an earlier run, which starts
     the same search anew. What the command line says stands over it."""
+    deliver: bool = False
+    """With --resume: send MLflow the records that it has yet to get, train nothing, and stop."""
 
 
 def main(arguments: Sequence[str] | None = None, prog: str = "python -m search.run") -> int:
     """Search, and return the exit code: 0 done, 2 bad input, 130 interrupted."""
 
     def work() -> int:
-        options = parse_options(sys.argv[1:] if arguments is None else arguments, prog)
+        given = _parse(sys.argv[1:] if arguments is None else arguments, prog)
+        options = _to_search(given)
         with loading("torch, Ray and MLflow"):  # not for --help or a misspelled option
-            from search.driver import check, search
+            from search.driver import check, deliver, search
 
-        if options.dry_run:
-            console = Console(highlight=False)
+        console = Console(highlight=False)
+        if given.deliver:
+            console.print(deliver(options), markup=False, soft_wrap=True)
+        elif options.dry_run:
             console.print(f"\n{check(options, progress=True)}", markup=False, soft_wrap=True)
             console.print("\nAll checks passed. Nothing was trained; leave out --dry-run to start.")
         else:
@@ -45,6 +50,10 @@ def main(arguments: Sequence[str] | None = None, prog: str = "python -m search.r
 
 def parse_options(arguments: Sequence[str], prog: str) -> SearchOptions:
     """The command line, over a file of options or over those of the run that is resumed."""
+    return _to_search(_parse(arguments, prog))
+
+
+def _parse(arguments: Sequence[str], prog: str) -> RunOptions:
     first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     first.add_argument("--resume")
     first.add_argument("--options")
@@ -56,8 +65,11 @@ def parse_options(arguments: Sequence[str], prog: str) -> SearchOptions:
         defaults = RunFolder.at(given.resume).read().options
     if given.options is not None:
         defaults = SearchOptions.from_file(given.options)
-    default = RunOptions(**_values(defaults))
-    return SearchOptions(**_values(read_arguments(RunOptions, arguments, prog, default)))
+    return read_arguments(RunOptions, arguments, prog, RunOptions(**_values(defaults)))
+
+
+def _to_search(options: RunOptions) -> SearchOptions:
+    return SearchOptions(**_values(options))
 
 
 def _values(options: SearchOptions) -> dict[str, Any]:

@@ -134,7 +134,7 @@ NOT_QUICK = {f"test_{name}.py" for name in (
     "predict", "tracking", "models", "commands", "faults_training", "scenes", "weights", "faults",
     "docs", "notebook", "bad_input",
     "candidates", "storage", "properties", "cluster", "resume", "cache", "halving", "replay",
-    "faults_disk", "loading", "training", "space",
+    "faults_disk", "loading", "training", "space", "experiments",
 )}  # fmt: skip
 """Files whose tests start searches, servers or a browser, build many networks, or draw scenes."""
 

@@ -61,7 +61,7 @@ def test_an_end_without_mlflow_says_how_its_records_are_delivered() -> None:
         serve="mlflow models serve",
     )  # fmt: skip
     assert "None" not in end and "and open" not in end
-    assert "yet to get 7 records" in end and "python -m search.run --resume runs/x" in end
+    assert "yet to get 7 records" in end and "python -m search.run --resume runs/x --deliver" in end
     assert "models serve" not in end, "it would serve nothing yet"
     url = "http://host/#/experiments/1"
     end = next_steps(

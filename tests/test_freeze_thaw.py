@@ -12,7 +12,7 @@ from optuna.distributions import CategoricalDistribution, FloatDistribution
 from optuna.trial import BaseTrial, FrozenTrial, TrialState, create_trial
 from scipy.stats import norm
 
-from search.forecasting.earlier import EARLIER, earlier_trials
+from search.forecasting.earlier import EARLIER, Tried, earlier_trials
 from search.forecasting.proposals import draw
 from search.planning.freeze_thaw import FreezeThaw, log_rate
 from search.planning.strategy import Resume, Start
@@ -166,8 +166,8 @@ def test_a_look_costs_little_where_it_tells_what_becomes_of_a_trial() -> None:
 def test_what_an_earlier_search_learnt_counts_where_nothing_speaks_against_it() -> None:
     """It was best where lr is 0.8; here nothing is known but first epochs near 0, all alike."""
     lrs = np.linspace(0, 1, 30)
-    ended = sorted(((plain(lr), {20: float(1 - (lr - 0.8) ** 2)}) for lr in lrs),
-                   key=lambda trial: -trial[1][20])  # fmt: skip
+    ended = sorted((Tried.of(plain(lr), {20: float(1 - (lr - 0.8) ** 2)}) for lr in lrs),
+                   key=lambda trial: -trial.best)  # fmt: skip
     here = [begun(plain(0.02 * i), [(0.1, 0.11, 0.12)[i % 3]]) for i in range(8)]
     begun_near = {0: 0, len(ended): 0}
     for seed in range(6):

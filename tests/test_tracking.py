@@ -18,16 +18,20 @@ from mlflow.entities import Run
 from mlflow.tracking import MlflowClient
 
 import search.tracking.tracker as tracker_module
+from search.run import main
+from search.runs.folder import RunFolder, RunRecord
+from search.runs.options import SearchOptions
 from search.tracking import addresses
 from search.tracking import check as check_module
 from search.tracking.addresses import default_uri, serve_command, trials_url, ui_command
 from search.tracking.check import check
 from search.tracking.metric_names import metric_keys
-from search.tracking.outbox import Outbox, read_records
+from search.tracking.mlflow_runs import MlflowRuns
+from search.tracking.outbox import Outbox, Record, read_records
 from search.tracking.tracker import Tracker
 from segcore.config import TrialConfig
 from segcore.errors import UserError
-from tests.machinery import accepts, free_port, wait_until
+from tests.machinery import accepts, free_port, nameless, wait_until
 
 CONFIG = TrialConfig(loss="focal", loss_kwargs={"gamma": 2.0}, lr=3e-4)
 
@@ -314,6 +318,74 @@ def test_closing_leaves_what_cannot_be_sent_in_the_outbox(tmp_path: Path) -> Non
     assert tracker.close(0.2) == 2
 
 
+def test_a_server_that_is_slow_but_well_gets_all_records(
+    uri: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Such as the pictures and checkpoints of an ensemble over a slow line."""
+    write = MlflowRuns.write
+
+    def write_slowly(runs: MlflowRuns, group: list[Record]) -> None:
+        time.sleep(0.3)
+        write(runs, group)
+
+    monkeypatch.setattr(MlflowRuns, "write", write_slowly)
+    tracker = open_tracker(uri, "slow", tmp_path)
+    tracker.start_search({}, {})
+    for number in range(5):
+        tracker.start_trial(number, CONFIG, {})
+    assert tracker.close(0.5) == 0
+    assert len(find_runs(uri, "slow")) == 6
+
+
+def test_text_that_no_database_takes_holds_nothing_up(uri: str, tmp_path: Path) -> None:
+    """Of a file whose name isn't UTF-8: Python has half a character there."""
+    picture = tmp_path / os.fsdecode(b"d\xff.png")
+    picture.write_text("roofs")
+    with open_tracker(uri, "half", tmp_path) as tracker:
+        tracker.start_search({}, {"segsearch.data": "d\udcff"})
+        tracker.start_trial(0, CONFIG, {})
+        tracker.end_trial(0, "failed", f"{picture.name}\0: no photograph")
+        tracker.log_artifacts(0, picture)
+        tracker.start_trial(1, CONFIG, {})
+        log_epochs(tracker, 1, range(1, 3))
+        assert tracker.close(5) == 0
+    runs = find_runs(uri, "half")
+    assert runs["half"].data.tags["segsearch.data"] == "d?"
+    assert runs["000-unet-resnet34"].data.tags["segsearch.reason"] == "d?.png?: no photograph"
+    assert steps(uri, runs["001-unet-resnet34"]) == [1, 2]
+
+
+def test_what_an_outage_left_is_sent_without_training(
+    uri: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = RunFolder(tmp_path / "left")
+    for part in (folder, folder.repeats):
+        part.write(RunRecord(f"left-{part.path.name}", SearchOptions(time_budget="9h"), {}))
+        tracker = Tracker(
+            f"http://127.0.0.1:{free_port()}", experiment="segsearch", search_name=part.path.name,
+            search_id=f"left-{part.path.name}", score="val/dice", outbox=part.outbox,
+        )  # fmt: skip
+        tracker.start_search({}, {})
+        tracker.start_trial(0, CONFIG, {})
+        log_epochs(tracker, 0, range(1, 3))
+        wait_until(lambda: tracker.problem is not None, 20)  # noqa: B023
+        assert tracker.close(0.1) == 6
+    arguments = ["--resume", str(folder.path), "--deliver", "--tracking-uri"]
+    assert main([*arguments, f"http://127.0.0.1:{free_port()}"]) == 2
+    assert "Connection refused" in capsys.readouterr().err
+    for _ in range(2):  # the second time nothing is left
+        assert main([*arguments, uri]) == 0
+        said = capsys.readouterr().out
+        assert f"MLflow has all records of {folder.path}." in said and "Serve" not in said
+        for name in ("left", "repeats"):
+            assert steps(uri, find_runs(uri, f"left-{name}")["000-unet-resnet34"]) == [1, 2]
+    assert {path.name for path in folder.path.iterdir()} == {
+        "run.yaml", "run.yaml.previous", "repeats", "tracking.jsonl", "tracking.jsonl.sent",
+    }, "nothing was trained"  # fmt: skip
+    assert main(["--deliver"]) == 2
+    assert "--deliver: give the run" in capsys.readouterr().err
+
+
 class RefusingServer(BaseHTTPRequestHandler):
     """Refuses every request, with a message that repeats the address."""
 
@@ -438,6 +510,26 @@ def test_a_file_that_is_no_database_is_named(tmp_path: Path) -> None:
     (tmp_path / "mlflow.db").write_text("not a database" * 100)
     with pytest.raises(UserError, match=r"mlflow.db: file is not a database; .*move the file"):
         check(default_uri(tmp_path), "segsearch")
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to be another user")
+def test_a_file_of_somebody_else_is_named_before_the_search(uri: str, tmp_path: Path) -> None:
+    """It could be read, and would take no record in all of the search."""
+    tmp_path.chmod(0o777)
+    code = "import sys; from search.tracking.check import check; check(sys.argv[1], 'segsearch')"
+    done = subprocess.run(
+        [*nameless(), sys.executable, "-c", code, uri], capture_output=True, text=True,
+        env={**os.environ, "SEGSEARCH_CACHE": str(tmp_path)},
+        cwd=Path(__file__).parents[1],
+    )  # fmt: skip
+    assert f"{uri}: can't be written; make the file and its folder writable" in done.stderr
+
+
+def test_an_experiment_that_was_deleted_is_named_with_how_to_bring_it_back(uri: str) -> None:
+    client = MlflowClient(uri)
+    client.delete_experiment(client.create_experiment("deleted"))
+    with pytest.raises(UserError, match="experiment 'deleted' was deleted; `mlflow experiments re"):
+        check(uri, "deleted")
 
 
 def test_two_searches_that_make_the_file_at_the_same_moment_both_can(tmp_path: Path) -> None:

@@ -8,12 +8,13 @@ import contextlib
 import functools
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
+from search.forecasting.earlier import EarlierSearch
 from search.planning.space import Space, check_baselines, load_space, network_key, sample_space
 from search.planning.warm import EarlierRun, read_earlier
 from search.runs.folder import RunFolder, RunRecord
@@ -94,15 +95,25 @@ class Plan:
         return None if self.options.address is None else self.run.storage.parent
 
 
-def make_plan(options: SearchOptions, run: RunFolder, tell: Tell = untold) -> Plan:
-    """Check everything and prepare the data. Raises ``UserError`` before anything costs money."""
+def make_plan(
+    options: SearchOptions,
+    run: RunFolder,
+    tell: Tell = untold,
+    logged: Mapping[str, EarlierSearch] | None = None,
+) -> Plan:
+    """Check everything and prepare the data. Raises ``UserError`` before anything costs money.
+
+    ``logged`` is what MLflow knows of the earlier searches that ``warm_start`` names in it.
+    """
     data_folder = find_dataset(options.data)
     space = load_space(options.space, lambda: look_at(data_folder, progress=tell))
     check_baselines(space)
     samples = sample_space(space, options)
     # A resumed run has them already, and the earlier runs may be gone.
     warm = options.warm_start if options.resume is None else ()
-    earlier = tuple(read_earlier(address, space, task) for task, address in enumerate(warm, 1))
+    earlier = tuple(
+        read_earlier(address, space, task, logged or {}) for task, address in enumerate(warm, 1)
+    )
     data = prepare_searched(data_folder, options, samples, progress=tell)
     if not len(data.of_split("val")) or not len(data.of_split("test")):
         raise UserError(

@@ -174,7 +174,7 @@ def next_steps(
         records = "1 record" if unsent == 1 else f"{unsent} records"
         lines += [
             f"MLflow          has yet to get {records}; deliver them when it answers:",
-            f"                python -m search.run --resume {run.typed}",
+            f"                python -m search.run --resume {run.typed} --deliver",
         ]
     if others_refused:
         lines.append(
@@ -186,5 +186,5 @@ def next_steps(
     elif not unsent and trials_url is not None:
         lines.append(f"Serve           {serve}")
     else:
-        lines.append("Serve           once MLflow has all records; the resumed search prints how")
+        lines.append("Serve           once MLflow has all records; --deliver prints how")
     return "\n".join(lines)

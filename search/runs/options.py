@@ -27,6 +27,9 @@ RUNS_OWN = "run"
 LARGEST_SEED = 100_000_000
 """Of it each epoch of each trial has a seed of its own, and torch takes 64 bits."""
 
+IN_MLFLOW = ("http://", "https://", "sqlite:", "mlflow:")
+"""How names of earlier searches begin that stand in MLflow instead of a run's folder."""
+
 COMMAND_LINE_ONLY = ("resume", "dry_run")
 """Fields that say what to do with the options, and are none themselves."""
 
@@ -44,9 +47,10 @@ class SearchOptions:
     """Search space, as module:function. Shipped: spaces.quick, and for a GPU spaces.competition and
     spaces.aerial."""
     warm_start: tuple[str, ...] = ()
-    """Folders or addresses of earlier runs. The two best configurations of each that the space can
-    make are tried right after the known-good ones, and count; freeze-thaw also learns from the
-    curves of the others."""
+    """Earlier searches: folders or addresses of runs, or the names of searches or experiments in
+    MLflow, as http://HOST:5000#NAME, sqlite:///FILE#NAME, or mlflow:NAME for the MLflow of this
+    search. The two best configurations of each that the space can make are tried right after the
+    known-good ones, and count; freeze-thaw also learns from the curves of the others."""
     trials: int = 10
     """Number of configurations to try; the space's known-good ones come first and count."""
     strategy: StrategyName = "halving"
@@ -158,8 +162,10 @@ class SearchOptions:
 
     def check_complete(self) -> None:
         """Raise ``UserError`` if ``to_dict`` masked a password in one of the addresses."""
-        for name in ADDRESSES:
-            address = getattr(self, name)
+        given = [(name, getattr(self, name)) for name in ADDRESSES]
+        if self.resume is None:  # a resumed run doesn't read earlier ones again
+            given += [("warm_start", address) for address in self.warm_start]
+        for name, address in given:
             if is_masked(str(address)):
                 raise UserError(
                     f"--{name.replace('_', '-')} {address}: its password isn't kept; give the "
@@ -206,7 +212,8 @@ class SearchOptions:
             if values[name] is not None:
                 values[name] = without_credentials(values[name])
         values["warm_start"] = [
-            without_credentials(Location.parse(run).address) for run in self.warm_start
+            without_credentials(run if is_in_mlflow(run) else Location.parse(run).address)
+            for run in self.warm_start
         ]
         return values
 
@@ -246,6 +253,11 @@ class SearchOptions:
             return TypeAdapter(cls).validate_python(given | changes)
         except ValidationError as error:
             raise UserError(f"--options {path}: {describe_validation_error(error)}") from error
+
+
+def is_in_mlflow(earlier: str) -> bool:
+    """Whether a value of ``--warm-start`` names what MLflow knows, instead of a run's folder."""
+    return earlier.startswith(IN_MLFLOW)
 
 
 def _seconds(option: str, duration: str) -> float:

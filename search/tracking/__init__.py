@@ -1,4 +1,4 @@
-"""What MLflow is told about a search. No other part imports mlflow."""
+"""What MLflow is told about a search, and knows of earlier ones. No other part imports mlflow."""
 
 import os
 

@@ -1,12 +1,15 @@
-"""The check, before a search begins, that MLflow will take its records."""
+"""The check, before a search begins, that MLflow will take its records; and questions to it."""
 
+import os
 import sqlite3
 import threading
+from collections.abc import Callable
 from contextlib import AbstractContextManager, closing, nullcontext
 from pathlib import Path
 from queue import Empty, SimpleQueue
+from typing import TypeVar
 
-from mlflow.entities import Experiment
+from mlflow.entities import Experiment, LifecycleStage
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
@@ -14,6 +17,8 @@ from search.runs.credentials import without_credentials
 from search.tracking.addresses import default_uri, sqlite_path
 from segcore.errors import UserError
 from segcore.files import digest, locked, user_cache
+
+Answer = TypeVar("Answer")
 
 SERVER_ANSWERS_WITHIN_S = 10.0
 MIGRATION_TAKES_AT_MOST_S = 120.0
@@ -39,8 +44,26 @@ def check(uri: str, experiment: str) -> None:
             f"{where}: only a server, such as http://127.0.0.1:5000, or a SQLite file, such as "
             f"{default_uri(Path('runs'))}, can be used; give one of them, or leave the address out"
         )
-    with _alone(path):
-        answer = _get_experiment_within(timeout_s, uri, experiment)
+    known = ask(
+        lambda: MlflowClient(uri).get_experiment_by_name(experiment),
+        uri,
+        where=where,
+        mend=mend,
+        timeout_s=timeout_s,
+    )
+    refuse_deleted(known, where)
+
+
+def ask(
+    question: Callable[[], Answer], uri: str, *, where: str, mend: str, timeout_s: float
+) -> Answer:
+    """What MLflow at ``uri`` answers.
+
+    Raises ``UserError`` where it doesn't within ``timeout_s``: ``where``, why, and how to ``mend``
+    it, without credentials.
+    """
+    with _alone(sqlite_path(uri)):
+        answer = _answer_within(timeout_s, question)
     match answer:
         case TimeoutError():
             raise UserError(f"{where}: no answer within {timeout_s:.0f} s; {mend}")
@@ -50,13 +73,18 @@ def check(uri: str, experiment: str) -> None:
                 "MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_TOKEN, in the environment"
             ) from answer
         case Exception():
-            reason = without_credentials(str(answer)).splitlines()[0]
-            raise UserError(f"{where}: {reason}; {mend}") from answer
-        case Experiment(lifecycle_stage="deleted"):
-            raise UserError(
-                f"{where}: the experiment {experiment!r} was deleted; `mlflow experiments restore "
-                f"--experiment-id {answer.experiment_id}` brings it back"
-            )
+            reason = without_credentials(str(answer)).partition("\n")[0]
+            raise UserError(f"{where}: {reason or type(answer).__name__}; {mend}") from answer
+    return answer
+
+
+def refuse_deleted(experiment: Experiment | None, where: str) -> None:
+    """Raise ``UserError`` where an experiment was deleted."""
+    if experiment is not None and experiment.lifecycle_stage == LifecycleStage.DELETED:
+        raise UserError(
+            f"{where}: the experiment {experiment.name!r} was deleted; `mlflow experiments restore "
+            f"--experiment-id {experiment.experiment_id}` brings it back"
+        )
 
 
 def _alone(path: Path | None) -> AbstractContextManager[None]:
@@ -78,21 +106,22 @@ def _check_sqlite(path: Path, where: str) -> None:
         raise UserError(
             f"{where}: {error}; make the folder writable, or move the file away"
         ) from error
+    # MLflow would read a file of somebody else, and take no record; SQLite writes beside it, too.
+    if not all(os.access(name, os.W_OK, effective_ids=True) for name in (path, path.parent)):
+        raise UserError(f"{where}: can't be written; make the file and its folder writable")
 
 
-def _get_experiment_within(
-    timeout_s: float, uri: str, experiment: str
-) -> Experiment | Exception | None:
+def _answer_within(timeout_s: float, question: Callable[[], Answer]) -> Answer | Exception:
     """Ask in a thread of its own, because a call to a server that hangs can't be interrupted."""
-    answers: SimpleQueue[Experiment | Exception | None] = SimpleQueue()
+    answers: SimpleQueue[Answer | Exception] = SimpleQueue()
 
-    def ask() -> None:
+    def put_answer() -> None:
         try:
-            answers.put(MlflowClient(uri).get_experiment_by_name(experiment))
+            answers.put(question())
         except Exception as error:
             answers.put(error)
 
-    threading.Thread(target=ask, daemon=True).start()
+    threading.Thread(target=put_answer, daemon=True).start()
     try:
         return answers.get(timeout=timeout_s)
     except Empty:

@@ -8,8 +8,10 @@ What a person finds there:
   no metric at all when that run is selected together with the trials.
 - tags: ``segsearch.search_id`` on the search's run, ``segsearch.trial`` ("<search_id>/<number>") on
   a trial's; ``segsearch.status`` (running, paused, interrupted, finished, stopped or failed) and
-  ``segsearch.reason``. On trainings that follow a search ``segsearch.final_trial``, the trial whose
-  configuration it is, and ``segsearch.final_fold`` or ``segsearch.final_repeat``.
+  ``segsearch.reason``; ``segsearch.sampled``, the parameters that the space asked for, as JSON,
+  because they may have other names than the configuration's. On trainings that follow a search
+  ``segsearch.final_trial``, the trial whose configuration it is, and ``segsearch.final_fold`` or
+  ``segsearch.final_repeat``.
 """
 
 from collections.abc import Mapping, Sequence
@@ -24,6 +26,11 @@ from mlflow.tracking import MlflowClient
 from search.tracking.addresses import sqlite_path, trials_url
 from search.tracking.outbox import Record
 from segcore.errors import UserError
+
+SEARCH_ID, TRIAL = "segsearch.search_id", "segsearch.trial"
+"""Tags by which runs are found again."""
+SAMPLED = "segsearch.sampled"
+"""Tag of a trial's run."""
 
 RUN_STATUS = {
     "finished": "FINISHED", "stopped": "FINISHED", "failed": "FAILED",
@@ -100,7 +107,8 @@ class MlflowRuns:
     def _start(self, record: Record) -> None:
         number = record["trial"]
         tag, value = self._identity(number)
-        tags = {**record["tags"], tag: value, "segsearch.status": "running"}
+        texts = {key: _sendable(text) for key, text in record["tags"].items()}
+        tags = {**texts, tag: value, "segsearch.status": "running"}
         if number is not None:
             tags["mlflow.parentRunId"] = self._run_id(None)
         runs = self._find(number)
@@ -111,11 +119,14 @@ class MlflowRuns:
                 self._client.delete_tag(run_id, "segsearch.reason")
         else:
             run = self._client.create_run(
-                self._experiment_id, record["time_ms"], tags=tags, run_name=record["name"]
+                self._experiment_id,
+                record["time_ms"],
+                tags=tags,
+                run_name=_sendable(record["name"]),
             )
             run_id = run.info.run_id
         self._run_ids[number] = run_id
-        params = [Param(key, str(value)) for key, value in record["params"].items()]
+        params = [Param(key, _sendable(str(value))) for key, value in record["params"].items()]
         self._log(run_id, tags, params)
 
     def _log_artifact(self, record: Record) -> None:
@@ -145,7 +156,7 @@ class MlflowRuns:
     def _end(self, record: Record) -> None:
         number, status = record["trial"], record["status"]
         run_id = self._run_id(number)
-        reason = {"segsearch.reason": record["reason"]} if record["reason"] else {}
+        reason = {"segsearch.reason": _sendable(record["reason"])} if record["reason"] else {}
         self._log(run_id, {"segsearch.status": status, **reason})
         self._client.set_terminated(run_id, RUN_STATUS[status], record["time_ms"])
         # A server that hung may have created the run long after we gave up and created another.
@@ -177,8 +188,8 @@ class MlflowRuns:
     def _identity(self, number: int | None) -> tuple[str, str]:
         """The tag that tells a run from all others."""
         if number is None:
-            return "segsearch.search_id", self._search_id
-        return "segsearch.trial", f"{self._search_id}/{number}"
+            return SEARCH_ID, self._search_id
+        return TRIAL, f"{self._search_id}/{number}"
 
     @cached_property
     def _client(self) -> MlflowClient:
@@ -194,3 +205,12 @@ class MlflowRuns:
         path = sqlite_path(self._uri)
         artifacts = (path.resolve().parent / "mlartifacts").as_uri() if path else None
         return str(self._client.create_experiment(self._experiment, artifacts))
+
+
+def _sendable(text: str) -> str:
+    """A text without what no request or database takes, so that it would wait for ever.
+
+    That is NUL, and the half of a character that Python has for a byte of a file's name which is no
+    UTF-8.
+    """
+    return text.encode(errors="replace").decode().replace("\0", "?")

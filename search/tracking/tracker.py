@@ -29,6 +29,9 @@ FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.5, 15.0
 """Between attempts to deliver; doubled after each failure."""
 
 CLOSE_TIMEOUT_S = 30.0
+"""So long the end of a search waits for an MLflow that takes no records …"""
+LONGEST_CLOSE_S = 600.0
+"""… and so long for one that takes them, be it slowly."""
 
 
 class Tracker:
@@ -141,10 +144,20 @@ class Tracker:
         """The page of this search's trials alone, best first; None before the first delivery."""
         return self._runs.trials_url()
 
-    def close(self, timeout_s: float = CLOSE_TIMEOUT_S) -> int:
-        """Deliver for at most ``timeout_s`` more; how many records are left in the outbox."""
+    def close(self, timeout_s: float = CLOSE_TIMEOUT_S, longest_s: float = LONGEST_CLOSE_S) -> int:
+        """Deliver what is left, unless MLflow takes nothing for ``timeout_s``; how many are left.
+
+        A server that is slow, but well, gets all of them.
+        """
         self._outbox.finish()
-        self._thread.join(timeout_s)
+        began = waits_since = time.monotonic()
+        while self._thread.is_alive():
+            self._thread.join(min(0.1, timeout_s))
+            now = time.monotonic()
+            if self.problem is None:
+                waits_since = now
+            if now - waits_since >= timeout_s or now - began >= longest_s:
+                break
         self._abandoned.set()
         if not self._thread.is_alive():
             self._outbox.close()
@@ -153,8 +166,10 @@ class Tracker:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, *_: object) -> None:
-        self.close()
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        # Who has pressed Ctrl-C doesn't want to wait, and nothing is lost.
+        is_hasty = kind is not None and issubclass(kind, KeyboardInterrupt)
+        self.close(longest_s=CLOSE_TIMEOUT_S if is_hasty else LONGEST_CLOSE_S)
 
     def _append_epoch(
         self, number: int | None, epoch: int, metrics: dict[str, float], score: float

@@ -29,6 +29,7 @@ from search.runs.attributes import INTERRUPTED, is_paused
 from search.runs.checkpoints import folder_name, kept_results, trial_name
 from search.runs.rows import read_row, read_rows, show_status, status_of
 from search.runs.study import SearchStudy, enqueue_baselines, open_study
+from search.tracking.mlflow_runs import SAMPLED
 from search.tracking.tracker import Tracker
 from search.trials.cluster import Slots, handlers_restored
 from search.trials.faults import Faults, last_error
@@ -226,9 +227,11 @@ class _Watcher(tune.Callback, tune.Stopper):
     def _open_run(self, number: int, config: TrialConfig) -> None:
         is_new = self.tracker.status_of(number) is None
         tags = {"data_fingerprint": self.plan.data.fingerprint, **versions()}
-        if self.plan.searched is not None:
-            trained = self.study.get_trials(deepcopy=False)[number].params
-            tags |= {f"segsearch.final_{name}": str(value) for name, value in trained.items()}
+        sampled = self.study.get_trials(deepcopy=False)[number].params
+        if self.plan.searched is None:
+            tags[SAMPLED] = json.dumps(sampled)
+        else:
+            tags |= {f"segsearch.final_{name}": str(value) for name, value in sampled.items()}
         self.tracker.start_trial(number, config, tags)
         if is_new:
             path = self.plan.run.path / "configs" / f"{trial_name(number)}.json"

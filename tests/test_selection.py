@@ -92,6 +92,19 @@ def test_a_sample_stands_for_every_pixel_and_keeps_the_rare_ones(masks: np.ndarr
     assert share[2] > 0.6 > share[0]
 
 
+def test_of_very_many_photographs_some_are_drawn_whole_and_the_others_not_at_all(
+    masks: np.ndarray,
+) -> None:
+    """There are more pairs of a photograph and a class than pixels that may be drawn."""
+    pixels = draw_pixels(list(masks), K, limit=7)
+    assert 6 <= len(pixels.position_N) <= 7 and pixels.photos == 4
+    drawn = np.unique(pixels.photo_N)
+    assert len(drawn) == 2
+    assert pixels.weight_N.sum() == (masks[drawn] != IGNORE_INDEX).sum()
+    others = np.unique(draw_pixels(list(masks), K, limit=7, seed=1).photo_N)
+    assert drawn.tolist() != others.tolist()
+
+
 def test_photographs_differ_in_size_and_are_sorted_piece_by_piece(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -50,7 +50,7 @@ class PixelSample:
     weight_N: NDArray[np.float64]
     """How many pixels of the split each one stands for."""
     photos: int
-    """P; of a photograph without a labelled pixel none is here."""
+    """P; of those without a labelled pixel, and of some of very many, none is here."""
     num_classes: int
 
 
@@ -60,11 +60,16 @@ def draw_pixels(
     """All labelled pixels of some photographs' masks (HW), or about ``limit`` of them.
 
     Of S pixels of one class in one photograph min(S, c·√S) are drawn. So rare classes, which count
-    as much in mean scores as frequent ones, lose the smallest share of their pixels.
+    as much in mean scores as frequent ones, lose the smallest share of their pixels. Where that
+    would be less than one pixel of each class of each photograph, some photographs have none.
     """
     rng = np.random.default_rng(seed)
     counts = [np.bincount(m.ravel(), minlength=IGNORE_INDEX + 1)[:num_classes] for m in masks]
     size_PK = np.stack(counts)
+    strata_P = np.count_nonzero(size_PK, axis=1)
+    if strata_P.sum() > limit:
+        order_P = rng.permutation(len(masks))
+        size_PK[order_P[strata_P[order_P].cumsum() > limit]] = 0
     drawn_PK = _share_out(size_PK, limit)
     first = 0
     strata = []

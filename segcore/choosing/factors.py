@@ -115,7 +115,7 @@ class _Fit:
         moved_SP3K = self._counts(moved_M, np.full(len(moved_M), k), at_step_M)
         moved_SP3K -= self._counts(moved_M, rival_M[moves], at_step_M)
         counts_SP3K = self._counts_P3K + moved_SP3K.cumsum(axis=0)
-        scores_S = metric_of_each(self._metric, np.repeat(counts_SP3K, self._times_P, axis=1))
+        scores_S = metric_of_each(self._metric, counts_SP3K, self._times_P)
         chosen = int(np.argmax(scores_S - FLATNESS * np.abs(TRIED)))
         self.log_K[k] = TRIED[chosen]
         self._counts_P3K = counts_SP3K[chosen]

@@ -186,7 +186,7 @@ class Rules:
     def eligible(self) -> list[int]:
         """Candidates that know something of places, and so may be members (``LEAST_KNOWN``)."""
         every = range(len(self.pool.probs))
-        scores = [metric_of_counts(self.metric, self.counts((c,))) for c in every]
+        scores = [self._score((c,)) for c in every]
         least = least_score(self.metric, max(scores), self.pool.settled_P3K[:, 2])
         return [c for c in every if scores[c] >= least]
 
@@ -196,7 +196,7 @@ class Rules:
 
     def best_first(self, times_P: NDArray[np.int64]) -> list[int]:
         """The candidates that may be members."""
-        scores = {c: _score(self.counts((c,)), self.metric, times_P) for c in self.eligible}
+        scores = {c: self._score((c,), times_P) for c in self.eligible}
         return sorted(self.eligible, key=lambda c: -scores[c])
 
     def best_single(self, times_P: NDArray[np.int64]) -> Picks:
@@ -207,7 +207,7 @@ class Rules:
         """The best N candidates, with the N whose plain mean scores best."""
         best_first = self.best_first(times_P)
         picks = best_first[:1]
-        scores = [_score(self.counts(tuple(picks)), self.metric, times_P)]
+        scores = [self._score(tuple(picks), times_P)]
         sum_LKB = self.pool.mix(picks)
         for c in best_first[1:MAX_PICKS]:
             if self.limits.allow([*picks, c]):
@@ -224,7 +224,7 @@ class Rules:
         et al. 2004, "Ensemble selection from libraries of models").
         """
         picks, length = list(start), len(start)
-        best = _score(self.counts(start), self.metric, times_P)
+        best = self._score(start, times_P)
         sum_LKB = self.pool.mix(picks)
         while len(picks) < min(MAX_PICKS, length + PATIENCE_PICKS):
             tried = {
@@ -239,8 +239,11 @@ class Rules:
                 best, length = tried[pick], len(picks)
         return tuple(picks[:length])
 
+    def _score(self, picks: Picks, times_P: NDArray[np.int64] | None = None) -> float:
+        return metric_of_counts(self.metric, self.counts(picks), times_P)
+
     def _score_with(self, sum_LKB: SumLKB, plus: int, times_P: NDArray[np.int64]) -> float:
-        return _score(self.pool.counts(sum_LKB, plus), self.metric, times_P)
+        return metric_of_counts(self.metric, self.pool.counts(sum_LKB, plus), times_P)
 
 
 def _ensembles(rules: Rules, means: Sequence[Picks], bags: Bags) -> list[Proposal]:
@@ -301,9 +304,3 @@ def _ensembles(rules: Rules, means: Sequence[Picks], bags: Bags) -> list[Proposa
 def as_picks(weights: Sequence[float]) -> Picks:
     """Weights as repeated candidates, about 100 together."""
     return tuple(c for c, weight in enumerate(weights) for _ in range(round(100 * weight)))
-
-
-def _score(
-    counts_P3K: NDArray[np.float64], metric: MetricName, times_P: NDArray[np.int64]
-) -> float:
-    return metric_of_counts(metric, np.repeat(counts_P3K, times_P, axis=0))

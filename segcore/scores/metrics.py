@@ -99,28 +99,42 @@ class Scores:
         return value
 
 
-def metric_of_counts(name: MetricName, counts_P3K: Counts | NDArray[np.float64]) -> float:
-    """One score of any choice of photographs."""
-    return float(metric_of_each(name, counts_P3K[None])[0])
+def metric_of_counts(
+    name: MetricName,
+    counts_P3K: Counts | NDArray[np.float64],
+    times_P: NDArray[np.int64] | None = None,
+) -> float:
+    """One score of any choice of photographs, each of which counts ``times_P`` times (else once)."""
+    return float(metric_of_each(name, counts_P3K[None], times_P)[0])
 
 
 def metric_of_each(
-    name: MetricName, counts_SP3K: Counts | NDArray[np.float64]
+    name: MetricName,
+    counts_SP3K: Counts | NDArray[np.float64],
+    times_P: NDArray[np.int64] | None = None,
 ) -> NDArray[np.float64]:
     """``metric_of_counts`` of each of S choices of as many photographs."""
-    counts_SP3K = counts_SP3K.astype(np.float64)
-    match name:
-        case "dice" | "iou":
-            return _mean(class_scores(name, counts_SP3K.sum(axis=1)))
-        case "dice_per_image":
-            return _mean(_mean(class_scores("dice", counts_SP3K)))
-        case "dice_kaggle":
-            true_positive_SPK, predicted_SPK, truth_SPK = np.moveaxis(counts_SP3K[..., 1:], -2, 0)
-            dice_SPK = ratio(2 * true_positive_SPK, predicted_SPK + truth_SPK)
-            return _mean(np.where(np.isnan(dice_SPK), 1.0, dice_SPK).reshape(len(dice_SPK), -1))
-        case "pixel_accuracy":
-            true_positive_S, _, truth_S = counts_SP3K.sum(axis=(1, 3)).T
-            return ratio(true_positive_S, truth_S)
+    times_P = np.ones(counts_SP3K.shape[1]) if times_P is None else times_P.astype(np.float64)
+    if name in PHOTO_MEANS:
+        score_SP = _photo_scores(name, counts_SP3K)
+        known_SP = ~np.isnan(score_SP)
+        return ratio(np.where(known_SP, score_SP, 0.0) @ times_P, known_SP @ times_P)
+    sum_S3K = np.tensordot(times_P, counts_SP3K, axes=(0, 1))
+    if name in CLASS_MEANS:
+        return _mean(class_scores(name, sum_S3K))
+    true_positive_S, _, truth_S = sum_S3K.sum(axis=-1).T
+    return ratio(true_positive_S, truth_S)
+
+
+def _photo_scores(
+    name: MetricName, counts_SP3K: Counts | NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """What each photograph scores alone; NaN where it has no labelled pixel."""
+    if name == "dice_per_image":
+        return _mean(class_scores("dice", counts_SP3K))
+    true_positive_SPK, predicted_SPK, truth_SPK = np.moveaxis(counts_SP3K[..., 1:], -2, 0)
+    dice_SPK = ratio(2 * true_positive_SPK, predicted_SPK + truth_SPK)
+    return _mean(np.where(np.isnan(dice_SPK), 1.0, dice_SPK))
 
 
 def class_scores(name: MetricName, counts_3K: Counts | NDArray[np.float64]) -> NDArray[np.float64]:

@@ -1,6 +1,7 @@
 """Selection picks what helps, within limits; its short cuts change no score."""
 
 import itertools
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -124,6 +125,16 @@ def test_photographs_differ_in_size_and_are_sorted_piece_by_piece(
         np.testing.assert_array_equal(photo[drawn.position_N], drawn.photo_N)
     np.testing.assert_array_equal(few.position_N, pieces.position_N)
     assert few.weight_N.sum() == pytest.approx(pixels.weight_N.sum())
+
+
+def test_a_mosaic_is_counted_piece_by_piece(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("segcore.choosing.pool.PIECE_PX", 1 << 14)
+    mosaic = np.random.default_rng(0).integers(0, K, (1024, 1024), dtype=np.uint8)
+    tracemalloc.start()
+    draw_pixels([mosaic], K, limit=1000)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < mosaic.nbytes
 
 
 def test_a_sample_scores_nearly_what_all_pixels_score(masks: np.ndarray) -> None:

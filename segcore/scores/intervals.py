@@ -14,6 +14,7 @@ score of the best of many trials is too high, and so is its whole interval. benc
 measures how often intervals hold.
 """
 
+import itertools
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -59,7 +60,7 @@ class Evaluation:
     """How a model did on some photographs, with an interval for every score; JSON can hold it."""
 
     photos: int
-    """How many photographs were scored."""
+    """How many photographs have a labelled pixel: the others say nothing."""
     units: int
     """How many of them, or of their groups, are independent of each other."""
     metrics: dict[MetricName, Interval]
@@ -78,9 +79,10 @@ class Evaluation:
         def known(values: Iterable[float]) -> tuple[float | None, ...]:
             return tuple(None if math.isnan(value) else float(value) for value in values)
 
+        labelled = scores.counts_P3K[:, 2].any(axis=1)
         return cls(
-            photos=len(scores.counts_P3K),
-            units=len(set(scores.groups)),
+            photos=int(labelled.sum()),
+            units=len(set(itertools.compress(scores.groups, labelled))),
             metrics={
                 name: score_interval(scores.counts_P3K, name, scores.groups) for name in METRICS
             },

@@ -104,7 +104,7 @@ def metric_of_counts(
     counts_P3K: Counts | NDArray[np.float64],
     times_P: NDArray[np.int64] | None = None,
 ) -> float:
-    """One score of any choice of photographs, each of which counts ``times_P`` times (else once)."""
+    """One score of any choice of photographs, each of which counts ``times_P`` times, or once."""
     return float(metric_of_each(name, counts_P3K[None], times_P)[0])
 
 

@@ -1,6 +1,7 @@
 """Which model is taken: the one that scores best, or a cheaper one that may well be as good."""
 
 import dataclasses
+import itertools
 import math
 import re
 
@@ -12,12 +13,12 @@ from search.ensembles.models import Model
 from search.ensembles.reasons import reason
 from search.runs.result import Cost, WeightedTrial
 from segcore.choosing.choice import choose
-from segcore.choosing.factors import Contest, fit_factors
+from segcore.choosing.factors import TRIED, Contest, fit_factors
 from segcore.choosing.left_out import Bags, LeftOut, difference_error
 from segcore.choosing.pool import REACH, WHOLE, Pool, draw_pixels
 from segcore.choosing.selection import propose
-from segcore.config import MetricName, Prefer
-from segcore.scores.metrics import metric_of_counts
+from segcore.config import IGNORE_INDEX, MetricName, Prefer
+from segcore.scores.metrics import METRICS, metric_of_counts
 
 PHOTOS = 30
 
@@ -154,6 +155,30 @@ def test_factors_find_the_rare_class_that_a_network_names_too_seldom(metric) -> 
     for tried in (factors_K**0.5, factors_K * [1, 1, 1.4], factors_K * [1, 1, 0.7]):
         best = metric_of_counts(metric, pool.counts(sum_LKB, factors_K=factors_K))
         assert metric_of_counts(metric, pool.counts(sum_LKB, factors_K=tried)) <= best + 1e-9
+
+
+@pytest.mark.parametrize("photos", [1, 9])
+@pytest.mark.parametrize("metric", METRICS)
+def test_factors_are_the_best_that_one_class_alone_could_have(
+    metric: MetricName, photos: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Photographs count several times or not at all, and one has no labelled pixel."""
+    monkeypatch.setattr("segcore.choosing.factors.ROUNDS", 9)
+    masks, probs = rare(photos, np.random.default_rng(4), shift=1.0)
+    masks[3:4] = IGNORE_INDEX
+    pool = pool_of(masks, probs)
+    times_P = np.arange(1, photos + 1) % 4
+    settled_P3K, sum_LKB = pool.settled_P3K.copy(), pool.mix([0])
+    log_K = fit_factors(Contest.of(pool, sum_LKB), metric, times_P)
+    np.testing.assert_array_equal(pool.settled_P3K, settled_P3K)
+
+    def score(log_K: np.ndarray) -> float:
+        return metric_of_counts(metric, pool.counts(sum_LKB, factors_K=np.exp(log_K)), times_P)
+
+    step = TRIED[1] - TRIED[0]
+    for k, change in itertools.product(range(3), (-2 * step, -step, step, 2 * step)):
+        assert score(log_K + change * np.eye(3)[k]) <= score(log_K) + 2e-4
+    assert score(log_K) > score(np.zeros(3))
 
 
 @pytest.mark.parametrize("metric", ["dice", "dice_per_image"])

@@ -115,35 +115,52 @@ def metric_of_each(
 ) -> NDArray[np.float64]:
     """``metric_of_counts`` of each of S choices of as many photographs."""
     times_P = np.ones(counts_SP3K.shape[1]) if times_P is None else times_P.astype(np.float64)
-    if name in PHOTO_MEANS:
-        score_SP = _photo_scores(name, counts_SP3K)
-        known_SP = ~np.isnan(score_SP)
-        return ratio(np.where(known_SP, score_SP, 0.0) @ times_P, known_SP @ times_P)
-    sum_S3K = np.tensordot(times_P, counts_SP3K, axes=(0, 1))
-    if name in CLASS_MEANS:
-        return _mean(class_scores(name, sum_S3K))
-    true_positive_S, _, truth_S = sum_S3K.sum(axis=-1).T
-    return ratio(true_positive_S, truth_S)
+    if name not in PHOTO_MEANS:
+        return _mean_of_classes(name, np.tensordot(times_P, counts_SP3K, axes=(0, 1)))
+    score_SP = _mean_of_classes(name, counts_SP3K)
+    known_SP = ~np.isnan(score_SP)
+    return ratio(np.where(known_SP, score_SP, 0.0) @ times_P, known_SP @ times_P)
 
 
-def _photo_scores(
-    name: MetricName, counts_SP3K: Counts | NDArray[np.float64]
+def _mean_of_classes(
+    name: MetricName, counts_3K: Counts | NDArray[np.float64]
 ) -> NDArray[np.float64]:
-    """What each photograph scores alone; NaN where it has no labelled pixel."""
-    if name == "dice_per_image":
-        return _mean(class_scores("dice", counts_SP3K))
-    true_positive_SPK, predicted_SPK, truth_SPK = np.moveaxis(counts_SP3K[..., 1:], -2, 0)
-    dice_SPK = ratio(2 * true_positive_SPK, predicted_SPK + truth_SPK)
-    return _mean(np.where(np.isnan(dice_SPK), 1.0, dice_SPK))
+    """Over the last two axes; NaN where nothing is labelled."""
+    weight_K = class_weights(name, counts_3K[..., 2, :])
+    sum_ = np.where(weight_K > 0, weight_K * class_scores(name, counts_3K), 0.0).sum(axis=-1)
+    return ratio(sum_, weight_K.sum(axis=-1))
 
 
 def class_scores(name: MetricName, counts_3K: Counts | NDArray[np.float64]) -> NDArray[np.float64]:
-    """Dice or IoU of each class, over the last two axes; NaN where a class isn't true anywhere."""
+    """Of each class, over the last two axes, what the metric is a weighted mean of.
+
+    That is Dice or IoU, and for "pixel_accuracy" the share of its pixels that is named so. A class
+    that isn't true anywhere has NaN, for "dice_kaggle" 0, or 1 where it isn't named either.
+    """
     true_positive, predicted, truth = np.moveaxis(counts_3K, -2, 0)
-    both = predicted + truth
-    if name == "dice":
-        return ratio(2 * true_positive, np.where(truth > 0, both, 0))
-    return ratio(true_positive, np.where(truth > 0, both - true_positive, 0))
+    match name:
+        case "dice" | "dice_per_image":
+            return ratio(2 * true_positive, np.where(truth > 0, predicted + truth, 0))
+        case "iou":
+            return ratio(true_positive, np.where(truth > 0, predicted + truth - true_positive, 0))
+        case "dice_kaggle":
+            dice = ratio(2 * true_positive, predicted + truth)
+            return np.where(np.isnan(dice), 1.0, dice)
+        case "pixel_accuracy":
+            return ratio(true_positive, truth)
+
+
+def class_weights(name: MetricName, truth_K: Counts | NDArray[np.float64]) -> NDArray[np.float64]:
+    """What each class counts in the mean of ``class_scores``, over the last axis."""
+    match name:
+        case "dice_kaggle":
+            weight_K = np.ones(truth_K.shape)
+            weight_K[..., 0] = 0.0
+            return weight_K
+        case "pixel_accuracy":
+            return truth_K.astype(np.float64)
+        case _:
+            return (truth_K > 0).astype(np.float64)
 
 
 def ratio(
@@ -153,9 +170,3 @@ def ratio(
     """NaN where the denominator is 0."""
     with np.errstate(invalid="ignore", divide="ignore"):
         return np.where(denominator > 0, numerator / denominator, np.nan)
-
-
-def _mean(values: NDArray[np.float64]) -> NDArray[np.float64]:
-    """The mean over the last axis of what isn't NaN; NaN, without a warning, where all is NaN."""
-    known = ~np.isnan(values)
-    return ratio(np.where(known, values, 0.0).sum(axis=-1), known.sum(axis=-1))

@@ -14,7 +14,7 @@ from search.ensembles.reasons import reason
 from search.runs.result import Cost, WeightedTrial
 from segcore.choosing.choice import choose
 from segcore.choosing.factors import TRIED, Contest, fit_factors
-from segcore.choosing.left_out import Bags, LeftOut, difference_error
+from segcore.choosing.left_out import Bags, Difference, LeftOut
 from segcore.choosing.pool import REACH, WHOLE, Pool, draw_pixels
 from segcore.choosing.selection import propose
 from segcore.config import IGNORE_INDEX, MetricName, Prefer
@@ -64,9 +64,13 @@ def test_groups_that_are_alike_make_a_difference_less_sure() -> None:
     ours[:, 1:] = theirs[:, 1:] = 1000
     ours[:, 0, 0] = np.repeat([900, 500, 700, 900, 500, 700], 2)
     theirs[:, 0, 0] = 600
-    alone, groups = [str(p) for p in range(12)], [str(p // 2) for p in range(12)]
-    errors = [difference_error(ours, theirs, "pixel_accuracy", u) for u in (alone, groups)]
-    assert errors[1] > 1.3 * errors[0]
+
+    def difference(units: list[str]) -> Difference:
+        better, worse = (LeftOut(tuple(range(12)), tuple(units), c, c) for c in (ours, theirs))
+        return better.minus(worse, "pixel_accuracy")
+
+    alone, groups = (difference([str(p // size) for p in range(12)]) for size in (1, 2))
+    assert groups.value == alone.value and groups.error > 1.3 * alone.error
 
 
 def test_the_cheapest_model_within_the_error_of_the_best_is_taken() -> None:
@@ -85,6 +89,29 @@ def test_where_photographs_are_too_few_the_plainest_is_taken() -> None:
     assert not choose(models, [2.0, 1.0], "pixel_accuracy", "balance").can_tell
 
 
+def test_the_winners_luck_is_no_part_of_what_is_promised() -> None:
+    """Of models that are equally good, the best one is only the luckiest."""
+    rng, promised, apparent = np.random.default_rng(5), [], []
+    for _ in range(40):
+        right_MP = 700 + np.round(rng.normal(0, 60, (8, PHOTOS)))
+        models = []
+        for right_P in right_MP:
+            counts_P3K = np.full((PHOTOS, 3, 1), 1000.0)
+            counts_P3K[:, 0, 0] = right_P
+            units = tuple(map(str, range(PHOTOS)))
+            models.append(LeftOut(tuple(range(PHOTOS)), units, counts_P3K, counts_P3K))
+        choice = choose(models, [1.0] * 8, "pixel_accuracy", "accuracy")
+        apparent.append(choice.behind[0].value)
+        promised.append(choice.promise.value)
+        assert choice.promise.error == models[choice.taken].minus(models[0], "pixel_accuracy").error
+    assert np.mean(apparent) > 0.012
+    assert abs(np.mean(promised)) < 0.004
+    better = [scoring(0.6, 0.05), scoring(0.7, 0.05)]
+    found = choose(better, [1.0, 1.0], "pixel_accuracy", "balance")
+    assert found.promise.value == pytest.approx(found.behind[0].value), "no other was as good"
+    assert choose(better[::-1], [1.0, 1.0], "pixel_accuracy", "balance").promise.value == 0
+
+
 def sentence(models: list[LeftOut], costs: list[float], prefer: Prefer) -> str:
     names = ["trial 7", "mean of the best 2", "ensemble of 5"]
     drafts = [
@@ -100,14 +127,16 @@ def test_a_sentence_says_why_a_model_was_taken() -> None:
     best = sentence(models, costs, "accuracy")
     assert best.startswith("Ensemble of 5 was taken because it scores best on validation photogr")
     assert re.search(
-        r"\(pixel_accuracy 0\.7\d+, the best single trial 0\.0\d+ ± 0\.0\d+ less\)", best
+        r"made \(pixel_accuracy 0\.7\d+\)\. By photographs that had no part in the choice either, "
+        r"0\.0\d+ ± 0\.0\d+ is gained over the best single trial\.$",
+        best,
     )
     cheap = sentence(models, costs, "balance")
     assert cheap.startswith(
         "Mean of the best 2 was taken because it is the cheapest whose score on "
     )
     assert "is within the standard error of the best one's: ensemble of 5 is better by 0.0" in cheap
-    assert cheap.endswith("and takes 4.0 times as long.")
+    assert "and takes 4.0 times as long. By photographs that had no part in the choice" in cheap
     few = [scoring(0.6, 0.1, units=5), scoring(0.9, 0.1, units=5)]
     assert sentence(few, costs, "balance") == (
         "Trial 7 was taken as the plainest model: the validation split has too few independent "

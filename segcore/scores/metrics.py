@@ -119,7 +119,8 @@ def metric_of_each(
         return _mean_of_classes(name, np.tensordot(times_P, counts_SP3K, axes=(0, 1)))
     score_SP = _mean_of_classes(name, counts_SP3K)
     known_SP = ~np.isnan(score_SP)
-    return ratio(np.where(known_SP, score_SP, 0.0) @ times_P, known_SP @ times_P)
+    sum_S = np.where(known_SP, times_P * score_SP, 0.0).sum(axis=1)
+    return ratio(sum_S, (times_P * known_SP).sum(axis=1))
 
 
 def _mean_of_classes(

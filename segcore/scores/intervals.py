@@ -14,7 +14,6 @@ score of the best of many trials is too high, and so is its whole interval. benc
 measures how often intervals hold.
 """
 
-import itertools
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -79,10 +78,10 @@ class Evaluation:
         def known(values: Iterable[float]) -> tuple[float | None, ...]:
             return tuple(None if math.isnan(value) else float(value) for value in values)
 
-        labelled = scores.counts_P3K[:, 2].any(axis=1)
+        labelled = np.flatnonzero(scores.counts_P3K[:, 2].sum(axis=1))
         return cls(
-            photos=int(labelled.sum()),
-            units=len(set(itertools.compress(scores.groups, labelled))),
+            photos=len(labelled),
+            units=len({scores.groups[photo] for photo in labelled}),
             metrics={
                 name: score_interval(scores.counts_P3K, name, scores.groups) for name in METRICS
             },

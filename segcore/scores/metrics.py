@@ -114,13 +114,16 @@ def metric_of_each(
     times_P: NDArray[np.int64] | None = None,
 ) -> NDArray[np.float64]:
     """``metric_of_counts`` of each of S choices of as many photographs."""
-    times_P = np.ones(counts_SP3K.shape[1]) if times_P is None else times_P.astype(np.float64)
+    weight_P = np.ones(counts_SP3K.shape[1])
+    if times_P is not None:
+        weight_P *= times_P
     if name not in PHOTO_MEANS:
-        return _mean_of_classes(name, np.tensordot(times_P, counts_SP3K, axes=(0, 1)))
+        sum_S3K = np.tensordot(weight_P, counts_SP3K.astype(np.float64, copy=False), axes=(0, 1))
+        return _mean_of_classes(name, sum_S3K)
     score_SP = _mean_of_classes(name, counts_SP3K)
     known_SP = ~np.isnan(score_SP)
-    sum_S = np.where(known_SP, times_P * score_SP, 0.0).sum(axis=1)
-    return ratio(sum_S, (times_P * known_SP).sum(axis=1))
+    sum_S = np.where(known_SP, weight_P * score_SP, 0.0).sum(axis=1)
+    return ratio(sum_S, (weight_P * known_SP).sum(axis=1))
 
 
 def _mean_of_classes(

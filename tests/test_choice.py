@@ -1,6 +1,7 @@
 """Which model is taken: the one that scores best, or a cheaper one that may well be as good."""
 
 import dataclasses
+import itertools
 import math
 import re
 
@@ -12,12 +13,12 @@ from search.ensembles.models import Model
 from search.ensembles.reasons import reason
 from search.runs.result import Cost, WeightedTrial
 from segcore.choosing.choice import choose
-from segcore.choosing.factors import Contest, fit_factors
-from segcore.choosing.left_out import Bags, LeftOut, difference_error
+from segcore.choosing.factors import TRIED, Contest, fit_factors
+from segcore.choosing.left_out import Bags, Difference, LeftOut
 from segcore.choosing.pool import REACH, WHOLE, Pool, draw_pixels
 from segcore.choosing.selection import propose
-from segcore.config import MetricName, Prefer
-from segcore.scores.metrics import metric_of_counts
+from segcore.config import IGNORE_INDEX, MetricName, Prefer
+from segcore.scores.metrics import METRICS, metric_of_counts
 
 PHOTOS = 30
 
@@ -63,9 +64,13 @@ def test_groups_that_are_alike_make_a_difference_less_sure() -> None:
     ours[:, 1:] = theirs[:, 1:] = 1000
     ours[:, 0, 0] = np.repeat([900, 500, 700, 900, 500, 700], 2)
     theirs[:, 0, 0] = 600
-    alone, groups = [str(p) for p in range(12)], [str(p // 2) for p in range(12)]
-    errors = [difference_error(ours, theirs, "pixel_accuracy", u) for u in (alone, groups)]
-    assert errors[1] > 1.3 * errors[0]
+
+    def difference(units: list[str]) -> Difference:
+        better, worse = (LeftOut(tuple(range(12)), tuple(units), c, c) for c in (ours, theirs))
+        return better.minus(worse, "pixel_accuracy")
+
+    alone, groups = (difference([str(p // size) for p in range(12)]) for size in (1, 2))
+    assert groups.value == alone.value and groups.error > 1.3 * alone.error
 
 
 def test_the_cheapest_model_within_the_error_of_the_best_is_taken() -> None:
@@ -84,6 +89,29 @@ def test_where_photographs_are_too_few_the_plainest_is_taken() -> None:
     assert not choose(models, [2.0, 1.0], "pixel_accuracy", "balance").can_tell
 
 
+def test_the_winners_luck_is_no_part_of_what_is_promised() -> None:
+    """Of models that are equally good, the best one is only the luckiest."""
+    rng, promised, apparent = np.random.default_rng(5), [], []
+    for _ in range(40):
+        right_MP = 700 + np.round(rng.normal(0, 60, (8, PHOTOS)))
+        models = []
+        for right_P in right_MP:
+            counts_P3K = np.full((PHOTOS, 3, 1), 1000.0)
+            counts_P3K[:, 0, 0] = right_P
+            units = tuple(map(str, range(PHOTOS)))
+            models.append(LeftOut(tuple(range(PHOTOS)), units, counts_P3K, counts_P3K))
+        choice = choose(models, [1.0] * 8, "pixel_accuracy", "accuracy")
+        apparent.append(choice.behind[0].value)
+        promised.append(choice.promise.value)
+        assert choice.promise.error == models[choice.taken].minus(models[0], "pixel_accuracy").error
+    assert np.mean(apparent) > 0.012
+    assert abs(np.mean(promised)) < 0.004
+    better = [scoring(0.6, 0.05), scoring(0.7, 0.05)]
+    found = choose(better, [1.0, 1.0], "pixel_accuracy", "balance")
+    assert found.promise.value == pytest.approx(found.behind[0].value), "no other was as good"
+    assert choose(better[::-1], [1.0, 1.0], "pixel_accuracy", "balance").promise.value == 0
+
+
 def sentence(models: list[LeftOut], costs: list[float], prefer: Prefer) -> str:
     names = ["trial 7", "mean of the best 2", "ensemble of 5"]
     drafts = [
@@ -99,14 +127,16 @@ def test_a_sentence_says_why_a_model_was_taken() -> None:
     best = sentence(models, costs, "accuracy")
     assert best.startswith("Ensemble of 5 was taken because it scores best on validation photogr")
     assert re.search(
-        r"\(pixel_accuracy 0\.7\d+, the best single trial 0\.0\d+ ± 0\.0\d+ less\)", best
+        r"made \(pixel_accuracy 0\.7\d+\)\. By photographs that had no part in the choice either, "
+        r"0\.0\d+ ± 0\.0\d+ is gained over the best single trial\.$",
+        best,
     )
     cheap = sentence(models, costs, "balance")
     assert cheap.startswith(
         "Mean of the best 2 was taken because it is the cheapest whose score on "
     )
     assert "is within the standard error of the best one's: ensemble of 5 is better by 0.0" in cheap
-    assert cheap.endswith("and takes 4.0 times as long.")
+    assert "and takes 4.0 times as long. By photographs that had no part in the choice" in cheap
     few = [scoring(0.6, 0.1, units=5), scoring(0.9, 0.1, units=5)]
     assert sentence(few, costs, "balance") == (
         "Trial 7 was taken as the plainest model: the validation split has too few independent "
@@ -154,6 +184,30 @@ def test_factors_find_the_rare_class_that_a_network_names_too_seldom(metric) -> 
     for tried in (factors_K**0.5, factors_K * [1, 1, 1.4], factors_K * [1, 1, 0.7]):
         best = metric_of_counts(metric, pool.counts(sum_LKB, factors_K=factors_K))
         assert metric_of_counts(metric, pool.counts(sum_LKB, factors_K=tried)) <= best + 1e-9
+
+
+@pytest.mark.parametrize("photos", [1, 9])
+@pytest.mark.parametrize("metric", METRICS)
+def test_factors_are_the_best_that_one_class_alone_could_have(
+    metric: MetricName, photos: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Photographs count several times or not at all, and one has no labelled pixel."""
+    monkeypatch.setattr("segcore.choosing.factors.ROUNDS", 9)
+    masks, probs = rare(photos, np.random.default_rng(4), shift=1.0)
+    masks[3:4] = IGNORE_INDEX
+    pool = pool_of(masks, probs)
+    times_P = np.arange(1, photos + 1) % 4
+    settled_P3K, sum_LKB = pool.settled_P3K.copy(), pool.mix([0])
+    log_K = fit_factors(Contest.of(pool, sum_LKB), metric, times_P)
+    np.testing.assert_array_equal(pool.settled_P3K, settled_P3K)
+
+    def score(log_K: np.ndarray) -> float:
+        return metric_of_counts(metric, pool.counts(sum_LKB, factors_K=np.exp(log_K)), times_P)
+
+    step = TRIED[1] - TRIED[0]
+    for k, change in itertools.product(range(3), (-2 * step, -step, step, 2 * step)):
+        assert score(log_K + change * np.eye(3)[k]) <= score(log_K) + 2e-4
+    assert score(log_K) > score(np.zeros(3))
 
 
 @pytest.mark.parametrize("metric", ["dice", "dice_per_image"])

@@ -106,6 +106,14 @@ def test_few_units_are_a_guess_and_it_is_said() -> None:
     assert "rest on one group of photographs" in caution(1)  # type: ignore
 
 
+def test_photographs_without_a_labelled_pixel_make_no_interval_surer() -> None:
+    counts = random_counts(np.random.default_rng(8), 9)
+    counts[3:] = 0
+    evaluation = Evaluation.of(Scores.of(counts, np.zeros((4, 4), np.int64)))
+    assert (evaluation.photos, evaluation.units) == (3, 3)
+    assert "rest on 3 independent photographs" in evaluation.caution  # type: ignore
+
+
 def test_few_units_tell_no_two_models_apart() -> None:
     """Even where one is better by the same on each of them."""
     better, worse = np.full(6, 0.9), np.full(6, 0.6)

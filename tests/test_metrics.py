@@ -74,6 +74,15 @@ def brute_force(photographs: Photographs, num_classes: int) -> dict[str, float]:
     }
 
 
+@pytest.mark.parametrize("name", METRICS)
+def test_a_photograph_may_count_several_times_or_not_at_all(name: MetricName) -> None:
+    counts_P3K = score(random_photographs(3, 5), 5).counts_P3K
+    for times in ([2, 0, 1, 3, 1], [0, 1, 0, 0, 0], [0, 0, 0, 0, 2]):
+        expected = metric_of_counts(name, np.repeat(counts_P3K, times, axis=0))
+        found = metric_of_counts(name, counts_P3K, np.array(times))
+        assert found == pytest.approx(expected, nan_ok=True)
+
+
 def test_every_metric_has_a_definition() -> None:
     assert METRICS.keys() == set(get_args(MetricName))
 

@@ -1,6 +1,7 @@
 """Selection picks what helps, within limits; its short cuts change no score."""
 
 import itertools
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -92,6 +93,19 @@ def test_a_sample_stands_for_every_pixel_and_keeps_the_rare_ones(masks: np.ndarr
     assert share[2] > 0.6 > share[0]
 
 
+def test_of_very_many_photographs_some_are_drawn_whole_and_the_others_not_at_all(
+    masks: np.ndarray,
+) -> None:
+    """There are more pairs of a photograph and a class than pixels that may be drawn."""
+    pixels = draw_pixels(list(masks), K, limit=7)
+    assert 6 <= len(pixels.position_N) <= 7 and pixels.photos == 4
+    drawn = np.unique(pixels.photo_N)
+    assert len(drawn) == 2
+    assert pixels.weight_N.sum() == (masks[drawn] != IGNORE_INDEX).sum()
+    others = np.unique(draw_pixels(list(masks), K, limit=7, seed=1).photo_N)
+    assert drawn.tolist() != others.tolist()
+
+
 def test_photographs_differ_in_size_and_are_sorted_piece_by_piece(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -111,6 +125,16 @@ def test_photographs_differ_in_size_and_are_sorted_piece_by_piece(
         np.testing.assert_array_equal(photo[drawn.position_N], drawn.photo_N)
     np.testing.assert_array_equal(few.position_N, pieces.position_N)
     assert few.weight_N.sum() == pytest.approx(pixels.weight_N.sum())
+
+
+def test_a_mosaic_is_counted_piece_by_piece(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("segcore.choosing.pool.PIECE_PX", 1 << 14)
+    mosaic = np.random.default_rng(0).integers(0, K, (1024, 1024), dtype=np.uint8)
+    tracemalloc.start()
+    draw_pixels([mosaic], K, limit=1000)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < mosaic.nbytes
 
 
 def test_a_sample_scores_nearly_what_all_pixels_score(masks: np.ndarray) -> None:

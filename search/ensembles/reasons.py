@@ -27,7 +27,7 @@ def reason(drafts: Sequence[Draft], choice: Choice, metric: MetricName, prefer: 
     if taken is best:
         return (
             f"{_capital(taken.model.name)} was taken because it scores best on validation "
-            f"photographs that were left out when it was made ({own}{_gain(choice)})."
+            f"photographs that were left out when it was made ({own}).{_promise(choice)}"
         )
     lost, times = choice.behind[choice.taken], best.cost.seconds_per_mpx
     errors = "the standard error" if prefer == "balance" else "two standard errors"
@@ -35,18 +35,20 @@ def reason(drafts: Sequence[Draft], choice: Choice, metric: MetricName, prefer: 
         f"{_capital(taken.model.name)} was taken because it is the cheapest whose score on "
         f"validation photographs that were left out when it was made ({own}) is within {errors} of "
         f"the best one's: {best.model.name} is better by {lost.value:.4f} ± {lost.error:.4f} and "
-        f"takes {times / taken.cost.seconds_per_mpx:.1f} times as long."
+        f"takes {times / taken.cost.seconds_per_mpx:.1f} times as long.{_promise(choice)}"
     )
 
 
-def _gain(choice: Choice) -> str:
-    """By how much the best model is better than the plainest one."""
-    gain = choice.behind[0]
-    if choice.best == 0:
+def _promise(choice: Choice) -> str:
+    """By how much what is taken is better than the plainest model."""
+    if choice.taken == 0:
         return ""
-    error = f" ± {gain.error:.4f}" if choice.can_tell else ""
+    error = f" ± {choice.promise.error:.4f}" if choice.can_tell else ""
     guess = "" if choice.can_tell else ", which is a guess: so few photographs are independent"
-    return f", the best single trial {gain.value:.4f}{error} less{guess}"
+    return (
+        f" By photographs that had no part in the choice either, {choice.promise.value:.4f}{error} "
+        f"is gained over the best single trial{guess}."
+    )
 
 
 def _units(draft: Draft) -> str:

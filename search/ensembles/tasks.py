@@ -315,8 +315,7 @@ def make_soup(
                     fill(kept)
                     said, probs_NK = _predict(ensemble, data, "val", position_N)
                     tried[kept] = said.scores.counts_P3K, probs_NK
-                counts_P3K = tried[kept][0]
-                return metric_of_counts(metric, np.repeat(counts_P3K, times_P, axis=0))
+                return metric_of_counts(metric, tried[kept][0], times_P)
 
             return greedy_soup(len(ingredients), score)
 

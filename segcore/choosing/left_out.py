@@ -57,16 +57,23 @@ class LeftOut:
 
         NaN, with an infinite error, where there is none, as with a single unit.
         """
-        places = {photo: p for p, photo in enumerate(other.photos)}
-        shared = [p for p, photo in enumerate(self.photos) if photo in places]
+        shared = sorted(set(self.photos) & set(other.photos))
         if not shared:
             return Difference(math.nan, math.inf)
-        theirs = [places[self.photos[p]] for p in shared]
-        ours, others = self.counts_P3K[shared], other.counts_P3K[theirs]
-        error = difference_error(
-            self.made_P3K[shared], other.made_P3K[theirs], metric, [self.units[p] for p in shared]
+        ours, theirs = self.of_photos(shared), other.of_photos(shared)
+        without_U, without_them_U = (
+            Jackknife.of(one.made_P3K, metric, one.units).score_U for one in (ours, theirs)
         )
-        return Difference(metric_of_counts(metric, ours) - metric_of_counts(metric, others), error)
+        enough = len(without_U) >= FEWEST_UNITS
+        error = standard_error(without_U - without_them_U) if enough else math.inf
+        return Difference(ours.score(metric) - theirs.score(metric), error)
+
+    def of_photos(self, photos: Sequence[int]) -> "LeftOut":
+        """The same of some of its photographs, in this order."""
+        places = {photo: p for p, photo in enumerate(self.photos)}
+        at = [places[photo] for photo in photos]
+        units = tuple(self.units[p] for p in at)
+        return LeftOut(tuple(photos), units, self.counts_P3K[at], self.made_P3K[at])
 
 
 @dataclass(frozen=True, eq=False)
@@ -112,18 +119,3 @@ class Bags:
             mean_P3K,
             made_P3K[known],
         )
-
-
-def difference_error(
-    ours_P3K: NDArray[np.float64],
-    theirs_P3K: NDArray[np.float64],
-    metric: MetricName,
-    unit_P: Sequence[str],
-) -> float:
-    """The standard error of the difference of two models' scores of the same photographs.
-
-    Infinite where there are too few independent units to tell.
-    """
-    ours, theirs = (Jackknife.of(counts, metric, unit_P) for counts in (ours_P3K, theirs_P3K))
-    without_U = ours.score_U - theirs.score_U
-    return standard_error(without_U) if len(without_U) >= FEWEST_UNITS else math.inf

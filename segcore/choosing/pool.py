@@ -10,7 +10,7 @@ for each mixture. If the sample is the whole split, scores are exact.
 import functools
 import math
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -29,7 +29,7 @@ BLOCK_PX = 4096
 LAST_CLASS = 255
 
 PIECE_PX = 1 << 24
-"""So much of a mask is sorted at once."""
+"""So much of a mask is counted and sorted at once, which takes 8 bytes of memory for each pixel."""
 
 REACH = 16.0
 """The largest ratio of two classes' factors: a class that is this many times as probable as any
@@ -50,7 +50,7 @@ class PixelSample:
     weight_N: NDArray[np.float64]
     """How many pixels of the split each one stands for."""
     photos: int
-    """P; of a photograph without a labelled pixel none is here."""
+    """P; of those without a labelled pixel, and of some of very many, none is here."""
     num_classes: int
 
 
@@ -60,11 +60,15 @@ def draw_pixels(
     """All labelled pixels of some photographs' masks (HW), or about ``limit`` of them.
 
     Of S pixels of one class in one photograph min(S, c·√S) are drawn. So rare classes, which count
-    as much in mean scores as frequent ones, lose the smallest share of their pixels.
+    as much in mean scores as frequent ones, lose the smallest share of their pixels. Where that
+    would be less than one pixel of each class of each photograph, some photographs have none.
     """
     rng = np.random.default_rng(seed)
-    counts = [np.bincount(m.ravel(), minlength=IGNORE_INDEX + 1)[:num_classes] for m in masks]
-    size_PK = np.stack(counts)
+    size_PK = np.stack([sum(_counted(p, num_classes) for p in _pieces(mask)) for mask in masks])
+    strata_P = np.count_nonzero(size_PK, axis=1)
+    if strata_P.sum() > limit:
+        order_P = rng.permutation(len(masks))
+        size_PK[order_P[strata_P[order_P].cumsum() > limit]] = 0
     drawn_PK = _share_out(size_PK, limit)
     first = 0
     strata = []
@@ -83,17 +87,24 @@ def draw_pixels(
     return PixelSample(position_N, photo_N, truth_N, weight_N, len(masks), num_classes)
 
 
+def _pieces(mask_HW: NDArray[np.uint8]) -> Iterator[NDArray[np.uint8]]:
+    mask_N = mask_HW.ravel()
+    return (mask_N[start : start + PIECE_PX] for start in range(0, len(mask_N), PIECE_PX))
+
+
+def _counted(piece_N: NDArray[np.uint8], num_classes: int) -> NDArray[np.int64]:
+    return np.bincount(piece_N, minlength=IGNORE_INDEX + 1)[:num_classes]
+
+
 def _locate(
     mask_HW: NDArray[np.uint8], ranks: Sequence[NDArray[np.int64]]
 ) -> list[NDArray[np.int64]]:
     """Where the pixels of each class lie that come at these ranks among those of their class."""
-    mask_N = mask_HW.ravel()
     found: list[list[NDArray[np.int64]]] = [[] for _ in ranks]
     passed_K = np.zeros(len(ranks), np.int64)
-    for start in range(0, len(mask_N), PIECE_PX):
-        piece_N = mask_N[start : start + PIECE_PX]
-        by_class_N = start + np.argsort(piece_N, kind="stable")
-        size_K = np.bincount(piece_N, minlength=IGNORE_INDEX + 1)[: len(ranks)]
+    for piece, piece_N in enumerate(_pieces(mask_HW)):
+        by_class_N = piece * PIECE_PX + np.argsort(piece_N, kind="stable")
+        size_K = _counted(piece_N, len(ranks))
         first_K = np.cumsum(size_K) - size_K
         for k, ranks_N in enumerate(ranks):
             here_N = ranks_N - passed_K[k]

@@ -106,7 +106,8 @@ def propose_soup(
     The others are what its way of making makes of the bags (``bag_picks``).
     """
     rules = Rules(pool, metric, Limits())
-    return with_factors(_proposal("soup", (0,), bag_picks, rules, bags), pool, bags, metric)
+    alone = [1.0, *[0.0] * (len(pool.probs) - 1)]
+    return with_factors(_proposal("soup", alone, bag_picks, rules, bags), pool, bags, metric)
 
 
 def with_factors(proposal: Proposal, pool: Pool, bags: Bags, metric: MetricName) -> Proposal:
@@ -116,36 +117,42 @@ def with_factors(proposal: Proposal, pool: Pool, bags: Bags, metric: MetricName)
     the exponent that scores best on what the bags left out, if it is better there than no factors
     by more than the error of that difference.
     """
-    logs, counts = [], []
-    for picks, times_P in zip(proposal.bag_picks, bags.times_BP, strict=True):
-        sum_LKB = pool.mix(picks)
-        log_K = fit_factors(Contest.of(pool, sum_LKB), metric, times_P)
-        logs.append(log_K)
-        counts.append([pool.counts(sum_LKB, factors_K=np.exp(share * log_K)) for share in SHRUNK])
-    made_LKB, mean_K = pool.mix(as_picks(proposal.weights)), np.mean(logs, axis=0)
-    factors = [np.exp(share * mean_K) for share in SHRUNK]
-    tried = [
-        bags.left_out(of_share, pool.counts(made_LKB, factors_K=factors_K))
-        for of_share, factors_K in zip(zip(*counts, strict=True), factors, strict=True)
+    logs = [
+        fit_factors(Contest.of(pool, pool.mix(picks)), metric, times_P)
+        for picks, times_P in zip(proposal.bag_picks, bags.times_BP, strict=True)
     ]
-    best = int(np.argmax([left_out.score(metric) for left_out in tried]))
+    mean_K = np.mean(logs, axis=0)
+
+    def counts(picks: Picks, log_K: NDArray[np.float64]) -> NDArray[np.float64]:
+        return pool.counts(pool.mix(picks), factors_K=np.exp(log_K))
+
+    def shrunk(share: float) -> LeftOut:
+        of_bags = (
+            counts(picks, share * log_K)
+            for picks, log_K in zip(proposal.bag_picks, logs, strict=True)
+        )
+        return bags.left_out(of_bags, counts(as_picks(proposal.weights), share * mean_K))
+
+    tried = {share: shrunk(share) for share in SHRUNK}
+    best = max(SHRUNK, key=lambda share: tried[share].score(metric))
     gain = tried[best].minus(proposal.left_out, metric)
     if not gain.value > gain.error:
         return proposal
-    return replace(proposal, left_out=tried[best], factors=tuple(factors[best].tolist()))
+    return replace(proposal, left_out=tried[best], factors=tuple(np.exp(best * mean_K).tolist()))
 
 
 def _by_rule(way: Way, rule: Rule, rules: "Rules", bags: Bags) -> Proposal:
-    every_P = np.ones(rules.pool.photos, np.int64)
-    return _proposal(way, rule(every_P), [rule(times_P) for times_P in bags.times_BP], rules, bags)
+    picks = rule(np.ones(rules.pool.photos, np.int64))
+    weights_C = np.bincount(picks, minlength=len(rules.pool.probs)) / len(picks)
+    bag_picks = [rule(times_P) for times_P in bags.times_BP]
+    return _proposal(way, weights_C.tolist(), bag_picks, rules, bags)
 
 
 def _proposal(
-    way: Way, picks: Picks, bag_picks: Sequence[Picks], rules: "Rules", bags: Bags
+    way: Way, weights: Sequence[float], bag_picks: Sequence[Picks], rules: "Rules", bags: Bags
 ) -> Proposal:
-    weights_C = np.bincount(picks, minlength=len(rules.pool.probs)) / len(picks)
-    left_out = bags.left_out(map(rules.counts, bag_picks), rules.counts(picks))
-    return Proposal(way, tuple(weights_C.tolist()), left_out, tuple(bag_picks))
+    left_out = bags.left_out(map(rules.counts, bag_picks), rules.counts(as_picks(weights)))
+    return Proposal(way, tuple(weights), left_out, tuple(bag_picks))
 
 
 def least_score(
@@ -186,7 +193,7 @@ class Rules:
     def eligible(self) -> list[int]:
         """Candidates that know something of places, and so may be members (``LEAST_KNOWN``)."""
         every = range(len(self.pool.probs))
-        scores = [metric_of_counts(self.metric, self.counts((c,))) for c in every]
+        scores = [self._score((c,)) for c in every]
         least = least_score(self.metric, max(scores), self.pool.settled_P3K[:, 2])
         return [c for c in every if scores[c] >= least]
 
@@ -196,7 +203,7 @@ class Rules:
 
     def best_first(self, times_P: NDArray[np.int64]) -> list[int]:
         """The candidates that may be members."""
-        scores = {c: _score(self.counts((c,)), self.metric, times_P) for c in self.eligible}
+        scores = {c: self._score((c,), times_P) for c in self.eligible}
         return sorted(self.eligible, key=lambda c: -scores[c])
 
     def best_single(self, times_P: NDArray[np.int64]) -> Picks:
@@ -207,7 +214,7 @@ class Rules:
         """The best N candidates, with the N whose plain mean scores best."""
         best_first = self.best_first(times_P)
         picks = best_first[:1]
-        scores = [_score(self.counts(tuple(picks)), self.metric, times_P)]
+        scores = [self._score(tuple(picks), times_P)]
         sum_LKB = self.pool.mix(picks)
         for c in best_first[1:MAX_PICKS]:
             if self.limits.allow([*picks, c]):
@@ -224,7 +231,7 @@ class Rules:
         et al. 2004, "Ensemble selection from libraries of models").
         """
         picks, length = list(start), len(start)
-        best = _score(self.counts(start), self.metric, times_P)
+        best = self._score(start, times_P)
         sum_LKB = self.pool.mix(picks)
         while len(picks) < min(MAX_PICKS, length + PATIENCE_PICKS):
             tried = {
@@ -239,8 +246,11 @@ class Rules:
                 best, length = tried[pick], len(picks)
         return tuple(picks[:length])
 
+    def _score(self, picks: Picks, times_P: NDArray[np.int64] | None = None) -> float:
+        return metric_of_counts(self.metric, self.counts(picks), times_P)
+
     def _score_with(self, sum_LKB: SumLKB, plus: int, times_P: NDArray[np.int64]) -> float:
-        return _score(self.pool.counts(sum_LKB, plus), self.metric, times_P)
+        return metric_of_counts(self.metric, self.pool.counts(sum_LKB, plus), times_P)
 
 
 def _ensembles(rules: Rules, means: Sequence[Picks], bags: Bags) -> list[Proposal]:
@@ -272,9 +282,7 @@ def _ensembles(rules: Rules, means: Sequence[Picks], bags: Bags) -> list[Proposa
         kept = [tuple(c for c in picks if c in members) for picks in every_picks]
         kept = [picks or (members[0],) for picks in kept]
         weights_C = np.where(np.isin(np.arange(len(votes_C)), members), votes_C, 0.0)
-        weights = tuple((weights_C / weights_C.sum()).tolist())
-        left_out = bags.left_out(map(rules.counts, kept), rules.counts(as_picks(weights)))
-        return Proposal(way, weights, left_out, tuple(kept))
+        return _proposal(way, (weights_C / weights_C.sum()).tolist(), kept, rules, bags)
 
     def smaller(proposal: Proposal) -> Proposal:
         """The best one with a member less."""
@@ -301,9 +309,3 @@ def _ensembles(rules: Rules, means: Sequence[Picks], bags: Bags) -> list[Proposa
 def as_picks(weights: Sequence[float]) -> Picks:
     """Weights as repeated candidates, about 100 together."""
     return tuple(c for c, weight in enumerate(weights) for _ in range(round(100 * weight)))
-
-
-def _score(
-    counts_P3K: NDArray[np.float64], metric: MetricName, times_P: NDArray[np.int64]
-) -> float:
-    return metric_of_counts(metric, np.repeat(counts_P3K, times_P, axis=0))

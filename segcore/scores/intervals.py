@@ -60,7 +60,7 @@ class Evaluation:
     """How a model did on some photographs, with an interval for every score; JSON can hold it."""
 
     photos: int
-    """How many photographs were scored."""
+    """How many photographs have a labelled pixel: the others say nothing."""
     units: int
     """How many of them, or of their groups, are independent of each other."""
     metrics: dict[MetricName, Interval]
@@ -79,9 +79,10 @@ class Evaluation:
         def known(values: Iterable[float]) -> tuple[float | None, ...]:
             return tuple(None if math.isnan(value) else float(value) for value in values)
 
+        labelled = np.flatnonzero(scores.counts_P3K[:, 2].sum(axis=1))
         return cls(
-            photos=len(scores.counts_P3K),
-            units=len(set(scores.groups)),
+            photos=len(labelled),
+            units=len({scores.groups[photo] for photo in labelled}),
             metrics={
                 name: score_interval(scores.counts_P3K, name, scores.groups) for name in METRICS
             },

@@ -99,37 +99,72 @@ class Scores:
         return value
 
 
-def metric_of_counts(name: MetricName, counts_P3K: Counts | NDArray[np.float64]) -> float:
-    """One score of any choice of photographs."""
-    return float(metric_of_each(name, counts_P3K[None])[0])
+def metric_of_counts(
+    name: MetricName,
+    counts_P3K: Counts | NDArray[np.float64],
+    times_P: NDArray[np.int64] | None = None,
+) -> float:
+    """One score of any choice of photographs, each of which counts ``times_P`` times, or once."""
+    return float(metric_of_each(name, counts_P3K[None], times_P)[0])
 
 
 def metric_of_each(
-    name: MetricName, counts_SP3K: Counts | NDArray[np.float64]
+    name: MetricName,
+    counts_SP3K: Counts | NDArray[np.float64],
+    times_P: NDArray[np.int64] | None = None,
 ) -> NDArray[np.float64]:
     """``metric_of_counts`` of each of S choices of as many photographs."""
-    counts_SP3K = counts_SP3K.astype(np.float64)
-    match name:
-        case "dice" | "iou":
-            return _mean(class_scores(name, counts_SP3K.sum(axis=1)))
-        case "dice_per_image":
-            return _mean(_mean(class_scores("dice", counts_SP3K)))
-        case "dice_kaggle":
-            true_positive_SPK, predicted_SPK, truth_SPK = np.moveaxis(counts_SP3K[..., 1:], -2, 0)
-            dice_SPK = ratio(2 * true_positive_SPK, predicted_SPK + truth_SPK)
-            return _mean(np.where(np.isnan(dice_SPK), 1.0, dice_SPK).reshape(len(dice_SPK), -1))
-        case "pixel_accuracy":
-            true_positive_S, _, truth_S = counts_SP3K.sum(axis=(1, 3)).T
-            return ratio(true_positive_S, truth_S)
+    weight_P = np.ones(counts_SP3K.shape[1])
+    if times_P is not None:
+        weight_P *= times_P
+    if name not in PHOTO_MEANS:
+        sum_S3K = np.tensordot(weight_P, counts_SP3K.astype(np.float64, copy=False), axes=(0, 1))
+        return _mean_of_classes(name, sum_S3K)
+    score_SP = _mean_of_classes(name, counts_SP3K)
+    known_SP = ~np.isnan(score_SP)
+    sum_S = np.where(known_SP, weight_P * score_SP, 0.0).sum(axis=1)
+    return ratio(sum_S, (weight_P * known_SP).sum(axis=1))
+
+
+def _mean_of_classes(
+    name: MetricName, counts_3K: Counts | NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """Over the last two axes; NaN where nothing is labelled."""
+    weight_K = class_weights(name, counts_3K[..., 2, :])
+    sum_ = np.where(weight_K > 0, weight_K * class_scores(name, counts_3K), 0.0).sum(axis=-1)
+    return ratio(sum_, weight_K.sum(axis=-1))
 
 
 def class_scores(name: MetricName, counts_3K: Counts | NDArray[np.float64]) -> NDArray[np.float64]:
-    """Dice or IoU of each class, over the last two axes; NaN where a class isn't true anywhere."""
+    """Of each class, over the last two axes, what the metric is a weighted mean of.
+
+    That is Dice or IoU, and for "pixel_accuracy" the share of its pixels that is named so. A class
+    that isn't true anywhere has NaN, for "dice_kaggle" 0, or 1 where it isn't named either.
+    """
     true_positive, predicted, truth = np.moveaxis(counts_3K, -2, 0)
-    both = predicted + truth
-    if name == "dice":
-        return ratio(2 * true_positive, np.where(truth > 0, both, 0))
-    return ratio(true_positive, np.where(truth > 0, both - true_positive, 0))
+    match name:
+        case "dice" | "dice_per_image":
+            return ratio(2 * true_positive, np.where(truth > 0, predicted + truth, 0))
+        case "iou":
+            return ratio(true_positive, np.where(truth > 0, predicted + truth - true_positive, 0))
+        case "dice_kaggle":
+            dice = ratio(2 * true_positive, predicted + truth)
+            return np.where(np.isnan(dice), 1.0, dice)
+        case "pixel_accuracy":
+            return ratio(true_positive, truth)
+
+
+def class_weights(name: MetricName, truth_K: Counts | NDArray[np.float64]) -> NDArray[np.float64]:
+    """What each class counts in the mean of ``class_scores``, over the last axis."""
+    match name:
+        case "dice_kaggle":
+            weight_K = np.ones(truth_K.shape)
+            weight_K[..., 0] = 0.0
+            return weight_K
+        case "pixel_accuracy":
+            return truth_K.astype(np.float64)
+        case _:
+            return (truth_K > 0).astype(np.float64)
 
 
 def ratio(
@@ -139,9 +174,3 @@ def ratio(
     """NaN where the denominator is 0."""
     with np.errstate(invalid="ignore", divide="ignore"):
         return np.where(denominator > 0, numerator / denominator, np.nan)
-
-
-def _mean(values: NDArray[np.float64]) -> NDArray[np.float64]:
-    """The mean over the last axis of what isn't NaN; NaN, without a warning, where all is NaN."""
-    known = ~np.isnan(values)
-    return ratio(np.where(known, values, 0.0).sum(axis=-1), known.sum(axis=-1))

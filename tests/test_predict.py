@@ -158,6 +158,21 @@ def test_what_has_no_data_is_no_class(bundle: Path, tmp_path: Path, kind: str) -
     assert right == pytest.approx(TRANSFORM.c + 90 * 0.35)
 
 
+def test_a_png_tells_what_has_no_data_from_the_classes(bundle: Path, tmp_path: Path) -> None:
+    image = np.dstack([scene(), np.full((100, 140), 255, np.uint8)])
+    image[:, 90:, 3] = 0
+    Image.fromarray(image).save(tmp_path / "m.png")
+    out = tmp_path / "out"
+    assert run(bundle, tmp_path / "m.png", "--out", out, "--polygons", "geojson") == 0
+    mask = Image.open(out / "m.png")
+    mask_HW = np.asarray(mask)
+    assert (mask_HW[:, 90:] == 255).all() and (mask_HW[:, :90] < 3).all()
+    shown = np.array(mask.getpalette()).reshape(-1, 3)
+    assert shown[[0, 1, 2, 255]].tolist() == [*map(list, CLASS_COLORS), [128, 128, 128]]
+    regions = json.loads((out / "polygons" / "m.geojson").read_text())["features"]
+    assert sum(region["properties"]["area"] for region in regions) == 90 * 100
+
+
 def test_every_file_that_can_be_wished_for(bundle: Path, photos: Path) -> None:
     out = photos.parent / "out"
     arguments = ["--overlay", "--probabilities", "--uncertainty", "--tta", "--polygons", "geojson"]

@@ -3,7 +3,7 @@
 import re
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -18,6 +18,7 @@ from search.predicting.prediction_log import (
     Predicted,
     PredictionLog,
     file_state,
+    recorded_files,
     settings_key,
     write_uncertainty,
 )
@@ -168,20 +169,17 @@ def predict(options: PredictOptions, console: Console) -> list[Path]:
 def find_photos(inputs: Sequence[Path], out: Path) -> dict[Path, str]:
     """Each photograph, and its files' path below ``out`` without an ending, folders kept.
 
-    What lies in ``out``, or in a folder below that was one, is no photograph, nor is what is
-    hidden. Links are followed. Raises ``UserError`` where there are none, where two would write the
-    same files, or where a mask would replace its photograph.
+    What a prediction wrote is no photograph, nor is what lies in a folder ``out`` below, nor what
+    is hidden. Links are followed. Raises ``UserError`` where there are none, where two would write
+    the same files, or where a mask would replace its photograph.
     """
     if not inputs:
         raise UserError("no photographs given; name files, or folders of them, after the bundle")
     names: dict[Path, str] = {}
     for given in inputs:
         if given.is_dir():
-            found = files_below(given)
-            written = {path.parent for path in found if path.name == LOG_NAME} - {given}
-            for path in found:
-                is_ours = _is_ours(path, given, out) or not written.isdisjoint(path.parents)
-                if path.suffix.lower() in PICTURES and not is_ours:
+            for path in _not_ours(given, out):
+                if path.suffix.lower() in PICTURES:
                     names[path] = _output_name(path.relative_to(given).with_name(path.stem))
         elif given.exists():
             names[given] = _output_name(Path(given.stem))
@@ -227,9 +225,19 @@ def _both(twins: tuple[Path, Path]) -> str:
     return f"{second} and {first}" if differ else f"{second!a} and {first!a}"
 
 
-def _is_ours(path: Path, given: Path, out: Path) -> bool:
-    """Whether a file was written by a prediction."""
-    return out.resolve() != given.resolve() and out.resolve() in path.resolve().parents
+def _not_ours(given: Path, out: Path) -> Iterator[Path]:
+    """The files below a folder that no prediction wrote, into ``out`` or elsewhere."""
+    found, around = files_below(given), (given.resolve(), *given.resolve().parents)
+    # Photographs and masks may share a folder: its log tells which files are masks.
+    logs = {path.parent.resolve() for path in found if path.name == LOG_NAME}
+    logs |= {folder for folder in around if (folder / LOG_NAME).is_file()}
+    ours = {file for folder in logs for file in recorded_files(folder)}
+    # But of a folder below that is only for masks, a killed prediction may have left others there.
+    apart = {out.resolve()} - {*around}
+    for path in found:
+        file = path.resolve()
+        if file not in ours and apart.isdisjoint(file.parents):
+            yield path
 
 
 def _predict_all(

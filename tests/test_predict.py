@@ -304,7 +304,9 @@ def test_a_log_that_was_cut_off_forgets_only_its_last_line(tmp_path: Path) -> No
     )
     prediction_log.PredictionLog(tmp_path).add(record)
     with (tmp_path / prediction_log.LOG_NAME).open("a") as file:
-        file.write('{"photo": "b.pn')
+        file.write('{"photo": 1, "settings": "s", "state": [1, 2], "files": 3}\n{"photo": "b.pn')
+    with (tmp_path / prediction_log.LOG_NAME).open("ab") as file:
+        file.write(b"\xff\xfe\n torn")
     log = prediction_log.PredictionLog(tmp_path)
     log.add(record)
     assert prediction_log.PredictionLog(tmp_path).find(photo, "s", ["mask"]) == record
@@ -418,6 +420,25 @@ def test_masks_in_the_folder_of_photographs_are_no_photographs(bundle: Path, pho
     assert run(bundle, photos, "--out", photos / "predictions") == 0
     assert len(predict.find_photos([photos], photos / "predictions")) == 3
     assert len(predict.find_photos([photos], photos / "again")) == 3
+
+
+def test_masks_may_lie_among_their_photographs(
+    bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    photos = tmp_path / "photos"
+    (photos / "north").mkdir(parents=True)
+    for path in (photos / "lawn.jpg", photos / "north" / "roof.jpg"):
+        Image.fromarray(scene()).save(path)
+    for folder, out in ((photos, photos), (photos / "north", photos), (photos, tmp_path)):
+        for _ in range(2):
+            assert run(bundle, folder, "--out", out, "--overlay") == 0
+            told = capsys.readouterr().err
+            count = 1 if folder.name == "north" else 2
+            assert f"{count} of {count} photographs predicted" in told
+        assert f"{count} of them earlier" in told
+    assert {path.name for path in predict.find_photos([photos], tmp_path / "other")} == {
+        "lawn.jpg", "roof.jpg",
+    }  # fmt: skip
 
 
 @pytest.mark.parametrize("name", ["lawn.v2.png", "map.tif"])

@@ -3,7 +3,8 @@
 import csv
 import json
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -48,9 +49,7 @@ class PredictionLog:
             raise UserError(f"{what}; name another --out folder") from error
         if self._path.exists():
             cut_torn_line(self._path)
-            for line in self._path.read_text("utf-8").splitlines():
-                if (record := _parse(line)) is not None:
-                    self._records[record.photo] = record
+            self._records = {record.photo: record for record in _records_in(self._path)}
 
     def find(self, photo: Path, settings: str, kinds: Iterable[str]) -> Predicted | None:
         """The record of a photograph of which these settings wrote all these kinds of files.
@@ -71,6 +70,12 @@ class PredictionLog:
         self._records[record.photo] = record
         with self._path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(asdict(record)) + "\n")
+
+
+def recorded_files(folder: Path) -> set[Path]:
+    """All files that were ever predicted into a folder, as its log says."""
+    records = _records_in(folder / LOG_NAME)
+    return {folder / file for record in records for file in record.files.values()}
 
 
 def file_state(path: Path) -> tuple[int, int]:
@@ -108,11 +113,11 @@ def write_uncertainty(folder: Path, records: Iterable[Predicted]) -> Path:
     return path
 
 
-def _parse(line: str) -> Predicted | None:
-    """The record in a line. None where there is none: its photograph is predicted again."""
-    try:
-        values = json.loads(line)
-        size, changed = values["state"]
-        return Predicted(**{**values, "state": (int(size), int(changed))})
-    except (ValueError, KeyError, TypeError):
-        return None
+def _records_in(log: Path) -> Iterator[Predicted]:
+    """The records of a log. A line without one is passed over: its photograph is done again."""
+    for line in log.read_text("utf-8", errors="replace").splitlines():
+        with suppress(ValueError, KeyError, TypeError):
+            values = json.loads(line)
+            size, changed = values["state"]
+            values |= {"state": (int(size), int(changed)), "files": dict(values["files"])}
+            yield Predicted(**values)

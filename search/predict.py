@@ -20,7 +20,7 @@ from search.predicting.prediction_log import (
     file_state,
     recorded_files,
     settings_key,
-    write_uncertainty,
+    write_tables,
 )
 from search.reporting.command_line import leave, loading, run_command
 from segcore.errors import UserError, in_short, is_disk_full, some_of
@@ -49,7 +49,9 @@ class PredictOptions:
     has the ending of a picture; a file that is named itself may have any."""
     out: Path = Path("predictions")
     """Folder for the masks: for each photograph a PNG of its size with class indices, or of a
-    georeferenced one a GeoTIFF on the same grid. 255: the photograph has no data there."""
+    georeferenced one a GeoTIFF on the same grid. 255: the photograph has no data there.
+    OUT/classes.csv: how many pixels of each photograph each class has, and where the size of a
+    pixel on the ground is known how many square metres."""
     overlay: bool = False
     """Also write OUT/overlays: the photographs with the classes in colour."""
     probabilities: bool = False
@@ -136,7 +138,7 @@ def predict(options: PredictOptions, console: Console) -> list[Path]:
     settings = settings_key(bundle, changing)
 
     def find_done() -> dict[Path, Predicted]:
-        found = {photo: log.find(photo, settings, options.kinds) for photo in photos}
+        found = {p: log.find(p, name, settings, options.kinds) for p, name in photos.items()}
         return {photo: record for photo, record in found.items() if record is not None}
 
     earlier = find_done()
@@ -146,8 +148,7 @@ def predict(options: PredictOptions, console: Console) -> list[Path]:
     seconds = time.monotonic() - began
 
     done = find_done()
-    if options.uncertainty:
-        write_uncertainty(out, done.values())
+    write_tables(out, log.done(settings))
     if options.submission is not None:
         # From the files, because the masks of an earlier run are nowhere else.
         masks = ((normal(photo.stem), read_map(out / done[photo].files["mask"])) for photo in done)
@@ -195,7 +196,7 @@ def find_photos(inputs: Sequence[Path], out: Path) -> dict[Path, str]:
     if twins := _namesakes({p: n.casefold() if folded else n for p, n in names.items()}):
         raise UserError(
             f"{_both(twins)} would both write {out / names[twins[0]]}; "
-            "predict them with two --out folders"
+            "predict them with two --out folders, or name the folder that holds both"
         )
     for photo, name in names.items():
         masks = (out / f"{name}{ending}" for ending in MAP_ENDINGS)
@@ -263,10 +264,14 @@ def _predict_all(
                 with Photograph.open(path, products.ensemble.bands) as photo:
                     _warn_of_shrinking(photo, products, told)
                     _warn_of_pages(path, told)
-                    files, uncertainty = products.write(photo, name, partial(bar.advance, task))
+                    written = products.write(photo, name, partial(bar.advance, task))
                 pixels += photo.height_px * photo.width_px
-                places = {str(kind): str(at.relative_to(log.folder)) for kind, at in files.items()}
-                log.add(Predicted(str(path.absolute()), settings, state, places, uncertainty))
+                log.add(
+                    Predicted(
+                        str(path.absolute()), settings, state, log.places(written.files),
+                        written.pixels, photo.metres_per_px, written.uncertainty,
+                    )
+                )  # fmt: skip
             except Exception as error:  # whatever it is, the other photographs may be well
                 if is_disk_full(error):
                     raise UserError(

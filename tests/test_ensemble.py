@@ -74,7 +74,7 @@ def test_a_file_is_read_as_the_networks_need_it_and_other_samples_are_refused(
         np.testing.assert_array_equal(model.predict(str(path)), model.predict(samples))
     wrong = photo[..., 0], photo[..., [0, 1, 2, 0]], photo.astype(np.float64), raw
     for model, samples in (*((ensemble, image) for image in wrong), (sixteen, photo)):
-        with pytest.raises(UserError, match="; allowed: .height, width, 3. and uint"):
+        with pytest.raises(UserError, match=r"; allowed: \(height, width, 3\) and uint"):
             model.predict(samples)
 
 

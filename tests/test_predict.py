@@ -286,6 +286,66 @@ def test_what_is_done_is_not_done_again(
     assert (out / "map.tif").stat().st_mtime_ns > again
 
 
+def table(path: Path) -> list[dict[str, str]]:
+    with path.open(encoding="utf-8", errors="surrogateescape") as file:
+        return list(csv.DictReader(file))
+
+
+def test_a_table_tells_how_much_of_each_class_there_is(bundle: Path, photos: Path) -> None:
+    out = photos.parent / "out"
+    image = np.dstack([scene(), np.full((100, 140), 255, np.uint8)])
+    image[:, 90:, 3] = 0
+    write_map(photos / "map.tif", image)
+    name = os.fsdecode(b"\xe4.bmp")
+    Image.fromarray(scene()).save(photos / name)
+    # What an earlier call has predicted is in the table, too.
+    for given in (photos / "north", photos):
+        assert run(bundle, given, "--out", out) == 0
+    rows = {(Path(row["photograph"]).name, row["class"]): row for row in table(out / "classes.csv")}
+    assert rows.keys() == {
+        (photo, k) for photo in ("lawn.v2.png", "map.tif", "roof.jpg", name) for k in CLASS_NAMES
+    }
+    with rasterio.open(out / "map.tif") as raster:
+        mask_HW = raster.read(1)
+    for k, of_class in enumerate(CLASS_NAMES):
+        row, pixels = rows["map.tif", of_class], int((mask_HW == k).sum())
+        assert int(row["pixels"]) == pixels
+        assert float(row["share"]) == pytest.approx(pixels / (90 * 100), abs=1e-6)
+        assert float(row["area_m2"]) == pytest.approx(pixels * 0.35**2, abs=0.01)
+        assert rows["roof.jpg", of_class]["area_m2"] == ""
+
+
+def test_a_photograph_is_predicted_to_where_it_is_wished(bundle: Path, photos: Path) -> None:
+    out = photos.parent / "out"
+    for given, mask in ((photos / "north", "roof.png"), (photos, "north/roof.png")):
+        assert run(bundle, given, "--out", out) == 0
+        assert (out / mask).is_file()
+
+
+def test_what_belongs_to_another_mask_is_deleted_with_it(
+    bundle: Path, photos: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out, photo = photos.parent / "out", photos / "lawn.v2.png"
+    for wishes in (["--overlay", "--uncertainty"], ["--polygons", "gpkg"], ["--overlay"]):
+        capsys.readouterr()
+        assert run(bundle, photo, "--out", out, *wishes) == 0
+    assert "1 of them earlier" in capsys.readouterr().err, "its overlay is still there"
+    assert len(table(out / "uncertainty.csv")) == 1
+    assert run(bundle, photo, "--out", out, "--polygons", "gpkg", "--tta") == 0
+    assert sorted(path.name for path in out.rglob("*.*")) == [
+        "classes.csv", "lawn.v2.gpkg", "lawn.v2.png", "predicted.jsonl",
+    ]  # fmt: skip
+
+
+def test_a_table_that_cannot_be_written_is_told_in_one_line(
+    bundle: Path, photos: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = photos.parent / "out"
+    (out / "classes.csv").mkdir(parents=True)
+    assert run(bundle, photos / "lawn.v2.png", "--out", out) == 2
+    assert "classes.csv can't be written: Is a directory" in capsys.readouterr().err
+
+
 def test_other_weights_are_another_bundle(bundle: Path, tmp_path: Path) -> None:
     key = prediction_log.settings_key(bundle, {"tta": False})
     assert key == prediction_log.settings_key(bundle, {"tta": False})
@@ -309,9 +369,10 @@ def test_a_log_that_was_cut_off_forgets_only_its_last_line(tmp_path: Path) -> No
         file.write(b"\xff\xfe\n torn")
     log = prediction_log.PredictionLog(tmp_path)
     log.add(record)
-    assert prediction_log.PredictionLog(tmp_path).find(photo, "s", ["mask"]) == record
-    assert log.find(photo, "s", ["mask", "overlay"]) is None
-    assert log.find(photo, "other", ["mask"]) is None
+    assert prediction_log.PredictionLog(tmp_path).find(photo, "mask", "s", ["mask"]) == record
+    assert log.find(photo, "mask", "s", ["mask", "overlay"]) is None
+    assert log.find(photo, "mask", "other", ["mask"]) is None
+    assert log.find(photo, "other", "s", ["mask"]) is None
 
 
 def test_a_broken_photograph_is_told_and_skipped(
@@ -330,7 +391,7 @@ def test_a_broken_photograph_is_told_and_skipped(
     assert told.count("skipped: ") == 2 and "(--all tells of each)" in told
     assert "3 of 6 photographs predicted" in told and "megapixels/s on cpu" in told
     assert sorted(p.name for p in out.rglob("*") if p.is_file()) == [
-        "lawn.v2.png", "map.tif", "predicted.jsonl", "roof.png",
+        "classes.csv", "lawn.v2.png", "map.tif", "predicted.jsonl", "roof.png",
     ]  # fmt: skip
 
 

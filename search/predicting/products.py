@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 
 from segcore.config import IGNORE_INDEX
-from segcore.data.windows import Grid
+from segcore.data.windows import Grid, count_classes
 from segcore.inference.blending import Strip
 from segcore.inference.photographs import Photograph
 from segcore.predicting.ensemble import Ensemble, disagreement
@@ -38,6 +38,17 @@ most uncertainties are below 0.3."""
 
 
 @dataclass(frozen=True)
+class Written:
+    """What was predicted of a photograph."""
+
+    files: dict[Kind, Path]
+    pixels: dict[str, int]
+    """How many pixels each class has."""
+    uncertainty: dict[str, float] | None
+    """Mean and 95th percentile of the members' disagreement (0 … 1), if it was requested."""
+
+
+@dataclass(frozen=True)
 class Products:
     """Predicts photographs, and writes the requested kinds of files of each into a folder."""
 
@@ -49,19 +60,18 @@ class Products:
     batch_size: int | None = None
     scale: float | None = None
 
-    def write(
-        self, photo: Photograph, name: str, on_progress: Callable[[float], None]
-    ) -> tuple[dict[Kind, Path], dict[str, float] | None]:
-        """Predict a photograph; return its files, and its uncertainty where that was requested.
+    def write(self, photo: Photograph, name: str, on_progress: Callable[[float], None]) -> Written:
+        """Predict a photograph, and write its files.
 
         ``name``: the files' path in the folder, without an ending. ``on_progress`` gets the share
-        of the photograph done since the last call. Uncertainty is the mean and the 95th percentile
-        of the members' disagreement, 0 … 1.
+        of the photograph done since the last call.
 
         Raises ``ImageError`` where its file is damaged, ``UserError`` where nothing can be written.
         """
         files = {kind: self.folder / _place(kind, name, photo) for kind in self.kinds}
         tally_256 = np.zeros(256, np.int64)
+        class_names = self.ensemble.class_names
+        pixels_K = np.zeros(len(class_names), np.int64)
         strips = self.ensemble.strips(
             photo, tta=self.tta, batch_size=self.batch_size, scale=self.scale
         )
@@ -82,6 +92,7 @@ class Products:
                 values = self._values(photo, strip)
                 for kind, writer in writers.items():
                     writer(strip.rows, strip.columns, values[kind])
+                pixels_K += count_classes(values["mask"][0], len(class_names))
                 valid_HW = values["mask"][0] != IGNORE_INDEX
                 if "uncertainty" in files:
                     tally_256 += np.bincount(values["uncertainty"][0][valid_HW], minlength=256)
@@ -90,8 +101,9 @@ class Products:
             if kind in files:
                 # Regions cross the strips. To hold a mosaic's mask whole would take memory in
                 # proportion to its area, while GDAL reads the file line by line.
-                write_polygons(files[kind], files["mask"], self.ensemble.class_names)
-        return files, _summary(tally_256) if "uncertainty" in files else None
+                write_polygons(files[kind], files["mask"], class_names)
+        pixels = dict(zip(class_names, pixels_K.tolist(), strict=True))
+        return Written(files, pixels, _summary(tally_256) if "uncertainty" in files else None)
 
     def _values(self, photo: Photograph, strip: Strip) -> dict[Kind, NDArray[np.uint8]]:
         """What each file shows of a strip (BHW); where there are no data the mask is ignored."""

@@ -256,8 +256,8 @@ class Ensemble:
         channels, dtype = self.bands.channels, self.bands.dtype
         if image_HWC.shape[2:] != (channels,) or image_HWC.dtype not in (dtype, np.float32):
             raise UserError(
-                f"a picture of shape {image_HWC.shape} and type {image_HWC.dtype}; allowed: (height, "
-                f"width, {channels}) and {dtype}, or float32 of 0 to 1; give the path of its file"
+                f"a picture of shape {image_HWC.shape} and type {image_HWC.dtype}; allowed: "
+                f"(height, width, {channels}) and {dtype}, or float32 of 0 to 1; or give its file"
             )
         return Photograph.in_memory(image_HWC, bands=self.bands)
 

@@ -5,31 +5,27 @@ import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 from rich.console import Console
-from rich.progress import Progress
 
 from search.predicting.prediction_log import (
     LOG_NAME,
     Predicted,
     PredictionLog,
-    file_state,
     recorded_files,
     settings_key,
     write_tables,
 )
 from search.reporting.command_line import leave, loading, run_command
-from segcore.errors import UserError, in_short, is_disk_full, some_of
+from segcore.errors import UserError
 from segcore.folders import files_below, is_same_file, normal
 from segcore.guessing.pairs import PICTURES
 
 if TYPE_CHECKING:
-    from search.predicting.products import Kind, Products
-    from segcore.inference.photographs import Photograph
+    from search.predicting.products import Kind
 
 MAP_ENDINGS = (".png", ".tif")
 """What a mask's file may end with."""
@@ -111,6 +107,7 @@ def _refuse_old_spelling() -> int:
 def predict(options: PredictOptions, console: Console) -> list[Path]:
     """Predict all photographs that aren't done; name those that fail, and return them."""
     with loading("torch"):  # not for --help
+        from search.predicting.many import predict_all
         from search.predicting.products import Products
         from search.predicting.submission import write_submission
         from search.runs.storage import on_this_machine
@@ -144,7 +141,7 @@ def predict(options: PredictOptions, console: Console) -> list[Path]:
     earlier = find_done()
     todo = {photo: name for photo, name in photos.items() if photo not in earlier}
     began = time.monotonic()
-    pixels = _predict_all(todo, products, log, settings, console, options.all)
+    pixels = predict_all(todo, products, log, settings, console, options.all)
     seconds = time.monotonic() - began
 
     done = find_done()
@@ -239,101 +236,6 @@ def _not_ours(given: Path, out: Path) -> Iterator[Path]:
         file = path.resolve()
         if file not in ours and apart.isdisjoint(file.parents):
             yield path
-
-
-def _predict_all(
-    todo: Mapping[Path, str],
-    products: "Products",
-    log: PredictionLog,
-    settings: str,
-    console: Console,
-    every: bool,
-) -> int:
-    """Predict, keep a record of each photograph, and return how many pixels they had."""
-    from segcore.inference.photographs import Photograph
-    from segcore.reading.headers import ImageError, naming
-
-    pixels = 0
-    with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
-        task = bar.add_task("predicting", total=len(todo))
-        told = _Told(console, every)
-        for number, (path, name) in enumerate(todo.items(), start=1):
-            try:
-                with naming(path):
-                    state = file_state(path)
-                with Photograph.open(path, products.ensemble.bands) as photo:
-                    _warn_of_shrinking(photo, products, told)
-                    _warn_of_pages(path, told)
-                    written = products.write(photo, name, partial(bar.advance, task))
-                pixels += photo.height_px * photo.width_px
-                log.add(
-                    Predicted(
-                        str(path.absolute()), settings, state, log.places(written.files),
-                        written.pixels, photo.metres_per_px, written.uncertainty,
-                    )
-                )  # fmt: skip
-            except Exception as error:  # whatever it is, the other photographs may be well
-                if is_disk_full(error):
-                    raise UserError(
-                        f"{products.folder}: the disk is full; make room, then predict again: what "
-                        "is done is not done again"
-                    ) from error
-                if isinstance(error, ImageError):
-                    kind, file = error.problem.mend, error.problem.where
-                    line = f"skipped: {error}"
-                else:
-                    kind, file = type(error).__name__, str(path)
-                    line = f"skipped: {path}: {in_short(error)}"
-                told.tell(kind, file, line, "red")
-            bar.update(task, completed=number)
-        told.tell_how_many()
-    return pixels
-
-
-class _Told:
-    """Tells of each kind of trouble once, and in the end in how many other files it was."""
-
-    def __init__(self, console: Console, every: bool) -> None:
-        self._console, self._every = console, every
-        self._files: dict[str, list[str]] = {}
-
-    def tell(self, kind: str, file: str, line: str, style: str) -> None:
-        """Print the line, unless its kind was told of another file."""
-        files = self._files.setdefault(kind, [])
-        if self._every or not files:
-            self._console.print(line, style=style, markup=False, soft_wrap=True)
-        files.append(file)
-
-    def tell_how_many(self) -> None:
-        """Print which other files had the same trouble."""
-        for first, *others in self._files.values():
-            if others and not self._every:
-                line = f"likewise, as {first}: {some_of(others, 3)} (--all tells of each)"
-                self._console.print(line, style="yellow", markup=False, soft_wrap=True)
-
-
-def _warn_of_shrinking(photo: "Photograph", products: "Products", told: _Told) -> None:
-    views = [member.view for member in products.ensemble.members]
-    squeezed = [view for view in views if view.is_whole]
-    if photo.is_mosaic and squeezed and products.scale is None:
-        view = squeezed[0]
-        size = f"{view.height_px}×{view.width_px}"
-        told.tell(
-            "shrunk",
-            str(photo.path),
-            f"{photo.path}: {photo.height_px}×{photo.width_px} px are shrunk to {size} as a whole, "
-            f"as in training; with --scale 0.1 windows of {view.height_px * 10}×"
-            f"{view.width_px * 10} px would be",
-            "yellow",
-        )
-
-
-def _warn_of_pages(path: Path, told: _Told) -> None:
-    from segcore.reading.headers import count_pages
-
-    if (pages := count_pages(path)) > 1:
-        line = f"{path}: of {pages} pages the first is predicted; make a file of each"
-        told.tell("pages", str(path), line, "yellow")
 
 
 def _check_numbers(options: PredictOptions) -> None:

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 from segcore.errors import UserError
@@ -53,6 +54,7 @@ class PredictionLog:
         self.folder = folder
         self._path = folder / LOG_NAME
         self._records: dict[str, Predicted] = {}
+        self._adding = Lock()
         try:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -76,7 +78,7 @@ class PredictionLog:
         return record if self._has(record, kinds) else None
 
     def add(self, record: Predicted) -> None:
-        """Keep a record, on disk too. Its files must be complete.
+        """Keep a record, on disk too, in whatever thread. Its files must be complete.
 
         Other files of that name are those of the same mask, and are kept, or of an earlier one,
         which they would contradict: those are deleted.
@@ -88,10 +90,10 @@ class PredictionLog:
                 uncertainty = record.uncertainty or earlier.uncertainty
                 record = replace(record, files=files, uncertainty=uncertainty)
             else:
-                for file in {*earlier.files.values()} - {*record.files.values()}:
-                    (self.folder / file).unlink(missing_ok=True)
-        self._records[record.photo] = record
-        with self._path.open("a", encoding="utf-8") as file:
+                for stale in {*earlier.files.values()} - {*record.files.values()}:
+                    (self.folder / stale).unlink(missing_ok=True)
+        with self._adding, self._path.open("a", encoding="utf-8") as file:
+            self._records[record.photo] = record
             file.write(json.dumps(asdict(record)) + "\n")
 
     def places(self, files: Mapping[Any, Path]) -> dict[str, str]:

@@ -2,8 +2,9 @@
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from threading import Lock
 from typing import Literal
 
 import matplotlib
@@ -59,6 +60,8 @@ class Products:
     tta: bool = False
     batch_size: int | None = None
     scale: float | None = None
+    computing: Lock = field(default_factory=Lock, repr=False)
+    """Who holds it computes, and nobody else."""
 
     def write(self, photo: Photograph, name: str, on_progress: Callable[[float], None]) -> Written:
         """Predict a photograph, and write its files.
@@ -88,6 +91,9 @@ class Products:
                 writers["overlay"] = stack.enter_context(
                     _write_overlay(files["overlay"], photo, colors)
                 )
+            # One photograph at a time: its files are read before, and written for the most
+            # part after that, while others are computed.
+            stack.enter_context(self.computing)  # as the last, so that it is left first
             for strip in strips:
                 values = self._values(photo, strip)
                 for kind, writer in writers.items():

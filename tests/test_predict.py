@@ -299,9 +299,14 @@ def test_a_table_tells_how_much_of_each_class_there_is(bundle: Path, photos: Pat
     name = os.fsdecode(b"\xe4.bmp")
     Image.fromarray(scene()).save(photos / name)
     # What an earlier call has predicted is in the table, too.
-    for given in (photos / "north", photos):
-        assert run(bundle, given, "--out", out) == 0
-    rows = {(Path(row["photograph"]).name, row["class"]): row for row in table(out / "classes.csv")}
+    assert run(bundle, photos / "lawn.v2.png", "--out", out) == 0
+    lawn = table(out / "classes.csv")
+    assert run(bundle, photos / "map.tif", photos / "north" / ".." / name, "--out", out) == 0
+    assert run(bundle, photos, "--out", out) == 0
+    written = table(out / "classes.csv")
+    assert len(written) == 4 * len(CLASS_NAMES) and all(row in written for row in lawn)
+    assert {row["mask"] for row in written} == {"lawn.v2.png", "map.tif", "_.png", "north/roof.png"}
+    rows = {(Path(row["photograph"]).name, row["class"]): row for row in written}
     assert rows.keys() == {
         (photo, k) for photo in ("lawn.v2.png", "map.tif", "roof.jpg", name) for k in CLASS_NAMES
     }
@@ -373,6 +378,9 @@ def test_a_log_that_was_cut_off_forgets_only_its_last_line(tmp_path: Path) -> No
     assert log.find(photo, "mask", "s", ["mask", "overlay"]) is None
     assert log.find(photo, "mask", "other", ["mask"]) is None
     assert log.find(photo, "other", "s", ["mask"]) is None
+    assert (
+        log.find(tmp_path / "." / ".." / tmp_path.name / "a.png", "mask", "s", ["mask"]) == record
+    )
 
 
 def test_a_broken_photograph_is_told_and_skipped(

@@ -12,7 +12,7 @@ from threading import Event, Lock
 from rich.console import Console
 from rich.progress import Progress
 
-from search.predicting.prediction_log import Predicted, PredictionLog, file_state
+from search.predicting.prediction_log import Predicted, PredictionLog, file_state, photo_key
 from search.predicting.products import Products
 from segcore.errors import UserError, in_short, is_disk_full, some_of
 from segcore.inference.photographs import Photograph
@@ -108,7 +108,7 @@ class _Work:
             written = self.products.write(photo, name, self.advance)
         self.log.add(
             Predicted(
-                str(path.absolute()), self.settings, state, self.log.places(written.files),
+                photo_key(path), self.settings, state, self.log.places(written.files),
                 written.pixels, photo.metres_per_px, written.uncertainty,
             )
         )  # fmt: skip

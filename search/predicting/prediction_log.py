@@ -24,7 +24,7 @@ class Predicted:
     """A photograph whose files are complete."""
 
     photo: str
-    """The absolute path of the photograph."""
+    """``photo_key`` of the photograph."""
     settings: str
     """``settings_key`` of the bundle and the options."""
     state: tuple[int, int]
@@ -43,9 +43,14 @@ class Predicted:
         """The mask's path in the folder, without its ending."""
         return self.files["mask"].rpartition(".")[0]
 
+    def is_like(self, other: "Predicted") -> bool:
+        """Whether both are of the same photograph, predicted alike."""
+        mine, others = ((one.photo, one.settings, one.state) for one in (self, other))
+        return mine == others
+
 
 class PredictionLog:
-    """The log of a folder: one JSON record a line. The last record of a photograph counts.
+    """The log of a folder: one JSON record a line. The last record of a mask counts.
 
     Raises ``UserError`` where the folder can't be made.
     """
@@ -62,7 +67,7 @@ class PredictionLog:
             raise UserError(f"{what}; name another --out folder") from error
         if self._path.exists():
             cut_torn_line(self._path)
-            self._records = {record.photo: record for record in _records_in(self._path)}
+            self._records = {record.name: record for record in _records_in(self._path)}
 
     def find(self, photo: Path, name: str, settings: str, kinds: Iterable[str]) -> Predicted | None:
         """The record of a photograph of which these settings wrote all these kinds of files.
@@ -70,8 +75,8 @@ class PredictionLog:
         None where there is none of that ``name``, where one of the files is gone, or the photograph
         has changed.
         """
-        record = self._records.get(str(photo.absolute()))
-        if record is None or (record.settings, record.name) != (settings, name):
+        record = self._records.get(name)
+        if record is None or (record.photo, record.settings) != (photo_key(photo), settings):
             return None
         if not photo.exists() or record.state != file_state(photo):
             return None
@@ -80,12 +85,11 @@ class PredictionLog:
     def add(self, record: Predicted) -> None:
         """Keep a record, on disk too, in whatever thread. Its files must be complete.
 
-        Other files of that name are those of the same mask, and are kept, or of an earlier one,
-        which they would contradict: those are deleted.
+        Other files of that name belong to the same mask, and are kept, or to an earlier one, which
+        is gone: then they are deleted.
         """
-        earlier = self._records.get(record.photo)
-        if earlier is not None and earlier.name == record.name:
-            if (earlier.settings, earlier.state) == (record.settings, record.state):
+        if (earlier := self._records.get(record.name)) is not None:
+            if earlier.is_like(record):
                 files = {**earlier.files, **record.files}
                 uncertainty = record.uncertainty or earlier.uncertainty
                 record = replace(record, files=files, uncertainty=uncertainty)
@@ -93,7 +97,7 @@ class PredictionLog:
                 for stale in {*earlier.files.values()} - {*record.files.values()}:
                     (self.folder / stale).unlink(missing_ok=True)
         with self._adding, self._path.open("a", encoding="utf-8") as file:
-            self._records[record.photo] = record
+            self._records[record.name] = record
             file.write(json.dumps(asdict(record)) + "\n")
 
     def places(self, files: Mapping[Any, Path]) -> dict[str, str]:
@@ -114,6 +118,11 @@ def recorded_files(folder: Path) -> set[Path]:
     """All files that were ever predicted into a folder, as its log says."""
     records = _records_in(folder / LOG_NAME)
     return {folder / file for record in records for file in record.files.values()}
+
+
+def photo_key(path: Path) -> str:
+    """A photograph's path as a record has it: the same from any folder."""
+    return os.path.normpath(path.absolute())
 
 
 def file_state(path: Path) -> tuple[int, int]:
@@ -137,9 +146,9 @@ def write_tables(folder: Path, records: Sequence[Predicted]) -> None:
     The second one only if that is known of a photograph. Raises ``UserError`` where a table can't
     be written.
     """
-    by_photo = sorted(records, key=lambda record: record.photo)
-    shares = itertools.chain.from_iterable(map(_class_rows, by_photo))
-    header = "photograph", "class", "pixels", "share", "area_m2"
+    by_name = sorted(records, key=lambda record: record.name)
+    shares = itertools.chain.from_iterable(map(_class_rows, by_name))
+    header = "photograph", "mask", "class", "pixels", "share", "area_m2"
     _write_table(folder / CLASSES_NAME, header, shares)
     rows = [
         (record.uncertainty["mean"], record.uncertainty["p95"], record.photo)
@@ -162,7 +171,14 @@ def _class_rows(record: Predicted) -> Iterator[tuple[str | int, ...]]:
     total = max(1, sum(pixels.values()))
     for name, count in pixels.items():
         area_m2 = "" if metres is None else f"{count * metres**2:.2f}"
-        yield os.path.relpath(record.photo), name, count, f"{count / total:.6f}", area_m2
+        yield (
+            os.path.relpath(record.photo),
+            record.files["mask"],
+            name,
+            count,
+            f"{count / total:.6f}",
+            area_m2,
+        )
 
 
 def _write_table(path: Path, header: Sequence[str], rows: Iterable[Sequence[str | int]]) -> None:

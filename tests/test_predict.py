@@ -217,6 +217,20 @@ def test_the_overlay_of_a_mosaic_is_smaller_and_shows_the_mask(
     assert np.abs(drawn - expected).mean() < 12, "JPEG's losses"
 
 
+@pytest.mark.parametrize(
+    ("size_px", "drawn_px"), [((10, 66_000), (1, 4096)), ((1, 1), (1, 1)), ((1, 300), (1, 300))]
+)
+def test_photographs_may_have_any_shape(
+    bundle: Path, tmp_path: Path, size_px: tuple[int, int], drawn_px: tuple[int, int]
+) -> None:
+    Image.fromarray(np.full((*size_px, 3), CLASS_COLORS[0], np.uint8)).save(tmp_path / "x.png")
+    out = tmp_path / "out"
+    arguments = ["--overlay", "--uncertainty", "--probabilities", "--polygons", "gpkg"]
+    assert run(bundle, tmp_path / "x.png", "--out", out, *arguments) == 0
+    assert np.asarray(Image.open(out / "x.png")).shape == size_px
+    assert np.asarray(Image.open(out / "overlays" / "x.jpg")).shape == (*drawn_px, 3)
+
+
 @pytest.mark.parametrize("kind", ["gpkg", "geojson"])
 def test_a_photograph_of_any_name_gets_its_polygons(
     bundle: Path, tmp_path: Path, kind: str

@@ -28,6 +28,8 @@ _POLYGONS: tuple[Kind, ...] = ("gpkg", "geojson")
 
 OVERLAY_PX = 4096
 """The longer side of a mosaic's overlay. Other overlays are as large as their photograph."""
+JPEG_PX = 65_500
+"""The longest side that libjpeg writes."""
 
 SHADES = np.sqrt(np.linspace(0, 1, 256))
 HEAT = [
@@ -169,7 +171,8 @@ def _write_overlay(
     path: Path, photo: Photograph, class_colors: Sequence[Color]
 ) -> Iterator[WriteWindow]:
     """Write the overlay of a mask that is given piece by piece."""
-    scale = min(1.0, OVERLAY_PX / max(photo.size_px)) if photo.is_mosaic else 1.0
+    is_small = not photo.is_mosaic and max(photo.size_px) <= JPEG_PX
+    scale = 1.0 if is_small else min(1.0, OVERLAY_PX / max(photo.size_px))
     height_px, width_px = size_px = [max(1, round(side * scale)) for side in photo.size_px]
     rows_H, columns_W = (
         (2 * np.arange(small) + 1) * large // (2 * small)  # the pixel at each one's middle

@@ -168,13 +168,9 @@ class Ensemble:
         )
         first = infos[0]
         return cls(
-            members,
-            first.class_names,
-            first.class_colors,
-            device,
-            first.data_fingerprint,
+            members, first.class_names, first.class_colors, device, first.data_fingerprint,
             first.bands,
-        )
+        )  # fmt: skip
 
     def strips(
         self,
@@ -239,8 +235,8 @@ class Ensemble:
         """``mask_HW`` of one picture, at its own size: class indices, or where it holds no data
         ``IGNORE_INDEX``.
 
-        Give the file, which is read as the networks need it, or its samples (HWC): of 8 bits as
-        ``read_image`` reads them. Raises ``UserError`` where these are not what they need.
+        Give the file, or its samples (HWC), of 8 bits as ``read_image`` reads them. Raises
+        ``UserError`` where these are not what the networks need.
         """
         if isinstance(image, str | Path):
             with Photograph.open(Path(image), self.bands) as photo:

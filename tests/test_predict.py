@@ -4,12 +4,15 @@ import csv
 import errno
 import json
 import os
+import re
 import shutil
+import signal
 import subprocess
 import sys
 import time
 import unicodedata
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 
 import cv2
@@ -463,6 +466,36 @@ def test_whatever_a_photograph_fails_by_the_others_are_predicted(
     (skipped,) = [line for line in told.splitlines() if line.startswith("skipped: ")]
     assert f"{photos / 'lawn.v2.png'}: " in skipped and reason in skipped
     assert "2 of 3 photographs predicted" in told
+
+
+def test_ctrl_c_ends_a_prediction_that_goes_on_later(
+    bundle: Path, photos: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = photos.parent / "out"
+    with monkeypatch.context() as patched:
+
+        def endless(
+            self: products.Products,
+            photo: photographs.Photograph,
+            name: str,
+            on_progress: Callable[[float], None],
+        ) -> products.Written:
+            if name != "map":
+                return write(self, photo, name, on_progress)
+            while not (out / predict.LOG_NAME).exists():
+                time.sleep(0.01)
+            os.kill(os.getpid(), signal.SIGINT)
+            while True:
+                on_progress(0)
+                time.sleep(0.01)
+
+        write = products.Products.write
+        patched.setattr(products.Products, "write", endless)
+        assert run(bundle, photos, "--out", out) == 130
+    assert "Interrupted." in capsys.readouterr().err
+    assert run(bundle, photos, "--out", out) == 0
+    assert re.search("3 of 3 photographs predicted, [12] of them earlier", capsys.readouterr().err)
+    assert not list(out.rglob(".*"))
 
 
 def test_a_full_disk_ends_the_prediction(

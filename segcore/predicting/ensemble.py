@@ -235,8 +235,7 @@ class Ensemble:
         """``mask_HW`` of one picture, at its own size: class indices, or where it holds no data
         ``IGNORE_INDEX``.
 
-        Give the file, or its samples (HWC), of 8 bits as ``read_image`` reads them. Raises
-        ``UserError`` where these are not what the networks need.
+        Give the file, or samples (HWC) as the networks need them: else raises ``UserError``.
         """
         if isinstance(image, str | Path):
             with Photograph.open(Path(image), self.bands) as photo:

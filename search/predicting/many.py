@@ -4,7 +4,7 @@ import math
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from threading import Event, Lock
@@ -76,6 +76,8 @@ def _in_turn(
     """What is done of photographs, in their order; only the next few are begun."""
     begun: deque[tuple[Path, Future[int]]] = deque()
     for path, name in todo.items():
+        with suppress(ImageError):  # which is told where the photograph is predicted
+            _warn_of_pages(path, work.told)
         begun.append((path, pool.submit(work.predict, path, name)))
         if len(begun) > IN_HAND:
             yield begun.popleft()
@@ -104,7 +106,6 @@ class _Work:
             Photograph.open(path, self.products.ensemble.bands) as photo,
         ):
             _warn_of_shrinking(photo, self.products, self.told)
-            _warn_of_pages(path, self.told)
             written = self.products.write(photo, name, self.advance)
         self.log.add(
             Predicted(

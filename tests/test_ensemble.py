@@ -73,9 +73,9 @@ def test_a_file_is_read_as_the_networks_need_it_and_other_samples_are_refused(
             raster.write(image.transpose(2, 0, 1))
         np.testing.assert_array_equal(model.predict(str(path)), model.predict(samples))
     wrong = photo[..., 0], photo[..., [0, 1, 2, 0]], photo.astype(np.float64), raw
-    for model, samples in (*((ensemble, image) for image in wrong), (sixteen, photo)):
+    for model, odd in (*((ensemble, image) for image in wrong), (sixteen, photo)):
         with pytest.raises(UserError, match=r"; allowed: \(height, width, 3\) and uint"):
-            model.predict(samples)
+            model.predict(odd)  # type: ignore[arg-type]
 
 
 def test_members_of_different_views_are_mixed_on_the_photographs_own_grid(

@@ -482,7 +482,7 @@ def test_ctrl_c_ends_a_prediction_that_goes_on_later(
         ) -> products.Written:
             if name != "map":
                 return write(self, photo, name, on_progress)
-            while not (out / predict.LOG_NAME).exists():
+            while not (out / prediction_log.LOG_NAME).exists():
                 time.sleep(0.01)
             os.kill(os.getpid(), signal.SIGINT)
             while True:

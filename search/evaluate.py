@@ -41,6 +41,8 @@ class EvaluateOptions:
     """How many of the worst photographs to name."""
     tta: bool = False
     """Average over the 8 flips and rotations of each photograph."""
+    scale: float | None = None
+    """Slide windows over the photographs at this scale, as search.predict does with it."""
     no_factors: bool = False
     """Name the most probable class of each pixel, whatever factors the bundle has for its classes.
     Probabilities are the same either way."""
@@ -71,8 +73,9 @@ def evaluate(options: EvaluateOptions, console: Console) -> int:
 
     if options.batch_size is not None and options.batch_size < 1:
         raise UserError(f"--batch-size {options.batch_size}: allowed is 1 or more")
-    if options.score_scale is not None and not 0 < options.score_scale <= 1:
-        raise UserError(f"--score-scale {options.score_scale}: allowed is above 0, up to 1")
+    for name, scale in (("score-scale", options.score_scale), ("scale", options.scale)):
+        if scale is not None and not 0 < scale <= 1:
+            raise UserError(f"--{name} {scale}: allowed is above 0, up to 1")
     ensemble = Ensemble.load(
         on_this_machine(options.bundle, "bundles", MANIFEST),
         choose_device(options.device),
@@ -195,7 +198,7 @@ def _compare(
         grid = plan_grid(image.size_px, View(1, 1, options.score_scale or 1.0))
         truth_HW = torch.from_numpy(scale_mask(mask_HW, grid))
         strips = ensemble.strips(
-            image, size_px=grid, tta=options.tta, batch_size=options.batch_size
+            image, size_px=grid, tta=options.tta, batch_size=options.batch_size, scale=options.scale
         )
         return [(strip.classes(), truth_HW[strip.rows, strip.columns]) for strip in strips]
 

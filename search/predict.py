@@ -3,33 +3,30 @@
 import re
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 from rich.console import Console
-from rich.progress import Progress
 
 from search.predicting.prediction_log import (
     LOG_NAME,
     Predicted,
     PredictionLog,
-    file_state,
+    recorded_files,
     settings_key,
-    write_uncertainty,
+    write_tables,
 )
 from search.reporting.command_line import leave, loading, run_command
 from segcore.arguments import read_arguments
-from segcore.errors import UserError, in_short, is_disk_full, some_of
+from segcore.errors import UserError
 from segcore.folders import files_below, is_same_file, normal
 from segcore.guessing.pairs import PICTURES
 
 if TYPE_CHECKING:
-    from search.predicting.products import Kind, Products
-    from segcore.inference.photographs import Photograph
+    from search.predicting.products import Kind
 
 MAP_ENDINGS = (".png", ".tif")
 """What a mask's file may end with."""
@@ -49,7 +46,9 @@ class PredictOptions:
     has the ending of a picture; a file that is named itself may have any."""
     out: Path = Path("predictions")
     """Folder for the masks: for each photograph a PNG of its size with class indices, or of a
-    georeferenced one a GeoTIFF on the same grid. 255: the photograph has no data there."""
+    georeferenced one a GeoTIFF on the same grid. 255: the photograph has no data there.
+    OUT/classes.csv: how many pixels of each photograph each class has, and where the size of a
+    pixel on the ground is known how many square metres."""
     overlay: bool = False
     """Also write OUT/overlays: the photographs with the classes in colour."""
     probabilities: bool = False
@@ -109,6 +108,7 @@ def _refuse_old_spelling() -> int:
 def predict(options: PredictOptions, console: Console) -> list[Path]:
     """Predict all photographs that aren't done; name those that fail, and return them."""
     with loading("torch"):  # not for --help
+        from search.predicting.many import predict_all
         from search.predicting.products import Products
         from search.predicting.submission import write_submission
         from search.runs.storage import on_this_machine
@@ -136,18 +136,17 @@ def predict(options: PredictOptions, console: Console) -> list[Path]:
     settings = settings_key(bundle, changing)
 
     def find_done() -> dict[Path, Predicted]:
-        found = {photo: log.find(photo, settings, options.kinds) for photo in photos}
+        found = {p: log.find(p, name, settings, options.kinds) for p, name in photos.items()}
         return {photo: record for photo, record in found.items() if record is not None}
 
     earlier = find_done()
     todo = {photo: name for photo, name in photos.items() if photo not in earlier}
     began = time.monotonic()
-    pixels = _predict_all(todo, products, log, settings, console, options.all)
+    pixels = predict_all(todo, products, log, settings, console, options.all)
     seconds = time.monotonic() - began
 
     done = find_done()
-    if options.uncertainty:
-        write_uncertainty(out, done.values())
+    write_tables(out, log.done(settings))
     if options.submission is not None:
         # From the files, because the masks of an earlier run are nowhere else.
         masks = ((normal(photo.stem), read_map(out / done[photo].files["mask"])) for photo in done)
@@ -169,20 +168,17 @@ def predict(options: PredictOptions, console: Console) -> list[Path]:
 def find_photos(inputs: Sequence[Path], out: Path) -> dict[Path, str]:
     """Each photograph, and its files' path below ``out`` without an ending, folders kept.
 
-    What lies in ``out``, or in a folder below that was one, is no photograph, nor is what is
-    hidden. Links are followed. Raises ``UserError`` where there are none, where two would write the
-    same files, or where a mask would replace its photograph.
+    What a prediction wrote is no photograph, nor is what lies in a folder ``out`` below, nor what
+    is hidden. Links are followed. Raises ``UserError`` where there are none, where two would write
+    the same files, or where a mask would replace its photograph.
     """
     if not inputs:
         raise UserError("no photographs given; name files, or folders of them, after the bundle")
     names: dict[Path, str] = {}
     for given in inputs:
         if given.is_dir():
-            found = files_below(given)
-            written = {path.parent for path in found if path.name == LOG_NAME} - {given}
-            for path in found:
-                is_ours = _is_ours(path, given, out) or not written.isdisjoint(path.parents)
-                if path.suffix.lower() in PICTURES and not is_ours:
+            for path in _not_ours(given, out):
+                if path.suffix.lower() in PICTURES:
                     names[path] = _output_name(path.relative_to(given).with_name(path.stem))
         elif given.exists():
             names[given] = _output_name(Path(given.stem))
@@ -198,7 +194,7 @@ def find_photos(inputs: Sequence[Path], out: Path) -> dict[Path, str]:
     if twins := _namesakes({p: n.casefold() if folded else n for p, n in names.items()}):
         raise UserError(
             f"{_both(twins)} would both write {out / names[twins[0]]}; "
-            "predict them with two --out folders"
+            "predict them with two --out folders, or name the folder that holds both"
         )
     for photo, name in names.items():
         masks = (out / f"{name}{ending}" for ending in MAP_ENDINGS)
@@ -228,100 +224,19 @@ def _both(twins: tuple[Path, Path]) -> str:
     return f"{second} and {first}" if differ else f"{second!a} and {first!a}"
 
 
-def _is_ours(path: Path, given: Path, out: Path) -> bool:
-    """Whether a file was written by a prediction."""
-    return out.resolve() != given.resolve() and out.resolve() in path.resolve().parents
-
-
-def _predict_all(
-    todo: Mapping[Path, str],
-    products: "Products",
-    log: PredictionLog,
-    settings: str,
-    console: Console,
-    every: bool,
-) -> int:
-    """Predict, keep a record of each photograph, and return how many pixels they had."""
-    from segcore.inference.photographs import Photograph
-    from segcore.reading.headers import ImageError, naming
-
-    pixels = 0
-    with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
-        task = bar.add_task("predicting", total=len(todo))
-        told = _Told(console, every)
-        for number, (path, name) in enumerate(todo.items(), start=1):
-            try:
-                with naming(path):
-                    state = file_state(path)
-                with Photograph.open(path, products.ensemble.bands) as photo:
-                    _warn_of_shrinking(photo, products, told)
-                    _warn_of_pages(path, told)
-                    files, uncertainty = products.write(photo, name, partial(bar.advance, task))
-                pixels += photo.height_px * photo.width_px
-                places = {str(kind): str(at.relative_to(log.folder)) for kind, at in files.items()}
-                log.add(Predicted(str(path.absolute()), settings, state, places, uncertainty))
-            except Exception as error:  # whatever it is, the other photographs may be well
-                if is_disk_full(error):
-                    raise UserError(
-                        f"{products.folder}: the disk is full; make room, then predict again: what "
-                        "is done is not done again"
-                    ) from error
-                if isinstance(error, ImageError):
-                    kind, file = error.problem.mend, error.problem.where
-                    line = f"skipped: {error}"
-                else:
-                    kind, file = type(error).__name__, str(path)
-                    line = f"skipped: {path}: {in_short(error)}"
-                told.tell(kind, file, line, "red")
-            bar.update(task, completed=number)
-        told.tell_how_many()
-    return pixels
-
-
-class _Told:
-    """Tells of each kind of trouble once, and in the end in how many other files it was."""
-
-    def __init__(self, console: Console, every: bool) -> None:
-        self._console, self._every = console, every
-        self._files: dict[str, list[str]] = {}
-
-    def tell(self, kind: str, file: str, line: str, style: str) -> None:
-        """Print the line, unless its kind was told of another file."""
-        files = self._files.setdefault(kind, [])
-        if self._every or not files:
-            self._console.print(line, style=style, markup=False, soft_wrap=True)
-        files.append(file)
-
-    def tell_how_many(self) -> None:
-        """Print which other files had the same trouble."""
-        for first, *others in self._files.values():
-            if others and not self._every:
-                line = f"likewise, as {first}: {some_of(others, 3)} (--all tells of each)"
-                self._console.print(line, style="yellow", markup=False, soft_wrap=True)
-
-
-def _warn_of_shrinking(photo: "Photograph", products: "Products", told: _Told) -> None:
-    views = [member.view for member in products.ensemble.members]
-    squeezed = [view for view in views if view.is_whole]
-    if photo.is_mosaic and squeezed and products.scale is None:
-        view = squeezed[0]
-        size = f"{view.height_px}×{view.width_px}"
-        told.tell(
-            "shrunk",
-            str(photo.path),
-            f"{photo.path}: {photo.height_px}×{photo.width_px} px are shrunk to {size} as a whole, "
-            f"as in training; with --scale 0.1 windows of {view.height_px * 10}×"
-            f"{view.width_px * 10} px would be",
-            "yellow",
-        )
-
-
-def _warn_of_pages(path: Path, told: _Told) -> None:
-    from segcore.reading.headers import count_pages
-
-    if (pages := count_pages(path)) > 1:
-        line = f"{path}: of {pages} pages the first is predicted; make a file of each"
-        told.tell("pages", str(path), line, "yellow")
+def _not_ours(given: Path, out: Path) -> Iterator[Path]:
+    """The files below a folder that no prediction wrote, into ``out`` or elsewhere."""
+    found, around = files_below(given), (given.resolve(), *given.resolve().parents)
+    # Photographs and masks may share a folder: its log tells which files are masks.
+    logs = {path.parent.resolve() for path in found if path.name == LOG_NAME}
+    logs |= {folder for folder in around if (folder / LOG_NAME).is_file()}
+    ours = {file for folder in logs for file in recorded_files(folder)}
+    # But of a folder below that is only for masks, a killed prediction may have left others there.
+    apart = {out.resolve()} - {*around}
+    for path in found:
+        file = path.resolve()
+        if file not in ours and apart.isdisjoint(file.parents):
+            yield path
 
 
 def _check_numbers(options: PredictOptions) -> None:

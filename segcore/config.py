@@ -10,6 +10,8 @@ from segcore.errors import UserError
 
 IGNORE_INDEX = 255
 """The value of a mask's pixels that no loss, score or statistic of classes counts."""
+IGNORED_COLOR = (128, 128, 128)
+"""RGB of these pixels in pictures."""
 
 MetricName = Literal["dice", "iou", "dice_per_image", "dice_kaggle", "pixel_accuracy"]
 """The scores that a search can maximise; ``segcore.scores.metrics`` defines them."""

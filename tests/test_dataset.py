@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 import yaml
 
+from segcore.config import IGNORED_COLOR
 from segcore.data.dataset import Dataset, load_dataset
-from segcore.data.spec import IGNORED_COLOR, DatasetSpec, distinct_colors
+from segcore.data.spec import DatasetSpec, distinct_colors
 from segcore.errors import ProblemsError, UserError
 
 REAL = Path(__file__).parents[2] / "shared" / "data"

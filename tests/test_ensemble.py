@@ -3,6 +3,7 @@
 import json
 import random
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,8 @@ from segcore.config import TrialConfig, View
 from segcore.data.prepared import PreparedData
 from segcore.errors import UserError
 from segcore.predicting.ensemble import Ensemble, write_bundle
+from segcore.reading.bands import Bands
+from segcore.reading.headers import create_raster
 from segcore.training.fit import fit
 
 CPU = torch.device("cpu")
@@ -51,6 +54,28 @@ def test_a_bundle_predicts_alone_and_at_the_photographs_size(
     mask = ensemble.predict(photo)
     assert mask.shape == (75, 130) and mask.max() < 3
     np.testing.assert_allclose(ensemble.probs(photo).sum(axis=0), 1, atol=1e-5)
+
+
+def test_a_file_is_read_as_the_networks_need_it_and_other_samples_are_refused(
+    bundle: Path, tmp_path: Path
+) -> None:
+    ensemble = Ensemble.load(bundle, CPU)
+    sixteen = replace(ensemble, bands=Bands(ranges=((0, 4095),) * 3))
+    raw = np.random.default_rng(0).integers(0, 4096, (75, 130, 3)).astype(np.uint16)
+    photo = (raw >> 4).astype(np.uint8)
+    for model, image, samples in (
+        (ensemble, photo, photo), (sixteen, raw, sixteen.bands.encode(raw)),
+    ):  # fmt: skip
+        path = tmp_path / "photo.tif"
+        with create_raster(
+            path, driver="GTiff", count=3, height=75, width=130, dtype=image.dtype
+        ) as raster:
+            raster.write(image.transpose(2, 0, 1))
+        np.testing.assert_array_equal(model.predict(str(path)), model.predict(samples))
+    wrong = photo[..., 0], photo[..., [0, 1, 2, 0]], photo.astype(np.float64), raw
+    for model, odd in (*((ensemble, image) for image in wrong), (sixteen, photo)):
+        with pytest.raises(UserError, match=r"; allowed: \(height, width, 3\) and uint"):
+            model.predict(odd)  # type: ignore[arg-type]
 
 
 def test_members_of_different_views_are_mixed_on_the_photographs_own_grid(

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from search import evaluate
+from search import evaluate, predict
 from segcore.config import TrialConfig
 from segcore.data.preparing import prepare_data
 from segcore.inference.photographs import Photograph
@@ -94,6 +94,32 @@ def test_scores_may_be_those_at_another_resolution(
             pair = (truth[strip.rows, strip.columns][labelled], predicted[labelled])
             np.add.at(confusion, pair, 1)
     assert json.loads(found.read_text())["confusion"] == confusion.tolist()
+
+
+@pytest.mark.parametrize("scale", [1.0, 0.5])
+def test_windows_may_be_slid_as_by_predict(
+    bundle: Path, blocks: Path, tmp_path: Path, scale: float
+) -> None:
+    found = tmp_path / "scores.json"
+    assert run(bundle, blocks, "--split", "all", "--json", found, "--scale", scale) == 0
+    out = tmp_path / "out"
+    assert (
+        predict.main([str(bundle), str(blocks / "images"), f"--out={out}", f"--scale={scale}"]) == 0
+    )
+    confusion = np.zeros((3, 3), int)
+    for path in sorted((blocks / "masks").glob("*.png")):
+        truth, named = np.asarray(Image.open(path)), np.asarray(Image.open(out / path.name))
+        labelled = truth != 255
+        np.add.at(confusion, (truth[labelled], named[labelled]), 1)
+    assert json.loads(found.read_text())["confusion"] == confusion.tolist()
+
+
+def test_a_scale_that_cannot_be_is_told(
+    bundle: Path, blocks: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for option in ("--scale", "--score-scale"):
+        assert run(bundle, blocks, option, 2) == 2
+        assert f"{option} 2.0: allowed is above 0, up to 1" in capsys.readouterr().err
 
 
 def test_what_was_trained_on_is_left_out(

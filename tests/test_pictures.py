@@ -2,9 +2,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from segcore.config import IGNORE_INDEX
+from segcore.config import IGNORE_INDEX, IGNORED_COLOR
 from segcore.predicting.pictures import (
-    IGNORED_COLOR,
     colour_mask,
     comparison,
     confusion_matrix_picture,

@@ -4,12 +4,15 @@ import csv
 import errno
 import json
 import os
+import re
 import shutil
+import signal
 import subprocess
 import sys
 import time
 import unicodedata
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 
 import cv2
@@ -158,6 +161,21 @@ def test_what_has_no_data_is_no_class(bundle: Path, tmp_path: Path, kind: str) -
     assert right == pytest.approx(TRANSFORM.c + 90 * 0.35)
 
 
+def test_a_png_tells_what_has_no_data_from_the_classes(bundle: Path, tmp_path: Path) -> None:
+    image = np.dstack([scene(), np.full((100, 140), 255, np.uint8)])
+    image[:, 90:, 3] = 0
+    Image.fromarray(image).save(tmp_path / "m.png")
+    out = tmp_path / "out"
+    assert run(bundle, tmp_path / "m.png", "--out", out, "--polygons", "geojson") == 0
+    mask = Image.open(out / "m.png")
+    mask_HW = np.asarray(mask)
+    assert (mask_HW[:, 90:] == 255).all() and (mask_HW[:, :90] < 3).all()
+    shown = np.array(mask.getpalette()).reshape(-1, 3)
+    assert shown[[0, 1, 2, 255]].tolist() == [*map(list, CLASS_COLORS), [128, 128, 128]]
+    regions = json.loads((out / "polygons" / "m.geojson").read_text())["features"]
+    assert sum(region["properties"]["area"] for region in regions) == 90 * 100
+
+
 def test_every_file_that_can_be_wished_for(bundle: Path, photos: Path) -> None:
     out = photos.parent / "out"
     arguments = ["--overlay", "--probabilities", "--uncertainty", "--tta", "--polygons", "geojson"]
@@ -200,6 +218,20 @@ def test_the_overlay_of_a_mosaic_is_smaller_and_shows_the_mask(
     image_HWC = cv2.resize(scene(), (70, 50), interpolation=cv2.INTER_AREA)
     expected = pictures.overlay(image_HWC, mask_HW, CLASS_COLORS).astype(int)
     assert np.abs(drawn - expected).mean() < 12, "JPEG's losses"
+
+
+@pytest.mark.parametrize(
+    ("size_px", "drawn_px"), [((10, 66_000), (1, 4096)), ((1, 1), (1, 1)), ((1, 300), (1, 300))]
+)
+def test_photographs_may_have_any_shape(
+    bundle: Path, tmp_path: Path, size_px: tuple[int, int], drawn_px: tuple[int, int]
+) -> None:
+    Image.fromarray(np.full((*size_px, 3), CLASS_COLORS[0], np.uint8)).save(tmp_path / "x.png")
+    out = tmp_path / "out"
+    arguments = ["--overlay", "--uncertainty", "--probabilities", "--polygons", "gpkg"]
+    assert run(bundle, tmp_path / "x.png", "--out", out, *arguments) == 0
+    assert np.asarray(Image.open(out / "x.png")).shape == size_px
+    assert np.asarray(Image.open(out / "overlays" / "x.jpg")).shape == (*drawn_px, 3)
 
 
 @pytest.mark.parametrize("kind", ["gpkg", "geojson"])
@@ -271,6 +303,71 @@ def test_what_is_done_is_not_done_again(
     assert (out / "map.tif").stat().st_mtime_ns > again
 
 
+def table(path: Path) -> list[dict[str, str]]:
+    with path.open(encoding="utf-8", errors="surrogateescape") as file:
+        return list(csv.DictReader(file))
+
+
+def test_a_table_tells_how_much_of_each_class_there_is(bundle: Path, photos: Path) -> None:
+    out = photos.parent / "out"
+    image = np.dstack([scene(), np.full((100, 140), 255, np.uint8)])
+    image[:, 90:, 3] = 0
+    write_map(photos / "map.tif", image)
+    name = os.fsdecode(b"\xe4.bmp")
+    Image.fromarray(scene()).save(photos / name)
+    # What an earlier call has predicted is in the table, too.
+    assert run(bundle, photos / "lawn.v2.png", "--out", out) == 0
+    lawn = table(out / "classes.csv")
+    assert run(bundle, photos / "map.tif", photos / "north" / ".." / name, "--out", out) == 0
+    assert run(bundle, photos, "--out", out) == 0
+    written = table(out / "classes.csv")
+    assert len(written) == 4 * len(CLASS_NAMES) and all(row in written for row in lawn)
+    assert {row["mask"] for row in written} == {"lawn.v2.png", "map.tif", "_.png", "north/roof.png"}
+    rows = {(Path(row["photograph"]).name, row["class"]): row for row in written}
+    assert rows.keys() == {
+        (photo, k) for photo in ("lawn.v2.png", "map.tif", "roof.jpg", name) for k in CLASS_NAMES
+    }
+    with rasterio.open(out / "map.tif") as raster:
+        mask_HW = raster.read(1)
+    for k, of_class in enumerate(CLASS_NAMES):
+        row, pixels = rows["map.tif", of_class], int((mask_HW == k).sum())
+        assert int(row["pixels"]) == pixels
+        assert float(row["share"]) == pytest.approx(pixels / (90 * 100), abs=1e-6)
+        assert float(row["area_m2"]) == pytest.approx(pixels * 0.35**2, abs=0.01)
+        assert rows["roof.jpg", of_class]["area_m2"] == ""
+
+
+def test_a_photograph_is_predicted_to_where_it_is_wished(bundle: Path, photos: Path) -> None:
+    out = photos.parent / "out"
+    for given, mask in ((photos / "north", "roof.png"), (photos, "north/roof.png")):
+        assert run(bundle, given, "--out", out) == 0
+        assert (out / mask).is_file()
+
+
+def test_what_belongs_to_another_mask_is_deleted_with_it(
+    bundle: Path, photos: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out, photo = photos.parent / "out", photos / "lawn.v2.png"
+    for wishes in (["--overlay", "--uncertainty"], ["--polygons", "gpkg"], ["--overlay"]):
+        capsys.readouterr()
+        assert run(bundle, photo, "--out", out, *wishes) == 0
+    assert "1 of them earlier" in capsys.readouterr().err, "its overlay is still there"
+    assert len(table(out / "uncertainty.csv")) == 1
+    assert run(bundle, photo, "--out", out, "--polygons", "gpkg", "--tta") == 0
+    assert sorted(path.name for path in out.rglob("*.*")) == [
+        "classes.csv", "lawn.v2.gpkg", "lawn.v2.png", "predicted.jsonl",
+    ]  # fmt: skip
+
+
+def test_a_table_that_cannot_be_written_is_told_in_one_line(
+    bundle: Path, photos: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = photos.parent / "out"
+    (out / "classes.csv").mkdir(parents=True)
+    assert run(bundle, photos / "lawn.v2.png", "--out", out) == 2
+    assert "classes.csv can't be written: Is a directory" in capsys.readouterr().err
+
+
 def test_other_weights_are_another_bundle(bundle: Path, tmp_path: Path) -> None:
     key = prediction_log.settings_key(bundle, {"tta": False})
     assert key == prediction_log.settings_key(bundle, {"tta": False})
@@ -289,12 +386,18 @@ def test_a_log_that_was_cut_off_forgets_only_its_last_line(tmp_path: Path) -> No
     )
     prediction_log.PredictionLog(tmp_path).add(record)
     with (tmp_path / prediction_log.LOG_NAME).open("a") as file:
-        file.write('{"photo": "b.pn')
+        file.write('{"photo": 1, "settings": "s", "state": [1, 2], "files": 3}\n{"photo": "b.pn')
+    with (tmp_path / prediction_log.LOG_NAME).open("ab") as file:
+        file.write(b"\xff\xfe\n torn")
     log = prediction_log.PredictionLog(tmp_path)
     log.add(record)
-    assert prediction_log.PredictionLog(tmp_path).find(photo, "s", ["mask"]) == record
-    assert log.find(photo, "s", ["mask", "overlay"]) is None
-    assert log.find(photo, "other", ["mask"]) is None
+    assert prediction_log.PredictionLog(tmp_path).find(photo, "mask", "s", ["mask"]) == record
+    assert log.find(photo, "mask", "s", ["mask", "overlay"]) is None
+    assert log.find(photo, "mask", "other", ["mask"]) is None
+    assert log.find(photo, "other", "s", ["mask"]) is None
+    assert (
+        log.find(tmp_path / "." / ".." / tmp_path.name / "a.png", "mask", "s", ["mask"]) == record
+    )
 
 
 def test_a_broken_photograph_is_told_and_skipped(
@@ -313,7 +416,7 @@ def test_a_broken_photograph_is_told_and_skipped(
     assert told.count("skipped: ") == 2 and "(--all tells of each)" in told
     assert "3 of 6 photographs predicted" in told and "megapixels/s on cpu" in told
     assert sorted(p.name for p in out.rglob("*") if p.is_file()) == [
-        "lawn.v2.png", "map.tif", "predicted.jsonl", "roof.png",
+        "classes.csv", "lawn.v2.png", "map.tif", "predicted.jsonl", "roof.png",
     ]  # fmt: skip
 
 
@@ -365,6 +468,36 @@ def test_whatever_a_photograph_fails_by_the_others_are_predicted(
     assert "2 of 3 photographs predicted" in told
 
 
+def test_ctrl_c_ends_a_prediction_that_goes_on_later(
+    bundle: Path, photos: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = photos.parent / "out"
+    with monkeypatch.context() as patched:
+
+        def endless(
+            self: products.Products,
+            photo: photographs.Photograph,
+            name: str,
+            on_progress: Callable[[float], None],
+        ) -> products.Written:
+            if name != "map":
+                return write(self, photo, name, on_progress)
+            while not (out / prediction_log.LOG_NAME).exists():
+                time.sleep(0.01)
+            os.kill(os.getpid(), signal.SIGINT)
+            while True:
+                on_progress(0)
+                time.sleep(0.01)
+
+        write = products.Products.write
+        patched.setattr(products.Products, "write", endless)
+        assert run(bundle, photos, "--out", out) == 130
+    assert "Interrupted." in capsys.readouterr().err
+    assert run(bundle, photos, "--out", out) == 0
+    assert re.search("3 of 3 photographs predicted, [12] of them earlier", capsys.readouterr().err)
+    assert not list(out.rglob(".*"))
+
+
 def test_a_full_disk_ends_the_prediction(
     bundle: Path, photos: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -403,6 +536,25 @@ def test_masks_in_the_folder_of_photographs_are_no_photographs(bundle: Path, pho
     assert run(bundle, photos, "--out", photos / "predictions") == 0
     assert len(predict.find_photos([photos], photos / "predictions")) == 3
     assert len(predict.find_photos([photos], photos / "again")) == 3
+
+
+def test_masks_may_lie_among_their_photographs(
+    bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    photos = tmp_path / "photos"
+    (photos / "north").mkdir(parents=True)
+    for path in (photos / "lawn.jpg", photos / "north" / "roof.jpg"):
+        Image.fromarray(scene()).save(path)
+    for folder, out in ((photos, photos), (photos / "north", photos), (photos, tmp_path)):
+        for _ in range(2):
+            assert run(bundle, folder, "--out", out, "--overlay") == 0
+            told = capsys.readouterr().err
+            count = 1 if folder.name == "north" else 2
+            assert f"{count} of {count} photographs predicted" in told
+        assert f"{count} of them earlier" in told
+    assert {path.name for path in predict.find_photos([photos], tmp_path / "other")} == {
+        "lawn.jpg", "roof.jpg",
+    }  # fmt: skip
 
 
 @pytest.mark.parametrize("name", ["lawn.v2.png", "map.tif"])

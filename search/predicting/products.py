@@ -2,8 +2,9 @@
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from threading import Lock
 from typing import Literal
 
 import matplotlib
@@ -12,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 
 from segcore.config import IGNORE_INDEX
-from segcore.data.windows import Grid
+from segcore.data.windows import Grid, count_classes
 from segcore.inference.blending import Strip
 from segcore.inference.photographs import Photograph
 from segcore.predicting.ensemble import Ensemble, disagreement
@@ -27,6 +28,8 @@ _POLYGONS: tuple[Kind, ...] = ("gpkg", "geojson")
 
 OVERLAY_PX = 4096
 """The longer side of a mosaic's overlay. Other overlays are as large as their photograph."""
+JPEG_PX = 65_500
+"""The longest side that libjpeg writes."""
 
 SHADES = np.sqrt(np.linspace(0, 1, 256))
 HEAT = [
@@ -35,6 +38,17 @@ HEAT = [
 ]
 """The colours of uncertainty: 0 is black, 255 nearly white. They follow its square root, because
 most uncertainties are below 0.3."""
+
+
+@dataclass(frozen=True)
+class Written:
+    """What was predicted of a photograph."""
+
+    files: dict[Kind, Path]
+    pixels: dict[str, int]
+    """How many pixels each class has."""
+    uncertainty: dict[str, float] | None
+    """Mean and 95th percentile of the members' disagreement (0 … 1), if it was requested."""
 
 
 @dataclass(frozen=True)
@@ -48,20 +62,21 @@ class Products:
     tta: bool = False
     batch_size: int | None = None
     scale: float | None = None
+    computing: Lock = field(default_factory=Lock, repr=False)
+    """Who holds it computes, and nobody else."""
 
-    def write(
-        self, photo: Photograph, name: str, on_progress: Callable[[float], None]
-    ) -> tuple[dict[Kind, Path], dict[str, float] | None]:
-        """Predict a photograph; return its files, and its uncertainty where that was requested.
+    def write(self, photo: Photograph, name: str, on_progress: Callable[[float], None]) -> Written:
+        """Predict a photograph, and write its files.
 
         ``name``: the files' path in the folder, without an ending. ``on_progress`` gets the share
-        of the photograph done since the last call. Uncertainty is the mean and the 95th percentile
-        of the members' disagreement, 0 … 1.
+        of the photograph done since the last call.
 
         Raises ``ImageError`` where its file is damaged, ``UserError`` where nothing can be written.
         """
         files = {kind: self.folder / _place(kind, name, photo) for kind in self.kinds}
         tally_256 = np.zeros(256, np.int64)
+        class_names = self.ensemble.class_names
+        pixels_K = np.zeros(len(class_names), np.int64)
         strips = self.ensemble.strips(
             photo, tta=self.tta, batch_size=self.batch_size, scale=self.scale
         )
@@ -78,10 +93,14 @@ class Products:
                 writers["overlay"] = stack.enter_context(
                     _write_overlay(files["overlay"], photo, colors)
                 )
+            # One photograph at a time: its files are read before, and written for the most
+            # part after that, while others are computed.
+            stack.enter_context(self.computing)  # as the last, so that it is left first
             for strip in strips:
                 values = self._values(photo, strip)
                 for kind, writer in writers.items():
                     writer(strip.rows, strip.columns, values[kind])
+                pixels_K += count_classes(values["mask"][0], len(class_names))
                 valid_HW = values["mask"][0] != IGNORE_INDEX
                 if "uncertainty" in files:
                     tally_256 += np.bincount(values["uncertainty"][0][valid_HW], minlength=256)
@@ -90,8 +109,9 @@ class Products:
             if kind in files:
                 # Regions cross the strips. To hold a mosaic's mask whole would take memory in
                 # proportion to its area, while GDAL reads the file line by line.
-                write_polygons(files[kind], files["mask"], self.ensemble.class_names)
-        return files, _summary(tally_256) if "uncertainty" in files else None
+                write_polygons(files[kind], files["mask"], class_names)
+        pixels = dict(zip(class_names, pixels_K.tolist(), strict=True))
+        return Written(files, pixels, _summary(tally_256) if "uncertainty" in files else None)
 
     def _values(self, photo: Photograph, strip: Strip) -> dict[Kind, NDArray[np.uint8]]:
         """What each file shows of a strip (BHW); where there are no data the mask is ignored."""
@@ -151,7 +171,8 @@ def _write_overlay(
     path: Path, photo: Photograph, class_colors: Sequence[Color]
 ) -> Iterator[WriteWindow]:
     """Write the overlay of a mask that is given piece by piece."""
-    scale = min(1.0, OVERLAY_PX / max(photo.size_px)) if photo.is_mosaic else 1.0
+    is_small = not photo.is_mosaic and max(photo.size_px) <= JPEG_PX
+    scale = 1.0 if is_small else min(1.0, OVERLAY_PX / max(photo.size_px))
     height_px, width_px = size_px = [max(1, round(side * scale)) for side in photo.size_px]
     rows_H, columns_W = (
         (2 * np.arange(small) + 1) * large // (2 * small)  # the pixel at each one's middle

@@ -30,7 +30,7 @@ def run_command(work: Callable[[], int]) -> int:
         console.print(f"error: {error}", markup=False, soft_wrap=True)
         return BAD_INPUT
     except KeyboardInterrupt as interrupt:
-        console.print(f"\n{interrupt or 'Interrupted.'}", markup=False, soft_wrap=True)
+        console.print(f"\n{str(interrupt) or 'Interrupted.'}", markup=False, soft_wrap=True)
         return INTERRUPTED
 
 

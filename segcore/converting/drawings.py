@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from shapely.geometry.base import BaseGeometry
 
 from segcore.config import IGNORE_INDEX
-from segcore.data.spec import IGNORED_COLOR, MAX_CLASSES
+from segcore.data.spec import MAX_CLASSES
 from segcore.errors import Problem, ProblemsError, UserError
 from segcore.reading.images import write_image
 
@@ -125,6 +125,4 @@ def write_mask(
 ) -> None:
     """Write a mask as PNG of numbers, which viewers show in colours. Raises ``UserError``."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    # All 256 colours: of fewer, Pillow makes a PNG of fewer bits, in which 255 would be lost.
-    palette = [*colors, *[IGNORED_COLOR] * (256 - len(colors))]
-    write_image(path, mask_HW, palette=palette)
+    write_image(path, mask_HW, palette=colors)

@@ -15,7 +15,7 @@ import yaml
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from segcore.config import IGNORE_INDEX, describe_validation_error
+from segcore.config import IGNORE_INDEX, IGNORED_COLOR, describe_validation_error
 from segcore.data.splits import Split
 from segcore.errors import UserError
 from segcore.folders import decode, normal
@@ -29,10 +29,6 @@ Share = Annotated[float, Field(gt=0, lt=1)]
 BandName = Annotated[int, Field(strict=True)] | Annotated[str, Field(min_length=1)]
 SplitSource = Share | list[str] | str
 """A fraction to draw, a list of photographs, or a text file with one photograph per line."""
-
-
-IGNORED_COLOR: tuple[int, int, int] = (128, 128, 128)
-"""RGB of the pixels of ``IGNORE_INDEX`` in pictures."""
 
 
 class SplitSpec(BaseModel):

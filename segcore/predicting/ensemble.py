@@ -168,13 +168,9 @@ class Ensemble:
         )
         first = infos[0]
         return cls(
-            members,
-            first.class_names,
-            first.class_colors,
-            device,
-            first.data_fingerprint,
+            members, first.class_names, first.class_colors, device, first.data_fingerprint,
             first.bands,
-        )
+        )  # fmt: skip
 
     def strips(
         self,
@@ -229,21 +225,36 @@ class Ensemble:
 
     def probs(self, image_HWC: Samples) -> NDArray[np.float32]:
         """``probs_KHW`` of one picture, at its own size; the classes of a pixel sum to 1."""
-        probs_KHW = np.empty((len(self.class_names), *image_HWC.shape[:2]), np.float32)
-        for strip in self.strips(Photograph.in_memory(image_HWC)):
+        photo = self._photograph(image_HWC)
+        probs_KHW = np.empty((len(self.class_names), *photo.size_px), np.float32)
+        for strip in self.strips(photo):
             probs_KHW[:, strip.rows, strip.columns] = strip.probs_KHW.cpu().numpy()
         return probs_KHW
 
-    def predict(self, image: Samples | Photograph) -> NDArray[np.uint8]:
+    def predict(self, image: str | Path | Samples | Photograph) -> NDArray[np.uint8]:
         """``mask_HW`` of one picture, at its own size: class indices, or where it holds no data
         ``IGNORE_INDEX``.
+
+        Give the file, or samples (HWC) as the networks need them: else raises ``UserError``.
         """
-        photo = image if isinstance(image, Photograph) else Photograph.in_memory(image)
+        if isinstance(image, str | Path):
+            with Photograph.open(Path(image), self.bands) as photo:
+                return self.predict(photo)
+        photo = image if isinstance(image, Photograph) else self._photograph(image)
         mask_HW = self.classes(photo, photo.size_px)
         if photo.has_holes:
             height_px, width_px = photo.size_px
             mask_HW[~photo.valid(slice(0, height_px), slice(0, width_px))] = IGNORE_INDEX
         return mask_HW
+
+    def _photograph(self, image_HWC: Samples) -> Photograph:
+        channels, dtype = self.bands.channels, self.bands.dtype
+        if image_HWC.shape[2:] != (channels,) or image_HWC.dtype not in (dtype, np.float32):
+            raise UserError(
+                f"a picture of shape {image_HWC.shape} and type {image_HWC.dtype}; allowed: "
+                f"(height, width, {channels}) and {dtype}, or float32 of 0 to 1; or give its file"
+            )
+        return Photograph.in_memory(image_HWC, bands=self.bands)
 
     def classes(self, photo: Photograph, size_px: tuple[int, int]) -> NDArray[np.uint8]:
         """``mask_HW`` of class indices on a grid of ``size_px``, also where there are no data."""

@@ -18,8 +18,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
-from segcore.config import IGNORE_INDEX
-from segcore.data.spec import IGNORED_COLOR
+from segcore.config import IGNORE_INDEX, IGNORED_COLOR
 
 Color = tuple[int, int, int]
 Picture = NDArray[np.uint8]

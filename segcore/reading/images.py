@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from segcore.config import IGNORED_COLOR
 from segcore.errors import UserError
 from segcore.files import whole_file
 from segcore.reading.bands import RGB, Bands, to_rgb8
@@ -74,14 +75,16 @@ def write_image(
 ) -> None:
     """Write an RGB picture (HWC) or one number for a pixel (HW), as PNG, or as JPEG by its ending.
 
-    ``palette``: the colours in which viewers show the numbers 0, 1, 2 …
+    ``palette``: the colours in which viewers show the numbers 0, 1, 2 …; all others are grey.
 
     The file appears complete or not at all. Raises ``UserError`` where it can't be written.
     """
     kind = "JPEG" if path.suffix.lower() in {".jpg", ".jpeg"} else "PNG"
     picture = Image.fromarray(image)
     if palette:
-        picture.putpalette([channel for color in palette for channel in color])
+        # All 256 colours: of fewer, Pillow makes a PNG of fewer bits, in which 255 would be lost.
+        colors = [*palette, *[IGNORED_COLOR] * (256 - len(palette))]
+        picture.putpalette([channel for color in colors for channel in color])
     try:
         with whole_file(path) as unfinished:
             picture.save(unfinished, format=kind)

@@ -83,7 +83,7 @@ def test_commands_that_are_printed_can_be_typed_where_a_folder_has_blanks() -> N
     words = [shlex.split(command) for command in commands]
     assert words == [
         ["-m", "search.predict", "my runs/x/ensemble", "PHOTOS", "--overlay"],
-        ["-m", "search.run", "--resume", "my runs/x"],
+        ["-m", "search.run", "--resume", "my runs/x", "--deliver"],
     ]
 
 

@@ -188,7 +188,7 @@ def test_python_works_from_the_first_block_of_a_page_to_the_last(
 
 
 def test_trials_are_copied_to_tensorboard_and_weights_and_biases(
-    desk: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Neither is installed: each has a stand-in that hears what it is told."""
     told: dict[str, list[tuple[str, float, int]]] = {}
@@ -214,16 +214,16 @@ def test_trials_are_copied_to_tensorboard_and_weights_and_biases(
         assert (project, mode, config["loss"]) == ("segsearch", "offline", "focal")
         return Writer(f"wandb/{name}")
 
-    monkeypatch.chdir(desk)
+    monkeypatch.chdir(tmp_path)
     monkeypatch.setitem(
         sys.modules, "torch.utils.tensorboard", SimpleNamespace(SummaryWriter=Writer)
     )
     monkeypatch.setitem(sys.modules, "wandb", SimpleNamespace(init=init))
-    uri = default_uri(desk / "runs")
+    uri = default_uri(tmp_path / "runs")
     check(uri, "segsearch")
     with Tracker(
         uri, experiment="segsearch", search_name="storm", search_id="storm", score="val/dice",
-        outbox=desk / "outbox" / "tracking.jsonl",
+        outbox=tmp_path / "outbox" / "tracking.jsonl",
     ) as tracker:  # fmt: skip
         tracker.start_search({}, {})
         tracker.start_trial(0, TrialConfig(loss="focal"), {})

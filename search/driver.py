@@ -28,7 +28,7 @@ from search.planning.words import (
     trained_on,
 )
 from search.reporting.page import REPORT, write_report
-from search.reporting.terminal import leaderboard_table, next_steps, result_text
+from search.reporting.terminal import delivered, leaderboard_table, next_steps, result_text
 from search.runs.folder import RunFolder, RunRecord
 from search.runs.options import SearchOptions
 from search.runs.repeats import read_repeats
@@ -50,7 +50,7 @@ from search.trials.progress import SearchProgress
 from search.trials.session import open_plan_study, run_trials
 from segcore.data.prepared import read_survey
 from segcore.data.splits import SPLITS
-from segcore.errors import DISK_FULL, UserError, in_short
+from segcore.errors import DISK_FULL, UserError, counted, in_short
 from segcore.scores.units import unit_notes
 from segcore.versions import versions
 
@@ -76,7 +76,7 @@ def search(options: SearchOptions, *, progress: bool = False) -> SearchResult:
         with Line(console) as line, _opened(options, line) as setup:
             hint = (
                 "Interrupted; nothing is lost. Go on with:\n"
-                f"  python -m search.run --resume {setup.plan.run.typed}"
+                f"  python -m search.run --resume {setup.plan.run.quoted}"
             )
             return _search(setup)
     except KeyboardInterrupt:
@@ -124,10 +124,8 @@ def deliver(options: SearchOptions) -> str:
             trials_url = deliver_records(run, uri, EXPERIMENT)
         finally:
             run.push()
-    steps = [f"MLflow has all records of {run.address}.", f"Compare trials  {ui_command(uri)}"]
-    steps += [f"                and open {trials_url}"] if trials_url else []
     serve = serve_command(uri, _model_name(options.data))
-    return "\n".join([*steps, *([f"Serve           {serve}"] if run.ensemble.is_dir() else [])])
+    return delivered(run, compare=ui_command(uri), trials_url=trials_url, serve=serve)
 
 
 @dataclass(frozen=True)
@@ -196,7 +194,7 @@ def _open_run(options: SearchOptions) -> tuple[RunFolder, RunRecord | None]:
     run = RunFolder.at(Path(options.out) / name if out.is_local else (out / name).address)
     if run.storage.read(run.record.name) is not None:
         raise UserError(
-            f"{run.address}: a run of this name exists; go on with it by --resume {run.typed}, "
+            f"{run.address}: a run of this name exists; go on with it by --resume {run.quoted}, "
             "or give another --name"
         )
     return run, None
@@ -289,7 +287,7 @@ def _tracked(setup: _Setup) -> Iterator[Tracker]:
                 if isinstance(error, OSError) and error.errno in DISK_FULL:
                     raise UserError(
                         f"{run.address}: the disk is full; make room, then go on with "
-                        f"--resume {run.typed}"
+                        f"--resume {run.quoted}"
                     ) from error
                 tracker.end_search("failed", in_short(error))
                 raise
@@ -330,7 +328,7 @@ def _run_study(
         raise KeyboardInterrupt
     rows = read_rows(study)
     if paused := sum(row.status == "paused" for row in rows):
-        words = show_paused(paused, options, plan.run.typed)
+        words = show_paused(paused, options, plan.run.quoted)
         setup.console.print(words, markup=False, soft_wrap=True)
     return rows
 
@@ -391,10 +389,6 @@ def _amount(options: SearchOptions, slots: Slots) -> str:
     return show_amount(options, slots.count, on_cpu=slots.gpus_per_trial == 0)
 
 
-def _counted(count: int, what: str) -> str:
-    return f"{count} {what}{'s' * (count != 1)}"
-
-
 def _plan_text(setup: _Setup, time_s: float) -> str:
     plan, slots, options = setup.plan, setup.slots, setup.plan.options
     photos = {split: len(plan.data.of_split(split)) for split in SPLITS}
@@ -403,8 +397,8 @@ def _plan_text(setup: _Setup, time_s: float) -> str:
         f"{slots.gpus_per_trial:g} GPU each",
         f"data       {plan.data_folder}: {trained_on(plan)}, "
         f"{photos['val']} for validation, {photos['test']} for the test",
-        f"space      {plan.space.path}: {_counted(len(plan.networks), 'network')}, "
-        f"{_counted(len(plan.space.baselines), 'known-good configuration')} first",
+        f"space      {plan.space.path}: {counted(len(plan.networks), 'network')}, "
+        f"{counted(len(plan.space.baselines), 'known-good configuration')} first",
         f"views      {show_views(plan)}, all scored at {show_score_grids(plan)}",
     ]
     if options.pauses:

@@ -83,7 +83,7 @@ def look(options: SuspectsOptions, console: Console) -> int:
     if result is None:
         raise UserError(
             f"{run.address}: the search has not ended, so that there is no ensemble to judge "
-            f"labels; go on with python -m search.run --resume {run.typed}"
+            f"labels; go on with python -m search.run --resume {run.quoted}"
         )
     searched, data = _read_data(options, record)
     judges = find_judges(run, result, searched, data)

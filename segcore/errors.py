@@ -100,6 +100,11 @@ class Note:
         return [f"{file}: {self.what}" for file in self.files] or [self.what]
 
 
+def counted(number: int, what: str) -> str:
+    """Such as "1 record" or "3 records"."""
+    return f"{number} {what}{'s' * (number != 1)}"
+
+
 def some_of(names: Sequence[str], shown: int = SHOWN) -> str:
     """Such as "a, b, c, d, e and 3 more"."""
     more = f" and {len(names) - shown} more" if len(names) > shown else ""

@@ -7,6 +7,7 @@ from search.planning.plan import Plan
 from search.planning.strategies import epoch_budget
 from search.runs.options import SearchOptions
 from search.runs.rows import show_duration
+from segcore.errors import counted
 
 
 def show_amount(options: SearchOptions, slots: int, *, on_cpu: bool) -> str:
@@ -41,7 +42,7 @@ FREEZE_THAW = (
 
 
 def show_paused(paused: int, options: SearchOptions, run: str) -> str:
-    """How those trials go on that are paused when a search ends; ``run`` is ``RunFolder.typed``."""
+    """How trials go on that are paused when a search ends; ``run`` is ``RunFolder.quoted``."""
     trials = "1 trial is" if paused == 1 else f"{paused} trials are"
     if options.time_budget is not None:
         return f"{trials} paused; to go on for another {options.time_budget}: --resume {run}"
@@ -55,7 +56,7 @@ def trained_on(plan: Plan) -> str:
         data = data.divided_for(plan.networks[0].model_copy(update={"fold": 0, "folds": folds}))
     photos = len(data.of_split("train"))
     epoch_mpx = plan.options.epoch_megapixels or data.epoch_px() / 1e6
-    return f"{photos} training photograph{'s' * (photos != 1)}, {epoch_mpx:.3g} megapixels an epoch"
+    return f"{counted(photos, 'training photograph')}, {epoch_mpx:.3g} megapixels an epoch"
 
 
 def show_views(plan: Plan) -> str:

@@ -93,7 +93,7 @@ def follow(address: str, page: Path, *, allow_plugins: bool = False) -> None:
 
 def _state(facts: RunFacts) -> list[str]:
     """What a person should know of a search that isn't finished, and how it goes on."""
-    resume = f"python -m search.run --resume {facts.run.typed}"
+    resume = f"python -m search.run --resume {facts.run.quoted}"
     if facts.history.is_going_on:
         later = "What is said of models is from its last end. " if facts.result else ""
         return [f"The search goes on. {later}If its process was killed, resume it: {resume}"]
@@ -210,7 +210,7 @@ def _members(facts: RunFacts) -> list[dict[str, Any]]:
 
 def _commands(facts: RunFacts) -> list[tuple[str, str]]:
     """Commands to type, each after what it does. A run's record has no passwords in addresses."""
-    options, address = facts.record.options, facts.run.typed
+    options, address = facts.record.options, facts.run.quoted
     again = ["python -m search.run"]
     for field in dataclasses.fields(SearchOptions):
         value = getattr(options, field.name)

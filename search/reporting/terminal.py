@@ -19,6 +19,7 @@ from search.runs.rows import (
     show_status,
     varying_parameters,
 )
+from segcore.errors import counted
 
 
 def leaderboard_table(
@@ -95,12 +96,12 @@ def result_text(result: SearchResult) -> str:
     lines = [
         f"[bold]{escape(chosen.name[:1].upper() + chosen.name[1:])}[/]: {result.metric} "
         f"[bold]{score.value:.4f}[/] (95 % interval {score.low:.4f} – {score.high:.4f}) on "
-        f"{_images(chosen.test.photos, 'test')} that nothing before has seen",
+        f"{counted(chosen.test.photos, 'test image')} that nothing before has seen",
         *([f"  {'; '.join(made_of)}"] if made_of else []),
         f"  {escape(result.why)}",
         *(f"  {sentence}" for sentence in cautions(chosen)),
         *([f"  {describe_noise(result.seed_noise)}"] if result.seed_noise else []),
-        f"  It was chosen by {_images(chosen.val.photos, 'validation')}, where it scores "
+        f"  It was chosen by {counted(chosen.val.photos, 'validation image')}, where it scores "
         f"{abs(result.optimism):.4f} {higher}.",
         *(f"  [red]{escape(sentence)}[/]" for sentence in result.left_out),
         "",
@@ -108,10 +109,6 @@ def result_text(result: SearchResult) -> str:
         "  left out: its score on validation images that were left out when it was made",
     ]
     return "\n".join(lines)
-
-
-def _images(count: int, split: str) -> str:
-    return f"{count} {split} image{'s' * (count != 1)}"
 
 
 def cautions(model: Alternative) -> list[str]:
@@ -166,25 +163,43 @@ def next_steps(
     """
     lines = [
         f"Report          {run.address}/{report}",
-        f"Predict         python -m search.predict {run.typed}/ensemble PHOTOS --overlay",
+        f"Predict         python -m search.predict {run.quoted}/ensemble PHOTOS --overlay",
     ]
     if trials_url is not None:
-        lines += [f"Compare trials  {compare}", f"                and open {trials_url}"]
+        lines += _compare_lines(compare, trials_url)
     if unsent or trials_url is None:
-        records = "1 record" if unsent == 1 else f"{unsent} records"
         lines += [
-            f"MLflow          has yet to get {records}; deliver them when it answers:",
-            f"                python -m search.run --resume {run.typed} --deliver",
+            f"MLflow          has yet to get {counted(unsent, 'record')}; deliver them when it "
+            "answers:",
+            f"                python -m search.run --resume {run.quoted} --deliver",
         ]
     if others_refused:
         lines.append(
-            f"MLflow          refused {others_refused} records for good; each is kept with the "
-            f"reason in {run.address}/tracking.jsonl.refused"
+            f"MLflow          refused {counted(others_refused, 'record')} for good; each is kept "
+            f"with the reason in {run.address}/tracking.jsonl.refused"
         )
     if refused is not None:
         lines.append(f"MLflow          did not register the ensemble, so can't serve it: {refused}")
     elif not unsent and trials_url is not None:
-        lines.append(f"Serve           {serve}")
+        lines.append(_serve_line(serve))
     else:
         lines.append("Serve           once MLflow has all records; --deliver prints how")
     return "\n".join(lines)
+
+
+def delivered(run: RunFolder, *, compare: str, trials_url: str | None, serve: str) -> str:
+    """What a person can do once MLflow has all records of a run.
+
+    ``trials_url`` is None where the run has no trial.
+    """
+    lines = [f"MLflow has all records of {run.address}.", *_compare_lines(compare, trials_url)]
+    return "\n".join([*lines, *([_serve_line(serve)] if run.ensemble.is_dir() else [])])
+
+
+def _compare_lines(compare: str, trials_url: str | None) -> list[str]:
+    opened = [f"                and open {trials_url}"] if trials_url is not None else []
+    return [f"Compare trials  {compare}", *opened]
+
+
+def _serve_line(serve: str) -> str:
+    return f"Serve           {serve}"

@@ -155,7 +155,7 @@ class RunFolder:
         return str(self.path if self.home is None else self.home)
 
     @property
-    def typed(self) -> str:
+    def quoted(self) -> str:
         """``address`` as a shell takes it, where it has blanks, too."""
         return shlex.quote(self.address)
 

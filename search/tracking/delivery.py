@@ -2,7 +2,7 @@
 
 from search.runs.folder import RECORD, RunFolder
 from search.tracking.tracker import Tracker
-from segcore.errors import UserError
+from segcore.errors import UserError, counted
 
 
 def deliver_records(run: RunFolder, uri: str, experiment: str) -> str | None:
@@ -31,7 +31,7 @@ def deliver_records(run: RunFolder, uri: str, experiment: str) -> str | None:
     if left:
         why = f" ({problem.partition(chr(10))[0]})" if problem else ""
         raise UserError(
-            f"{run.address}: MLflow has yet to get {left} records{why}; they wait on disk, "
-            "so try again later"
+            f"{run.address}: MLflow has yet to get {counted(left, 'record')}{why}; they wait on "
+            "disk, so try again later"
         )
     return trials_url

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from segcore.data.spec import AreaGroup, DatasetSpec, SplitSpec, load_spec
 from segcore.data.splits import SPLITS, Split
-from segcore.errors import SHOWN, Note, Problem, ProblemsError, some_of
+from segcore.errors import SHOWN, Note, Problem, ProblemsError, counted, some_of
 from segcore.folders import Finder, Names, decode, is_file, is_unicode, normal
 from segcore.reading.ground import cell_of, middle_of
 from segcore.reading.headers import ImageError
@@ -86,7 +86,7 @@ def scan_dataset(folder: Path) -> tuple[Dataset, list[Problem]]:
 
 def problems_error(folder: Path, problems: Sequence[Problem]) -> ProblemsError:
     """One error for everything that is wrong with a data set's files."""
-    count = f"{len(problems)} problem{'s' if len(problems) > 1 else ''}"
+    count = counted(len(problems), "problem")
     every = f"python -m segcore.prepare {shlex.quote(str(folder))} --all"
     return ProblemsError(f"{folder}: {count}", problems, every)
 
